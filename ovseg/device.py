@@ -1,0 +1,58 @@
+"""The only place that names devices: turns ``"auto"`` and friends into torch devices and dtypes."""
+
+from __future__ import annotations
+
+import torch
+
+from ovseg.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def available_devices() -> list[str]:
+    """Return the device types that this machine can run on, fastest first."""
+    found = ["cuda"] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, "cpu"]
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Turn a device name into a torch device.
+
+    Args:
+        name: ``auto`` (the fastest that works), ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or a ready device.
+
+    Raises:
+        ConfigError: The name is unknown, or this machine has no such device.
+    """
+    if isinstance(name, torch.device):
+        name = str(name)
+    kind = name.split(":")[0]
+    if kind not in DEVICES:
+        raise ConfigError(f"unknown device '{name}'; expected one of {', '.join(DEVICES)}")
+    present = available_devices()
+    if kind == "auto":
+        return torch.device(present[0])
+    if kind not in present:
+        raise ConfigError(f"device '{name}' is not available here; use --device {present[0]} or see `ovseg doctor`")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{name}' is not valid ({error}); expected for example cuda:0") from error
+
+
+def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Turn a dtype name into a torch dtype; ``auto`` is fp16 on CUDA and fp32 elsewhere.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    if isinstance(name, torch.dtype):
+        return name
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype '{name}'; expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name]

@@ -1,0 +1,48 @@
+"""What can go wrong by a user's hand; every message is one line: what was got, what was expected, how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OvsegError(Exception):
+    """Base of all errors that a user can mend; the command line prints its message without a traceback."""
+
+
+class InputError(OvsegError):
+    """An image, folder or output path cannot be used."""
+
+
+class VocabularyError(OvsegError):
+    """The words, templates or background policy cannot be used."""
+
+
+class UnknownNameError(OvsegError):
+    """A name (model, preset, method, ...) is not registered."""
+
+
+class WeightsError(OvsegError):
+    """A weights file is missing, corrupt, foreign, or does not fit the model."""
+
+
+class ConfigError(OvsegError):
+    """A configuration value, device or dtype is not allowed."""
+
+
+class EnvironmentProblem(OvsegError):
+    """The installation lacks something; ``ovseg doctor`` tells more."""
+
+
+def unknown_name(kind: str, got: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that is not registered, with the nearest known names.
+
+    Args:
+        kind: What was looked up, such as ``"model"``.
+        got: The name that was asked for.
+        known: All names that exist.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(got, names, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:12])}"
+    return UnknownNameError(f"unknown {kind} '{got}'; {hint}")
