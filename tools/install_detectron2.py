@@ -8,7 +8,8 @@ engine, structures), so this installer
 1. keeps a Detectron2 that already imports, wherever it came from;
 2. else downloads one pinned wheel with pip, checks its sha256 and unpacks the package ``detectron2`` from it,
    without the compiled ``_C`` (built for one Python and one torch) and without the top-level ``tools`` package that
-   the wheel carries by mistake.
+   the wheel carries by mistake, and with two lines changed that NumPy 2 refuses (``ADAPTED``; without them
+   ``SemSegEvaluator`` raises at its first image).
 
 ``pip uninstall sal-detectron2`` removes what it installed. For upstream's own code, compiled operators included::
 
@@ -37,8 +38,20 @@ DISTRIBUTION, VERSION = "sal-detectron2", "0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 DIST_INFO = f"{DISTRIBUTION.replace('-', '_')}-{VERSION}.dist-info"
 ORIGIN_FILE = "OVSEG_ORIGIN"  # `ovseg doctor` reads it
-ORIGIN = f"pure-Python part of {DISTRIBUTION} {VERSION} (sha256 {SHA256[:12]}), by tools/install_detectron2.py"
+ORIGIN = f"Python part of {DISTRIBUTION} {VERSION} (sha256 {SHA256[:12]}), by tools/install_detectron2.py"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+# file -> (line of the wheel, what replaces it): NumPy 2 made copy=False mean "never copy, else raise".
+ADAPTED = {
+    "detectron2/evaluation/sem_seg_evaluation.py": (
+        "array = np.array(Image.open(f), copy=copy, dtype=dtype)",
+        "array = np.array(Image.open(f), copy=copy or None, dtype=dtype)  # adapted to NumPy 2 by ovseg's installer",
+    ),
+    "detectron2/layers/mask_ops.py": (
+        "mask = np.array(mask, copy=False)",
+        "mask = np.asarray(mask)  # adapted to NumPy 2 by ovseg's installer",
+    ),
+}
 
 # The import runs in a fresh interpreter and an empty folder: a broken build may crash the process, and a checkout of
 # Detectron2 in the current folder must not count as installed.
@@ -159,12 +172,26 @@ def unpack(wheel: Path, site: Path) -> None:
             for name in archive.namelist():
                 if name.startswith("detectron2/") and not name.endswith((".so", ".pyd", "/")):
                     archive.extract(name, staging)
+            adapt(staging)
             write_dist_info(staging, licence=archive.read(f"{DIST_INFO}/LICENSE"))
             for part in ("detectron2", DIST_INFO):
                 shutil.rmtree(site / part, ignore_errors=True)
                 os.replace(staging / part, site / part)
     except OSError as error:
         raise InstallError(f"cannot write to {site} ({error}); free space or mend the access rights") from error
+
+
+def adapt(root: Path) -> None:
+    """Replace the lines of ``ADAPTED`` in an unpacked wheel.
+
+    Raises:
+        InstallError: A line is not where the pinned wheel has it.
+    """
+    for name, (old, new) in ADAPTED.items():
+        text = (root / name).read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise InstallError(f"{name} lacks the line '{old}', expected it once; the pinned wheel and ADAPTED disagree")
+        (root / name).write_text(text.replace(old, new), encoding="utf-8")
 
 
 def write_dist_info(root: Path, licence: bytes) -> None:
