@@ -1,0 +1,76 @@
+"""Packaging of ovseg. Lower bounds are here; the exact versions that are tested are in requirements/constraints.txt.
+
+Detectron2 has no package of its own on the package index: tools/install_detectron2.py brings it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ovseg" / "_version.py").read_text(encoding="utf-8"))[1]
+README = ROOT / "README.md"
+
+# What Detectron2's Python part imports; the installer takes it without its own list of dependencies.
+DETECTRON2_NEEDS = [
+    "cloudpickle>=2.0",
+    "fvcore>=0.1.5.post20221221",
+    "iopath>=0.1.9",
+    "matplotlib>=3.7",
+    "omegaconf>=2.1,<2.4",
+    "tabulate>=0.9",
+    "termcolor>=1.1",
+    "tqdm>=4.60",
+    "yacs>=0.1.8",
+]
+
+setup(
+    name="ovseg",
+    version=VERSION,
+    description="Dense open-vocabulary segmentation: any photo, any words, a label for every pixel",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["ovseg", "ovseg.*"]),
+    package_data={"ovseg": ["py.typed", "assets/**/*", "**/*.yaml", "**/*.json", "**/*.txt"]},
+    entry_points={"console_scripts": ["ovseg = ovseg.cli:main"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "open_clip_torch>=2.24",
+        "huggingface_hub>=0.23",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.8",
+        "packaging>=23.0",
+        "pillow>=10.0",
+        "pycocotools>=2.0.7",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "safetensors>=0.4.3",
+        "segment-anything>=1.0",
+        *DETECTRON2_NEEDS,
+    ],
+    extras_require={
+        "train": ["hydra-core>=1.1", "tensorboard>=2.15"],
+        "web": ["gradio>=5.0"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+        "cluster": ["ray[data]>=2.30"],
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.11",
+            "pytest>=8.0",
+            "ruff>=0.6",
+            "scikit-image>=0.22",
+            "types-PyYAML>=6.0",
+        ],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)
