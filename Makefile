@@ -1,0 +1,44 @@
+# Everything from a fresh clone: needs python >= 3.10 with venv, make and, for the first run, the network.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ovseg-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test clean
+
+help:  ## show the targets
+	@echo "make demo     install into $(VENV), segment the example photographs, say where the pictures are"
+	@echo "make test     install into $(VENV), then ruff, mypy and pytest"
+	@echo "make install  only install into $(VENV) (a few GB the first time, nothing when up to date)"
+	@echo "make clean    remove $(VENV), caches and build folders"
+	@echo "Another interpreter: make test PYTHON=python3.12 VENV=.venv312"
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	@echo "== demo: examples/ with the embedded model"
+	$(BIN)/python tools/demo.py
+
+test: $(STAMP)
+	@echo "== style (ruff), types (mypy), tests (pytest)"
+	$(BIN)/ruff check .
+	$(BIN)/mypy ovseg
+	$(BIN)/pytest
+
+# The stamp is the last thing written: an installation that was cut off is taken up again, a finished one is left alone.
+$(STAMP): setup.py pyproject.toml requirements/constraints.txt tools/install_detectron2.py
+	@command -v $(PYTHON) >/dev/null || { echo "error: no '$(PYTHON)' here; install Python 3.10 or newer, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: " + sys.executable + " is Python " + sys.version.split()[0] + ", expected 3.10 or newer; name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@echo "== install: Python environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "error: cannot create $(VENV); on Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	@echo "== install: packages (torch with its CUDA libraries is a few GB; runs on the CPU too)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[train,test]'
+	@echo "== install: Detectron2, Python part"
+	$(BIN)/python tools/install_detectron2.py
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
