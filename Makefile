@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ovseg-installed
 .DELETE_ON_ERROR:
 .PHONY: help install demo test clean
 
-help:  ## show the targets
+help:
 	@echo "make demo     install into $(VENV), segment the example photographs, say where the pictures are"
 	@echo "make test     install into $(VENV), then ruff, mypy and pytest"
 	@echo "make install  only install into $(VENV) (a few GB the first time, nothing when up to date)"

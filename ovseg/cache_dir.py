@@ -14,8 +14,8 @@ VARIABLE = "OVSEG_CACHE"
 def cache_dir() -> Path:
     """Return the cache folder, created if it does not exist yet.
 
-    It is what the environment variable ``OVSEG_CACHE`` names, else the platform's own place: ``$XDG_CACHE_HOME/ovseg`` or
-    ``~/.cache/ovseg``, on macOS ``~/Library/Caches/ovseg``, on Windows ``%LOCALAPPDATA%/ovseg``.
+    It is what the environment variable ``OVSEG_CACHE`` names, else the platform's own place: ``$XDG_CACHE_HOME/ovseg``
+    or ``~/.cache/ovseg``, on macOS ``~/Library/Caches/ovseg``, on Windows ``%LOCALAPPDATA%/ovseg``.
 
     Raises:
         EnvironmentProblem: The folder cannot be created.

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Brings Detectron2 into the running Python without compiling anything.
 
-Detectron2 has had no release since 2021 and no package of its own name on the package index; building it from source needs a compiler
-that fits the installed torch. The toolkit needs only its Python part (registries, configs, catalogs, evaluators,
-engine, structures), so this installer
+Detectron2 has had no release since 2021 and no package of its own name on the package index; building it from source
+needs a compiler that fits the installed torch. The toolkit needs only its Python part (registries, configs, catalogs,
+evaluators, engine, structures), so this installer
 
 1. keeps a Detectron2 that already imports, wherever it came from;
 2. else downloads one pinned wheel with pip, checks its sha256 and unpacks the package ``detectron2`` from it,
@@ -15,9 +15,10 @@ engine, structures), so this installer
 
     python tools/install_detectron2.py --from-source git+https://github.com/facebookresearch/detectron2
 
-What does not import without ``_C`` is ``detectron2.evaluation.fast_eval_api`` (``COCOEvaluator`` then uses pycocotools by
-itself) and, independent of it, ``detectron2.model_zoo`` and ``detectron2.utils.testing`` (they want the ``pkg_resources``
-of setuptools < 81) and ``detectron2.export`` for Caffe2. ``COCOPanopticEvaluator`` asks for ``panopticapi`` when it is used.
+Without ``_C`` there is no ``detectron2.evaluation.fast_eval_api`` (``COCOEvaluator`` then uses pycocotools by itself),
+and ``DeformConv`` and rotated boxes raise when they are used. Independent of it, ``detectron2.model_zoo`` and
+``detectron2.utils.testing`` want the ``pkg_resources`` of setuptools < 81, ``detectron2.export`` wants Caffe2, and
+``COCOPanopticEvaluator`` asks for ``panopticapi`` when it is used. The toolkit uses none of these.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class InstallError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Install Detectron2 where it is missing; return 0 when it can be imported afterwards."""
     parser = argparse.ArgumentParser(description="Install Detectron2 (its Python part) into this Python environment.")
-    parser.add_argument("--from-source", metavar="URL", help="build and install upstream's source: a pip URL or a folder")
+    parser.add_argument("--from-source", metavar="URL", help="build upstream's source: a pip URL or a folder")
     options = parser.parse_args(arguments)
     try:
         if options.from_source:
@@ -152,8 +153,8 @@ def check_sha256(wheel: Path) -> None:
     got = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if got != SHA256:
         raise InstallError(
-            f"{wheel.name} has sha256 {got}, expected {SHA256}; do not use it: clear pip's cache with `pip cache purge`, "
-            "check which package index pip uses, and run this again"
+            f"{wheel.name} has sha256 {got}, expected {SHA256}; do not use it: clear pip's cache with "
+            "`pip cache purge`, check which package index pip uses, and run this again"
         )
 
 
@@ -167,8 +168,8 @@ def unpack(wheel: Path, site: Path) -> None:
         InstallError: The folder cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=site, prefix=".detectron2-") as staging_name, zipfile.ZipFile(wheel) as archive:
-            staging = Path(staging_name)
+        with tempfile.TemporaryDirectory(dir=site, prefix=".detectron2-") as scratch, zipfile.ZipFile(wheel) as archive:
+            staging = Path(scratch)
             for name in archive.namelist():
                 if name.startswith("detectron2/") and not name.endswith((".so", ".pyd", "/")):
                     archive.extract(name, staging)
@@ -190,7 +191,7 @@ def adapt(root: Path) -> None:
     for name, (old, new) in ADAPTED.items():
         text = (root / name).read_text(encoding="utf-8")
         if text.count(old) != 1:
-            raise InstallError(f"{name} lacks the line '{old}', expected it once; the pinned wheel and ADAPTED disagree")
+            raise InstallError(f"{name} lacks the line '{old}', expected it once; mend ADAPTED in this installer")
         (root / name).write_text(text.replace(old, new), encoding="utf-8")
 
 
@@ -198,8 +199,8 @@ def write_dist_info(root: Path, licence: bytes) -> None:
     """Write the metadata folder beside the unpacked package so that pip lists and can uninstall it."""
     info = root / DIST_INFO
     info.mkdir()
-    metadata = f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {VERSION}\nSummary: {ORIGIN}\nLicense: Apache-2.0\n"
-    (info / "METADATA").write_text(metadata, encoding="utf-8")
+    metadata = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {VERSION}", f"Summary: {ORIGIN}"]
+    (info / "METADATA").write_text("\n".join([*metadata, "License: Apache-2.0", ""]), encoding="utf-8")
     (info / "INSTALLER").write_text("ovseg\n", encoding="utf-8")
     (info / "LICENSE").write_bytes(licence)
     (info / ORIGIN_FILE).write_text(ORIGIN + "\n", encoding="utf-8")
@@ -211,7 +212,7 @@ def install_from_source(url: str) -> None:
     """Build upstream's source against the installed torch and replace what this installer had put there.
 
     Raises:
-        InstallError: The build or the installation failed; an earlier Detectron2 is still in place when the build failed.
+        InstallError: The build failed (an earlier Detectron2 is then still in place), or the installation did.
     """
     print(f"detectron2: building {url} (minutes; needs a C++ compiler that fits the installed torch)")
     fix = "see the output above; without a compiler run this again without --from-source"
@@ -224,7 +225,8 @@ def install_from_source(url: str) -> None:
 
 
 def _pip(arguments: list[str], fix: str, show: bool = False) -> None:
-    done = subprocess.run([*PIP, *arguments], stdout=None if show else subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    out = None if show else subprocess.PIPE
+    done = subprocess.run([*PIP, *arguments], stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         if show:
             print(done.stderr, file=sys.stderr)
