@@ -1,0 +1,238 @@
+"""Finds, reads and checks the weights of a CLIP, and builds it; loading is strict, every mistake is one line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ovseg.clip.frozen import OPENAI_MEAN, OPENAI_STD, FrozenClip
+from ovseg.clip.open_clip_internals import build_model, check_config, import_open_clip
+from ovseg.errors import ConfigError, WeightsError, unknown_name
+
+_OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
+_FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+def load(arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> FrozenClip:
+    """Load a CLIP by architecture and tag or file; see `FrozenClip.load`."""
+    open_clip = import_open_clip()
+    model_cfg = open_clip.get_model_config(arch) if arch in open_clip.list_models() else None
+    if model_cfg is None:
+        raise unknown_name("CLIP architecture", arch, open_clip.list_models())
+    check_config(model_cfg, arch)
+    quick = bool(model_cfg.get("quick_gelu", False))
+    free = overrides is not None and "quick_gelu" in overrides
+    model_cfg = _merged(model_cfg, overrides or {})
+    if _is_path(pretrained):
+        path, preprocess = Path(pretrained), {}
+        state, openai_layout = read_state_dict(path)
+        if openai_layout and not quick and not free:
+            raise _quick_gelu_error(f"{path.name} is in OpenAI's layout", arch, str(pretrained))
+    else:
+        tag = str(pretrained)
+        preprocess = _tag_config(arch, tag)
+        if _tag_is_quick(arch, tag, preprocess) and not quick and not free:
+            if tag.lower() != "openai":
+                raise _quick_gelu_error(f"the weights '{tag}'", arch, tag)
+            model_cfg["quick_gelu"] = True
+        path = _download(arch, tag, preprocess)
+        state, _ = read_state_dict(path)
+    return from_config(model_cfg, state, f"{arch}/{_short(pretrained)}", preprocess, source=path.name)
+
+
+def from_folder(folder: str | Path) -> FrozenClip:
+    """Load a folder with a config and weights; see `FrozenClip.from_folder`."""
+    folder = Path(folder)
+    config_path = folder / "open_clip_config.json"
+    if not config_path.is_file():
+        raise WeightsError(f"{config_path} does not exist; expected a folder with it and {_FOLDER_WEIGHTS[0]}")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        model_cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{config_path} is not a config ({error}); expected JSON with model_cfg") from error
+    for name in _FOLDER_WEIGHTS:
+        if (folder / name).is_file():
+            state, _ = read_state_dict(folder / name)
+            return from_config(model_cfg, state, folder.resolve().name, preprocess, source=name)
+    raise WeightsError(f"{folder} holds no weights; expected {' or '.join(_FOLDER_WEIGHTS)}")
+
+
+def from_config(
+    model_cfg: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor],
+    name: str = "custom",
+    preprocess_cfg: Mapping[str, Any] | None = None,
+    source: str = "the state dict",
+) -> FrozenClip:
+    """Build a CLIP from config and weights; see `FrozenClip.from_config`. ``source`` names the weights in messages."""
+    model_cfg = dict(model_cfg)
+    model = build_model(model_cfg, name)
+    load_strict(model, state_dict, source, name)
+    preprocess = preprocess_cfg or {}
+    mean = _three(preprocess.get("mean", OPENAI_MEAN), "mean")
+    return FrozenClip(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))
+
+
+def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
+    """Read the tensors of a weights file without running any code of it.
+
+    Returns:
+        The tensors by key, and whether the file is in OpenAI's layout (a TorchScript archive or its three extra keys).
+
+    Raises:
+        WeightsError: The file is missing, truncated, or holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} does not exist; expected a .safetensors, .pt or .bin file")
+    try:
+        raw, scripted = _read_any(path)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise WeightsError(f"{path} cannot be read ({reason}); expected tensors only: get it again") from error
+    if isinstance(raw, Mapping) and isinstance(raw.get("state_dict"), Mapping):
+        raw = raw["state_dict"]
+    if not isinstance(raw, Mapping) or not raw:
+        raise WeightsError(f"{path} holds a {type(raw).__name__}; expected a state dict: tensors by name")
+    prefix = "module." if all(str(key).startswith("module.") for key in raw) else ""
+    state = {str(key)[len(prefix) :]: value for key, value in raw.items()}
+    openai_layout = scripted or any(key in state for key in _OPENAI_EXTRAS)
+    for key in _OPENAI_EXTRAS:
+        state.pop(key, None)
+    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise WeightsError(f"{path} holds '{strange[0]}', which is no tensor; expected a state dict: tensors by name")
+    return state, openai_layout
+
+
+def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str, name: str) -> None:
+    """Load weights, every one of them and nothing else.
+
+    Raises:
+        WeightsError: Names the first few keys that are missing, unexpected or mis-shaped.
+    """
+    own = model.state_dict()
+    state = dict(state_dict)
+    if "positional_embedding" in state and "positional_embedding" not in own:  # text tower under its own name
+        own_roots = ("visual.", "logit_scale", "logit_bias", "text.")
+        state = {key if key.startswith(own_roots) else f"text.{key}": value for key, value in state.items()}
+    for key in ("logit_scale", "logit_bias"):  # a scalar in some versions, one element in others
+        if key in state and key in own and state[key].numel() == 1:
+            state[key] = state[key].reshape(own[key].shape)
+    position_ids = "text.transformer.embeddings.position_ids"
+    if position_ids not in own:
+        state.pop(position_ids, None)
+    _check_keys(own, state, source, name)
+    model.load_state_dict(state)
+
+
+def _check_keys(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, name: str) -> None:
+    shared = [key for key in own if key in state]
+    if not shared:
+        raise WeightsError(f"{source} holds none of the {len(own)} weights of {name}; is it another model?")
+    odd = [
+        f"{key} (got {tuple(state[key].shape)} {state[key].dtype}, expected {tuple(own[key].shape)})"
+        for key in shared
+        if state[key].shape != own[key].shape or state[key].is_floating_point() != own[key].is_floating_point()
+    ]
+    found = (
+        ("misses", [key for key in own if key not in state]),
+        ("has unexpected", [key for key in state if key not in own]),
+        ("has mis-shaped", odd),
+    )
+    problems = [f"it {what} {_first(keys)}" for what, keys in found if keys]
+    if problems:
+        raise WeightsError(f"{source} does not fit {name}: {'; '.join(problems)}; is it another architecture?")
+
+
+def _read_any(path: Path) -> tuple[Any, bool]:
+    """Read a file by its content, whatever its suffix: safetensors, TorchScript archive, or tensors in a pickle."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if len(start) == 9 and start[8:] == b"{":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path), False
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            scripted = any(entry.endswith("/constants.pkl") for entry in archive.namelist())
+        if scripted:
+            return dict(torch.jit.load(str(path), map_location="cpu").state_dict()), True
+    return torch.load(path, map_location="cpu", weights_only=True), False
+
+
+def _tag_config(arch: str, tag: str) -> dict[str, Any]:
+    open_clip = import_open_clip()
+    found = open_clip.get_pretrained_cfg(arch, tag)
+    if not found:
+        raise unknown_name(f"weights of {arch}", tag, open_clip.list_pretrained_tags_by_model(arch))
+    return dict(found)
+
+
+def _tag_is_quick(arch: str, tag: str, tag_config: Mapping[str, Any]) -> bool:
+    """Tell whether weights were trained with QuickGELU; older versions of open_clip only say so by a second listing."""
+    twin = import_open_clip().list_pretrained_tags_by_model(f"{arch}-quickgelu")
+    clean = tag.lower().replace("-", "_")
+    return bool(tag_config.get("quick_gelu", False)) or clean == "openai" or clean in twin
+
+
+def _quick_gelu_error(what: str, arch: str, pretrained: str) -> WeightsError:
+    return WeightsError(
+        f"{what} need QuickGELU but {arch} is built with exact GELU; "
+        f"use FrozenClip.load('{arch}-quickgelu', '{pretrained}') or overrides={{'quick_gelu': True}}"
+    )
+
+
+def _download(arch: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
+    try:
+        return Path(import_open_clip().download_pretrained(dict(tag_config)))
+    except Exception as error:  # whatever the network, the hub's client or the disk raise
+        tried = tag_config.get("hf_hub") or tag_config.get("url")
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise WeightsError(
+            f"could not get {arch}/{tag} from {tried} ({reason}); download it where there is a network "
+            f"and pass the file: FrozenClip.load('{arch}', '/path/to/file')"
+        ) from error
+
+
+def _merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(config)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged
+
+
+def _is_path(pretrained: str | Path) -> bool:
+    text = str(pretrained)
+    return isinstance(pretrained, Path) or "/" in text or text.endswith(_FILE_SUFFIXES) or Path(text).is_file()
+
+
+def _short(pretrained: str | Path) -> str:
+    return Path(pretrained).stem if _is_path(pretrained) else str(pretrained)
+
+
+def _first(keys: list[str], count: int = 3) -> str:
+    more = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return ", ".join(keys[:count]) + more
+
+
+def _three(values: Any, name: str) -> tuple[float, float, float]:
+    try:
+        first, second, third = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"preprocess_cfg has {name} {values!r}; expected three numbers") from error
+    return first, second, third

@@ -1,0 +1,229 @@
+"""The only file that reaches inside open_clip's modules.
+
+Only leaf modules are called (convolution, norms, linear layers), never open_clip's own blocks, so it makes no
+difference whether a version keeps tokens sequence-first or batch-first, or attends by ``nn.MultiheadAttention`` or by
+its own class.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovseg.clip.position import resize_position
+from ovseg.errors import ConfigError, EnvironmentProblem
+
+
+def import_open_clip() -> ModuleType:
+    """Import open_clip at first use.
+
+    Raises:
+        EnvironmentProblem: It is not installed or cannot be imported.
+    """
+    try:
+        import open_clip
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision of different builds
+        reason = str(error).splitlines()[0]
+        raise EnvironmentProblem(f"cannot import open_clip ({reason}); run `pip install open_clip_torch`") from error
+    return open_clip
+
+
+class Block:
+    """One residual attention block of open_clip as leaf operations.
+
+    Attributes:
+        heads: Number of attention heads.
+        scale: ``head_dim ** -0.5``, what the scores of q and k are multiplied with.
+    """
+
+    def __init__(self, module: Any) -> None:
+        """Adapt a block; see `check_block` for what cannot be adapted."""
+        check_block(module)
+        self.module = module
+        self.attn = module.attn
+        self.heads: int = self.attn.num_heads
+        self.scale: float = (self.attn.in_proj_weight.shape[1] // self.heads) ** -0.5
+
+    def norm(self, tokens: Tensor) -> Tensor:
+        """Return the tokens (B, N, C) as the attention sees them, after the first norm."""
+        return self.module.ln_1(tokens)
+
+    def qkv(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, each (B, heads, N, d), of tokens (B, N, C); the first norm is inside."""
+        packed = F.linear(self.norm(tokens), self.attn.in_proj_weight, self.attn.in_proj_bias)
+        query, key, value = packed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # nn.MultiheadAttention has no norms of queries and keys; open_clip's own class has, perhaps identities.
+        return getattr(self.attn, "ln_q", _same)(query), getattr(self.attn, "ln_k", _same)(key), value
+
+    def project(self, heads: Tensor) -> Tensor:
+        """Join heads (B, heads, N, d) to what a block adds to its tokens (B, N, C): out_proj, bias, layer scale."""
+        if getattr(self.attn, "head_scale", None) is not None:
+            heads = heads * self.attn.head_scale
+        joined = getattr(self.attn, "ln_inner", _same)(heads.transpose(1, 2).flatten(2))
+        projected = F.linear(joined, self.attn.out_proj.weight, self.attn.out_proj.bias)
+        return self.module.ls_1(getattr(self.module, "ln_attn", _same)(projected))
+
+    def feed_forward(self, tokens: Tensor) -> Tensor:
+        """Return what the feed-forward half adds to tokens (B, N, C)."""
+        return self.module.ls_2(self.module.mlp(self.module.ln_2(tokens)))
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Run the block as CLIP has it: (B, N, C) to (B, N, C)."""
+        tokens = tokens + self.project(F.scaled_dot_product_attention(*self.qkv(tokens)))
+        return tokens + self.feed_forward(tokens)
+
+    def with_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the block and return also its attention weights (B, heads, N, N)."""
+        query, key, value = self.qkv(tokens)
+        weights = (query @ key.mT * self.scale).softmax(-1)
+        tokens = tokens + self.project(weights @ value)
+        return tokens + self.feed_forward(tokens), weights
+
+
+class VisualTower:
+    """An open_clip vision transformer as embedding, blocks and head."""
+
+    def __init__(self, visual: Any) -> None:
+        """Adapt a tower; see `check_tower` for what is refused."""
+        check_tower(visual)
+        self.visual = visual
+        self.patch_size: int = self.visual.conv1.kernel_size[0]
+        self.width: int = self.visual.conv1.out_channels
+        self.table_grid: tuple[int, int] = tuple(self.visual.grid_size)
+        size = self.visual.image_size
+        self.image_size: int = size if isinstance(size, int) else min(size)
+        self.embed_dim: int = self.visual.proj.shape[1]
+        self.blocks = [Block(module) for module in self.visual.transformer.resblocks]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.visual.conv1.weight.dtype
+
+    def position(self, grid: tuple[int, int], rule: str) -> Tensor:
+        """Return the position embeddings (1 + h * w, C) of a patch grid, class token first."""
+        return resize_position(self.visual.positional_embedding, self.table_grid, grid, rule)
+
+    def embed(self, images: Tensor, rule: str) -> tuple[Tensor, tuple[int, int]]:
+        """Return the tokens (B, 1 + h * w, C) that enter the first block, and the grid; sides are floored."""
+        patches = self.visual.conv1(images.to(self.dtype))
+        grid = (patches.shape[2], patches.shape[3])
+        cls = self.visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        tokens = torch.cat([cls, patches.flatten(2).mT], dim=1)
+        return self.visual.ln_pre(tokens + self.position(grid, rule).to(tokens.dtype)), grid
+
+    def head(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Project tokens (B, 1 + N, C) to the joint space.
+
+        Returns:
+            All tokens (B, 1 + N, D), and the embedding (B, D) of the image by the tower's own pooling.
+        """
+        joint = self.visual.ln_post(tokens) @ self.visual.proj
+        if self.visual.pool_type == "tok":
+            return joint, joint[:, 0]
+        if getattr(self.visual, "final_ln_after_pool", False):
+            return joint, self.visual.ln_post(tokens[:, 1:].mean(1)) @ self.visual.proj
+        return joint, joint[:, 1:].mean(1)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def check_block(module: Any) -> None:
+    """Refuse a block whose attention is not the usual one.
+
+    Raises:
+        EnvironmentProblem: The installed open_clip builds blocks of a kind that is not known here.
+        ConfigError: The model uses cosine-scaled attention.
+    """
+    attn = getattr(module, "attn", None)
+    parts = ("num_heads", "in_proj_weight", "out_proj")
+    if attn is None or any(getattr(attn, part, None) is None for part in parts) or not hasattr(module, "mlp"):
+        kind = type(attn if attn is not None else module).__name__
+        raise EnvironmentProblem(
+            f"open_clip builds attention of an unknown kind ({kind}); expected packed q, k, v weights; "
+            "install a version of open_clip_torch that ovseg supports (>= 2.24, < 4)"
+        )
+    if getattr(attn, "scaled_cosine", False):
+        raise ConfigError("a CLIP with cosine-scaled attention (scaled_cosine_attn) is not supported; use another CLIP")
+
+
+def check_tower(visual: Any) -> None:
+    """Refuse towers that are no plain vision transformer.
+
+    Raises:
+        ConfigError: Names the kind of tower and what is expected.
+    """
+    if type(visual).__name__ != "VisionTransformer":
+        raise ConfigError(f"the image tower is a {type(visual).__name__}; expected open_clip's own VisionTransformer")
+    if getattr(visual, "attn_pool", None) is not None or visual.pool_type not in ("tok", "avg"):
+        raise ConfigError(
+            "the image tower pools by attention, so its patches do not live in the joint space; "
+            "expected pool_type 'tok' or 'avg' without attentional_pool"
+        )
+
+
+def check_config(model_cfg: dict[str, Any], name: str) -> None:
+    """Refuse a model configuration before anything is built or downloaded.
+
+    Raises:
+        ConfigError: A part is missing, or the image tower is not a plain vision transformer.
+    """
+    missing = [part for part in ("embed_dim", "vision_cfg", "text_cfg") if part not in model_cfg]
+    if missing:
+        raise ConfigError(f"the model config of {name} lacks {', '.join(missing)}; expected an open_clip model_cfg")
+    vision = model_cfg["vision_cfg"]
+    if vision.get("timm_model_name"):
+        kind = f"the timm tower {vision['timm_model_name']}"
+    elif isinstance(vision.get("layers"), list | tuple):
+        kind = "a ResNet tower"
+    elif vision.get("attentional_pool") or "multimodal_cfg" in model_cfg:
+        kind = "an attention-pooled tower (CoCa)"
+    else:
+        return
+    raise ConfigError(f"{name} has {kind}; expected a vision transformer of open_clip's own such as ViT-B-16")
+
+
+def build_model(model_cfg: dict[str, Any], name: str) -> nn.Module:
+    """Build an open_clip model with random weights.
+
+    Args:
+        model_cfg: As in open_clip's ``model_configs/*.json``.
+        name: What to call it in messages.
+
+    Raises:
+        ConfigError: open_clip refuses the configuration.
+    """
+    check_config(model_cfg, name)
+    open_clip = import_open_clip()
+    config = copy.deepcopy(model_cfg)
+    config["text_cfg"].pop("hf_model_pretrained", None)
+    from_hub = bool(config["text_cfg"].get("hf_model_name"))
+    if from_hub:
+        config["text_cfg"]["hf_model_pretrained"] = False
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) or from_hub else open_clip.CLIP
+    try:
+        with torch.random.fork_rng(devices=[]):  # the random weights are overwritten: leave the user's generator alone
+            return kind(**config)
+    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"open_clip cannot build {name} from its config: {reason}") from error
+
+
+def build_tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
+    """Build the tokenizer that a text configuration asks for."""
+    from open_clip import tokenizer
+
+    import_open_clip()
+    length = text_cfg.get("context_length", 77)
+    options = text_cfg.get("tokenizer_kwargs") or {}
+    if text_cfg.get("hf_tokenizer_name"):
+        return tokenizer.HFTokenizer(text_cfg["hf_tokenizer_name"], context_length=length, **options)
+    return tokenizer.SimpleTokenizer(context_length=length, **options)

@@ -1,0 +1,64 @@
+"""MaskCLIP: each patch keeps its own value vector in the last block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg.clip.features import Context
+from ovseg.clip.open_clip_internals import Block
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least
+
+_TEMPERATURE = 100.0  # fixed in the original, whatever the scale of the protocol
+_DROPPED = -100.0
+
+
+@RECALIBRATION_REGISTRY.register()
+class MaskCLIP(Recalibration):
+    """Identity attention of MaskCLIP (Zhou et al., ECCV 2022; github.com/chongzhou96/MaskCLIP).
+
+    The original runs OpenAI's weights with exact GELU and norms of eps 1e-6. That is a property of the CLIP, not of the
+    method: ``FrozenClip.load(..., overrides={"quick_gelu": False, "vision_cfg": {"norm_kwargs": {"eps": 1e-6}}})``.
+    What later papers call MaskCLIP has no residual and no feed-forward: ``residual=False, feed_forward=False``.
+    """
+
+    pos_resize = "bicubic"
+
+    def __init__(self, *, pd_thresh: float = 0.0, ks_thresh: float = 0.0, **common: Any) -> None:
+        """Set the two refinements, both off in the configurations of the original.
+
+        Args:
+            pd_thresh: Prompt denoising: a text whose probability stays below it at every patch is dropped.
+            ks_thresh: Key smoothing: patches whose best probability is below it are smoothed by the similarity of keys.
+                The scores are then probability-like, no cosines any more.
+            common: Options of `Recalibration`.
+        """
+        super().__init__(**common)
+        self.pd_thresh = at_least("pd_thresh", pd_thresh, 0.0)
+        self.ks_thresh = at_least("ks_thresh", ks_thresh, 0.0)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Let each token attend to itself alone."""
+        return v
+
+    def run_block(self, tokens: Tensor, block: Block, context: Context) -> Tensor:
+        """Keep the projected keys of the patches (B, N, C) if they will be needed."""
+        if self.ks_thresh > 0:
+            context.stash["keys"] = block.project(block.qkv(tokens)[1])[:, 1:]
+        return super().run_block(tokens, block, context)
+
+    def patch_scores(self, cosines: Tensor, context: Context) -> Tensor:
+        """Apply prompt denoising, then key smoothing."""
+        if self.pd_thresh > 0:
+            confidence = (_TEMPERATURE * cosines).softmax(1).amax((2, 3), keepdim=True)
+            cosines = cosines.masked_fill(confidence < self.pd_thresh, _DROPPED)
+        return self._smooth(cosines, context.stash["keys"]) if self.ks_thresh > 0 else cosines
+
+    def _smooth(self, cosines: Tensor, keys: Tensor) -> Tensor:
+        # The original normalises keys along the tokens (dim 1), not along channels; its numbers depend on it.
+        keys = F.normalize(keys.float(), dim=1)
+        scores = (_TEMPERATURE * cosines).softmax(1).flatten(2)
+        smooth = scores @ keys @ keys.mT  # (N, N) similarities are symmetric and never needed as such
+        return scores.where(scores.amax(1, keepdim=True) >= self.ks_thresh, smooth).view_as(cosines)

@@ -1,0 +1,63 @@
+"""NACLIP: key-key attention with a Gaussian preference for neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg.clip.features import Context
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, one_of
+
+_ATTENTIONS = ("naclip", "nonly", "kk", "csa", "vanilla")
+
+
+@RECALIBRATION_REGISTRY.register()
+class NACLIP(Recalibration):
+    """Neighbour-aware attention of NACLIP (Hajimiri et al., WACV 2025; github.com/sinahmr/NACLIP).
+
+    The default is what the original calls reduced; its vanilla architecture is ``residual=True, feed_forward=True``.
+    """
+
+    residual, feed_forward = False, False
+
+    def __init__(self, *, attention: str = "naclip", gaussian_std: float = 5.0, **common: Any) -> None:
+        """Choose a variant.
+
+        Args:
+            attention: ``naclip`` (keys and neighbours), ``nonly`` (neighbours only), ``kk`` (keys only), ``csa``
+                (that of SCLIP) or ``vanilla`` (that of CLIP).
+            gaussian_std: Width of the neighbourhood in patches.
+            common: Options of `Recalibration`.
+        """
+        super().__init__(**common)
+        self.kind = one_of("attention", attention, _ATTENTIONS)
+        self.gaussian_std = at_least("gaussian_std", gaussian_std, 1e-3)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Mix values by the chosen variant."""
+        if self.kind == "vanilla":
+            return attend(q, k, v)
+        if self.kind == "csa":
+            return attend(q, q, v) + attend(k, k, v)
+        if self.kind == "kk":
+            return attend(k, k, v)
+        omega = neighbourhood(context.grid, self.gaussian_std, q.device).to(q.dtype)
+        if self.kind == "naclip":
+            return attend(k, k, v, bias=omega)
+        # Stand-in for the usual size of scores: |q_i| |k_j| averaged over pairs and heads, one number per image.
+        size = (q.norm(dim=-1).mean(2) * k.norm(dim=-1).mean(2)).mean(1) * q.shape[-1] ** -0.5
+        return (size[:, None, None, None] * omega).softmax(-1) @ v
+
+
+def neighbourhood(grid: tuple[int, int], std: float, device: torch.device | None = None) -> Tensor:
+    """Return the bias (1 + h * w, 1 + h * w): a Gaussian of the distance, peak 1; zero for the class token."""
+    rows, columns = (_gaussian(length, std, device) for length in grid)
+    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+
+
+def _gaussian(length: int, std: float, device: torch.device | None) -> Tensor:
+    places = torch.arange(length, dtype=torch.float32, device=device)
+    return torch.exp(-(places[:, None] - places).square() / (2 * std**2))
