@@ -1,0 +1,149 @@
+"""Sliding windows as one separable linear map.
+
+Upsampling the patch scores of every window, cutting its padding away, averaging where windows overlap and resizing the
+result to the original image are all linear, and windows form a grid. So one matrix per axis does everything: with ``L``
+(T, nI * h, nJ * w) holding the patch grids of all windows side by side, the scores of the whole image are
+``rows @ L[t] @ columns.T`` and no image-sized tensor of all classes is ever needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg.errors import ConfigError
+
+PADDINGS = ("none", "corner", "even")
+
+
+def bilinear_matrix(inputs: int, outputs: int) -> Tensor:
+    """Return the matrix (outputs, inputs), float64, of bilinear interpolation along one axis.
+
+    It is what ``F.interpolate(..., mode="bilinear", align_corners=False)`` does without antialiasing.
+    """
+    places = ((torch.arange(outputs, dtype=torch.float64) + 0.5) * (inputs / outputs) - 0.5).clamp(0, inputs - 1)
+    left = places.floor().long().clamp(max=max(inputs - 2, 0))
+    share = places - left
+    matrix = torch.zeros(outputs, inputs, dtype=torch.float64)
+    rows = torch.arange(outputs)
+    matrix[rows, left] = 1 - share
+    matrix[rows, (left + 1).clamp(max=inputs - 1)] += share
+    return matrix
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Windows along one axis of the network input.
+
+    Attributes:
+        length: Pixels of the input along this axis.
+        size: Pixels of every window.
+        starts: First pixel of each window.
+        before: Zero pixels put before each window.
+        after: Zero pixels put after it.
+        cells: Patches of each padded window.
+        stretch: Whether patch scores are resized to the unpadded window at once, instead of being cut back.
+    """
+
+    length: int
+    size: int
+    starts: tuple[int, ...]
+    before: int
+    after: int
+    cells: int
+    stretch: bool
+
+    def matrix(self, outputs: int) -> Tensor:
+        """Return the matrix (outputs, windows * cells), float64, from patches of all windows to pixels."""
+        one = bilinear_matrix(self.cells, self.size if self.stretch else self.before + self.size + self.after)
+        one = one if self.stretch else one[self.before : self.before + self.size]
+        placed = torch.zeros(self.length, len(self.starts), self.cells, dtype=torch.float64)
+        count = torch.zeros(self.length, 1, dtype=torch.float64)
+        for index, start in enumerate(self.starts):
+            placed[start : start + self.size, index] = one
+            count[start : start + self.size] += 1
+        averaged = placed.flatten(1) / count
+        return averaged if outputs == self.length else bilinear_matrix(self.length, outputs) @ averaged
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Where the windows of one image lie, and how their patch scores become the scores of the image.
+
+    Attributes:
+        rows: Windows along the height.
+        columns: Windows along the width.
+    """
+
+    rows: Axis
+    columns: Axis
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    def cut(self, images: Tensor) -> Tensor:
+        """Cut and pad the windows (B * windows, 3, h, w) of images (B, 3, H, W); row by row, images outermost."""
+        rows, columns = self.rows, self.columns
+        windows = [
+            images[..., top : top + rows.size, left : left + columns.size]
+            for top in rows.starts
+            for left in columns.starts
+        ]
+        padding = (columns.before, columns.after, rows.before, rows.after)
+        return F.pad(torch.stack(windows, dim=1).flatten(0, 1), padding)
+
+    def join(self, scores: Tensor) -> Tensor:
+        """Lay patch scores (B * windows, T, h, w) of the windows side by side: (B, T, nI * h, nJ * w)."""
+        across = (len(self.rows.starts), len(self.columns.starts))
+        grid = scores.unflatten(0, (-1, *across))  # (B, nI, nJ, T, h, w)
+        return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+    def matrices(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return float32 matrices (H, nI * h) and (W, nJ * w) to an output of ``size`` (H, W)."""
+        return self.rows.matrix(size[0]).float(), self.columns.matrix(size[1]).float()
+
+
+def plan_windows(
+    size: tuple[int, int], patch: int, crop: int = 0, stride: int = 0, padding: str = "none"
+) -> WindowPlan:
+    """Plan the windows of an image.
+
+    Windows step by ``stride``; the last of each row and column is shifted back inside. An axis shorter than the crop is
+    used as it is.
+
+    Args:
+        size: Height and width of the network input in pixels.
+        patch: Side of a patch in pixels.
+        crop: Side of a window in pixels; 0 takes the whole image as one window.
+        stride: Step in pixels between windows.
+        padding: What to do when a window is no multiple of the patch. ``none``: the trailing pixels are not seen, the
+            scores are stretched over them (SCLIP, NACLIP). ``corner``: zeros at the right and the bottom, and the
+            scores of the padded window stretched to the unpadded one (MaskCLIP). ``even``: zeros split over both
+            sides, scores cut back (ClearCLIP).
+
+    Raises:
+        ConfigError: A value is out of range, or a window is smaller than a patch.
+    """
+    if padding not in PADDINGS:
+        raise ConfigError(f"window padding is '{padding}'; expected one of {', '.join(PADDINGS)}")
+    if crop < 0 or (crop and stride < 1):
+        raise ConfigError(f"window crop {crop} with stride {stride}; expected crop >= 0 and, with a crop, stride >= 1")
+    if crop and stride > crop:
+        raise ConfigError(f"window stride {stride} leaves gaps between windows of {crop}; expected stride <= crop")
+    return WindowPlan(*(_plan_axis(length, patch, crop, stride, padding) for length in size))
+
+
+def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str) -> Axis:
+    size = min(crop, length) if crop else length
+    steps = max(length - size + stride - 1, 0) // stride + 1 if crop else 1
+    starts = tuple(min(step * stride, length - size) for step in range(steps))
+    missing = 0 if padding == "none" else -size % patch
+    before = missing // 2 if padding == "even" else 0
+    cells = (size + missing) // patch
+    if cells < 1:
+        raise ConfigError(f"a window of {size} pixels holds no patch of {patch}; expected a larger image or padding")
+    return Axis(length, size, starts, before, missing - before, cells, stretch=padding != "even")

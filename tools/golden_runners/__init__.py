@@ -1,0 +1,1 @@
+"""One runner per method: ``run(case)`` returns what our code computes, by the keys of the case."""

@@ -1,0 +1,108 @@
+"""What the runners of the training-free methods share: the CLIP of a case, its protocol, and its usual outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg.clip import Context, DenseFeatures, FrozenClip
+from ovseg.clip.open_clip_internals import build_model
+from ovseg.data.windows import bilinear_matrix, plan_windows
+from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
+from ovseg.recalibration import Recalibration
+from ovseg.refinement import pamr
+
+
+def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> FrozenClip:
+    """Build the CLIP of a case; the cases hold no text tower, so a tiny random one stands in."""
+    grid, patch = config["pretrain_grid"], config["patch_size"]
+    model_cfg = {
+        "embed_dim": config["embed_dim"],
+        "quick_gelu": config["activation"].startswith("quick"),
+        "vision_cfg": {
+            "image_size": [side * patch for side in grid],
+            "patch_size": patch,
+            "layers": config["layers"],
+            "width": config["width"],
+            "head_width": config["width"] // config["heads"],
+            "mlp_ratio": config["mlp_ratio"],
+            "norm_kwargs": {"eps": config["ln_eps"]},
+        },
+        "text_cfg": {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1},
+    }
+    tower = build_model(model_cfg, "golden case").state_dict()
+    text = {key: value for key, value in tower.items() if not key.startswith("visual.")}
+    return FrozenClip.from_config(model_cfg, {**text, **state}, "golden case")
+
+
+def dense_outputs(dense: DenseFeatures, texts: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return the outputs that all cases of the family have, for a whole image of ``size`` (H, W)."""
+    cosines = dense.cosines(texts)
+    logits = resize(cosines, size)
+    return {
+        "output.patch_features": dense.features.flatten(2).mT,
+        "output.patch_logits": cosines,
+        "output.logits": logits,
+        "output.pred": logits.argmax(1).int(),
+    }
+
+
+def resize(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize patch scores (B, T, h, w) to an image (B, T, H, W) by our matrices."""
+    rows, columns = (bilinear_matrix(*pair).float() for pair in zip(scores.shape[2:], size, strict=True))
+    return torch.stack([upsample(one, rows, columns) for one in scores])
+
+
+class LastBlock(NamedTuple):
+    """Tokens that enter and leave the handed-over blocks, and the attention weights of the last one."""
+
+    entering: Tensor
+    leaving: Tensor
+    attention: Tensor
+
+
+def last_block(clip: FrozenClip, method: Recalibration, images: Tensor) -> LastBlock:
+    """Run a method and keep what the intermediates of the cases show."""
+    tokens, grid = clip.tower.embed(images, method.pos_resize)
+    context = Context(grid, images)
+    for block in clip.blocks[: -method.blocks]:
+        tokens = block(tokens)
+    query, key, _ = clip.blocks[-1].qkv(tokens)
+    weights = method.weights(query, key, context)
+    return LastBlock(tokens, method.run(tokens, clip.blocks[-method.blocks :], context), weights)
+
+
+def protocol(
+    clip: FrozenClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run windows, averaging, resizing, refinement and labelling as the ``postprocess`` of a case says.
+
+    Returns:
+        Final logits (1, T, H, W) without the scale, class probabilities (K, H, W), and labels (1, H, W) int32.
+    """
+    image, size = inputs["image"], tuple(config["ori"])
+    crop = config["crop"]
+    plan = plan_windows(tuple(image.shape[2:]), clip.patch_size, crop, config["stride"] if crop else 0, padding)
+    windows = clip.dense(plan.cut(image), method)
+    scores = plan.join(method.patch_scores(windows.cosines(inputs["text_embeddings"]), windows.context))[0]
+    rows, columns = plan.matrices(size)
+    rule = ScoreRule(
+        logit_scale=config["logit_scale"],
+        prob_threshold=config["prob_thd"],
+        area_threshold=config.get("area_thd") or 0.0,
+        area_exempt=0,
+        pamr_steps=config.get("pamr_steps", 0),
+        pamr_dilations=tuple(config.get("pamr_dilations", (8, 16))),
+        threshold_label=0,
+    )
+    guide = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+    logits = upsample(scores, rows, columns)[None]
+    if rule.pamr_steps:
+        logits = pamr(guide, logits, rule.pamr_steps, rule.pamr_dilations)
+    classes = inputs["query_idx"].long() if "query_idx" in inputs else torch.arange(len(scores))
+    labels, _ = segment_map(scores, rows, columns, classes, rule, guide[0])
+    return logits, class_probabilities(scores, rows, columns, classes, rule, guide[0]), labels[None]

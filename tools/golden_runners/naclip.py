@@ -1,0 +1,46 @@
+"""NACLIP: neighbourhood attention and its variants, windows, PAMR, threshold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from golden_runners.common import build_clip, dense_outputs, last_block, protocol
+from ovseg.recalibration import Recalibration, build_recalibration
+from ovseg.recalibration.naclip import neighbourhood
+
+VARIANT = "output.patch_features_"
+
+
+def build(arch: str, attention: str, std: float) -> Recalibration:
+    """Build the method as the original's ``set_params`` would."""
+    vanilla = arch == "vanilla"
+    return build_recalibration("naclip", attention=attention, gaussian_std=std, residual=vanilla, feed_forward=vanilla)
+
+
+def run(case: Any) -> dict[str, Tensor]:
+    """Return all outputs and intermediates of a case."""
+    inputs, config = case.group("input"), case.config
+    clip = build_clip(config, case.group("state_dict"))
+    std, image = config["gaussian_std"], inputs["image"]
+    method = build(config["arch"], config["attn_strategy"], std)
+    dense = clip.dense(image, method)
+    found = dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
+    tokens = last_block(clip, method, image)
+    found["intermediate.pos_embed"] = clip.tower.position(dense.grid, method.pos_resize)
+    found["intermediate.last_block_input"] = tokens.entering.transpose(0, 1)
+    found["intermediate.attention"] = tokens.attention.flatten(0, 1)
+    found["intermediate.last_block_output"] = tokens.leaving
+    if "intermediate.omega" in case.tensors:
+        found["intermediate.omega"] = neighbourhood(dense.grid, std)[None]
+    for key in case.tensors:
+        if key.startswith(VARIANT):
+            variant = build(*key[len(VARIANT) :].split("_"), std)
+            found[key] = clip.dense(image, variant).features.flatten(2).mT
+    if "postprocess" in config:
+        logits, probabilities, labels = protocol(clip, method, inputs, config["postprocess"], "none")
+        # Only the probabilities that the original stores are renormalised; its labels are made before that.
+        found["output.seg_probs"] = probabilities / probabilities.sum(0)
+        found |= {"output.final_logits": logits, "output.seg_pred": labels}
+    return found
