@@ -16,6 +16,7 @@ help:
 	@echo "Another interpreter: make test PYTHON=python3.12 VENV=.venv312"
 
 install: $(STAMP)
+	@echo "$(VENV) is ready"
 
 demo: $(STAMP)
 	@echo "== demo: examples/ with the embedded model"
