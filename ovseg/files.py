@@ -1,0 +1,83 @@
+"""Writing files so that a reader never sees half of one: a temporary file in the same folder, then a rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from ovseg.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes ``path`` in one step when the block ends without an error.
+
+    Whoever opens ``path`` sees the old content or the new one, whole, even when the process is killed half-way
+    (then a hidden ``.*.tmp*`` file may stay behind). The temporary file has the suffix of ``path``, because Pillow and
+    numpy choose the format by it. On an error in the block it is removed and ``path`` stays as it was.
+
+    Args:
+        path: The file to create or replace; its folder must exist (see `check_writable`).
+
+    Yields:
+        The path of an empty file in the same folder.
+
+    Raises:
+        InputError: The folder is missing or not writable, ``path`` is a folder, or the disk is full.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write '{target}': it is a folder; expected a file name, for example '{target}/out'")
+    temporary = target.parent / f".{secrets.token_hex(6)}.tmp{target.suffix}"
+    try:
+        # "x" and the ordinary mode bits: unlike tempfile's 0600, the result is as readable as any other new file.
+        temporary.open("xb").close()
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # else a power cut after the rename could leave an empty file under the final name
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno is None:  # raised by a library for its own reasons (Pillow does), not by the file system
+            raise
+        raise InputError(_cannot_write(target, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> Path:
+    """Create a folder with its parents if need be and prove, by a temporary file, that it can be written to.
+
+    Call it before long work, so that an output that cannot be written is found out first.
+
+    Args:
+        folder: Where results will go.
+
+    Returns:
+        The folder as a path.
+
+    Raises:
+        InputError: It cannot be created or written to, or a file is in its place.
+    """
+    target = Path(folder)
+    probe = target / f".{secrets.token_hex(6)}.tmp"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        probe.open("xb").close()
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"output folder '{target}' cannot be made: a file is in its place; choose another") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"output folder '{target}' cannot be written to ({reason}); choose another") from error
+    return target
+
+
+def _cannot_write(target: Path, error: OSError) -> str:
+    """Say in one line why a file could not be written and what to do about it."""
+    if not target.parent.is_dir():
+        return f"cannot write '{target}': there is no folder '{target.parent}'; create it first"
+    return f"cannot write '{target}' ({error.strerror or error}); choose another place or free some space"

@@ -1,0 +1,397 @@
+"""The result of segmenting one image: a label for every pixel, with its exports.
+
+Label values, everywhere: the class id is the position of the class in the user's list, from 0; a pixel of no class is
+-1 in memory and 65535 in the 16-bit PNG. COCO has no category 0, so there the category id is the class id + 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ovseg.errors import EnvironmentProblem, InputError
+from ovseg.files import atomic_write
+from ovseg.vocabulary import ClassEntry, Vocabulary
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NO_CLASS = -1
+"""Label of a pixel that belongs to no class."""
+
+PNG_NO_CLASS = 65535
+"""How the 16-bit PNG writes `NO_CLASS`."""
+
+_SCORE_SLACK = 1e-3  # a softmax in half precision may end just above 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """All pixels of one class.
+
+    Attributes:
+        class_id: Position of the class in the user's list.
+        name: Display name of the class.
+        area: Pixels.
+        area_fraction: ``area`` over all pixels of the image, 0..1.
+        score: Mean score over its pixels, 0..1.
+        bbox: Left, top, width, height in pixels.
+    """
+
+    class_id: int
+    name: str
+    area: int
+    area_fraction: float
+    score: float
+    bbox: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Segmentation:
+    """A label and a score for every pixel of one image, at its original size. Checked when it is made.
+
+    Attributes:
+        labels: ``(H, W)`` int32; class ids, -1 = no class.
+        scores: ``(H, W)`` float32 in 0..1; how sure the model is of each label.
+        classes: The vocabulary as the user gave it.
+        image: ``(H, W, 3)`` uint8 RGB; the photograph, kept for `overlay`.
+        meta: What made this result (model, weights hash, vocabulary hash, background policy, ...); JSON values.
+
+    Raises:
+        InputError: Shapes, dtypes or values do not fit together.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    classes: Vocabulary
+    image: np.ndarray
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes, dtypes and ranges."""
+        shape = self.labels.shape
+        if self.labels.ndim != 2 or self.labels.size == 0 or self.labels.dtype != np.int32:
+            raise InputError(f"labels are {shape} {self.labels.dtype}; expected (H, W) int32 with at least one pixel")
+        for what, array, expected, dtype in (
+            ("scores are", self.scores, shape, np.float32),
+            ("image is", self.image, (*shape, 3), np.uint8),
+        ):
+            if array.shape != expected or array.dtype != dtype:
+                fits = f"{expected} {np.dtype(dtype)} to fit the labels"
+                raise InputError(f"{what} {array.shape} {array.dtype}; expected {fits}")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < NO_CLASS or high >= len(self.classes):
+            raise InputError(f"labels range from {low} to {high}; expected -1 to {len(self.classes) - 1} (class ids)")
+        low_score, high_score = float(self.scores.min()), float(self.scores.max())
+        if not (low_score >= 0 and high_score <= 1):  # also true for NaN
+            raise InputError(f"scores range from {low_score:g} to {high_score:g}; expected finite values in 0..1")
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: np.ndarray,
+        scores: np.ndarray,
+        vocabulary: Vocabulary,
+        image: np.ndarray,
+        meta: dict[str, Any] | None = None,
+    ) -> Segmentation:
+        """Make a result from arrays of any fitting dtype.
+
+        Args:
+            labels: ``(H, W)`` of any integer dtype; -1 = no class.
+            scores: ``(H, W)`` of any float dtype, in 0..1 (rounding of 1e-3 beyond is clipped).
+            vocabulary: The classes that the labels count in.
+            image: ``(H, W, 3)`` uint8 RGB.
+            meta: JSON values to keep with the result.
+
+        Raises:
+            InputError: Shapes, dtypes or values do not fit together.
+        """
+        labels, scores = np.asarray(labels), np.asarray(scores)
+        if labels.dtype.kind not in "ui" or scores.dtype.kind != "f":
+            raise InputError(f"labels are {labels.dtype} and scores {scores.dtype}; expected integers and floats")
+        if labels.size and not np.can_cast(labels.dtype, np.int32):  # beyond int32 values would wrap around to others
+            limit = np.iinfo(np.int32)
+            low, high = int(labels.min()), int(labels.max())
+            if low < limit.min or high > limit.max:
+                raise InputError(f"labels reach from {low} to {high}; expected -1 (no class) or class ids")
+        scores = np.ascontiguousarray(scores, dtype=np.float32)
+        if scores.size and -_SCORE_SLACK <= scores.min() and scores.max() <= 1 + _SCORE_SLACK:
+            scores = scores.clip(0, 1)
+        labels = np.ascontiguousarray(labels, dtype=np.int32)
+        return cls(labels, scores, vocabulary, np.ascontiguousarray(image), dict(meta or {}))
+
+    @functools.cached_property
+    def segments(self) -> list[Segment]:
+        """One for each class that is present, by ascending class id; measured at first use."""
+        return find_segments(self.labels, self.scores, self.classes)
+
+    def __repr__(self) -> str:
+        """Say size and content in a line."""
+        height, width = self.labels.shape
+        biggest = sorted(self.segments, key=lambda segment: -segment.area)[:5]
+        content = ", ".join(f"{segment.name} {segment.area_fraction:.0%}" for segment in biggest)
+        present = f"{len(self.segments)} of {len(self.classes)} classes"
+        return f"Segmentation({width}x{height}, {present}: {content or 'none'})"
+
+    def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+        """Draw the labels over the photograph.
+
+        Args:
+            alpha: How strong the colours are: 0 shows the photograph, 1 the bare label map.
+            legend: Add a panel with colour, name and share of each class present. Photographs under 256 pixels are then
+                enlarged, so that the panel does not dwarf them; without legend the size is exactly the photograph's.
+
+        Raises:
+            InputError: ``alpha`` is not in 0..1.
+        """
+        from ovseg.overlay import draw_overlay
+
+        return draw_overlay(self, alpha, legend)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the result; the suffix chooses what: labels (``.png``), everything (``.npz``), a summary (``.json``).
+
+        The PNG is 16 bits a pixel, value = class id, 65535 = no class (`read_label_png`); the npz is read by `load`;
+        the JSON is `to_json`. An interrupted writing leaves no half file.
+
+        Returns:
+            The path that was written.
+
+        Raises:
+            InputError: Unknown suffix, a place that cannot be written to, or more classes than the PNG can count.
+        """
+        path = Path(path)
+        writers: dict[str, Callable[[Path], None]] = {
+            ".png": self._write_png,
+            ".npz": self._write_npz,
+            ".json": self._write_json,
+        }
+        if path.suffix.lower() not in writers:
+            suffixes = ", ".join(writers)
+            raise InputError(f"cannot save as '{path.name}'; expected {suffixes}; for pictures use .overlay().save()")
+        with atomic_write(path) as temporary:
+            writers[path.suffix.lower()](temporary)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Segmentation:
+        """Read a result that ``save("x.npz")`` wrote; everything comes back bit for bit.
+
+        Raises:
+            InputError: The file is missing, damaged, or was not written by `save`.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in ("labels", "scores", "image", "header")}
+            header = json.loads(arrays.pop("header").tobytes())
+            vocabulary = Vocabulary.parse(header["classes"])
+            meta = header["meta"]
+        except FileNotFoundError as error:
+            raise InputError(f"result '{path}' not found; expected a file of save('x.npz')") from error
+        except Exception as error:  # a damaged archive shows itself in many ways: BadZipFile, zlib.error, KeyError, ...
+            raise InputError(f"result '{path}' is damaged or foreign; expected a file of save('x.npz')") from error
+        return cls.from_labels(arrays["labels"], arrays["scores"], vocabulary, arrays["image"], meta)
+
+    def to_json(self) -> dict[str, Any]:
+        """Summarise the result as JSON values: every class of the vocabulary in the user's order, and the meta data."""
+        height, width = self.labels.shape
+        present = {segment.class_id: segment for segment in self.segments}
+        return {
+            "width": width,
+            "height": height,
+            "label_values": {"class": "id of the class (position in the given list)", "no_class": PNG_NO_CLASS},
+            "classes": [_class_summary(i, entry, present.get(i)) for i, entry in enumerate(self.classes)],
+            "no_class_fraction": 1 - sum(segment.area for segment in self.segments) / self.labels.size,
+            "meta": _plain(self.meta),
+        }
+
+    def to_coco(self, image_id: int = 0, file_name: str = "", annotation_id: int = 1) -> dict[str, Any]:
+        """Export as a COCO dictionary, one annotation for each class that is present.
+
+        Args:
+            image_id: Id of the image.
+            file_name: The image file as the COCO file shall call it; by default ``meta["image"]``.
+            annotation_id: Id of the first annotation; count on from the last one when several images share a file.
+                (COCO's own evaluator takes an annotation of id 0 for none, so it starts at 1.)
+
+        Returns:
+            ``images`` (one), ``annotations`` (``segmentation`` is a compressed RLE, lossless, with holes and parts;
+            ``area`` in pixels, ``bbox`` left, top, width, height, ``iscrowd`` 0, ``score``) and ``categories`` (all
+            classes; category id = class id + 1).
+        """
+        from pycocotools import mask as coco_mask
+
+        height, width = self.labels.shape
+        labels = np.asfortranarray(self.labels)  # RLE runs down the columns
+        annotations = []
+        for number, segment in enumerate(self.segments, start=annotation_id):
+            rle = coco_mask.encode((labels == segment.class_id).view(np.uint8))
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": image_id,
+                    "category_id": segment.class_id + 1,
+                    "segmentation": {"size": [height, width], "counts": rle["counts"].decode("ascii")},
+                    "area": segment.area,
+                    "bbox": list(segment.bbox),
+                    "iscrowd": 0,
+                    "score": segment.score,
+                }
+            )
+        name = file_name or str(self.meta.get("image", ""))
+        categories = [
+            {"id": i + 1, "name": entry.name, "isthing": int(entry.is_thing), "color": list(entry.color)}
+            for i, entry in enumerate(self.classes)
+        ]
+        images = [{"id": image_id, "file_name": name, "width": width, "height": height}]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def to_supervision(self) -> Any:
+        """Export as ``supervision.Detections``: a mask, box, score, class id and name for each class that is present.
+
+        Raises:
+            EnvironmentProblem: The package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise EnvironmentProblem("to_supervision() needs a package: run `pip install supervision`") from error
+        ids = np.array([segment.class_id for segment in self.segments], dtype=int)
+        boxes = np.array([segment.bbox for segment in self.segments], dtype=np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]  # supervision wants the far corner
+        return supervision.Detections(
+            xyxy=boxes,
+            mask=self.labels[None] == ids[:, None, None],
+            confidence=np.array([segment.score for segment in self.segments], dtype=np.float32),
+            class_id=ids,
+            data={"class_name": np.array([segment.name for segment in self.segments], dtype=str)},
+        )
+
+    def _write_png(self, path: Path) -> None:
+        """Write the labels as a 16-bit PNG."""
+        from PIL import Image
+
+        if len(self.classes) > PNG_NO_CLASS:
+            raise InputError(f"got {len(self.classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz")
+        # -1 wraps around to 65535 by itself; said outright, the convention is seen.
+        values = np.where(self.labels == NO_CLASS, PNG_NO_CLASS, self.labels).astype(np.uint16)
+        Image.fromarray(values).save(path, format="PNG")
+
+    def _write_npz(self, path: Path) -> None:
+        """Write everything that `load` needs."""
+        header = {"classes": self.classes.to_json(), "meta": _plain(self.meta)}
+        packed = np.frombuffer(_dump(header).encode(), dtype=np.uint8)
+        with path.open("wb") as file:  # savez would add a suffix to a path
+            np.savez_compressed(file, labels=self.labels, scores=self.scores, image=self.image, header=packed)
+
+    def _write_json(self, path: Path) -> None:
+        """Write the summary."""
+        path.write_text(_dump(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def find_segments(labels: np.ndarray, scores: np.ndarray, vocabulary: Vocabulary) -> list[Segment]:
+    """Measure every class of a label map in one pass over its horizontal runs.
+
+    Args:
+        labels: ``(H, W)`` int32; -1 = no class.
+        scores: ``(H, W)`` float32.
+        vocabulary: The classes, for their names.
+
+    Returns:
+        The segments of the classes that are present, by ascending class id.
+    """
+    width, slots = labels.shape[1], len(vocabulary) + 1
+    begins = np.ones(labels.shape, dtype=bool)  # where a run of one label in one row begins
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    slot = labels.ravel()[starts] + 1  # slot 0 is "no class"
+    lengths = np.diff(starts, append=labels.size)
+    areas = np.bincount(slot, weights=lengths, minlength=slots).astype(np.int64)
+    sums = np.bincount(slot, weights=np.add.reduceat(scores.ravel(), starts, dtype=np.float64), minlength=slots)
+    rows, lefts = np.divmod(starts, width)
+    low = np.full((2, slots), labels.size)  # smallest column and row of each class
+    high = np.zeros((2, slots), dtype=np.int64)  # one beyond the largest
+    for axis, (first, last) in enumerate([(lefts, lefts + lengths), (rows, rows + 1)]):
+        np.minimum.at(low[axis], slot, first)
+        np.maximum.at(high[axis], slot, last)
+    present = np.flatnonzero(areas[1:])
+    boxes = np.concatenate([low, high - low]).T[present + 1].tolist()
+    areas, means = areas[present + 1], (sums[present + 1] / areas[present + 1]).clip(0, 1)
+    return [
+        Segment(i, vocabulary[i].name, area, area / labels.size, score, (x, y, w, h))
+        for i, area, score, (x, y, w, h) in zip(present.tolist(), areas.tolist(), means.tolist(), boxes, strict=True)
+    ]
+
+
+def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read the labels back from a PNG that `Segmentation.save` wrote.
+
+    Returns:
+        ``(H, W)`` int32; class ids, -1 = no class.
+
+    Raises:
+        InputError: The file is missing, damaged, or not a 16-bit grey PNG.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            mode = image.mode
+            values = np.asarray(image)
+    except FileNotFoundError as error:
+        raise InputError(f"label file '{path}' not found; expected a file of save('x.png')") from error
+    except Exception as error:  # Pillow raises nearly anything on damaged files
+        raise InputError(f"label file '{path}' is damaged or no PNG; expected a file of save('x.png')") from error
+    if not mode.startswith("I"):
+        raise InputError(f"label file '{path}' has mode {mode}; expected 16-bit grey, a file of save('x.png')")
+    labels = values.astype(np.int32)  # before the next line: in 16 bits -1 would be 65535 again
+    labels[labels == PNG_NO_CLASS] = NO_CLASS
+    return labels
+
+
+def _class_summary(class_id: int, entry: ClassEntry, segment: Segment | None) -> dict[str, Any]:
+    """Describe one class, present or not, in JSON values; an absent class has no score."""
+    return {
+        "id": class_id,
+        "name": entry.name,
+        "synonyms": list(entry.names[1:]),
+        "is_thing": entry.is_thing,
+        "color": list(entry.color),
+        "area": segment.area if segment else 0,
+        "area_fraction": segment.area_fraction if segment else 0.0,
+        "score": segment.score if segment else None,
+        "bbox": list(segment.bbox) if segment else None,
+    }
+
+
+def _plain(meta: dict[str, Any]) -> dict[str, Any]:
+    """Turn the meta data into plain JSON values: paths to text, numpy numbers to Python's.
+
+    Raises:
+        InputError: Something in it has no JSON form.
+    """
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        raise TypeError(f"a {type(value).__name__}")
+
+    try:
+        return json.loads(json.dumps(meta, default=convert, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"meta cannot be written as JSON ({error}); expected text, numbers, lists, dicts") from error
+
+
+def _dump(value: Any, indent: int | None = None) -> str:
+    """Write JSON values as text, names in their own script."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
