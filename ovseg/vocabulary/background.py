@@ -1,0 +1,131 @@
+"""Background policies: what happens to pixels that show none of the user's classes.
+
+- ``none``: every pixel gets one of the classes.
+- ``threshold:T``: a pixel whose best score is below T (0 < T <= 1) gets no class.
+- ``words``: words for surroundings (a versioned list, see `ovseg.vocabulary.words`) compete; where one wins: no class.
+- own words: ``"sky, wall"``, ``"words:sky"`` or a list of words compete in the same way.
+
+A further policy is a function ``argument -> Background`` under its name in `BACKGROUND_REGISTRY`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+from detectron2.utils.registry import Registry
+
+from ovseg.errors import UnknownNameError, VocabularyError, unknown_name
+from ovseg.vocabulary.names import check_unique, clean_name, shown
+from ovseg.vocabulary.parsing import split_words
+from ovseg.vocabulary.words import CURRENT_WORDS, WORD_LISTS
+
+BACKGROUND_REGISTRY = Registry("BACKGROUND")
+BACKGROUND_REGISTRY.__doc__ = "Functions from a policy's argument (the text behind the colon) to a `Background`."
+
+
+@dataclasses.dataclass(frozen=True)
+class Background:
+    """A background policy.
+
+    Attributes:
+        policy: Canonical text, recorded in results; `parse_background` reads it back to an equal policy.
+        threshold: Pixels with a best score (0..1) below it get no class; 0 switches this off.
+        words: Extra queries that belong to no class.
+    """
+
+    policy: str = "none"
+    threshold: float = 0.0
+    words: tuple[str, ...] = ()
+
+
+@BACKGROUND_REGISTRY.register()
+def none(argument: str) -> Background:
+    """Give every pixel one of the classes."""
+    if argument:
+        raise VocabularyError(f"background policy 'none' takes no argument, got {shown(argument)}; write 'none'")
+    return Background()
+
+
+@BACKGROUND_REGISTRY.register()
+def threshold(argument: str) -> Background:
+    """Leave pixels without a class whose best score is below a number in (0, 1]."""
+    try:
+        value = float(argument)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise VocabularyError(
+            f"background threshold is {shown(argument)}; expected a number above 0 and at most 1, as in 'threshold:0.4'"
+        )
+    return Background(f"threshold:{value!r}", threshold=value)
+
+
+@BACKGROUND_REGISTRY.register()
+def words(argument: str) -> Background:
+    """Let words compete: the shipped list, or the user's own behind the colon."""
+    return own_words(split_words(argument)) if argument else Background(CURRENT_WORDS, words=WORD_LISTS[CURRENT_WORDS])
+
+
+def own_words(given: Iterable[object]) -> Background:
+    """Build the policy of a user's own background words.
+
+    Raises:
+        VocabularyError: No word, a word that is not allowed or stands twice, or a policy's name among the words.
+    """
+    found = tuple(clean_name(word, f"background word {i}") for i, word in enumerate(given))
+    if not found:
+        raise VocabularyError("the list of background words is empty; give words, or the policy 'none'")
+    check_unique([(word, f"background word {i}") for i, word in enumerate(found)])
+    for word in found:
+        if word in BACKGROUND_REGISTRY or word in WORD_LISTS or ":" in word:
+            raise VocabularyError(
+                f"background word {shown(word)} reads like a policy; give either one policy or plain words"
+            )
+        if "," in word:
+            raise VocabularyError(f"background word {shown(word)} holds a comma; give its parts as words of their own")
+    return Background(f"words:{', '.join(found)}", words=found)
+
+
+def parse_background(source: str | Background | Iterable[str] | None) -> Background:
+    """Read a background policy.
+
+    A text is a policy when it has no comma, or a colon before the first comma; otherwise it is a list of own words.
+    So a lone word is never taken for a background word (it may be a misspelt policy): write ``"words:sky"``,
+    ``"sky,"`` or ``["sky"]``.
+
+    Args:
+        source: ``"none"`` (or None), ``"threshold:0.4"``, ``"words"``, ``"sky, wall"``, a list of words, or a
+            `Background`, returned as it is.
+
+    Raises:
+        UnknownNameError: No policy has this name; near matches are in the message.
+        VocabularyError: The policy's argument or a word is not allowed.
+    """
+    if isinstance(source, Background):
+        return source
+    if source is None:
+        return Background()
+    if not isinstance(source, str):
+        if not isinstance(source, Iterable) or isinstance(source, (bytes, set, frozenset)):
+            raise VocabularyError(
+                f"background is {shown(source)} ({type(source).__name__}); expected a policy or a list of words"
+            )
+        return own_words(source)
+    text = source.strip()
+    if not text:
+        raise VocabularyError("background is an empty text; expected 'none', 'threshold:0.4', 'words' or 'sky, wall'")
+    name, colon, argument = (part.strip() for part in text.partition(":"))
+    if "," in name or (text.endswith(",") and not colon):
+        return own_words(split_words(text))
+    if colon and not argument:
+        raise VocabularyError(f"background policy {shown(text)} ends at its colon; say what follows, or drop the colon")
+    if text in WORD_LISTS:
+        return Background(text, words=WORD_LISTS[text])
+    if name.casefold() not in BACKGROUND_REGISTRY:
+        known = [policy for policy, _ in BACKGROUND_REGISTRY] + list(WORD_LISTS)
+        reason = unknown_name("background policy", name, known)
+        raise UnknownNameError(f"{reason} (for background words of your own write 'words:sky, wall')")
+    result: Background = BACKGROUND_REGISTRY.get(name.casefold())(argument)
+    return result

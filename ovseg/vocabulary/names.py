@@ -1,0 +1,67 @@
+"""Rules that every word (class name, synonym, background word) obeys; shared by all parsers of this package."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from ovseg.errors import VocabularyError
+
+MAX_LENGTH = 1000
+# Invisible or unusable in one line of text: control characters, lone surrogates, line and paragraph separators.
+# Format characters (Cf) stay legal: emoji sequences and right-to-left marks need them.
+_FORBIDDEN = {"Cc", "Cs", "Zl", "Zp"}
+
+
+def fold(name: str) -> str:
+    """Return the form in which two names count as the same: Unicode NFKC, case folded."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def shown(value: object) -> str:
+    """Return a one-line, shortened and escaped picture of a value for an error message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}...{text[-1]}"
+
+
+def clean_name(value: object, where: str) -> str:
+    """Check one name and trim the whitespace around it.
+
+    Args:
+        value: What the user gave.
+        where: What is being read, to begin the message with, such as ``"class 3"``.
+
+    Raises:
+        VocabularyError: Not a string, empty, too long, or with control characters or a pipe in it.
+    """
+    if not isinstance(value, str):
+        raise VocabularyError(f"{where} is {shown(value)} ({type(value).__name__}); expected a name (a string)")
+    name = value.strip()
+    if all(unicodedata.category(c) in ("Cf", "Zs") for c in name):
+        raise VocabularyError(f"{where} is empty; expected a name, give it one or remove it")
+    if len(name) > MAX_LENGTH:
+        raise VocabularyError(f"{where} ({shown(name)}) has {len(name)} characters; at most {MAX_LENGTH}, shorten it")
+    if any(unicodedata.category(c) in _FORBIDDEN for c in name):
+        raise VocabularyError(f"{where} ({shown(name)}) holds a line break or control character; remove it")
+    if "|" in name:
+        raise VocabularyError(f"{where} ({shown(name)}) holds a '|', which separates synonyms; remove it")
+    return name
+
+
+def check_unique(labelled: list[tuple[str, str]]) -> None:
+    """Refuse names that occur twice once case and Unicode variants are folded.
+
+    Args:
+        labelled: Pairs of a name and where it stands, such as ``("cat", "class 0")``.
+
+    Raises:
+        VocabularyError: Names every name that occurs more than once, up to five of them.
+    """
+    places: dict[str, list[tuple[str, str]]] = {}
+    for name, where in labelled:
+        places.setdefault(fold(name), []).append((name, where))
+    twice = [found for found in places.values() if len(found) > 1]
+    if not twice:
+        return
+    told = "; ".join(f"{shown(found[0][0])} in {' and '.join(where for _, where in found[:3])}" for found in twice[:5])
+    more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+    raise VocabularyError(f"duplicate names: {told}{more}; every name and synonym may stand once, case ignored")

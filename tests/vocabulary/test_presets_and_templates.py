@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from ovseg.errors import UnknownNameError, VocabularyError
+from ovseg.vocabulary import TEMPLATES, Vocabulary, list_presets, resolve_templates
+from ovseg.vocabulary.templates import fill
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "things", "some"),
+    [
+        ("voc20", 20, 20, {0: "aeroplane", 14: "person", 19: "tv monitor"}),
+        ("voc21", 21, 20, {0: "background", 15: "person", 20: "tv monitor"}),
+        ("pc59", 59, 31, {0: "aeroplane", 19: "tv monitor", 20: "bag", 58: "wood"}),
+        ("pc60", 60, 31, {0: "background", 1: "aeroplane", 59: "wood"}),
+        ("coco80", 80, 80, {0: "person", 10: "fire hydrant", 79: "toothbrush"}),
+        ("coco171", 171, 80, {0: "person", 80: "banner", 84: "building", 159: "brick wall", 170: "wood"}),
+        ("ade150", 150, 100, {0: "wall", 12: "person", 119: "ball", 149: "flag"}),
+        ("cityscapes19", 19, 8, {0: "road", 11: "person", 18: "bicycle"}),
+    ],
+)
+def test_presets(name: str, classes: int, things: int, some: dict[int, str]) -> None:
+    vocabulary = Vocabulary.parse(name)
+    assert len(vocabulary) == len(vocabulary.queries) == classes
+    assert sum(entry.is_thing for entry in vocabulary) == things
+    assert {i: vocabulary[i].name for i in some} == some
+    assert all(name == name.strip() and "-" not in name for name in vocabulary.names)
+
+
+def test_presets_are_all_tested_and_consistent() -> None:
+    assert list_presets() == sorted("voc20 voc21 pc59 pc60 coco80 coco171 ade150 cityscapes19".split())
+    for small, large in (("voc20", "voc21"), ("pc59", "pc60")):
+        assert Vocabulary.parse(small).classes == Vocabulary.parse(large).classes[1:]
+    assert Vocabulary.parse("coco80").classes == Vocabulary.parse("coco171").classes[:80]
+
+
+def test_detectron2_agrees_on_order() -> None:
+    meta = pytest.importorskip("detectron2.data.datasets.builtin_meta")
+    coco = [c["name"] for c in meta.COCO_CATEGORIES if c["isthing"]]
+    assert Vocabulary.parse("coco80").names == coco
+    ade = [name.split(",")[0].strip() for name in meta.ADE20K_SEM_SEG_CATEGORIES]
+    assert Vocabulary.parse("ade150").names == ade
+    city = [(c["name"], bool(c["isthing"])) for c in meta.CITYSCAPES_CATEGORIES]
+    assert [(entry.name, entry.is_thing) for entry in Vocabulary.parse("cityscapes19")] == city
+
+
+def test_openai_templates_are_those_of_open_clip() -> None:
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    assert TEMPLATES["openai80"] == tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    assert fill(TEMPLATES["openai80"][3], "cat") == OPENAI_IMAGENET_TEMPLATES[3]("cat")
+
+
+def test_vild_templates() -> None:
+    assert TEMPLATES["vild14"] == (
+        "a photo of a {}.",
+        "This is a photo of a {}",
+        "There is a {} in the scene",
+        "There is the {} in the scene",
+        "a photo of a {} in the scene",
+        "a photo of a small {}.",
+        "a photo of a medium {}.",
+        "a photo of a large {}.",
+        "This is a photo of a small {}.",
+        "This is a photo of a medium {}.",
+        "This is a photo of a large {}.",
+        "There is a small {} in the scene.",
+        "There is a medium {} in the scene.",
+        "There is a large {} in the scene.",
+    )
+
+
+def test_templates() -> None:
+    assert {name: len(found) for name, found in TEMPLATES.items()} == {
+        "none": 1,
+        "simple": 1,
+        "vild14": 14,
+        "openai80": 80,
+    }
+    assert resolve_templates("simple") == ("a photo of a {}.",)
+    assert resolve_templates(["one {}", "{0} and {}"]) == ("one {}", "{0} and {}")
+    assert fill("{0} and {}", "{x}") == "{0} and {x}"
+    with pytest.raises(UnknownNameError, match="did you mean openai80"):
+        resolve_templates("openai")
+    for bad in ([], ["no place"], ["{} and {}"], [3]):
+        with pytest.raises(VocabularyError):
+            resolve_templates(bad)  # type: ignore[arg-type]
