@@ -230,7 +230,8 @@ def _pip(arguments: list[str], fix: str, show: bool = False) -> None:
     if done.returncode != 0:
         if show:
             print(done.stderr, file=sys.stderr)
-        raise InstallError(f"`pip {arguments[0]}` failed ({_last_line(done.stderr)}); {fix}")
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]  # hints may follow them
+        raise InstallError(f"`pip {arguments[0]}` failed ({_last_line(errors[-1] if errors else done.stderr)}); {fix}")
 
 
 def _last_line(text: str) -> str:
