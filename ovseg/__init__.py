@@ -1,0 +1,37 @@
+"""ovseg: dense open-vocabulary segmentation. Any image, any words, a label for every pixel.
+
+>>> import ovseg
+>>> segmenter = ovseg.load("mini")
+>>> result = segmenter("photo.jpg", ["cat", "red chair|armchair", "window"])
+>>> result.overlay().save("overlay.png")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ovseg._version import __version__
+
+if TYPE_CHECKING:
+    from ovseg.segmentation import Segmentation
+    from ovseg.segmenter import Segmenter
+    from ovseg.vocabulary import Vocabulary
+    from ovseg.zoo import list_models, load
+
+_HOME = {
+    "Segmentation": "ovseg.segmentation",
+    "Segmenter": "ovseg.segmenter",
+    "Vocabulary": "ovseg.vocabulary",
+    "list_models": "ovseg.zoo",
+    "load": "ovseg.zoo",
+}
+
+__all__ = ["Segmentation", "Segmenter", "Vocabulary", "__version__", "list_models", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that ``import ovseg`` stays light."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'ovseg' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,7 @@
+"""``python -m ovseg.cli``."""
+
+import sys
+
+from ovseg.cli import main
+
+sys.exit(main())

@@ -1,0 +1,23 @@
+"""Check the installation: versions, devices, caches; for each thing that is wrong, the line that mends it."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+EXAMPLES = """\
+examples:
+  ovseg doctor
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ovseg doctor``: none."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; exit code 1 when something is wrong."""
+    from ovseg.doctor import report
+
+    return 0 if report(Console()) else 1

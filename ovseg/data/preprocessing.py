@@ -1,0 +1,46 @@
+"""The size rule of a model: how large a photograph is when the network sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Resizes so that the short side has a given length, unless the long one would grow too long; never distorts.
+
+    Attributes:
+        short_side: Wanted length of the shorter side in pixels.
+        long_side: Bound of the longer side in pixels.
+        minimum: No side gets shorter than this, so that a thin strip still has a patch; this may distort it.
+    """
+
+    short_side: int
+    long_side: int
+    minimum: int
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) in which the network sees an image of this size."""
+        scale = min(self.short_side / min(height, width), self.long_side / max(height, width))
+        return max(round(height * scale), self.minimum), max(round(width * scale), self.minimum)
+
+    def __call__(self, pixels: np.ndarray) -> Tensor:
+        """Resize an RGB photograph (bilinear with antialiasing).
+
+        Args:
+            pixels: (H, W, 3) uint8.
+
+        Returns:
+            (3, h, w) uint8.
+        """
+        height, width = self.size(*pixels.shape[:2])
+        if (height, width) == pixels.shape[:2]:
+            resized = pixels
+        else:
+            resized = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        return torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,5 @@
+"""Meta architectures, registered with Detectron2: each file adds one to META_ARCH_REGISTRY when it is imported."""
+
+from ovseg.meta_arch.training_free import TrainingFree
+
+__all__ = ["TrainingFree"]

@@ -1,0 +1,208 @@
+"""The training-free architecture: a frozen CLIP, a recalibration of its last blocks, and the protocol around them.
+
+It uses the streamed post-processing directly (pure functions on tensors), so that Detectron2's evaluators and the
+Python API run the very same path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovseg.clip import FrozenClip
+from ovseg.data.windows import WindowPlan, plan_windows
+from ovseg.errors import ConfigError
+from ovseg.postprocess import ScoreRule, class_probabilities, segment_map
+from ovseg.recalibration import Recalibration, build_recalibration
+from ovseg.vocabulary import Background, Queries, TextCache, TextEmbedder, Vocabulary, parse_background
+
+WINDOWS_PER_PASS = 16
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What papers set per benchmark, apart from the score rule.
+
+    Attributes:
+        short_side, long_side: Size rule in pixels, applied by whoever reads the image (`ovseg.data.preprocessing`).
+        window, stride: Sliding windows in pixels; window 0 is the whole image.
+        padding: ``none``, ``corner`` or ``even``; see `ovseg.data.windows.plan_windows`.
+    """
+
+    short_side: int
+    long_side: int
+    window: int
+    stride: int
+    padding: str
+
+
+@META_ARCH_REGISTRY.register()
+class TrainingFree(nn.Module):
+    """Labels every pixel by the cosine of CLIP's recalibrated patch features with the words.
+
+    Call `set_vocabulary` first. `full_scores` adds ``sem_seg`` (K, H, W) for evaluators that want it.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: FrozenClip,
+        recalibration: Recalibration,
+        protocol: Protocol,
+        rule: ScoreRule,
+        templates: str,
+        background: str,
+    ) -> None:
+        """Put the parts together; a Detectron2 config is accepted in their place."""
+        super().__init__()
+        self.clip, self.recalibration = clip, recalibration
+        self.protocol, self.rule = protocol, rule
+        self.templates, self.default_background = templates, background
+        self.full_scores = True
+        self.vocabulary: Vocabulary | None = None
+        self.background: Background = parse_background(background)
+        self.queries: Queries | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the parts that a config names."""
+        node, options = cfg.MODEL.PROTOCOL, cfg.MODEL.RECALIBRATION
+        source = cfg.MODEL.CLIP
+        recalibration = build_recalibration(options.NAME, **{k.lower(): v for k, v in options.OPTIONS.items()})
+        rule = ScoreRule(
+            logit_scale=node.LOGIT_SCALE,
+            prob_threshold=node.PROB_THRESHOLD,
+            threshold_label=node.THRESHOLD_LABEL,
+            area_threshold=node.AREA_THRESHOLD,
+            area_exempt=node.THRESHOLD_LABEL,
+            min_max=node.MIN_MAX,
+            pamr_steps=node.PAMR_STEPS,
+            pamr_dilations=tuple(node.PAMR_DILATIONS),
+        )
+        return {
+            "clip": FrozenClip.from_folder(source.FOLDER)
+            if source.FOLDER
+            else FrozenClip.load(source.ARCH, source.PRETRAINED),
+            "recalibration": recalibration,
+            "protocol": Protocol(node.SHORT_SIDE, node.LONG_SIDE, node.WINDOW, node.STRIDE, node.PADDING),
+            "rule": rule,
+            "templates": cfg.MODEL.TEXT.TEMPLATES,
+            "background": cfg.MODEL.TEXT.BACKGROUND,
+        }
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of the frozen weights."""
+        return self.clip.weights_hash
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels: the smallest image that can be segmented."""
+        return self.clip.patch_size
+
+    def set_vocabulary(
+        self,
+        vocabulary: Vocabulary,
+        background: str | Background | Iterable[str] | None = None,
+        templates: str | None = None,
+    ) -> Queries:
+        """Choose the words of the following calls; embeds what the cache on disk does not know yet.
+
+        Args:
+            vocabulary: The classes.
+            background: A policy; None is the one of the config.
+            templates: Name of a template set; None is the one of the config.
+        """
+        policy = parse_background(self.default_background if background is None else background)
+        embedder = TextEmbedder(self.clip, templates or self.templates, TextCache())
+        self.queries = embedder.embed_vocabulary(vocabulary, policy)
+        self.vocabulary, self.background = vocabulary, policy
+        return self.queries
+
+    @torch.inference_mode()
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Segment images.
+
+        Args:
+            batched_inputs: Detectron2's format: ``image`` (3, h, w) RGB in 0..255 at network size, of any dtype, and
+                ``height``, ``width`` of the result (default: the image's own). Images of one size share their passes.
+
+        Returns:
+            For each image ``labels`` (H, W) int32 (-1 no class), ``scores`` (H, W) float32, and with `full_scores`
+            ``sem_seg`` (K, H, W) float32 class probabilities.
+
+        Raises:
+            ConfigError: No vocabulary has been set.
+        """
+        if self.queries is None:
+            raise ConfigError(
+                "the model has no vocabulary; call model.set_vocabulary(Vocabulary.parse(['cat', 'sofa'])) first"
+            )
+        results: list[dict[str, Any]] = [{} for _ in batched_inputs]
+        for members in _same_size(batched_inputs):
+            images = self._normalise(torch.stack([batched_inputs[i]["image"] for i in members]))
+            plan = plan_windows(
+                (images.shape[2], images.shape[3]),
+                self.patch_size,
+                self.protocol.window,
+                self.protocol.stride,
+                self.protocol.padding,
+            )
+            scores = self.patch_scores(images, plan)
+            for i, image, own in zip(members, images, scores, strict=True):
+                size = (batched_inputs[i].get("height", image.shape[1]), batched_inputs[i].get("width", image.shape[2]))
+                results[i] = self._finish(own, plan, image, size)
+        return results
+
+    def patch_scores(self, images: Tensor, plan: WindowPlan) -> Tensor:
+        """Compare every patch of every window with every query.
+
+        Args:
+            images: (B, 3, h, w) normalised.
+            plan: Their windows.
+
+        Returns:
+            (B, T, nI * h', nJ * w') float32, the windows' patch grids side by side.
+        """
+        assert self.queries is not None
+        parts = []
+        for windows in plan.cut(images).split(WINDOWS_PER_PASS):
+            dense = self.clip.dense(windows, self.recalibration)
+            parts.append(self.recalibration.patch_scores(dense.cosines(self.queries.embeddings), dense.context))
+        return plan.join(torch.cat(parts))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        weight = next(self.clip.parameters())
+        mean, std = (torch.tensor(x, device=weight.device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
+        return ((images.to(weight.device).float() / 255 - mean) / std).to(weight.dtype)
+
+    def _finish(self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int]) -> dict[str, Any]:
+        """Bring patch scores (T, ...) to a label map of `size`."""
+        assert self.queries is not None and self.vocabulary is not None
+        rule = self.rule
+        if self.background.threshold:
+            rule = replace(rule, prob_threshold=self.background.threshold, threshold_label=-1)
+        rows, columns = plan.matrices(size)
+        guide = None
+        if rule.pamr_steps:
+            guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+        arguments = (scores, rows, columns, self.queries.query_to_class, rule, guide)
+        labels, best = segment_map(*arguments)
+        result = {"labels": labels, "scores": best}
+        return {**result, "sem_seg": class_probabilities(*arguments)} if self.full_scores else result
+
+
+def _same_size(inputs: list[dict[str, Any]]) -> Iterator[list[int]]:
+    """Group the indices of images that have one size."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, entry in enumerate(inputs):
+        groups.setdefault(tuple(entry["image"].shape), []).append(index)
+    yield from groups.values()

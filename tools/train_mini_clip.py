@@ -1,0 +1,255 @@
+"""Train the embedded mini CLIP from scratch on Scenes: image-text contrast over whole images, no masks.
+
+    python datasets/prepare_scenes.py --output data/scenes --only-bank
+    python tools/train_mini_clip.py --bank data/scenes/bank.safetensors --minutes 110
+
+Scenes are composed on the fly on the training device. No two scenes of a batch share an object, so that the other
+captions are true negatives. Run the same command again to go on after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ovseg.data.scenes.bank import Bank
+from ovseg.data.scenes.captions import caption
+from ovseg.data.scenes.composer import Composer, draw_concepts
+from ovseg.device import resolve_device
+from ovseg.files import atomic_write
+
+ASSETS = Path(__file__).resolve().parents[1] / "ovseg/assets/mini"
+SLOTS = 4
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bank", type=Path, required=True, help="bank.safetensors of prepare_scenes.py")
+    parser.add_argument("--config", type=Path, default=ASSETS / "open_clip_config.json")
+    parser.add_argument("--output", type=Path, default=Path("runs/mini_clip"))
+    parser.add_argument("--minutes", type=float, default=110, help="training time; the schedule follows the clock")
+    parser.add_argument(
+        "--phases",
+        default="64:0.5:0.5,64:0:0.25,96:0:0.25",
+        help="image size : share of patches left out : share of the time",
+    )
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the image tower (needs a C++ compiler)")
+    return parser.parse_args()
+
+
+def build(config: dict[str, Any], size: int, dropout: float, weights: dict[str, Tensor] | None = None) -> nn.Module:
+    """Build the CLIP for images of `size`, with position embeddings of `weights` resized to it.
+
+    Leaving out random patches makes the early, long phase cheap (Li et al., FLIP, CVPR 2023, arXiv 2212.00794).
+    """
+    import open_clip
+
+    vision = {**config["vision_cfg"], "image_size": size, "patch_dropout": dropout}
+    model = open_clip.CLIP(**{**config, "vision_cfg": vision})
+    if weights is not None:
+        weights = dict(weights)
+        open_clip.model.resize_pos_embed(weights, model)
+        model.load_state_dict(weights)
+    return model
+
+
+def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; gains, biases and embeddings are not decayed."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim >= 2 and "embedding" not in n)]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
+
+
+class Trainer:
+    """One training run: model, optimizer, the clock and the log; resumes from ``checkpoint.pt``."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Start fresh, or from the checkpoint in ``args.output``."""
+        self.args, self.device = args, resolve_device(args.device)
+        self.config = json.loads(args.config.read_text())["model_cfg"]
+        phases = [phase.split(":") for phase in args.phases.split(",")]
+        self.phases = [(int(size), float(dropout), float(share)) for size, dropout, share in phases]
+        self.bank = Bank.load(args.bank)
+        self.pool = torch.tensor([i for i, concept in enumerate(self.bank.concepts) if not concept.novel])
+        args.output.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = args.output / "checkpoint.pt"
+        self.step, self.elapsed = 0, 0.0
+        torch.manual_seed(args.seed)
+        saved = torch.load(self.checkpoint, weights_only=True) if self.checkpoint.exists() else None
+        if saved:
+            self.step, self.elapsed = saved["step"], saved["elapsed"]
+            print(f"resuming at step {self.step}, {self.elapsed / 60:.1f} minutes", flush=True)
+        self._enter_phase(saved["model"] if saved else None, saved["optimizer"] if saved else None)
+
+    @property
+    def progress(self) -> float:
+        """Share of the time budget that is spent, 0..1."""
+        return min(self.elapsed / (60 * self.args.minutes), 1.0)
+
+    def _phase_now(self) -> tuple[int, float]:
+        """Image size and patch dropout at this moment."""
+        end = 0.0
+        for size, dropout, share in self.phases:
+            end += share
+            if self.progress < end:
+                return size, dropout
+        return self.phases[-1][:2]
+
+    def _enter_phase(self, weights: dict[str, Tensor] | None, optimizer_state: dict[str, Any] | None) -> None:
+        from open_clip import SimpleTokenizer
+
+        self.phase = self.size, dropout = self._phase_now()
+        self.model = build(self.config, self.size, dropout, weights).to(self.device).train()
+        self.optimizer = make_optimizer(self.model, self.args.lr, self.args.weight_decay)
+        if optimizer_state:
+            self._load_optimizer(optimizer_state)
+        self.composer = Composer(self.bank, self.size, self.device)
+        self.tokenizer = SimpleTokenizer(context_length=self.config["text_cfg"]["context_length"])
+        self.visual = torch.compile(self.model.visual) if self.args.compile else self.model.visual
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Restore the moments; those of the position embedding start afresh when its size has changed."""
+        self.optimizer.load_state_dict(state)
+        for parameter, moments in list(self.optimizer.state.items()):
+            if moments["exp_avg"].shape != parameter.shape:
+                del self.optimizer.state[parameter]
+
+    def batch(self) -> tuple[Tensor, list[str]]:
+        """Compose the scenes of this step: (B, 3, S, S) in 0..1 and their captions."""
+        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.step)
+        size, progress = self.args.batch, self.progress
+        single = 0.9 - 0.55 * min(progress / 0.6, 1.0)
+        draw = torch.rand(size, generator=generator)
+        many = torch.randint(2, SLOTS + 1, (size,), generator=generator)
+        counts = torch.where(draw < single, 1, many)
+        counts[draw > 0.97] = 0
+        scenes = self.composer(draw_concepts(self.pool, counts, SLOTS, generator), generator)
+        return scenes.images, caption(scenes, self.bank, generator)
+
+    def train_step(self) -> dict[str, float]:
+        """One contrastive step; returns loss, in-batch accuracy and learning rate."""
+        warm = min(self.progress / 0.02, 1.0)
+        lr = self.args.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        images, captions = self.batch()
+        # The fused CPU attention is slow in its backward pass for so few tokens.
+        kernel = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
+        with kernel, torch.autocast(self.device.type, torch.bfloat16):
+            image = F.normalize(self.visual(self.normalise(images)).float(), dim=-1)
+            text = F.normalize(self.model.encode_text(self.tokenizer(captions).to(self.device)).float(), dim=-1)
+        logits = self.model.logit_scale.exp() * image @ text.T
+        target = torch.arange(len(logits), device=self.device)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=math.log(100))
+        return {"loss": loss.item(), "accuracy": (logits.argmax(1) == target).float().mean().item(), "lr": lr}
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract CLIP's mean and divide by its deviation."""
+        preprocess = json.loads(self.args.config.read_text())["preprocess_cfg"]
+        mean, std = (torch.tensor(preprocess[k], device=images.device).view(1, 3, 1, 1) for k in ("mean", "std"))
+        return (images - mean) / std
+
+    @torch.no_grad()
+    def zero_shot(self, novel: bool, count: int = 256) -> float:
+        """Accuracy over ALL names on fresh single-object scenes of base or novel concepts."""
+        generator = torch.Generator().manual_seed(987)
+        pool = torch.tensor([i for i, concept in enumerate(self.bank.concepts) if concept.novel == novel])
+        concepts = draw_concepts(pool, torch.ones(count, dtype=torch.long), 1, generator)
+        images = self.composer(concepts, generator).images
+        names = [f"a photo of a {concept.name}." for concept in self.bank.concepts]
+        self.model.eval()
+        text = F.normalize(self.model.encode_text(self.tokenizer(names).to(self.device)), dim=-1)
+        image = F.normalize(self.model.encode_image(self.normalise(images)), dim=-1)
+        self.model.train()
+        return ((image @ text.T).argmax(1).cpu() == concepts[:, 0]).float().mean().item()
+
+    def save(self) -> None:
+        """Write the checkpoint (atomically)."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        with atomic_write(self.checkpoint) as temporary:
+            torch.save({**state, "step": self.step, "elapsed": self.elapsed}, temporary)
+
+    def run(self) -> None:
+        """Train until the time is spent, logging to ``log.jsonl``; then export and plot."""
+        last = time.monotonic()
+        next_save, next_eval = self.elapsed + 240, self.elapsed + 300
+        with (self.args.output / "log.jsonl").open("a") as log:
+            while self.progress < 1:
+                if self._phase_now() != self.phase:
+                    self._enter_phase(self.model.state_dict(), self.optimizer.state_dict())
+                entry: dict[str, float] = {"step": self.step, **self.train_step()}
+                self.step += 1
+                now = time.monotonic()
+                self.elapsed, last = self.elapsed + now - last, now
+                if self.elapsed > next_eval or self.progress >= 1:
+                    entry |= {"base_accuracy": self.zero_shot(False), "novel_accuracy": self.zero_shot(True)}
+                    next_eval = self.elapsed + 300
+                log.write(json.dumps({**entry, "minutes": round(self.elapsed / 60, 2), "size": self.size}) + "\n")
+                if self.step % 20 == 0 or "base_accuracy" in entry:
+                    log.flush()
+                    print({k: round(v, 4) for k, v in entry.items()}, f"{self.elapsed / 60:.1f} min", flush=True)
+                if self.elapsed > next_save or self.progress >= 1:
+                    self.save()
+                    next_save = self.elapsed + 240
+        self.export()
+
+    def export(self) -> None:
+        """Write fp16 weights at the largest size (open_clip's layout) and the training curves."""
+        from safetensors.torch import save_file
+
+        weights = {k: v.half().cpu().contiguous() for k, v in self.model.state_dict().items() if k != "attn_mask"}
+        with atomic_write(self.args.output / "open_clip_model.safetensors") as temporary:
+            save_file(weights, temporary, {"format": "pt"})
+        plot(self.args.output / "log.jsonl", self.args.output / "training.png")
+
+
+def plot(log: Path, target: Path) -> None:
+    """Draw loss, in-batch accuracy and zero-shot accuracy against time."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
+    minutes = [row["minutes"] for row in rows]
+    for axis, key in zip(axes, ("loss", "accuracy"), strict=False):
+        values = torch.tensor([row[key] for row in rows])
+        smooth = values.unfold(0, min(25, len(values)), 1).mean(-1)
+        axis.plot(minutes, values, color="#cccccc", linewidth=0.5)
+        axis.plot(minutes[-len(smooth) :], smooth, color="#0072b2")
+        axis.set(xlabel="minutes", title={"loss": "contrastive loss", "accuracy": "in-batch accuracy"}[key])
+    scored = [row for row in rows if "base_accuracy" in row]
+    for key, color in (("base_accuracy", "#0072b2"), ("novel_accuracy", "#d55e00")):
+        values = [row[key] for row in scored]
+        axes[2].plot([row["minutes"] for row in scored], values, marker="o", color=color, label=key.split("_")[0])
+    axes[2].set(xlabel="minutes", title="zero-shot accuracy over all names")
+    axes[2].legend()
+    figure.savefig(target, dpi=110)
+
+
+if __name__ == "__main__":
+    Trainer(parse_args()).run()
