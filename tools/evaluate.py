@@ -1,0 +1,159 @@
+"""Evaluate models on Scenes: mIoU over present and over all classes, with the full vocabulary or a small one per image.
+
+    python tools/evaluate.py --data data/scenes --splits val,novel,photo --models clip/mini,sclip/mini,mini
+    python tools/evaluate.py --data data/scenes --splits val --models mini --distractors 12
+    python tools/evaluate.py --data data/scenes --all-training-free --markdown table.md --json table.json
+
+Without --distractors every image is labelled with all names of the data set. With N of them it gets the classes it
+shows and N others, drawn anew for each image from a fixed seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ovseg.errors import InputError, OvsegError
+from ovseg.evaluation import SemanticEvaluator
+from ovseg.files import atomic_write
+from ovseg.recalibration import list_recalibrations
+from ovseg.segmenter import Segmenter
+from ovseg.vocabulary import ClassEntry, Vocabulary
+from ovseg.zoo import load
+
+COLUMNS = ("miou_present", "miou_all", "foreground_miou", "pixel_accuracy")
+
+
+@dataclass
+class Split:
+    """One split of Scenes on disk: its classes in the order of their ids, and (image, semantic PNG) files."""
+
+    name: str
+    classes: list[ClassEntry]
+    files: list[tuple[Path, Path]]
+
+    @classmethod
+    def read(cls, folder: Path, limit: int | None) -> Split:
+        """Read the annotation file of `folder`; missing or broken ones are errors."""
+        path = folder / "panoptic.json"
+        try:
+            data = json.loads(path.read_text())
+            entries = [ClassEntry((c["name"], *c["synonyms"]), bool(c["isthing"])) for c in data["categories"]]
+            names = [Path(image["file_name"]).stem for image in data["images"]]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"cannot read '{path}' ({error}); make it with datasets/prepare_scenes.py") from error
+        pairs = [(folder / f"images/{name}.jpg", folder / f"semantic/{name}.png") for name in names[:limit]]
+        return cls(folder.name, entries, pairs)
+
+
+def evaluate(segmenter: Segmenter, split: Split, distractors: int | None) -> dict[str, Any]:
+    """Label all images of a split and compare with its masks; see the top of this file for `distractors`."""
+    evaluator = SemanticEvaluator(len(split.classes), [entry.is_thing for entry in split.classes])
+    everything = Vocabulary(tuple(split.classes))
+    seconds = []
+    for index, (image, truth) in enumerate(
+        track(split.files, split.name, transient=True, disable=not sys.stderr.isatty())
+    ):
+        target = np.asarray(Image.open(truth)).astype(np.int64)
+        ids = np.arange(len(split.classes))
+        if distractors is not None:
+            own = np.unique(target[target < len(ids)])
+            rng = np.random.default_rng([index, distractors])
+            ids = np.concatenate([own, rng.permutation(np.setdiff1d(ids, own))[:distractors]])
+        segmenter.set_vocabulary(
+            everything if distractors is None else Vocabulary(tuple(split.classes[i] for i in ids))
+        )
+        start = time.perf_counter()
+        result = next(segmenter.stream([image]))
+        seconds.append(time.perf_counter() - start)
+        evaluator.add(target, np.append(ids, -1)[result.labels])
+    scores = evaluator.evaluate().to_json()
+    return {
+        "split": split.name,
+        "images": len(split.files),
+        **scores,
+        "ms_per_image": round(1000 * float(np.median(seconds))),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Return the results as a table for the terminal."""
+    view = Table(title="semantic segmentation, percent", title_justify="left")
+    for column in ("model", "split", "images", *COLUMNS, "classes", "ms / image"):
+        view.add_column(column.replace("_", " "), justify="left" if column in ("model", "split") else "right")
+    for row in rows:
+        scores = [f"{100 * row[c]:.1f}" for c in COLUMNS]
+        classes = f"{row['present']} / {row['total']}"
+        view.add_row(row["model"], row["split"], str(row["images"]), *scores, classes, str(row["ms_per_image"]))
+    return view
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return one Markdown row per model, one column per split: mIoU over present / over all classes."""
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    lines = ["| model | " + " | ".join(splits) + " | ms / image |", "|---|" + "---|" * (len(splits) + 1)]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = {row["split"]: row for row in rows if row["model"] == model}
+        cells = [f"{100 * own[s]['miou_present']:.1f} / {100 * own[s]['miou_all']:.1f}" for s in splits]
+        lines.append(f"| {model} | " + " | ".join(cells) + f" | {own[splits[0]]['ms_per_image']} |")
+    return "\n".join(lines) + "\n"
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/scenes"), help="folder of datasets/prepare_scenes.py")
+    parser.add_argument("--splits", default="val,novel,photo")
+    parser.add_argument("--models", default="mini", help="comma separated model names")
+    parser.add_argument(
+        "--all-training-free", action="store_true", help="every training-free method on the CLIP of --clip"
+    )
+    parser.add_argument("--clip", default="mini", help="card, folder or ARCHITECTURE/TAG for --all-training-free")
+    parser.add_argument("--distractors", type=int, help="label with an image's own classes and this many others")
+    parser.add_argument("--limit", type=int, help="only the first images of each split")
+    parser.add_argument("--short-side", type=int, help="network size in place of the model's own")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, help="write all numbers here")
+    parser.add_argument("--markdown", type=Path, help="write a Markdown table here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Evaluate every model on every split and print one table."""
+    args = parse_args()
+    names = (
+        [f"{m.lower()}/{args.clip}" for m in list_recalibrations()]
+        if args.all_training_free
+        else args.models.split(",")
+    )
+    splits = [Split.read(args.data / name, args.limit) for name in args.splits.split(",")]
+    protocol = {"SHORT_SIDE": args.short_side} if args.short_side else {}
+    rows = []
+    for name in names:
+        segmenter = load(name, args.device, overrides={"MODEL": {"PROTOCOL": protocol}} if protocol else None)
+        for split in splits:
+            rows.append({"model": name, **evaluate(segmenter, split, args.distractors)})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    Console().print(table(rows))
+    for path, text in ((args.json, json.dumps(rows, indent=1)), (args.markdown, markdown(rows))):
+        if path:
+            with atomic_write(path) as temporary:
+                temporary.write_text(text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except OvsegError as error:
+        sys.exit(f"error: {error}")
