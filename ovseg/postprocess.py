@@ -167,21 +167,16 @@ class _Stream:
 
     def best(self, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Return the index (H, W) int32 of the best of the kept queries, and its probability (H, W) among all."""
-        order = torch.cat([keep.nonzero().flatten(), (~keep).nonzero().flatten()])
-        kept = int(keep.sum())
         winners = torch.empty(self.size, dtype=torch.int32, device=self.logits.device)
         scores = torch.empty(self.size, device=self.logits.device)
         if self.weights is not None or self.rule.min_max:
-            race = _Race(self.size[0] * self.size[1], self.logits.device)
-            for part, competes in _runs(order, kept, max(1, _CHUNK // winners.numel())):
-                race.add(self._maps(part).flatten(1), competes)
-            winners, scores = (found.view(self.size) for found in race.finish())
-        else:
-            for top in range(0, self.size[0], self.tile[0]):
-                for left in range(0, self.size[1], self.tile[1]):
-                    area = (slice(top, top + self.tile[0]), slice(left, left + self.tile[1]))
-                    self._tile(area, order, kept, winners[area], scores[area])
-        return order.int()[winners.long()], scores
+            self._whole(keep, winners, scores)
+            return winners, scores
+        for top in range(0, self.size[0], self.tile[0]):
+            for left in range(0, self.size[1], self.tile[1]):
+                area = (slice(top, top + self.tile[0]), slice(left, left + self.tile[1]))
+                self._tile(area, keep, winners[area], scores[area])
+        return winners, scores
 
     def maps(self) -> Iterator[Tensor]:
         """Yield the final logits (t, H, W) of all queries in order."""
@@ -200,17 +195,37 @@ class _Stream:
             maps = (maps - low) * (self.rule.logit_scale / (high - low).clamp_min(torch.finfo(maps.dtype).tiny))
         return maps
 
-    def _tile(self, area: tuple[slice, slice], order: Tensor, kept: int, winners: Tensor, scores: Tensor) -> None:
-        """Label one tile; only the few patches that it interpolates from enter the products."""
+    def _whole(self, keep: Tensor, winners: Tensor, scores: Tensor) -> None:
+        """Label all pixels at once, a few maps at a time."""
+        race = _Race(winners.numel(), self.logits.device)
+        order, kept = _first(keep), int(keep.sum())
+        for part, competes in _runs(order, kept, max(1, _CHUNK // winners.numel())):
+            race.add(self._maps(part).flatten(1), competes)
+        race.finish(order, winners, scores)
+
+    def _tile(self, area: tuple[slice, slice], keep: Tensor, winners: Tensor, scores: Tensor) -> None:
+        """Label one tile; only the few patches that it interpolates from enter the products.
+
+        Interpolation never exceeds the largest of its patches. So the queries come by falling maximum, and as soon as
+        that is below what every pixel has reached, the rest only adds to the sum.
+        """
         rows, columns = self.rows[area[0]], self.columns[area[1]]
         near_rows, near_columns = (near.any(0).nonzero().flatten() for near in (rows != 0, columns != 0))
         rows, columns = rows[:, near_rows].contiguous(), columns[:, near_columns].mT.contiguous()
         local = self.logits[:, near_rows][:, :, near_columns]
+        bounds = local.amax((1, 2))
+        order, kept = _first(keep, bounds), int(keep.sum())
         race = _Race(winners.numel(), local.device)
-        for part, competes in _runs(order, kept, max(_GROUP, self.chunk // winners.numel() // _GROUP * _GROUP)):
-            race.add((rows @ local[part] @ columns).flatten(1), competes)
-        for place, found in zip((winners, scores), race.finish(), strict=True):
-            place.copy_(found.view_as(place))
+        for part, competes in _runs(order, kept, max(_GROUP, self.chunk // winners.numel())):
+            contends = competes and bool(bounds[part[0]] >= race.top.min())
+            race.add((rows @ local[part] @ columns).flatten(1), contends)
+        race.finish(order, winners, scores)
+
+
+def _first(keep: Tensor, bounds: Tensor | None = None) -> Tensor:
+    """Return the indices of all queries, those that are kept first, and among them those of the largest bounds."""
+    kept, rest = keep.nonzero().flatten(), (~keep).nonzero().flatten()
+    return torch.cat([kept if bounds is None else kept[bounds[kept].argsort(descending=True, stable=True)], rest])
 
 
 def _runs(order: Tensor, kept: int, size: int) -> Iterator[tuple[Tensor, bool]]:
@@ -232,28 +247,28 @@ class _Race:
         self.added = 0
 
     def add(self, logits: Tensor, competes: bool) -> None:
-        """Take more queries in; their logits (t, pixels) are overwritten."""
+        """Take more queries in; their logits (t, pixels) are overwritten. Those that cannot win need not compete."""
         best = self._follow(logits) if competes else logits.amax(0)
         peak = torch.maximum(self.peak, best)
         self.total.mul_((self.peak - peak).exp_()).add_(logits.sub_(peak).exp_().sum(0))
         self.peak = peak
-        if competes:
-            self.top = peak
         self.added += len(logits)
 
-    def finish(self) -> tuple[Tensor, Tensor]:
-        """Return the winners (pixels,) and their probabilities."""
-        return self.winner, (self.top - self.peak).exp_().div_(self.total)
+    def finish(self, order: Tensor, winners: Tensor, scores: Tensor) -> None:
+        """Write the winners, as places in ``order``, and their probabilities into maps of as many pixels."""
+        winners.copy_(order[self.winner].view_as(winners))
+        scores.copy_((self.top - self.peak).exp_().div_(self.total).view_as(scores))
 
     def _follow(self, logits: Tensor) -> Tensor:
         """Update the winners; an argmax over few groups and then within one group is far cheaper than one over all."""
         full = len(logits) // _GROUP * _GROUP
         groups = [logits[:full].unflatten(0, (-1, _GROUP)).amax(1)] if full else []
         groups += [logits[full:].amax(0, keepdim=True)] if full < len(logits) else []
-        best, group = torch.cat(groups).max(0) if len(groups) > 1 else groups[0].max(0)
-        changed = (best > self.peak).nonzero().flatten()
+        best, group = torch.cat(groups).max(0)
+        changed = (best > self.top).nonzero().flatten()
         first = group[changed] * _GROUP
         members = first + torch.arange(_GROUP, device=logits.device)[:, None]
         inside = logits[members.clamp_(max=len(logits) - 1), changed].argmax(0)
         self.winner[changed] = first + inside + self.added
+        self.top = torch.maximum(self.top, best)
         return best

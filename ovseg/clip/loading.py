@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,8 @@ from ovseg.clip.open_clip_internals import build_model, check_config, import_ope
 from ovseg.errors import ConfigError, WeightsError, unknown_name
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+# Buffers that follow from the configuration; some versions and TorchScript archives store them.
+_DERIVED = ("attn_mask", "text.attn_mask", "text.transformer.embeddings.position_ids")
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 _FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -56,7 +58,7 @@ def from_folder(folder: str | Path) -> FrozenClip:
         raise WeightsError(f"{config_path} does not exist; expected a folder with it and {_FOLDER_WEIGHTS[0]}")
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
-        model_cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
+        model_cfg, preprocess = dict(config["model_cfg"]), dict(config.get("preprocess_cfg", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{config_path} is not a config ({error}); expected JSON with model_cfg") from error
     for name in _FOLDER_WEIGHTS:
@@ -96,7 +98,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
         raise WeightsError(f"weights file {path} does not exist; expected a .safetensors, .pt or .bin file")
     try:
         raw, scripted = _read_any(path)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the unpickler of torch raises nearly anything on foreign bytes
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise WeightsError(f"{path} cannot be read ({reason}); expected tensors only: get it again") from error
     if isinstance(raw, Mapping) and isinstance(raw.get("state_dict"), Mapping):
@@ -128,9 +130,9 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str,
     for key in ("logit_scale", "logit_bias"):  # a scalar in some versions, one element in others
         if key in state and key in own and state[key].numel() == 1:
             state[key] = state[key].reshape(own[key].shape)
-    position_ids = "text.transformer.embeddings.position_ids"
-    if position_ids not in own:
-        state.pop(position_ids, None)
+    for key in _DERIVED:
+        if key not in own:
+            state.pop(key, None)
     _check_keys(own, state, source, name)
     model.load_state_dict(state)
 
@@ -170,7 +172,9 @@ def _read_any(path: Path) -> tuple[Any, bool]:
         with zipfile.ZipFile(path) as archive:
             scripted = any(entry.endswith("/constants.pkl") for entry in archive.namelist())
         if scripted:
-            return dict(torch.jit.load(str(path), map_location="cpu").state_dict()), True
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # deprecated, but OpenAI's own files are such archives
+                return dict(torch.jit.load(str(path), map_location="cpu").state_dict()), True
     return torch.load(path, map_location="cpu", weights_only=True), False
 
 

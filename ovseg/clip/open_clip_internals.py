@@ -176,7 +176,8 @@ def check_config(model_cfg: dict[str, Any], name: str) -> None:
     Raises:
         ConfigError: A part is missing, or the image tower is not a plain vision transformer.
     """
-    missing = [part for part in ("embed_dim", "vision_cfg", "text_cfg") if part not in model_cfg]
+    missing = [part for part in ("vision_cfg", "text_cfg") if not isinstance(model_cfg.get(part), dict)]
+    missing += [] if "embed_dim" in model_cfg else ["embed_dim"]
     if missing:
         raise ConfigError(f"the model config of {name} lacks {', '.join(missing)}; expected an open_clip model_cfg")
     vision = model_cfg["vision_cfg"]

@@ -15,8 +15,14 @@ from ovseg.recalibration.base import (
     recalibration_class,
 )
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+
+def _register_all() -> None:
+    """Import every file of the package, which registers its methods."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+_register_all()
 
 __all__ = [
     "RECALIBRATION_REGISTRY",

@@ -1,0 +1,219 @@
+"""Reading, checking and refusing weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import warnings
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ovseg.clip import FrozenClip, loading
+from ovseg.clip.open_clip_internals import build_model
+from ovseg.errors import ConfigError, OvsegError, UnknownNameError
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "layers": 2, "width": 32, "head_width": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in build_model(TINY, "tiny").state_dict().items()}
+
+
+@pytest.fixture
+def arches(tmp_path, monkeypatch):
+    """Two architectures that open_clip knows for the length of a test: ``Tiny`` and ``Tiny-quickgelu``."""
+    monkeypatch.setattr("open_clip.factory._MODEL_CONFIG_PATHS", [])
+    monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    folder = tmp_path / "arches"
+    folder.mkdir()
+    (folder / "Tiny.json").write_text(json.dumps(TINY))
+    (folder / "Tiny-quickgelu.json").write_text(json.dumps({**TINY, "quick_gelu": True}))
+    open_clip.add_model_config(folder)
+
+
+def write_folder(path, config, state):
+    path.mkdir()
+    (path / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(state, path / "open_clip_model.safetensors")
+    return path
+
+
+def refused(message, call, *arguments, **options):
+    with pytest.raises(OvsegError, match=message) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder(tmp_path, state):
+    folder = write_folder(tmp_path / "mini", {"model_cfg": TINY, "preprocess_cfg": PREPROCESS}, state)
+    clip = FrozenClip.from_folder(folder)
+    assert (clip.name, clip.mean, clip.std) == ("mini", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    assert clip.text(["a cat"]).shape == (1, 16)
+    assert torch.equal(clip.model.visual.proj, state["visual.proj"])
+
+
+def test_folder_in_half_precision_gives_float32(tmp_path, state):
+    half = {key: value.half() for key, value in state.items()}
+    clip = FrozenClip.from_folder(write_folder(tmp_path / "half", {"model_cfg": TINY}, half))
+    assert clip.model.visual.proj.dtype == torch.float32
+
+
+def test_folder_mistakes(tmp_path, state):
+    refused("open_clip_config.json does not exist", FrozenClip.from_folder, tmp_path)
+    (tmp_path / "open_clip_config.json").write_text("{")
+    refused("is not a config", FrozenClip.from_folder, tmp_path)
+    (tmp_path / "open_clip_config.json").write_text("[]")
+    refused("is not a config", FrozenClip.from_folder, tmp_path)
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": 3}')
+    refused("is not a config", FrozenClip.from_folder, tmp_path)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
+    refused("holds no weights", FrozenClip.from_folder, tmp_path)
+
+
+def test_safetensors_and_pickled_files_load_alike(tmp_path, arches, state):
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, tmp_path / "b.pt")
+    torch.save(state, tmp_path / "c.bin")
+    hashes = {FrozenClip.load("Tiny", tmp_path / name).weights_hash for name in ("a.safetensors", "b.pt", "c.bin")}
+    assert len(hashes) == 1
+    assert FrozenClip.load("Tiny", str(tmp_path / "a.safetensors")).name == "Tiny/a"
+
+
+def test_openai_layouts(tmp_path, arches, state):
+    extras = {key: torch.tensor(1) for key in ("input_resolution", "context_length", "vocab_size")}
+    torch.save({**{key: value.half() for key, value in state.items()}, **extras}, tmp_path / "openai.pt")
+    model = build_model({**TINY, "quick_gelu": True}, "tiny")
+    model.load_state_dict(state)
+    image, text = torch.zeros(1, 3, 32, 32), torch.zeros(1, 12, dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is how OpenAI made its files, deprecated or not
+        traced = torch.jit.trace(model.eval(), (image, text), strict=False, check_trace=False)
+    torch.jit.save(traced, tmp_path / "scripted.pt")
+    for name in ("openai.pt", "scripted.pt"):
+        clip = FrozenClip.load("Tiny-quickgelu", tmp_path / name)
+        torch.testing.assert_close(clip.model.visual.proj, state["visual.proj"], atol=1e-3, rtol=1e-3)
+        refused("need|QuickGELU", FrozenClip.load, "Tiny", tmp_path / name)
+        refused("FrozenClip.load\\('Tiny-quickgelu'", FrozenClip.load, "Tiny", tmp_path / name)
+        exact = FrozenClip.load("Tiny", tmp_path / name, overrides={"quick_gelu": False})
+        assert exact.weights_hash != clip.weights_hash
+
+
+def test_tags(tmp_path, monkeypatch, state):
+    """Tags are resolved without a network: what would be downloaded is a file here."""
+    asked = []
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda cfg: asked.append(cfg) or str(tmp_path / "w.pt"))
+    config = open_clip.get_model_config("ViT-B-16")
+    small = copy.deepcopy(config)
+    small["vision_cfg"].update(layers=1)
+    small["text_cfg"].update(layers=1)
+    monkeypatch.setattr(open_clip, "get_model_config", lambda arch: copy.deepcopy(small))
+    torch.save(build_model(small, "small").state_dict(), tmp_path / "w.pt")
+    clip = FrozenClip.load("ViT-B-16", "openai")
+    assert clip.name == "ViT-B-16/openai"
+    assert type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    assert clip.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    clip = FrozenClip.load("ViT-B-16", "laion2b_s34b_b88k")
+    assert type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"
+    refused("ViT-B-32-quickgelu", FrozenClip.load, "ViT-B-32", "laion400m_e32")
+    assert len(asked) == 2
+
+
+def test_failed_download(monkeypatch):
+    def fail(cfg):
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    message = r"could not get ViT-B-16/openai from .*no route to host.*FrozenClip.load\('ViT-B-16'"
+    refused(message, FrozenClip.load, "ViT-B-16", "openai")
+
+
+def test_unknown_names():
+    with pytest.raises(UnknownNameError, match="did you mean ViT-B-16"):
+        FrozenClip.load("ViT-B-61", "openai")
+    with pytest.raises(UnknownNameError, match="did you mean openai"):
+        FrozenClip.load("ViT-B-16", "opanai")
+    for arch in ("RN50", "convnext_base", "coca_ViT-B-32"):
+        with pytest.raises(ConfigError, match=f"{arch} has .* expected a vision transformer"):
+            FrozenClip.load(arch, "openai")
+
+
+def test_files_that_are_no_weights(tmp_path, arches, state):
+    class Foreign:
+        pass
+
+    save_file(state, tmp_path / "good.safetensors")
+    torch.save(state, tmp_path / "good.pt")
+    for name in ("good.safetensors", "good.pt"):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / f"cut_{name}").write_bytes(data[: len(data) // 2])
+        refused("cannot be read", FrozenClip.load, "Tiny", tmp_path / f"cut_{name}")
+    (tmp_path / "words.pt").write_text("these are words\n" * 9)
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"visual.proj": print}))
+    torch.save({"epoch": 3, "visual.proj": "x"}, tmp_path / "strange.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name, message in {
+        "words.pt": "cannot be read",
+        "empty.pt": "cannot be read",
+        "evil.pt": "cannot be read",
+        "strange.pt": "which is no tensor",
+        "list.pt": "holds a list; expected a state dict",
+        "missing.pt": "does not exist",
+    }.items():
+        refused(message, FrozenClip.load, "Tiny", tmp_path / name)
+
+
+def test_weights_that_do_not_fit(state):
+    def load(changed):
+        return FrozenClip.from_config(TINY, changed, "tiny")
+
+    refused("holds none of the", load, {"backbone.weight": torch.zeros(3)})
+    refused("it misses visual.proj;", load, {key: value for key, value in state.items() if key != "visual.proj"})
+    refused("it has unexpected a, b, c and 1 more;", load, {**state, **dict.fromkeys("abcd", torch.zeros(1))})
+    wrong = {**state, "visual.proj": torch.zeros(32, 5)}
+    refused(r"mis-shaped visual.proj \(got \(32, 5\) torch.float32, expected \(32, 16\)\)", load, wrong)
+    refused("mis-shaped visual.proj", load, {**state, "visual.proj": state["visual.proj"].int()})
+
+
+def test_configs_that_cannot_be_built(state):
+    refused("lacks text_cfg", FrozenClip.from_config, {"embed_dim": 3, "vision_cfg": {}}, state)
+    broken = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "depht": 3}}
+    refused("open_clip cannot build custom from its config: .*depht", FrozenClip.from_config, broken, state)
+    pooled = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "attentional_pool": True}}
+    refused("attention-pooled", FrozenClip.from_config, pooled, state)
+    unpooled = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "pool_type": "none"}}
+    refused(
+        "pools by attention|expected pool_type",
+        FrozenClip.from_config,
+        unpooled,
+        build_model(unpooled, "x").state_dict(),
+    )
+    refused("expected three numbers", FrozenClip.from_config, TINY, state, preprocess_cfg={"mean": [1, 2]})
+
+
+def test_custom_text_tower_takes_both_key_layouts(state):
+    custom = {**TINY, "custom_text": True}
+    clip = FrozenClip.from_config(custom, state)
+    own = clip.model.state_dict()
+    assert "text.positional_embedding" in own
+    assert FrozenClip.from_config(custom, own).weights_hash == clip.weights_hash
+    plain = FrozenClip.from_config(TINY, state)
+    torch.testing.assert_close(clip.text(["a cat"]), plain.text(["a cat"]))
+
+
+def test_loading_leaves_the_random_generator_alone(state):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    loading.from_config(TINY, state)
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,53 @@
+"""Rules for resizing position embeddings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ovseg.clip.position import RULES, resize_position
+
+TABLE = torch.randn(37, 8, generator=torch.Generator().manual_seed(0))
+
+
+def expected(rule: str, grid: tuple[int, int]) -> torch.Tensor:
+    patches = TABLE[1:].reshape(1, 6, 6, 8).permute(0, 3, 1, 2)
+    if rule == "bicubic_offset":
+        factor = ((grid[0] + 0.1) / 6, (grid[1] + 0.1) / 6)
+        patches = F.interpolate(patches, scale_factor=factor, mode="bicubic", recompute_scale_factor=False)
+    else:
+        patches = F.interpolate(patches, size=grid, mode=rule.split("_")[0], antialias="anti" in rule)
+    return torch.cat([TABLE[:1], patches.permute(0, 2, 3, 1).reshape(-1, 8)])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("grid", [(3, 5), (12, 7), (1, 40), (7, 6)])
+def test_sampling(rule, grid):
+    torch.testing.assert_close(resize_position(TABLE, (6, 6), grid, rule), expected(rule, grid))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_same_grid_is_untouched(rule):
+    assert resize_position(TABLE, (6, 6), (6, 6), rule) is TABLE
+
+
+def test_guards_by_count_and_by_grid():
+    for rule in ("bicubic", "bicubic_offset"):
+        assert resize_position(TABLE, (6, 6), (4, 9), rule) is TABLE
+    for rule in ("bilinear", "bicubic_antialias"):
+        torch.testing.assert_close(resize_position(TABLE, (6, 6), (4, 9), rule), expected(rule, (4, 9)))
+
+
+def test_rules_differ():
+    found = [resize_position(TABLE, (6, 6), (4, 4), rule) for rule in RULES]
+    for index, one in enumerate(found):
+        assert all((one - other).abs().max() > 1e-3 for other in found[index + 1 :])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_interpolates_in_float32(dtype):
+    got = resize_position(TABLE.to(dtype), (6, 6), (9, 9), "bicubic_offset")
+    assert got.dtype == dtype
+    exact = resize_position(TABLE.to(dtype).float(), (6, 6), (9, 9), "bicubic_offset")
+    assert torch.equal(got, exact.to(dtype))
