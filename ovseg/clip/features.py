@@ -80,10 +80,14 @@ class DenseFeatures:
 class Recalibrator(Protocol):
     """What the frozen CLIP asks of a recalibration; `ovseg.recalibration.Recalibration` is the base class of all."""
 
-    name: str
     blocks: int
     pos_resize: str
     needs: Need
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        ...
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Take the tokens (B, N, C) through the handed-over blocks."""
