@@ -49,9 +49,11 @@ class GEM(Recalibration):
 
     def _self_self(self, tokens: Tensor, block: Block) -> Tensor:
         query, key, value = block.qkv(tokens)
-        sharpness = self.sharpness(tokens, block)
-        groups = (self.group_weights(z, sharpness) @ value for z in (value, key, query))
-        return sum(groups, torch.zeros_like(value)) / 3
+        sharpness, mixed = self.sharpness(tokens, block), torch.zeros_like(value)
+        for z in (value, key, query):
+            z = self.regroup(z, sharpness)
+            mixed = mixed + _attend(z, sharpness, value)
+        return mixed / 3
 
     def sharpness(self, tokens: Tensor, block: Block) -> Tensor | float:
         """Return the inverse temperature, (B, 1, 1, 1) where it is taken from the normed tokens (B, N, C)."""
@@ -59,10 +61,14 @@ class GEM(Recalibration):
             return self.temperature
         return block.norm(tokens).norm(dim=-1).mean(1)[:, None, None, None] * block.scale
 
-    def group_weights(self, z: Tensor, sharpness: Tensor | float) -> Tensor:
-        """Return self-self attention weights (B, heads, N, N) of vectors (B, heads, N, d), regrouped first."""
+    def regroup(self, z: Tensor, sharpness: Tensor | float) -> Tensor:
+        """Return unit vectors (B, heads, N, d) that attended to each other as often as set."""
         for _ in range(self.iterations):
             z = F.normalize(z, dim=-1)
-            z = (sharpness * z @ z.mT).softmax(-1) @ z
-        z = F.normalize(z, dim=-1)
-        return (sharpness * z @ z.mT).softmax(-1)
+            z = _attend(z, sharpness, z)
+        return F.normalize(z, dim=-1)
+
+
+def _attend(z: Tensor, sharpness: Tensor | float, value: Tensor) -> Tensor:
+    """Return ``softmax(sharpness z z^T) value``."""
+    return F.scaled_dot_product_attention(sharpness * z, z, value, scale=1.0)

@@ -54,5 +54,6 @@ def intermediates(clip: FrozenClip, method: GEM, image: Tensor) -> dict[str, Ten
     sharpness = method.sharpness(tokens, own[-1])
     shown = sharpness if isinstance(sharpness, Tensor) else torch.full((len(image), 1, 1, 1), float(sharpness))
     for name, z in zip("qkv", own[-1].qkv(tokens), strict=True):
-        found[f"intermediate.attention_{name * 2}"] = method.group_weights(z, sharpness)
+        z = method.regroup(z, sharpness)
+        found[f"intermediate.attention_{name * 2}"] = (sharpness * z @ z.mT).softmax(-1)
     return found | {"intermediate.inv_temp": shown, "intermediate.ori_pre_ln_post": own[-1](tokens)}
