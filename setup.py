@@ -6,9 +6,11 @@ Detectron2 has no package of its own on the package index: tools/install_detectr
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ovseg" / "_version.py").read_text(encoding="utf-8"))[1]
@@ -27,6 +29,18 @@ DETECTRON2_NEEDS = [
     "yacs>=0.1.8",
 ]
 
+
+class BuildWithConfigs(build_py):
+    """Puts a copy of configs/ into the package, where `ovseg.config.config_root` finds it in an installed wheel."""
+
+    def run(self) -> None:
+        """Build as usual, then copy; an editable installation reads the checkout's own."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "ovseg" / "zoo" / "configs"
+            shutil.copytree(ROOT / "configs", target, dirs_exist_ok=True)
+
+
 setup(
     name="ovseg",
     version=VERSION,
@@ -37,6 +51,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["ovseg", "ovseg.*"]),
     package_data={"ovseg": ["py.typed", "assets/**/*", "**/*.yaml", "**/*.json", "**/*.txt"]},
+    cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["ovseg = ovseg.cli:main"]},
     install_requires=[
         "torch>=2.4",

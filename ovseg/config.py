@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -18,10 +20,11 @@ def add_ovseg_config(cfg: CfgNode) -> None:
 
     ``MODEL.CLIP`` says where the CLIP comes from, ``MODEL.RECALIBRATION`` what a training-free method changes in it,
     ``MODEL.TEXT`` how words are embedded, ``MODEL.PROTOCOL`` everything that papers set per benchmark: the size rule,
-    windows, padding, logit scale, thresholds and refinement.
+    windows, padding, logit scale, thresholds and refinement. ``INPUT.FORMAT`` becomes RGB, which CLIP was trained with.
     """
     from detectron2.config import CfgNode as Node
 
+    cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.META_ARCHITECTURE = "TrainingFree"
     cfg.MODEL.CLIP = Node()
     cfg.MODEL.CLIP.ARCH = "ViT-B-16"
@@ -49,21 +52,25 @@ def add_ovseg_config(cfg: CfgNode) -> None:
 
 
 def config_root() -> Path:
-    """Return the folder of the shipped YAML files: ``configs/`` of a checkout, or its copy in an installed package."""
+    """Return the folder of the shipped YAML files: the copy in an installed package, or ``configs/`` of a checkout."""
     package = Path(__file__).parent
-    checkout = package.parent / "configs"
-    return checkout if (checkout / "training_free").is_dir() else package / "zoo" / "configs"
+    installed = package / "zoo" / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> CfgNode:
     """Read a YAML config (with ``_BASE_``) over Detectron2's and our defaults.
+
+    Detectron2's own size rule for tests (``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``) is set to that of the protocol,
+    so that its dataset mapper shows the model the same images as we do.
 
     Args:
         path: The file.
         overrides: Nested mapping in the shape of the config, applied last.
 
     Raises:
-        ConfigError: The file is missing, is no YAML, or has unknown keys or values of the wrong type.
+        ConfigError: The file is missing, is no YAML, or has values of the wrong type.
+        UnknownNameError: A key is unknown; near matches are named.
     """
     from detectron2.config import CfgNode as Node
     from detectron2.config import get_cfg
@@ -73,11 +80,22 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Cf
     if not Path(path).is_file():
         raise ConfigError(f"no config file '{path}'; expected a YAML file such as configs/training_free/sclip.yaml")
     try:
-        cfg.merge_from_file(str(path))
+        cfg.merge_from_file(str(path), allow_unsafe=False)  # Detectron2's default lets a YAML file run code
         if overrides:
             cfg.merge_from_other_cfg(Node(overrides))
-    except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
-        text = " ".join(str(error).split())
-        raise ConfigError(f"config '{path}' cannot be used: {text}; see the keys in ovseg/config.py") from error
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split()).strip("'\"")
+        if unknown := re.search(r"Non-existent config key: ([\w.]+)", text):
+            raise unknown_name(f"key in config '{path}':", unknown[1], _keys(cfg)) from error
+        raise ConfigError(f"config '{path}' cannot be used: {text or type(error).__name__}") from error
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = cfg.MODEL.PROTOCOL.SHORT_SIDE, cfg.MODEL.PROTOCOL.LONG_SIDE
     cfg.freeze()
     return cfg
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Yield all keys of a config, dotted."""
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if hasattr(value, "items"):
+            yield from _keys(value, f"{prefix}{key}.")

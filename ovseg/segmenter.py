@@ -9,18 +9,36 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from ovseg._version import __version__
 from ovseg.data.images import LoadedImage, expand_inputs, read_image
 from ovseg.data.preprocessing import Preprocessor
 from ovseg.device import resolve_device, resolve_dtype
-from ovseg.errors import ConfigError, OvsegError
+from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.segmentation import Segmentation
-from ovseg.vocabulary import Vocabulary, parse_background
+from ovseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    pass
+    from ovseg.vocabulary import Background
 
-Words = Any  # whatever Vocabulary.parse accepts
+Words: TypeAlias = Any  # whatever Vocabulary.parse accepts
 Policy: TypeAlias = "str | Background | Iterable[str] | None"
+
+
+def check_settings(
+    device: str | torch.device, dtype: str | torch.dtype, batch_size: int
+) -> tuple[torch.device, torch.dtype]:
+    """Resolve device and dtype and check the batch size.
+
+    Raises:
+        ConfigError: The device or dtype is not available, or the batch size is not positive.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch size is {batch_size}; expected at least 1")
+    where = resolve_device(device)
+    precision = resolve_dtype(dtype, where)
+    if not precision.is_floating_point:
+        raise ConfigError(f"dtype is {precision}; expected auto, fp32, bf16 or fp16")
+    return where, precision
 
 
 class Segmenter:
@@ -53,16 +71,13 @@ class Segmenter:
         Raises:
             ConfigError: The device or dtype is not available, or the batch size is not positive.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch size is {batch_size}; expected at least 1")
-        self.device = resolve_device(device)
-        self.dtype = resolve_dtype(dtype, self.device)
+        self.device, self.dtype = check_settings(device, dtype, batch_size)
         self.model = model.eval().to(self.device, self.dtype)
         self.model.full_scores = False
         self.name, self.batch_size = name, batch_size
         protocol = model.protocol
         self.preprocess = Preprocessor(protocol.short_side, protocol.long_side, model.patch_size)
-        self._words: tuple[Any, ...] = ()
+        self._words_seconds = 0.0
 
     def set_vocabulary(self, classes: Words, background: Policy = None, templates: str | None = None) -> Vocabulary:
         """Choose the words for the following images; repeating the same words costs nothing.
@@ -74,13 +89,12 @@ class Segmenter:
 
         Raises:
             VocabularyError: The words or the policy cannot be used.
+            UnknownNameError: No such preset, policy or template set.
         """
+        start = time.perf_counter()
         vocabulary = Vocabulary.parse(classes)
-        policy = parse_background(self.model.default_background if background is None else background)
-        wanted = (vocabulary.to_json(), policy, templates)
-        if wanted != self._words:
-            self.model.set_vocabulary(vocabulary, policy, templates)
-            self._words = wanted
+        self.model.set_vocabulary(vocabulary, background, templates)
+        self._words_seconds = time.perf_counter() - start
         return vocabulary
 
     def __call__(
@@ -103,37 +117,51 @@ class Segmenter:
             VocabularyError: The words cannot be used, or none were ever given.
         """
         several = isinstance(images, (list, tuple)) or (isinstance(images, (str, Path)) and Path(images).is_dir())
-        sources = expand_inputs(images)
+        several = several or (isinstance(images, Iterator) and not hasattr(images, "read"))
         if classes is not None:
             self.set_vocabulary(classes, background, templates)
         elif background is not None or templates is not None:
             raise ConfigError("background or templates without classes; give the classes too")
-        results = list(self.stream(sources))
+        elif self.model.vocabulary is None:
+            raise VocabularyError("no classes were given yet; give them, for example segmenter(image, ['cat', 'sofa'])")
+        results = list(self.stream(expand_inputs(images)))
         return results if several else results[0]
 
     def stream(
-        self, sources: Iterable[Any], on_error: Callable[[Any, OvsegError], None] | None = None
+        self, sources: Iterable[Any], on_error: Callable[[Any, InputError], None] | None = None
     ) -> Iterator[Segmentation]:
         """Segment images one batch after another, in order, without keeping results.
 
         Args:
             sources: Single images, as in `__call__`.
-            on_error: Called with the source and the error when an image cannot be read; that image is left out. Without
-                it the error is raised.
+            on_error: Called with the source and the error when an image cannot be read or does not fit into memory;
+                that image is left out. Without it the error is raised.
         """
-        batch: list[LoadedImage] = []
+        batch: list[tuple[Any, LoadedImage]] = []
         for source in sources:
             try:
-                batch.append(read_image(source))
-            except OvsegError as error:
+                batch.append((source, read_image(source)))
+            except InputError as error:
                 if on_error is None:
                     raise
                 on_error(source, error)
             if len(batch) >= self.batch_size:
-                yield from self._segment(batch)
+                yield from self._segment_or_report(batch, on_error)
                 batch = []
         if batch:
-            yield from self._segment(batch)
+            yield from self._segment_or_report(batch, on_error)
+
+    def _segment_or_report(
+        self, batch: list[tuple[Any, LoadedImage]], on_error: Callable[[Any, InputError], None] | None
+    ) -> list[Segmentation]:
+        try:
+            return self._segment([image for _, image in batch])
+        except InputError as error:
+            if on_error is None:
+                raise
+            for source, _ in batch:
+                on_error(source, error)
+            return []
 
     def _segment(self, batch: list[LoadedImage]) -> list[Segmentation]:
         start = time.perf_counter()
@@ -141,33 +169,48 @@ class Segmenter:
         for image in batch:
             height, width = image.pixels.shape[:2]
             inputs.append({"image": self.preprocess(image.pixels), "height": height, "width": width})
-        outputs = self.model(inputs)
-        arrays = [(out["labels"].cpu().numpy(), out["scores"].float().cpu().numpy()) for out in outputs]
-        seconds = (time.perf_counter() - start) / len(batch)
+        prepared = time.perf_counter()
+        try:
+            outputs = self.model(inputs)
+            arrays = [(out["labels"].cpu().numpy(), out["scores"].float().cpu().numpy()) for out in outputs]
+        except RuntimeError as error:
+            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+                raise
+            names = ", ".join(image.name for image in batch)
+            raise InputError(
+                f"{names} does not fit into the memory of {self.device}; use a smaller batch size"
+            ) from error
+        timings = {"preprocess": prepared - start, "model": time.perf_counter() - prepared}
+        timings = {key: round(seconds / len(batch), 4) for key, seconds in timings.items()}
+        timings |= {"seconds": round(sum(timings.values()), 4), "words": round(self._words_seconds, 4)}
         return [
             Segmentation.from_labels(
                 labels,
                 scores,
                 self.model.vocabulary,
                 image.pixels,
-                self._meta(image, tuple(entry["image"].shape[1:]), seconds),
+                self._meta(image, tuple(entry["image"].shape[1:]), timings),
             )
             for image, entry, (labels, scores) in zip(batch, inputs, arrays, strict=True)
         ]
 
-    def _meta(self, image: LoadedImage, network_size: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    def _meta(self, image: LoadedImage, network_size: tuple[int, ...], timings: dict[str, float]) -> dict[str, Any]:
+        """Say what made a result; timings are seconds per image, those of the words per vocabulary."""
         model = self.model
         return {
             "image": image.name,
             "path": str(image.path) if image.path else None,
+            "size": list(image.pixels.shape[:2]),
+            "network_size": list(network_size),
             "model": self.name,
             "weights_hash": model.weights_hash,
             "vocabulary_hash": model.vocabulary.hash,
             "background": model.background.policy,
-            "templates": self._words[2] or model.templates,
+            "templates": model.templates,
             "notes": [*image.notes, *model.queries.notes],
+            "settings": model.settings,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "network_size": list(network_size),
-            "timings": {"seconds": round(seconds, 4)},
+            "version": __version__,
+            "timings": timings,
         }

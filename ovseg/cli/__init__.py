@@ -1,14 +1,20 @@
-"""The command line: ``ovseg segment | models | doctor | cache``. Thin: it parses, calls the library, prints."""
+"""The command line: ``ovseg segment | models | doctor | cache``. Thin: it parses, calls the library, prints.
+
+The modules of the commands import nothing heavy by themselves, only in ``run``: help is there at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from ovseg._version import __version__
-from ovseg.errors import OvsegError
+from ovseg.errors import EnvironmentProblem, OvsegError, unknown_name
 
 COMMANDS = {
     "segment": "label every pixel of images with your words",
@@ -23,12 +29,22 @@ examples:
   ovseg segment photos/ --classes words.txt --background words --output out
   ovseg models
   ovseg doctor
+
+exit codes: 0 all done, 1 a part failed and the rest was done, 2 a mistake in what was asked for, 130 interrupted
 """
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes as all other errors are reported: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and leave."""
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser with one subcommand per module of this package."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ovseg",
         description="Dense open-vocabulary segmentation: any image, any words, a label for every pixel.",
         epilog=EXAMPLES,
@@ -56,15 +72,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when all went well, 1 when a part failed (the rest was done), 2 for a user's mistake, 130 after ctrl-C.
     """
-    args = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    _be_lenient_about_terminals()
     try:
-        return int(args.run(args))
+        if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+            raise unknown_name("command", words[0], COMMANDS)
+        args = build_parser().parse_args(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_args, **_options: _show_warning(message)
+            status = _run(args)
+        sys.stdout.flush()
+        return status
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what was written before is complete", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `ovseg models | head`
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:  # `ovseg models | head`; Python would complain once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return int(args.run(args))
+    except ModuleNotFoundError as error:
+        raise EnvironmentProblem(f"{error}; run `ovseg doctor`, it says what to install") from error
+
+
+def _show_warning(message: Warning | str) -> None:
+    """Print a warning as one line, without the place in the source."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _be_lenient_about_terminals() -> None:
+    """Let a terminal that lacks a letter (of an emoji, of another script) show its code instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-from rich.table import Table
-
 EXAMPLES = """\
 examples:
   ovseg cache
@@ -21,17 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is cached, or delete it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from ovseg.vocabulary import TextCache
 
     cache = TextCache()
     if args.clear:
         print(f"cleared {cache.clear() / 1e6:.1f} MB in {cache.folder}")
         return 0
-    view = Table(title=str(cache.folder), title_justify="left")
+    view = Table(title=Text(str(cache.folder)), title_justify="left")
     for column in ("model", "templates", "texts", "MB"):
         view.add_column(column, justify="left" if column == "model" else "right")
     for entry in cache.entries():
-        view.add_row(entry.model, str(entry.templates), str(entry.texts), f"{entry.size / 1e6:.2f}")
+        view.add_row(Text(entry.model), str(entry.templates), str(entry.texts), f"{entry.size / 1e6:.2f}")
     Console().print(view)
     print(f"{cache.size() / 1e6:.1f} MB of at most {cache.limit / 1e6:.0f} MB; clear with `ovseg cache --clear`")
     return 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 EXAMPLES = """\
 examples:
   ovseg doctor
@@ -18,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; exit code 1 when something is wrong."""
+    from rich.console import Console
+
     from ovseg.doctor import report
 
     return 0 if report(Console()) else 1

@@ -4,43 +4,87 @@ from __future__ import annotations
 
 import argparse
 import json
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 EXAMPLES = """\
 examples:
   ovseg models
   ovseg models --json
+  ovseg models --details sclip/mini
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg models``."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--details", metavar="NAME", help="all settings of one model or config, and the card of its method"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print all cards."""
+    """Print all cards, or the details of one model."""
     from ovseg.zoo import list_models
 
-    cards = list_models()
-    if args.json:
-        print(json.dumps([card.to_json() for card in cards], indent=1))
-        return 0
+    if args.details:
+        found = details(args.details)
+        print(json.dumps(found, indent=1) if args.json else _as_yaml(found), end="\n" if args.json else "")
+    elif args.json:
+        print(json.dumps([card.to_json() for card in list_models()], indent=1))
+    else:
+        _print_table()
+    return 0
+
+
+def details(model: str) -> dict[str, Any]:
+    """Collect what is known of a model without reading its weights.
+
+    Args:
+        model: As for `ovseg.load`; a method alone stands for itself on the default CLIP.
+
+    Returns:
+        ``name``, ``settings`` (our part of the config) and ``cards``: of the model itself and of its method.
+
+    Raises:
+        OvsegError: As `ovseg.zoo.model_config`.
+    """
+    from ovseg.zoo import list_models, model_config
+
+    cards = {card.name: card for card in list_models()}
+    methods = {name.partition("/")[0]: card for name, card in cards.items() if "/" in name}
+    filled = f"{model}/ViT-B-16/openai" if model.casefold() in methods else model
+    node = model_config(filled).MODEL
+    # Through YAML, Detectron2's own way of writing configs, tuples become lists.
+    settings = {key: node[key] for key in ("META_ARCHITECTURE", "CLIP", "RECALIBRATION", "TEXT", "PROTOCOL")}
+    plain = json.loads(json.dumps(settings))
+    wanted = (cards.get(model.rpartition("/")[2]), methods.get(node.RECALIBRATION.NAME.casefold()))
+    return {"name": filled, "settings": plain, "cards": [card.to_json() for card in wanted if card]}
+
+
+def _as_yaml(found: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _print_table() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ovseg.zoo import list_models
+
     view = Table(title="models", title_justify="left", show_lines=True)
     for column in ("name", "what it does", "weights", "size", "weights licence", "installed"):
         view.add_column(column)
-    for card in cards:
-        size = f"{card.size_mb:.1f} MB" if card.size_mb else "-"
+    for card in list_models():
         view.add_row(
             card.name,
             f"{card.summary}\n[dim]{card.paper}[/dim]",
             card.source,
-            size,
+            f"{card.size_mb:.1f} MB" if card.size_mb else "-",
             card.weights_licence,
             "yes" if card.installed else "at first use",
         )
     Console().print(view)
     print("Every method runs on every CLIP: --model sclip/mini, naclip/ViT-L-14/openai, gem/path/to/folder.")
-    return 0
+    print("All settings of one: `ovseg models --details sclip/mini`.")

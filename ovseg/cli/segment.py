@@ -2,7 +2,8 @@
 
 For each image three files are written: STEM.overlay.png (the picture with coloured labels and a legend),
 STEM.labels.png (16 bit; value = position in your list from 0, 65535 = no class) and STEM.json (area and mean score of
-each class, settings).
+each class, settings). Each is complete or absent, and replaces that of an earlier run. Results that lie in a folder of
+images are not segmented again.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from ovseg.cli.outputs import LABELS, OVERLAY, REPORT, choose_inputs, plan_outputs
 
-from ovseg.data.images import expand_inputs, output_stems
-from ovseg.errors import OvsegError
-from ovseg.files import check_writable
-from ovseg.segmentation import Segmentation
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rich.table import Table
+
+    from ovseg.errors import OvsegError
+    from ovseg.segmentation import Segmentation
+    from ovseg.segmenter import Segmenter
 
 EXAMPLES = """\
 examples:
@@ -46,67 +49,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     parser.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
     parser.add_argument("--batch-size", type=int, default=1, help="images per pass (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print one JSON line per image instead of tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON line per image, and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
-    from ovseg.zoo import load
-
-    sources = expand_inputs(args.images)
-    stems = dict(zip(map(str, sources), output_stems([str(source) for source in sources]), strict=True))
-    check_writable(args.output)
-    segmenter = load(args.model, args.device, args.dtype, args.batch_size)
-    segmenter.set_vocabulary(args.classes, args.background, args.templates)
+    images, left_out = choose_inputs(args.images)
+    if left_out:
+        print(
+            f"note: {left_out} results of earlier runs are left out; name a file itself to segment it", file=sys.stderr
+        )
+    _check_words(args)
+    bases = plan_outputs(images, args.output)
+    segmenter = _load(args)
     failed: list[str] = []
 
     def report(source: Any, error: OvsegError) -> None:
         failed.append(str(source))
         print(f"error: {error}", file=sys.stderr)
 
-    console = Console(quiet=args.json)
-    results = segmenter.stream(sources, on_error=report)
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=len(sources) < 3 or not sys.stderr.isatty()
-    ) as progress:
-        for result in progress.track(results, total=len(sources), description="segmenting"):
-            written = write(result, args.output, stems[str(result.meta["path"])])
-            if args.json:
-                print(json.dumps({**written, **result.to_json()}), flush=True)
-            else:
-                console.print(table(result))
-    done = len(sources) - len(failed)
-    console.print(f"{done} of {len(sources)} images: results in [bold]{args.output}[/bold]")
+    for result in _progress(segmenter.stream(images, on_error=report), len(images)):
+        written = write(result, bases[str(result.meta["path"])])
+        if args.json:
+            print(json.dumps({**written, **result.to_json()}), flush=True)
+        else:
+            _print_result(result)
+    if not args.json:
+        print(f"{len(images) - len(failed)} of {len(images)} images segmented; results in {args.output}")
     return 1 if failed else 0
 
 
-def write(result: Segmentation, folder: Path, stem: str) -> dict[str, str]:
-    """Write the three files of one result; each is complete or absent."""
+def write(result: Segmentation, base: Path) -> dict[str, str]:
+    """Write the three files of one result, each complete or absent; the report comes last.
+
+    Returns:
+        Their paths as ``overlay``, ``labels`` and ``report``.
+    """
     from ovseg.files import atomic_write
 
-    files = {
-        kind: folder / f"{stem}.{suffix}"
-        for kind, suffix in (("overlay", "overlay.png"), ("labels", "labels.png"), ("report", "json"))
-    }
-    with atomic_write(files["overlay"]) as temporary:
+    overlay, labels, report = (Path(f"{base}{suffix}") for suffix in (OVERLAY, LABELS, REPORT))
+    with atomic_write(overlay) as temporary:
         result.overlay().save(temporary)
-    result.save(files["labels"])
-    result.save(files["report"])
-    return {kind: str(path) for kind, path in files.items()}
+    result.save(labels)
+    result.save(report)
+    return {"overlay": str(overlay), "labels": str(labels), "report": str(report)}
 
 
 def table(result: Segmentation) -> Table:
     """Return a table of the classes that were found, largest first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text, because a name may hold what rich takes for markup, such as "[/b]" or ":cat:".
     view = Table(
-        title=f"{result.meta['image']}  ({result.meta['model']}, {result.meta['timings']['seconds']:.2f} s)",
+        title=Text(f"{result.meta['image']}  ({result.meta['model']}, {result.meta['timings']['seconds']:.2f} s)"),
         title_justify="left",
     )
-    for name, justify in (("class", "left"), ("area", "right"), ("score", "right")):
-        view.add_column(name, justify=justify)  # type: ignore[arg-type]
+    view.add_column("class")
+    view.add_column("area", justify="right")
+    view.add_column("score", justify="right")
     for segment in sorted(result.segments, key=lambda s: -s.area):
-        view.add_row(segment.name, f"{100 * segment.area_fraction:.1f} %", f"{segment.score:.2f}")
+        view.add_row(Text(segment.name), f"{100 * segment.area_fraction:.1f} %", f"{segment.score:.2f}")
     rest = 1 - sum(segment.area_fraction for segment in result.segments)
     if rest > 5e-4:
         view.add_row("[dim]no class[/dim]", f"{100 * rest:.1f} %", "")
-    view.caption = "\n".join(result.meta["notes"]) or None
     return view
+
+
+def _check_words(args: argparse.Namespace) -> None:
+    """Find mistakes in words, policy and templates before a model is loaded."""
+    from ovseg.vocabulary import Vocabulary, parse_background, resolve_templates
+
+    Vocabulary.parse(args.classes)
+    if args.background is not None:
+        parse_background(args.background)
+    if args.templates is not None:
+        resolve_templates(args.templates)
+
+
+def _load(args: argparse.Namespace) -> Segmenter:
+    from ovseg.zoo import load
+
+    segmenter = load(args.model, args.device, args.dtype, args.batch_size)
+    segmenter.set_vocabulary(args.classes, args.background, args.templates)
+    return segmenter
+
+
+def _progress(results: Iterable[Segmentation], total: int) -> Iterator[Segmentation]:
+    """Show a bar on the terminal while many images are worked on; it goes to stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=total < 3 or not sys.stderr.isatty()) as progress:
+        yield from progress.track(results, total=total, description="segmenting")
+
+
+def _print_result(result: Segmentation) -> None:
+    from rich.console import Console
+
+    Console().print(table(result))
+    for note in result.meta["notes"]:
+        print(f"note: {note}")

@@ -6,8 +6,9 @@ Python API run the very same path.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,10 +19,18 @@ from torch.nn import functional as F
 
 from ovseg.clip import FrozenClip
 from ovseg.data.windows import WindowPlan, plan_windows
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map
 from ovseg.recalibration import Recalibration, build_recalibration
-from ovseg.vocabulary import Background, Queries, TextCache, TextEmbedder, Vocabulary, parse_background
+from ovseg.vocabulary import (
+    Background,
+    Queries,
+    TextCache,
+    TextEmbedder,
+    Vocabulary,
+    parse_background,
+    resolve_templates,
+)
 
 WINDOWS_PER_PASS = 16
 
@@ -34,6 +43,9 @@ class Protocol:
         short_side, long_side: Size rule in pixels, applied by whoever reads the image (`ovseg.data.preprocessing`).
         window, stride: Sliding windows in pixels; window 0 is the whole image.
         padding: ``none``, ``corner`` or ``even``; see `ovseg.data.windows.plan_windows`.
+
+    Raises:
+        ConfigError: A side is not positive, or windows cannot be laid out so.
     """
 
     short_side: int
@@ -41,6 +53,15 @@ class Protocol:
     window: int
     stride: int
     padding: str
+
+    def __post_init__(self) -> None:
+        """Check the values; those of windows where they are used."""
+        if min(self.short_side, self.long_side) < 1:
+            raise ConfigError(f"short_side is {self.short_side} and long_side {self.long_side}; expected at least 1")
+
+    def plan(self, size: tuple[int, int], patch: int) -> WindowPlan:
+        """Plan the windows of a network input of ``size`` (height, width)."""
+        return plan_windows(size, patch, self.window, self.stride, self.padding)
 
 
 @META_ARCH_REGISTRY.register()
@@ -65,10 +86,13 @@ class TrainingFree(nn.Module):
         super().__init__()
         self.clip, self.recalibration = clip, recalibration
         self.protocol, self.rule = protocol, rule
-        self.templates, self.default_background = templates, background
+        resolve_templates(templates)  # mistakes of a config come to light before the first image
+        protocol.plan((max(protocol.window, clip.patch_size),) * 2, clip.patch_size)
+        self.default_templates, self.default_background = templates, background
         self.full_scores = True
         self.vocabulary: Vocabulary | None = None
         self.background: Background = parse_background(background)
+        self.templates = templates
         self.queries: Queries | None = None
 
     @classmethod
@@ -108,6 +132,19 @@ class TrainingFree(nn.Module):
         """Side of a patch in pixels: the smallest image that can be segmented."""
         return self.clip.patch_size
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        simple = (bool, int, float, str)
+        return {
+            "architecture": type(self).__name__,
+            "clip": self.clip.name,
+            "recalibration": self.recalibration.name,
+            "options": {key: value for key, value in vars(self.recalibration).items() if isinstance(value, simple)},
+            "protocol": asdict(self.protocol),
+            "rule": {**asdict(self.rule), "pamr_dilations": list(self.rule.pamr_dilations)},
+        }
+
     def set_vocabulary(
         self,
         vocabulary: Vocabulary,
@@ -120,11 +157,17 @@ class TrainingFree(nn.Module):
             vocabulary: The classes.
             background: A policy; None is the one of the config.
             templates: Name of a template set; None is the one of the config.
+
+        Raises:
+            VocabularyError: The policy cannot be used.
+            UnknownNameError: No such policy or template set.
         """
         policy = parse_background(self.default_background if background is None else background)
-        embedder = TextEmbedder(self.clip, templates or self.templates, TextCache())
-        self.queries = embedder.embed_vocabulary(vocabulary, policy)
-        self.vocabulary, self.background = vocabulary, policy
+        chosen = templates or self.default_templates
+        same = self.vocabulary == vocabulary and (self.background, self.templates) == (policy, chosen)
+        if self.queries is None or not same:
+            self.queries = TextEmbedder(self.clip, chosen, _text_cache()).embed_vocabulary(vocabulary, policy)
+        self.vocabulary, self.background, self.templates = vocabulary, policy, chosen  # colours may be new
         return self.queries
 
     @torch.inference_mode()
@@ -149,13 +192,7 @@ class TrainingFree(nn.Module):
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
         for members in _same_size(batched_inputs):
             images = self._normalise(torch.stack([batched_inputs[i]["image"] for i in members]))
-            plan = plan_windows(
-                (images.shape[2], images.shape[3]),
-                self.patch_size,
-                self.protocol.window,
-                self.protocol.stride,
-                self.protocol.padding,
-            )
+            plan = self.protocol.plan((images.shape[2], images.shape[3]), self.patch_size)
             scores = self.patch_scores(images, plan)
             for i, image, own in zip(members, images, scores, strict=True):
                 size = (batched_inputs[i].get("height", image.shape[1]), batched_inputs[i].get("width", image.shape[2]))
@@ -198,6 +235,15 @@ class TrainingFree(nn.Module):
         labels, best = segment_map(*arguments)
         result = {"labels": labels, "scores": best}
         return {**result, "sem_seg": class_probabilities(*arguments)} if self.full_scores else result
+
+
+def _text_cache() -> TextCache | None:
+    """Open the cache of text embeddings; where there can be none (a read-only home), warn and go on without."""
+    try:
+        return TextCache()
+    except EnvironmentProblem as problem:
+        warnings.warn(f"{problem}; going on without a text cache", RuntimeWarning, stacklevel=3)
+        return None
 
 
 def _same_size(inputs: list[dict[str, Any]]) -> Iterator[list[int]]:

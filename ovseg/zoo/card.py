@@ -1,0 +1,59 @@
+"""Cards: what is known of a model before it is loaded. They need neither PyTorch nor Detectron2."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a model before it is loaded.
+
+    Attributes:
+        name: Name for `load`; in capitals what is to be filled in.
+        summary: One line.
+        config: YAML file under ``configs/``.
+        weights: ``embedded`` or ``open_clip`` (downloaded by open_clip at first use, or a local file).
+        folder: Folder of embedded weights inside the package, else empty.
+        source: Where the weights come from.
+        code_licence, weights_licence: SPDX identifiers, or a sentence.
+        paper: Of the method, where it is one.
+    """
+
+    name: str
+    summary: str
+    config: str
+    weights: str
+    source: str
+    code_licence: str
+    weights_licence: str
+    folder: str = ""
+    paper: str = ""
+
+    @property
+    def size_mb(self) -> float | None:
+        """Size of embedded weights in MB (10**6 bytes); None where it depends on the CLIP that is chosen."""
+        files = (PACKAGE / self.folder).glob("*.safetensors") if self.folder else []
+        return round(sum(file.stat().st_size for file in files) / 1e6, 1) or None
+
+    @property
+    def installed(self) -> bool:
+        """Whether the weights are on this machine."""
+        return bool(self.size_mb)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {**asdict(self), "size_mb": self.size_mb, "installed": self.installed}
+
+
+def list_models() -> list[Card]:
+    """Return the cards of all models, embedded ones first."""
+    files = sorted((PACKAGE / "zoo/cards").glob("*.yaml"))
+    cards = [Card(**yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files]
+    return sorted(cards, key=lambda card: (card.weights != "embedded", card.name))

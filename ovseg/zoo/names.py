@@ -1,0 +1,117 @@
+"""What the name of a model stands for: a config file, and the changes to it that the name asks for."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ovseg.config import config_root
+from ovseg.errors import UnknownNameError, WeightsError, unknown_name
+from ovseg.zoo.card import PACKAGE, Card, list_models
+
+_PATH_START = ("/", "./", "../", "~", ".\\", "..\\")
+
+
+def resolve(model: str) -> tuple[Path, dict[str, Any]]:
+    """Find the config file of a model name, and the nested changes to it.
+
+    Names of cards and methods come before folders of the same name in the current folder (``./mini`` is the folder).
+
+    Args:
+        model: See the top of `ovseg.zoo`.
+
+    Raises:
+        UnknownNameError: There is no such name; near matches are in the message.
+        WeightsError: It is a path, and leads to no folder with a model.
+    """
+    if model.endswith((".yaml", ".yml")):
+        return Path(model).expanduser(), {}
+    embedded = _embedded()
+    if model in embedded:
+        return config_root() / embedded[model].config, _clip_of(embedded[model])
+    method, _, rest = model.partition("/")
+    if method.casefold() in _methods():
+        return _with_method(method, rest, embedded)
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise _not_found(model, folder, embedded)
+    changes = {} if not (folder / "open_clip_config.json").is_file() else _clip(FOLDER=str(folder))
+    if (folder / "config.yaml").is_file():
+        return folder / "config.yaml", changes
+    if not changes:
+        raise WeightsError(f"folder '{model}' holds no model; expected open_clip_config.json (and weights) in it")
+    return config_root() / "training_free/clip.yaml", changes
+
+
+def merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings; the second wins."""
+    merged = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _embedded() -> dict[str, Card]:
+    return {card.name: card for card in list_models() if card.weights == "embedded"}
+
+
+def _methods() -> dict[str, str]:
+    """Return the registered spelling of every method by its casefolded name."""
+    from ovseg.recalibration import list_recalibrations
+
+    return {name.casefold(): name for name in list_recalibrations()}
+
+
+def _clip(**options: str) -> dict[str, Any]:
+    return {"MODEL": {"CLIP": options}}
+
+
+def _clip_of(card: Card) -> dict[str, Any]:
+    return _clip(FOLDER=str(PACKAGE / card.folder))
+
+
+def _with_method(method: str, rest: str, embedded: dict[str, Card]) -> tuple[Path, dict[str, Any]]:
+    """Resolve a method on the CLIP that ``rest`` names: a card's, a folder's, or ``ARCHITECTURE/TAG-or-file``."""
+    if not rest:
+        raise UnknownNameError(
+            f"'{method}' is a method without a CLIP; write for example '{method}/mini' or '{method}/ViT-B-16/openai'"
+        )
+    name = {"MODEL": {"RECALIBRATION": {"NAME": _methods()[method.casefold()]}}}
+    if rest in embedded:
+        return config_root() / embedded[rest].config, merge(_clip_of(embedded[rest]), name)
+    own = config_root() / "training_free" / f"{method.casefold()}.yaml"
+    base = own if own.is_file() else config_root() / "training_free/base.yaml"
+    return base, merge(_clip_source(method, rest, embedded), name)
+
+
+def _clip_source(method: str, rest: str, embedded: dict[str, Card]) -> dict[str, Any]:
+    path = Path(rest).expanduser()
+    if path.is_dir():
+        return _clip(FOLDER=str(path))
+    if path.is_file():
+        raise WeightsError(f"'{rest}' is a weights file; say its architecture too: '{method}/ViT-B-16/{rest}'")
+    if rest.startswith(_PATH_START):
+        raise WeightsError(f"folder '{rest}' does not exist; check the path (relative paths start at {Path.cwd()})")
+    architecture, slash, pretrained = rest.partition("/")
+    if slash and pretrained:
+        expanded = str(Path(pretrained).expanduser()) if pretrained.startswith("~") else pretrained
+        return _clip(ARCH=architecture, PRETRAINED=expanded)
+    near = difflib.get_close_matches(rest, embedded, n=1, cutoff=0.5)
+    hint = f"did you mean '{method}/{near[0]}'?" if near else f"expected for example '{method}/ViT-B-16/openai'"
+    raise UnknownNameError(
+        f"'{rest}' in '{method}/{rest}' names neither a card nor a folder nor ARCHITECTURE/TAG; {hint}"
+    )
+
+
+def _not_found(model: str, path: Path, embedded: dict[str, Card]) -> Exception:
+    if path.is_file():
+        return WeightsError(f"'{model}' is a file; expected a folder, a .yaml, or METHOD/ARCHITECTURE/FILE for weights")
+    if model.startswith(_PATH_START):
+        return WeightsError(f"folder '{model}' does not exist; check the path (relative paths start at {Path.cwd()})")
+    method, slash, rest = model.partition("/")
+    near = difflib.get_close_matches(method.casefold(), _methods(), n=1, cutoff=0.5) if slash else []
+    if near:
+        return UnknownNameError(f"unknown method '{method}' in '{model}'; did you mean '{near[0]}/{rest}'?")
+    return unknown_name("model", model, [*embedded, *(f"{name}/mini" for name in _methods())])
