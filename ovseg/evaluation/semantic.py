@@ -43,7 +43,7 @@ class SemanticResult:
         return {k: (round(v, 6) if isinstance(v, float) else v) for k, v in vars(self).items() if k != "iou"}
 
 
-class SemanticEvaluator(DatasetEvaluator):  # type: ignore[misc]
+class SemanticEvaluator(DatasetEvaluator):
     """Accumulates a (K, K + 1) confusion matrix; memory does not grow with the number of images.
 
     Ground truth outside 0..K-1 is void and counts nowhere. Predictions of no class (-1) are an extra column: they miss

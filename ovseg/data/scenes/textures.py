@@ -13,7 +13,7 @@ SIDE = 256
 STUFF: dict[str, list[str]] = {
     "grass": ["lawn"],
     "gravel": ["pebbles"],
-    "brick wall": ["bricks"],
+    "brick wall": ["wall of bricks"],
     "sky": ["blue sky"],
     "night sky": ["starry sky"],
     "water": ["sea"],
