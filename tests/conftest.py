@@ -1,0 +1,122 @@
+"""What tests share: a cache of their own, a tiny CLIP with random weights in a folder, photographs, a tiny bank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovseg.data.scenes.bank import SPRITE, TEXTURES_PER_CLASS, Bank
+from ovseg.data.scenes.concepts import Concept
+from ovseg.data.scenes.textures import STUFF, make_texture
+
+TINY_CLIP = {
+    "model_cfg": {
+        "embed_dim": 32,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+}
+
+# Colours of the tiny bank's concepts; each channel is off or full, so that light cannot make two of them alike.
+COLORS = {
+    "flamingo": (255, 0, 255),
+    "frog": (0, 255, 0),
+    "lemon": (255, 255, 0),
+    "tomato": (255, 0, 0),
+    "whale": (0, 0, 255),
+    "cup": (0, 255, 255),  # novel
+    "leaf": (0, 255, 0),  # novel
+}
+SYNONYMS = {"lemon": ["citrus", "sour fruit"], "frog": ["toad"], "cup": ["mug"], "tomato": ["bricks"]}
+
+
+@pytest.fixture(scope="session")
+def tiny_bank() -> Bank:
+    """Seven one-coloured concepts, two of them novel, one with two drawings; textures at a quarter of their size."""
+    concepts = [Concept(name, "group", SYNONYMS.get(name, [])) for name in COLORS]
+    y, x = np.mgrid[:SPRITE, :SPRITE] / (SPRITE - 1) * 2 - 1
+    disc, square, diamond = x**2 + y**2 <= 1, np.ones_like(x, dtype=bool), abs(x) + abs(y) <= 1
+    drawn = [(i, (disc, square, diamond)[i % 3]) for i in range(len(concepts))] + [(2, disc)]
+    sprites = np.stack([np.dstack([shape[..., None] * color_of(i), shape * 255]) for i, shape in drawn])
+    textures = np.stack([make_texture(name, 0)[::4, ::4] for name in STUFF]).repeat(TEXTURES_PER_CLASS, 0)
+    photos = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96))
+    return Bank(
+        concepts,
+        torch.from_numpy(sprites).permute(0, 3, 1, 2).byte().contiguous(),
+        torch.tensor([i for i, _ in drawn]),
+        torch.from_numpy(textures).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(photos).byte(),
+    )
+
+
+def color_of(index: int) -> np.ndarray:
+    return np.array(list(COLORS.values())[index])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the text embeddings of the tests away from the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OVSEG_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a CLIP with random weights that runs in milliseconds: two blocks, width 32, patches of 8 pixels."""
+    from safetensors.torch import save_file
+
+    from ovseg.clip.open_clip_internals import build_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(7)
+    state = {
+        key: 0.3 * torch.randn(value.shape, generator=generator) + ("ln" in key and key.endswith("weight"))
+        for key, value in build_model(TINY_CLIP["model_cfg"], "tiny").state_dict().items()
+    }
+    state["logit_scale"] = torch.tensor(3.0)
+    save_file(state, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps(TINY_CLIP), encoding="utf-8")
+    return folder
+
+
+def make_photo(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Return (height, width, 3) uint8 of smooth coloured blobs with some noise."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return (smooth + rng.integers(-20, 21, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def pixels() -> np.ndarray:
+    """A photograph of 96 x 72 pixels as (72, 96, 3) uint8."""
+    return make_photo(96, 72)
+
+
+@pytest.fixture
+def photo(tmp_path: Path, pixels: np.ndarray) -> Path:
+    """A JPEG file of 96 x 72 pixels."""
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(pixels).save(path, quality=90)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with three photographs, two of them of one size."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, (name, size) in enumerate({"a.jpg": (96, 72), "b.png": (96, 72), "c.webp": (60, 80)}.items()):
+        Image.fromarray(make_photo(*size, seed=index)).save(folder / name)
+    return folder

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import ovseg
+from ovseg.config import config_root
+from ovseg.errors import ConfigError, OvsegError, UnknownNameError, WeightsError
+from ovseg.recalibration import list_recalibrations
+from ovseg.zoo import list_models, model_config
+from ovseg.zoo.names import resolve
+
+
+def settings(segmenter):
+    return {key: segmenter.model.settings[key] for key in ("clip", "recalibration")}
+
+
+@pytest.fixture
+def embedded(tiny_clip, monkeypatch):
+    """The card ``mini`` with the tiny CLIP in the place of its weights."""
+    monkeypatch.setattr("ovseg.zoo.names.PACKAGE", tiny_clip.parent)
+    cards = [ovseg.zoo.Card(**{**_fields(card), "folder": tiny_clip.name}) for card in list_models() if card.folder]
+    monkeypatch.setattr("ovseg.zoo.names.list_models", lambda: cards)
+
+
+def _fields(card):
+    return {key: value for key, value in card.to_json().items() if key not in ("size_mb", "installed")}
+
+
+def test_cards_are_complete_and_every_method_has_one():
+    cards = list_models()
+    assert cards[0].name == "mini" and cards[0].weights == "embedded"
+    for card in cards:
+        assert all([card.summary, card.source, card.code_licence, card.weights_licence])
+        assert (config_root() / card.config).is_file()
+        assert card.weights in ("embedded", "open_clip") and (card.weights == "embedded") == bool(card.folder)
+    methods = {card.name.partition("/")[0] for card in cards if "/" in card.name}
+    assert methods == {name.casefold() for name in list_recalibrations()}
+    assert all(card.paper for card in cards if "/" in card.name)
+
+
+def test_every_shipped_config_can_be_read():
+    files = sorted(config_root().rglob("*.yaml"))
+    assert len(files) >= 8
+    for path in files:
+        cfg = model_config(path)
+        assert cfg.MODEL.RECALIBRATION.NAME in list_recalibrations(), path
+
+
+def test_card(embedded):
+    assert settings(ovseg.load("mini", "cpu"))["clip"] == "tiny-clip"
+
+
+def test_method_on_a_card_keeps_its_size_rule(embedded):
+    segmenter = ovseg.load("SCLIP/mini", "cpu")
+    assert settings(segmenter) == {"clip": "tiny-clip", "recalibration": "SCLIP"}
+    assert segmenter.model.protocol.short_side == model_config("mini").MODEL.PROTOCOL.SHORT_SIDE
+
+
+def test_folder(tiny_clip):
+    assert settings(ovseg.load(tiny_clip, "cpu")) == {"clip": "tiny-clip", "recalibration": "CLIP"}
+
+
+def test_method_on_a_folder_takes_the_protocol_of_the_method(tiny_clip, monkeypatch):
+    segmenter = ovseg.load(f"maskclip/{tiny_clip}", "cpu")
+    assert settings(segmenter)["recalibration"] == "MaskCLIP" and segmenter.model.protocol.short_side == 512
+    monkeypatch.chdir(tiny_clip.parent)
+    assert settings(ovseg.load("naclip/tiny-clip", "cpu")) == {"clip": "tiny-clip", "recalibration": "NACLIP"}
+
+
+def test_method_on_an_architecture_and_a_file(tmp_path, monkeypatch):
+    from open_clip import CLIP, get_model_config
+
+    config = get_model_config("ViT-B-16")
+    config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 1  # the real one has 600 MB
+    monkeypatch.setattr("open_clip.get_model_config", lambda name: dict(config) if name == "ViT-B-16" else None)
+    save_file(CLIP(**config).state_dict(), tmp_path / "own.safetensors")
+    absolute = ovseg.load(f"sclip/ViT-B-16/{tmp_path}/own.safetensors", "cpu")
+    assert settings(absolute) == {"clip": "ViT-B-16/own", "recalibration": "SCLIP"}
+    monkeypatch.chdir(tmp_path.parent)
+    relative = ovseg.load(f"sclip/ViT-B-16/{tmp_path.name}/own.safetensors", "cpu")
+    assert relative.model.weights_hash == absolute.model.weights_hash
+
+
+def test_config_file_and_folder_with_a_config(tiny_clip, tmp_path):
+    own = {"MODEL": {"RECALIBRATION": {"NAME": "GEM", "OPTIONS": {"depth": 2}}, "PROTOCOL": {"SHORT_SIDE": 64}}}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"MODEL": {**own["MODEL"], "CLIP": {"FOLDER": str(tiny_clip)}}}))
+    segmenter = ovseg.load(path, "cpu")
+    assert settings(segmenter) == {"clip": "tiny-clip", "recalibration": "GEM"}
+    assert segmenter.model.protocol.short_side == 64 and segmenter.model.settings["options"]["blocks"] == 1
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_clip, folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(own))
+    assert settings(ovseg.load(folder, "cpu")) == {"clip": "model", "recalibration": "GEM"}
+
+
+def test_overrides(tiny_clip):
+    overrides = {"MODEL": {"PROTOCOL": {"SHORT_SIDE": 48, "PAMR_STEPS": 1}, "TEXT": {"BACKGROUND": "threshold:0.3"}}}
+    segmenter = ovseg.load(tiny_clip, "cpu", overrides=overrides)
+    assert segmenter.model.protocol.short_side == 48 and segmenter.model.rule.pamr_steps == 1
+    segmenter.set_vocabulary("cat, dog")
+    assert segmenter.model.background.policy == "threshold:0.3"
+
+
+def test_names_come_before_folders_of_the_current_folder(tmp_path, monkeypatch, tiny_clip):
+    shutil.copytree(tiny_clip, tmp_path / "mini")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("mini")[0].name == "mini.yaml"
+    assert resolve("./mini")[1] == {"MODEL": {"CLIP": {"FOLDER": "mini"}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("minni", UnknownNameError, "unknown model 'minni'; did you mean mini"),
+        ("scilp/mini", UnknownNameError, "unknown method 'scilp' in 'scilp/mini'; did you mean 'sclip/mini'?"),
+        ("sclip/minni", UnknownNameError, "did you mean 'sclip/mini'?"),
+        ("sclip", UnknownNameError, "'sclip' is a method without a CLIP; write for example 'sclip/mini'"),
+        ("sclip/ViT-B-16", UnknownNameError, "expected for example 'sclip/ViT-B-16/openai'"),
+        ("sclip/ViT-B16/openai", UnknownNameError, "unknown CLIP architecture 'ViT-B16'; did you mean ViT-B-16"),
+        ("sclip/ViT-B-16/opnai", UnknownNameError, "unknown weights of ViT-B-16 'opnai'; did you mean openai"),
+        ("sclip/ViT-B-16/no/such.pt", WeightsError, "weights file no/such.pt does not exist"),
+        ("sclip/ViT-B-16//no/such.pt", WeightsError, "weights file /no/such.pt does not exist"),
+        ("sclip//no/such/folder", WeightsError, "folder '/no/such/folder' does not exist"),
+        ("/no/such/folder", WeightsError, "folder '/no/such/folder' does not exist"),
+        ("./nothing", WeightsError, "folder './nothing' does not exist"),
+        ("own.yaml", ConfigError, "no config file 'own.yaml'"),
+        ("sclip/RN50/openai", ConfigError, "ResNet tower"),
+        ("qqqq", UnknownNameError, "known: .*mini"),
+    ],
+)
+def test_misspelt_names(name, error, message):
+    with pytest.raises(error, match=message.replace("?", r"\?")) as caught:
+        ovseg.load(name, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_hold_no_model(tiny_clip, tmp_path):
+    with pytest.raises(WeightsError, match=r"holds no model; expected open_clip_config\.json"):
+        ovseg.load(tmp_path, "cpu")
+    (tmp_path / "open_clip_config.json").write_text((tiny_clip / "open_clip_config.json").read_text())
+    with pytest.raises(WeightsError, match="holds no weights"):
+        ovseg.load(tmp_path, "cpu")
+    for got in (f"{tiny_clip}/open_clip_model.safetensors", f"sclip/{tiny_clip}/open_clip_model.safetensors"):
+        with pytest.raises(WeightsError, match=r"is a (weights )?file; "):
+            ovseg.load(got, "cpu")
+
+
+def test_weights_that_are_no_weights(tiny_clip, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_clip, folder)
+    file = folder / "open_clip_model.safetensors"
+    data = file.read_bytes()
+    state = {key: value.clone() for key, value in load_file(file).items()}  # else they live in the file itself
+    for content in (data[: len(data) // 2], b"", b"\x00" * 100, b"<html>not found</html>"):
+        file.write_bytes(content)
+        with pytest.raises(WeightsError, match="cannot be read"):
+            ovseg.load(folder, "cpu")
+    for foreign, message in (
+        ({"encoder.weight": torch.zeros(2)}, "holds none of the .* weights"),
+        ({**state, "visual.proj": torch.zeros(3, 3)}, "has mis-shaped visual.proj"),
+        ({key: value for key, value in state.items() if key != "ln_final.bias"}, "misses ln_final.bias"),
+    ):
+        save_file(foreign, file)
+        with pytest.raises(WeightsError, match=message):
+            ovseg.load(folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "MODEL: {PROTOCOL: {STRIDES: 3}}",
+            "unknown key .*'MODEL.PROTOCOL.STRIDES'; did you mean MODEL.PROTOCOL.STRIDE",
+        ),
+        ("MODEL: {PROTOCOL: {SHORT_SIDE: big}}", "SHORT_SIDE"),
+        ("MODEL: {PROTOCOL: {SHORT_SIDE: 0}}", "short_side is 0"),
+        ("MODEL: {PROTOCOL: {WINDOW: 64, STRIDE: 100}}", "leaves gaps"),
+        ("MODEL: {PROTOCOL: {PADDING: odd}}", "window padding is 'odd'"),
+        ("MODEL: {PROTOCOL: {LOGIT_SCALE: 0.0}}", "logit_scale 0.0"),
+        ("MODEL: {RECALIBRATION: {NAME: sklip}}", "unknown recalibration 'sklip'; did you mean sclip"),
+        ("MODEL: {RECALIBRATION: {OPTIONS: {residuals: true}}}", "unknown option 'residuals'"),
+        ("MODEL: {TEXT: {TEMPLATES: openai81}}", "unknown template set 'openai81'; did you mean openai80"),
+        ("MODEL: {TEXT: {BACKGROUND: wrods}}", "unknown background policy 'wrods'"),
+        ("MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "unknown MODEL.META_ARCHITECTURE 'GeneralizedRCNN'"),
+        ("_BASE_: nowhere.yaml", "cannot be used"),
+        ("[1, 2]", "cannot be used"),
+        ("", "cannot be used"),
+        ("MODEL: {", "cannot be used"),
+        ("MODEL: !!python/object/apply:os.getcwd []", "cannot be used"),
+    ],
+)
+def test_mistakes_in_a_config(tiny_clip, tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(OvsegError, match=message) as caught:
+        ovseg.load(path, "cpu", overrides={"MODEL": {"CLIP": {"FOLDER": str(tiny_clip)}}})
+    assert "\n" not in str(caught.value)
+
+
+def test_cards_are_json():
+    assert json.loads(json.dumps([card.to_json() for card in list_models()]))[0]["name"] == "mini"
