@@ -14,6 +14,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
+
 import numpy as np
 import torch
 from PIL import Image
@@ -83,7 +85,7 @@ def annotate(scene: SceneBatch, things: int) -> tuple[np.ndarray, np.ndarray, li
 
 
 def write_split(bank: Bank, split: str, count: int, size: int, seed: int, root: Path) -> None:
-    """Write one split under `root`; scenes that exist already are kept, the JSON comes last."""
+    """Write one split under `root`, over what is there; the JSON comes last."""
     folders = [check_writable(root / split / kind) for kind in ("images", "panoptic", "semantic")]
     composer, pool = Composer(bank, size), concept_pool(bank, split)
     images, annotations = [], []
@@ -106,8 +108,12 @@ def write_split(bank: Bank, split: str, count: int, size: int, seed: int, root: 
         temporary.write_text(json.dumps(text))
 
 
-def parse_args() -> argparse.Namespace:
-    """Read and check the command line."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the command line.
+
+    Raises:
+        InputError: A split is unknown, or the size or count is out of range.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/scenes"))
     parser.add_argument("--cache", type=Path, help="folder for downloads (default: OUTPUT/downloads)")
@@ -123,10 +129,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--only-bank", action="store_true", help="gather the cut-outs and stop: what training the CLIP needs"
     )
-    args = parser.parse_args()
-    unknown = set(args.splits.split(",")) - set(COUNTS)
+    args = parser.parse_args(argv)
+    args.splits = [split.strip() for split in args.splits.split(",")]
+    unknown = [split for split in args.splits if split not in COUNTS]
     if unknown:
-        raise InputError(f"unknown split {', '.join(sorted(unknown))}; expected some of {', '.join(COUNTS)}")
+        raise InputError(f"unknown split '{unknown[0]}'; expected some of {', '.join(COUNTS)}, separated by commas")
     if args.size < 32 or (args.count is not None and args.count < 1):
         raise InputError(
             f"--size {args.size} --count {args.count}: expected a size of at least 32 and a positive count"
@@ -134,24 +141,39 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    """Gather the bank once, then write the splits."""
-    args = parse_args()
+def prepare(args: argparse.Namespace) -> None:
+    """Gather the bank once, then write the splits.
+
+    Raises:
+        OvsegError: The output folder, the network or a file is not as it should be.
+    """
+    splits = [] if args.only_bank else args.splits
     check_writable(args.output)
     cache, path = args.cache or args.output / "downloads", args.output / "bank.safetensors"
     if not path.exists():
-        print("gathering cut-outs, textures and photographs ...")
+        print("gathering cut-outs, textures and photographs ...", flush=True)
         build_bank(cache, RULES).save(path)
     bank = Bank.load(path)
     print(f"{len(bank.concepts)} concepts, {len(bank.sprites)} cut-outs, {len(STUFF)} stuff classes: {path}")
-    for split in [] if args.only_bank else args.splits.split(","):
-        source = photo_bank(bank, args.stamps or fetch_stamps(cache / "stamps")) if split == "photo" else bank
-        write_split(source, split, args.count or COUNTS[split], args.size, args.seed, args.output)
-        print(f"{split}: {args.output / split}")
+    banks = dict.fromkeys(splits, bank)
+    if "photo" in banks:  # first, so that what is missing is found out before the long work
+        banks["photo"] = photo_bank(bank, args.stamps or fetch_stamps(cache / "stamps"))
+        print(f"photo: {len(banks['photo'].sprites)} photographic cut-outs")
+    for split, source in banks.items():
+        count = args.count or COUNTS[split]
+        write_split(source, split, count, args.size, args.seed, args.output)
+        print(f"{split}: {count} scenes of {args.size} x {args.size} pixels in {args.output / split}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, or 2 after an error that it names in one line."""
+    try:
+        prepare(parse_args(argv))
+    except OvsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except OvsegError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -13,9 +13,12 @@ import argparse
 import contextlib
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +29,15 @@ from ovseg.data.scenes.bank import Bank
 from ovseg.data.scenes.captions import caption
 from ovseg.data.scenes.composer import Composer, draw_concepts
 from ovseg.device import resolve_device
-from ovseg.files import atomic_write
+from ovseg.errors import ConfigError, InputError, OvsegError
+from ovseg.files import atomic_write, check_writable
 
 ASSETS = Path(__file__).resolve().parents[1] / "ovseg/assets/mini"
 SLOTS = 4
+SAVE_EVERY, EVALUATE_EVERY = 240, 300  # seconds
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", type=Path, required=True, help="bank.safetensors of prepare_scenes.py")
@@ -50,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the image tower (needs a C++ compiler)")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def build(config: dict[str, Any], size: int, dropout: float, weights: dict[str, Tensor] | None = None) -> nn.Module:
@@ -81,18 +86,20 @@ class Trainer:
     """One training run: model, optimizer, the clock and the log; resumes from ``checkpoint.pt``."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        """Start fresh, or from the checkpoint in ``args.output``."""
+        """Start fresh, or from the checkpoint in ``args.output``.
+
+        Raises:
+            OvsegError: An argument, the config or the bank cannot be used.
+        """
         self.args, self.device = args, resolve_device(args.device)
-        self.config = json.loads(args.config.read_text())["model_cfg"]
-        phases = [phase.split(":") for phase in args.phases.split(",")]
-        self.phases = [(int(size), float(dropout), float(share)) for size, dropout, share in phases]
+        self.phases = parse_phases(args.phases)
+        self.config, self.preprocess = read_config(args.config)
         self.bank = Bank.load(args.bank)
         self.pool = torch.tensor([i for i, concept in enumerate(self.bank.concepts) if not concept.novel])
-        args.output.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = args.output / "checkpoint.pt"
+        self.checkpoint = check_writable(args.output) / "checkpoint.pt"
         self.step, self.elapsed = 0, 0.0
         torch.manual_seed(args.seed)
-        saved = torch.load(self.checkpoint, weights_only=True) if self.checkpoint.exists() else None
+        saved = torch.load(self.checkpoint, "cpu", weights_only=True) if self.checkpoint.exists() else None
         if saved:
             self.step, self.elapsed = saved["step"], saved["elapsed"]
             print(f"resuming at step {self.step}, {self.elapsed / 60:.1f} minutes", flush=True)
@@ -168,8 +175,7 @@ class Trainer:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract CLIP's mean and divide by its deviation."""
-        preprocess = json.loads(self.args.config.read_text())["preprocess_cfg"]
-        mean, std = (torch.tensor(preprocess[k], device=images.device).view(1, 3, 1, 1) for k in ("mean", "std"))
+        mean, std = (torch.tensor(self.preprocess[k], device=images.device).view(1, 3, 1, 1) for k in ("mean", "std"))
         return (images - mean) / std
 
     @torch.no_grad()
@@ -194,9 +200,11 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the time is spent, logging to ``log.jsonl``; then export and plot."""
+        path = self.args.output / "log.jsonl"
+        rewind(path, self.step)
         last = time.monotonic()
-        next_save, next_eval = self.elapsed + 240, self.elapsed + 300
-        with (self.args.output / "log.jsonl").open("a") as log:
+        next_save, next_eval = self.elapsed + SAVE_EVERY, self.elapsed + EVALUATE_EVERY
+        with path.open("a") as log:
             while self.progress < 1:
                 if self._phase_now() != self.phase:
                     self._enter_phase(self.model.state_dict(), self.optimizer.state_dict())
@@ -206,24 +214,66 @@ class Trainer:
                 self.elapsed, last = self.elapsed + now - last, now
                 if self.elapsed > next_eval or self.progress >= 1:
                     entry |= {"base_accuracy": self.zero_shot(False), "novel_accuracy": self.zero_shot(True)}
-                    next_eval = self.elapsed + 300
+                    next_eval = self.elapsed + EVALUATE_EVERY
                 log.write(json.dumps({**entry, "minutes": round(self.elapsed / 60, 2), "size": self.size}) + "\n")
                 if self.step % 20 == 0 or "base_accuracy" in entry:
                     log.flush()
                     print({k: round(v, 4) for k, v in entry.items()}, f"{self.elapsed / 60:.1f} min", flush=True)
                 if self.elapsed > next_save or self.progress >= 1:
                     self.save()
-                    next_save = self.elapsed + 240
+                    next_save = self.elapsed + SAVE_EVERY
         self.export()
 
     def export(self) -> None:
-        """Write fp16 weights at the largest size (open_clip's layout) and the training curves."""
+        """Write fp16 weights and config at the size of the last phase (open_clip's layout), and the training curves."""
         from safetensors.torch import save_file
 
         weights = {k: v.half().cpu().contiguous() for k, v in self.model.state_dict().items() if k != "attn_mask"}
         with atomic_write(self.args.output / "open_clip_model.safetensors") as temporary:
             save_file(weights, temporary, {"format": "pt"})
+        vision = {**self.config["vision_cfg"], "image_size": self.size}
+        config = {"model_cfg": {**self.config, "vision_cfg": vision}, "preprocess_cfg": self.preprocess}
+        with atomic_write(self.args.output / "open_clip_config.json") as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n")
         plot(self.args.output / "log.jsonl", self.args.output / "training.png")
+
+
+def parse_phases(text: str) -> list[tuple[int, float, float]]:
+    """Read image size, patch dropout and share of the time of each phase.
+
+    Raises:
+        ConfigError: It is not SIZE:DROPOUT:SHARE, separated by commas.
+    """
+    try:
+        phases = [phase.split(":") for phase in text.split(",")]
+        return [(int(size), float(dropout), float(share)) for size, dropout, share in phases]
+    except ValueError as error:
+        raise ConfigError(
+            f"--phases '{text}' cannot be read; expected SIZE:DROPOUT:SHARE, as 64:0.5:0.7,96:0:0.3"
+        ) from error
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the model and the preprocessing part of an open_clip config.
+
+    Raises:
+        InputError: The file is missing or no such config.
+    """
+    try:
+        config = json.loads(path.read_text())
+        return config["model_cfg"], config["preprocess_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is no open_clip config ({error}); expected model_cfg and preprocess_cfg") from error
+
+
+def rewind(log: Path, step: int) -> None:
+    """Drop the rows that an interrupted run wrote after its last checkpoint, and a last line that was cut in two."""
+    rows = []
+    for line in log.read_text().splitlines() if log.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    with atomic_write(log) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
 
 
 def plot(log: Path, target: Path) -> None:
@@ -251,5 +301,15 @@ def plot(log: Path, target: Path) -> None:
     figure.savefig(target, dpi=110)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, or 2 after an error that it names in one line."""
+    try:
+        Trainer(parse_args(argv)).run()
+    except OvsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    Trainer(parse_args()).run()
+    sys.exit(main())

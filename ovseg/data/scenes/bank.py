@@ -68,12 +68,21 @@ class Bank:
 
     @classmethod
     def load(cls, path: Path) -> Bank:
-        """Read a bank written by `save`."""
-        from safetensors import safe_open
+        """Read a bank written by `save`.
 
-        with safe_open(path, "pt") as file:
-            concepts = [Concept(**entry) for entry in json.loads(file.metadata()["concepts"])]
-            return cls(concepts, *(file.get_tensor(k) for k in ("sprites", "sprite_concept", "textures", "photos")))
+        Raises:
+            InputError: The file is missing, corrupt or no bank.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                concepts = [Concept(**entry) for entry in json.loads(file.metadata()["concepts"])]
+                return cls(concepts, *(file.get_tensor(k) for k in ("sprites", "sprite_concept", "textures", "photos")))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"'{path}' is no bank of Scenes ({error}); delete it and run datasets/prepare_scenes.py --only-bank"
+            ) from error
 
 
 def fetch_packages(folder: Path) -> dict[str, Path]:
@@ -91,14 +100,16 @@ def fetch_packages(folder: Path) -> dict[str, Path]:
         target = folder / name.replace("@", "").replace("/", "-")
         if not (target / "package").is_dir():
             command = ["npm", "pack", "--silent", f"{name}@{version}", "--pack-destination", str(folder)]
+            partial = target.with_name(f"{target.name}.partial")  # what is unpacked by half must not look complete
             try:
                 archive = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
-            except (OSError, subprocess.CalledProcessError) as error:
+                with tarfile.open(folder / archive) as tar:
+                    tar.extractall(partial, filter="data")
+            except (OSError, EOFError, IndexError, tarfile.TarError, subprocess.CalledProcessError) as error:
                 raise EnvironmentProblem(
                     f"`{' '.join(command)}` failed; install npm (for example `apt install npm`) and check the network"
                 ) from error
-            with tarfile.open(folder / archive) as tar:
-                tar.extractall(target, filter="data")
+            partial.rename(target)
             (folder / archive).unlink()
         unpacked[name] = target / "package"
     return unpacked
@@ -118,10 +129,11 @@ def fetch_stamps(folder: Path) -> Path:
                 ["apt-get", "download", "tuxpaint-stamps-default"], cwd=folder, check=True, capture_output=True
             )
             package = next(folder.glob("tuxpaint-stamps-default*.deb"))
-            subprocess.run(["dpkg", "-x", package.name, "."], cwd=folder, check=True, capture_output=True)
+            subprocess.run(["dpkg", "-x", package.name, "partial"], cwd=folder, check=True, capture_output=True)
+            (folder / "partial/usr").rename(folder / "usr")
         except (OSError, subprocess.CalledProcessError, StopIteration) as error:
             raise EnvironmentProblem(
-                "cannot fetch Debian's tuxpaint-stamps-default; run `apt-get update` first, or leave out the split photo"
+                "cannot fetch Debian's tuxpaint-stamps-default; run `apt-get update` first, or leave out split photo"
             ) from error
     return stamps
 
