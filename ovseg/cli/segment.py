@@ -101,10 +101,7 @@ def table(result: Segmentation) -> Table:
     from rich.text import Text
 
     # Text, because a name may hold what rich takes for markup, such as "[/b]" or ":cat:".
-    view = Table(
-        title=Text(f"{result.meta['image']}  ({result.meta['model']}, {result.meta['timings']['seconds']:.2f} s)"),
-        title_justify="left",
-    )
+    view = Table()
     view.add_column("class")
     view.add_column("area", justify="right")
     view.add_column("score", justify="right")
@@ -140,14 +137,18 @@ def _progress(results: Iterable[Segmentation], total: int) -> Iterator[Segmentat
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=total < 3 or not sys.stderr.isatty()) as progress:
+    console, disable = Console(stderr=True), total < 3 or not sys.stderr.isatty()
+    # Rich would lead all that is printed meanwhile through the bar's own stream; results for a pipe must not go there.
+    to_terminal = sys.stdout.isatty()
+    with Progress(console=console, transient=True, redirect_stdout=to_terminal, disable=disable) as progress:
         yield from progress.track(results, total=total, description="segmenting")
 
 
 def _print_result(result: Segmentation) -> None:
     from rich.console import Console
 
+    meta = result.meta
+    print(f"{meta['image']} ({meta['model']}, {meta['timings']['seconds']:.2f} s)")
     Console().print(table(result))
     for note in result.meta["notes"]:
         print(f"note: {note}")

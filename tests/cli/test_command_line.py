@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from ovseg import __version__
+from ovseg.cli import COMMANDS, build_parser, main
+
+
+def shown_help(capsys, *words):
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def examples(text):
+    return re.findall(r"^  (ovseg .+)$", text.partition("examples:\n")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [(), *((command,) for command in COMMANDS)])
+def test_help_shows_examples_that_parse(capsys, words):
+    lines = examples(shown_help(capsys, *words))
+    assert lines and all(line.startswith(" ".join(["ovseg", *words])) for line in lines)
+    for line in lines:
+        args = build_parser().parse_args(shlex.split(line)[1:])
+        assert callable(args.run)
+
+
+def test_examples_of_segment_work(capsys, tmp_path, monkeypatch, tiny_clip, photo, photos):
+    """With the files that they name, and the tiny CLIP on the CPU in the place of models that are downloaded."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("cat\nsofa\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((photos / "b.png").read_bytes())
+    for line in examples(shown_help(capsys, "segment")):
+        assert main([*shlex.split(line)[1:], "--model", str(tiny_clip), "--device", "cpu"]) == 0, line
+    written = sorted(path.name for path in (tmp_path / "out").glob("*.labels.png"))
+    assert written == [f"{stem}.labels.png" for stem in ("a", "b", "c", "photo")]
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, ovseg.cli\n"
+        "try: ovseg.cli.main(['segment', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'PIL', 'rich', 'detectron2', 'yaml') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"ovseg {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["segmnt", "a.jpg"], "unknown command 'segmnt'; did you mean segment?"),
+        (["segment", "a.jpg"], "the following arguments are required: --classes, --output"),
+        (["segment", "a.jpg", "--classes", "cat", "--output", "o", "--batch-size", "two"], "invalid int value: 'two'"),
+        (["models", "--jsno"], "unrecognized arguments: --jsno"),
+        (["models", "--details", "minni"], "unknown model 'minni'; did you mean mini"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, words, message):
+    try:
+        status = main(words)
+    except SystemExit as leave:
+        status = leave.code
+    out, err = capsys.readouterr()
+    assert status == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_models(capsys):
+    assert main(["models", "--json"]) == 0
+    cards = json.loads(capsys.readouterr().out)
+    assert cards[0]["name"] == "mini"
+    assert {"code_licence", "weights_licence", "size_mb", "source", "installed"} <= cards[0].keys()
+    assert main(["models"]) == 0
+    table = capsys.readouterr().out
+    assert all(card["name"].partition("/")[0] in table for card in cards)
+
+
+@pytest.mark.parametrize(("name", "cards"), [("mini", 2), ("sclip/mini", 2), ("naclip", 1), ("gem/ViT-L-14/openai", 1)])
+def test_details_of_a_model(capsys, name, cards):
+    assert main(["models", "--details", name, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["name"].startswith(name) and len(found["cards"]) == cards
+    assert found["settings"]["PROTOCOL"]["SHORT_SIDE"] > 0
+    assert main(["models", "--details", name]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == found
+
+
+def test_cache(capsys, tmp_path, monkeypatch, tiny_clip, photo):
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "cache"))
+    main(["segment", str(photo), "--classes", "cat, dog", "--model", str(tiny_clip), "--output", str(tmp_path / "o")])
+    capsys.readouterr()
+    assert main(["cache"]) == 0
+    assert "tiny-clip" in capsys.readouterr().out
+    assert main(["cache", "--clear"]) == 0
+    assert capsys.readouterr().out.startswith("cleared 0.0 MB in ")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_doctor_is_reachable(capsys):
+    assert main(["doctor"]) in (0, 1)
+    assert "torch" in capsys.readouterr().out
+
+
+def test_missing_package(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.table", None)
+    assert main(["cache"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "run `ovseg doctor`" in err
+
+
+def test_a_reader_that_stops_early():
+    command = f"{shlex.quote(sys.executable)} -m ovseg.cli models --json | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[" and done.stderr == ""
+
+
+def test_a_terminal_without_emoji(photo, tmp_path, tiny_clip):
+    command = [
+        sys.executable,
+        "-m",
+        "ovseg.cli",
+        "segment",
+        photo,
+        "--classes",
+        "🦩, 👩‍👩‍👧",
+        "--output",
+        tmp_path / "o",
+    ]
+    command += ["--model", tiny_clip, "--templates", "simple", "--device", "cpu"]
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": "", "OVSEG_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"1 of 1 images segmented" in done.stdout
