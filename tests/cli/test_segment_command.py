@@ -211,11 +211,11 @@ def test_killed_in_the_middle(tiny_clip, pixels, tmp_path):
     command += ["--model", tiny_clip, "--templates", "simple", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
-        while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline and process.poll() is None:
+        while len(list(out.glob("[!.]*.json"))) < 4 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    reports = list(out.glob("*.json"))
+    reports = list(out.glob("[!.]*.json"))
     assert 4 <= len(reports) < 60, process.returncode
     for path in out.glob("[!.]*"):
         if path.suffix == ".json":
