@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ovseg.data.scenes.bank import Bank
 from ovseg.data.scenes.captions import caption
 from ovseg.data.scenes.composer import Composer, draw_concepts
 from ovseg.device import resolve_device
-from ovseg.errors import ConfigError, InputError, OvsegError
+from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
 from ovseg.files import atomic_write, check_writable
 
 ASSETS = Path(__file__).resolve().parents[1] / "ovseg/assets/mini"
@@ -50,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="image size : share of patches left out : share of the time",
     )
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
@@ -74,12 +75,30 @@ def build(config: dict[str, Any], size: int, dropout: float, weights: dict[str, 
     return model
 
 
-def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; gains, biases and embeddings are not decayed."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim >= 2 and "embedding" not in n)]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
+def make_optimizers(model: nn.Module, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW without decay for embeddings, gains and biases.
+
+    At updates of AdamW's size, Muon (Jordan et al., 2024, github.com/KellerJordan/Muon) halves the steps needed here.
+
+    Raises:
+        EnvironmentProblem: PyTorch is older than 2.9, which brought Muon.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise EnvironmentProblem(f"torch {torch.__version__} has no Muon; training needs torch >= 2.9, update it")
+    inside = {n: p for n, p in model.named_parameters() if p.ndim == 2 and "resblocks" in n}
+    others = [p for n, p in model.named_parameters() if n not in inside]
+    return [
+        torch.optim.Muon(inside.values(), lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0),
+    ]
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load moments; those of the position embedding start afresh when its size has changed."""
+    optimizer.load_state_dict(state)
+    for parameter, moments in list(optimizer.state.items()):
+        if any(moment.ndim and moment.shape != parameter.shape for moment in moments.values()):
+            del optimizer.state[parameter]
 
 
 class Trainer:
@@ -97,13 +116,14 @@ class Trainer:
         self.bank = Bank.load(args.bank)
         self.pool = torch.tensor([i for i, concept in enumerate(self.bank.concepts) if not concept.novel])
         self.checkpoint = check_writable(args.output) / "checkpoint.pt"
+        self.worker = ThreadPoolExecutor(1)
         self.step, self.elapsed = 0, 0.0
         torch.manual_seed(args.seed)
         saved = torch.load(self.checkpoint, "cpu", weights_only=True) if self.checkpoint.exists() else None
         if saved:
             self.step, self.elapsed = saved["step"], saved["elapsed"]
             print(f"resuming at step {self.step}, {self.elapsed / 60:.1f} minutes", flush=True)
-        self._enter_phase(saved["model"] if saved else None, saved["optimizer"] if saved else None)
+        self._enter_phase(saved["model"] if saved else None, saved["optimizers"] if saved else [])
 
     @property
     def progress(self) -> float:
@@ -119,56 +139,58 @@ class Trainer:
                 return size, dropout
         return self.phases[-1][:2]
 
-    def _enter_phase(self, weights: dict[str, Tensor] | None, optimizer_state: dict[str, Any] | None) -> None:
+    def _enter_phase(self, weights: dict[str, Tensor] | None, optimizer_states: list[dict[str, Any]]) -> None:
         from open_clip import SimpleTokenizer
 
         self.phase = self.size, dropout = self._phase_now()
         self.model = build(self.config, self.size, dropout, weights).to(self.device).train()
-        self.optimizer = make_optimizer(self.model, self.args.lr, self.args.weight_decay)
-        if optimizer_state:
-            self._load_optimizer(optimizer_state)
+        self.optimizers = make_optimizers(self.model, self.args.lr, self.args.weight_decay)
+        for optimizer, state in zip(self.optimizers, optimizer_states, strict=False):
+            restore(optimizer, state)
         self.composer = Composer(self.bank, self.size, self.device)
+        self.upcoming: Future[tuple[Tensor, Tensor]] | None = None
         self.tokenizer = SimpleTokenizer(context_length=self.config["text_cfg"]["context_length"])
         self.visual = torch.compile(self.model.visual) if self.args.compile else self.model.visual
 
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
-        """Restore the moments; those of the position embedding start afresh when its size has changed."""
-        self.optimizer.load_state_dict(state)
-        for parameter, moments in list(self.optimizer.state.items()):
-            if moments["exp_avg"].shape != parameter.shape:
-                del self.optimizer.state[parameter]
-
-    def batch(self) -> tuple[Tensor, list[str]]:
-        """Compose the scenes of this step: (B, 3, S, S) in 0..1 and their captions."""
-        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.step)
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Compose the scenes of a step: (B, 3, S, S) normalised, and the tokens (B, L) of their captions."""
+        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + step)
         size, progress = self.args.batch, self.progress
-        single = 0.9 - 0.55 * min(progress / 0.6, 1.0)
+        single = 0.9 - 0.4 * min(progress / 0.6, 1.0)
         draw = torch.rand(size, generator=generator)
         many = torch.randint(2, SLOTS + 1, (size,), generator=generator)
         counts = torch.where(draw < single, 1, many)
         counts[draw > 0.97] = 0
         scenes = self.composer(draw_concepts(self.pool, counts, SLOTS, generator), generator)
-        return scenes.images, caption(scenes, self.bank, generator)
+        return self.normalise(scenes.images), self.tokenizer(caption(scenes, self.bank, generator)).to(self.device)
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """Return the batch of this step, and let the next one be composed while this one is learnt from."""
+        ready = self.upcoming or self.worker.submit(self.batch, self.step)
+        images, tokens = ready.result()
+        self.upcoming = self.worker.submit(self.batch, self.step + 1)
+        return images, tokens
 
     def train_step(self) -> dict[str, float]:
         """One contrastive step; returns loss, in-batch accuracy and learning rate."""
         warm = min(self.progress / 0.02, 1.0)
         lr = self.args.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = lr
-        images, captions = self.batch()
+        images, tokens = self.next_batch()
         # The fused CPU attention is slow in its backward pass for so few tokens.
         kernel = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
         with kernel, torch.autocast(self.device.type, torch.bfloat16):
-            image = F.normalize(self.visual(self.normalise(images)).float(), dim=-1)
-            text = F.normalize(self.model.encode_text(self.tokenizer(captions).to(self.device)).float(), dim=-1)
+            image = F.normalize(self.visual(images).float(), dim=-1)
+            text = F.normalize(self.model.encode_text(tokens).float(), dim=-1)
         logits = self.model.logit_scale.exp() * image @ text.T
         target = torch.arange(len(logits), device=self.device)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=math.log(100))
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == target).float().mean().item(), "lr": lr}
@@ -194,7 +216,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint (atomically)."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
         with atomic_write(self.checkpoint) as temporary:
             torch.save({**state, "step": self.step, "elapsed": self.elapsed}, temporary)
 
@@ -207,7 +229,9 @@ class Trainer:
         with path.open("a") as log:
             while self.progress < 1:
                 if self._phase_now() != self.phase:
-                    self._enter_phase(self.model.state_dict(), self.optimizer.state_dict())
+                    self._enter_phase(
+                        self.model.state_dict(), [optimizer.state_dict() for optimizer in self.optimizers]
+                    )
                 entry: dict[str, float] = {"step": self.step, **self.train_step()}
                 self.step += 1
                 now = time.monotonic()

@@ -142,33 +142,43 @@ class Composer:
         step = torch.randint(1, len(STUFF), (batch,), generator=generator)
         second = torch.where(kind < 0.45, (first + step) % len(STUFF), first)
         variant = torch.randint(TEXTURES_PER_CLASS, (2, batch), generator=generator)
-        upper = self._crop(self.textures, first * TEXTURES_PER_CLASS + variant[0], generator)
-        lower = self._crop(self.textures, second * TEXTURES_PER_CLASS + variant[1], generator)
-        photo = self._crop(self.photos, torch.randint(len(self.photos), (batch,), generator=generator), generator)
+        is_photo = kind > 0.85
+        windows = [self._windows(batch, generator) for _ in range(2)]
+        photo = torch.randint(len(self.photos), (batch,), generator=generator)
+        windows.append(self._windows(batch, generator))
+        canvas = torch.empty(batch, 3, self.size, self.size, device=self.device)
+        lower = torch.empty_like(canvas)
+        for place, source, index, window, rows in (
+            (canvas, self.textures, first * TEXTURES_PER_CLASS + variant[0], windows[0], ~is_photo),
+            (lower, self.textures, second * TEXTURES_PER_CLASS + variant[1], windows[1], kind < 0.45),
+            (canvas, self.photos, photo, windows[2], is_photo),
+        ):
+            if rows.any():
+                place[rows.to(self.device)] = self._crop(source, index[rows], *(part[rows] for part in window))
         y = torch.linspace(-1, 1, self.size)[None, :, None]
         x = torch.linspace(-1, 1, self.size)[None, None]
         height, slope, wave, phase = (self._rand(batch, 1, 1, generator=generator, low=-1.0) for _ in range(4))
         below = (y > 0.5 * height + 0.3 * slope * x + 0.06 * wave * torch.sin(6 * x + 3 * phase)).to(self.device)
-        is_photo = (kind > 0.85).to(self.device)[:, None, None]
-        canvas = torch.where(below[:, None], lower, upper)
-        canvas = torch.where(is_photo[:, None], photo, canvas)
-        stuff = torch.where(below, second.to(self.device)[:, None, None], first.to(self.device)[:, None, None])
-        return canvas, torch.where(is_photo, -1, stuff)
+        two = (kind < 0.45).to(self.device)[:, None, None] & below
+        canvas = torch.where(two[:, None], lower, canvas)
+        stuff = torch.where(two, second.to(self.device)[:, None, None], first.to(self.device)[:, None, None])
+        return canvas, torch.where(is_photo.to(self.device)[:, None, None], -1, stuff)
 
-    def _crop(self, source: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Random square crops, mirrored half of the time, light varied: (B, 3, S, S) in 0..1."""
-        batch = len(index)
+    def _windows(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Choose random square windows, mirrored half of the time, (B, 2, 3), and the light in them (B, 1, 1, 1)."""
         zoom = self._rand(batch, 1, generator=generator, low=0.35, high=1.0)
         shift = self._rand(batch, 2, generator=generator, low=-1.0) * (1 - zoom)
         flip = torch.where(torch.rand(batch, 1, generator=generator) < 0.5, -1.0, 1.0)
         theta = torch.zeros(batch, 2, 3)
         theta[:, 0, :1], theta[:, 1, 1:2], theta[:, :, 2] = zoom * flip, zoom, shift
-        grid = F.affine_grid(theta.to(self.device), [batch, 3, self.size, self.size], align_corners=False)
-        crop = F.grid_sample(
-            source[index.to(self.device)].float() / 255, grid, align_corners=False, padding_mode="border"
-        )
-        light = self._rand(batch, 1, 1, 1, generator=generator, low=0.65, high=1.2).to(self.device)
-        return (crop * light).clamp(0, 1)
+        return theta, self._rand(batch, 1, 1, 1, generator=generator, low=0.65, high=1.2)
+
+    def _crop(self, source: Tensor, index: Tensor, theta: Tensor, light: Tensor) -> Tensor:
+        """Cut windows (n, 2, 3) out of the pictures of some indices (n,): (n, 3, S, S) in 0..1."""
+        grid = F.affine_grid(theta.to(self.device), [len(index), 3, self.size, self.size], align_corners=False)
+        pictures = source[index.to(self.device)].float() / 255
+        crop = F.grid_sample(pictures, grid, align_corners=False, padding_mode="border")
+        return (crop * light.to(self.device)).clamp(0, 1)
 
     def _camera(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Exposure, contrast, colour cast and noise of the whole picture."""
