@@ -43,6 +43,7 @@ def unknown_name(kind: str, got: str, known: Iterable[str]) -> UnknownNameError:
         known: All names that exist.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(got, names, n=3, cutoff=0.5)
+    spelled = {name.lower(): name for name in names}
+    near = [spelled[match] for match in difflib.get_close_matches(got.lower(), spelled, n=3, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:12])}"
     return UnknownNameError(f"unknown {kind} '{got}'; {hint}")

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from ovseg.clip import FrozenClip
 from ovseg.data.scenes.bank import Bank
 
+pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="training needs torch >= 2.9")
+
 CONFIG = {
     "model_cfg": {
         "embed_dim": 32,

@@ -154,7 +154,7 @@ class FrozenClip(nn.Module):
         self._check_images(images)
         wanted = (need or Need()) | (recalibration.needs if recalibration else Need())
         rule = recalibration.pos_resize if recalibration else RULES[0]
-        own = self.depth - self._handed_over(recalibration)
+        own = self.depth - self.handed_over(recalibration)
         hidden, attention = self._indices(wanted.hidden, own), self._indices(wanted.attention, own)
         tokens, grid = self.tower.embed(images, rule)
         context = Context(grid, images)
@@ -199,7 +199,12 @@ class FrozenClip(nn.Module):
                 f"got {shape[3]} x {shape[2]} pixels; expected images of at least {self.patch_size} a side"
             )
 
-    def _handed_over(self, recalibration: Recalibrator | None) -> int:
+    def handed_over(self, recalibration: Recalibrator | None) -> int:
+        """Return how many of the last blocks a recalibration takes over.
+
+        Raises:
+            ConfigError: More than there are, or it asks for an unknown position-embedding rule.
+        """
         if recalibration is None:
             return 0
         if recalibration.pos_resize not in RULES:

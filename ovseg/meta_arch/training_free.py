@@ -88,6 +88,7 @@ class TrainingFree(nn.Module):
         self.protocol, self.rule = protocol, rule
         resolve_templates(templates)  # mistakes of a config come to light before the first image
         protocol.plan((max(protocol.window, clip.patch_size),) * 2, clip.patch_size)
+        clip.handed_over(recalibration)
         self.default_templates, self.default_background = templates, background
         self.full_scores = True
         self.vocabulary: Vocabulary | None = None

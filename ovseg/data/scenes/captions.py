@@ -39,7 +39,7 @@ def caption(batch: SceneBatch, bank: Bank, generator: torch.Generator) -> list[s
         text = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
         if ground and (not names or draw[3] < 0.2):
             text = f"{text} on {ground}" if names else ground
-        captions.append(TEMPLATES[int(draw[4] * len(TEMPLATES))].format(text or "a photograph"))
+        captions.append(TEMPLATES[int(draw[4] * len(TEMPLATES))].format(text or "scene"))
     return captions
 
 
