@@ -24,13 +24,13 @@ from ovseg.files import check_writable
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         words = json.loads((EXAMPLES / "examples.json").read_text())
     except OSError as error:
@@ -48,7 +48,7 @@ def main() -> None:
             f"{s.name} {100 * s.area_fraction:.0f} % ({s.score:.2f})"
             for s in sorted(result.segments, key=lambda s: -s.area)
         ]
-        files = write(result, args.output, Path(name).stem)
+        files = write(result, args.output / Path(name).stem)
         table.add_row(name, "\n".join(found), f"{result.meta['timings']['seconds']:.2f}", files["overlay"])
     Console().print(table)
     print(f"overlays, 16-bit labels and reports: {args.output.resolve()}")

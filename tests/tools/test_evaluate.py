@@ -1,0 +1,100 @@
+"""tools/evaluate.py on a miniature Scenes: what it counts, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg.data.scenes.bank import Bank
+from ovseg.errors import OvsegError
+
+ROOT = Path(__file__).parents[2]
+
+
+def load_script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return load_script("tools/evaluate.py")
+
+
+@pytest.fixture(scope="module")
+def scenes(tiny_bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    prepare = load_script("datasets/prepare_scenes.py")
+    for split in ("val", "novel"):
+        prepare.write_split(tiny_bank, split, 3, 64, 0, root)
+    return root
+
+
+def test_full_vocabulary_and_table(script: ModuleType, scenes: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(scenes), "--splits", "val,novel", "--models", f"{tiny_clip},sclip/{tiny_clip}"]
+    script.main([*arguments, "--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")])
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert [(row["model"].split("/")[0] == "sclip", row["split"]) for row in rows] == [
+        (False, "val"), (False, "novel"), (True, "val"), (True, "novel"),
+    ]  # fmt: skip
+    assert all(row["images"] == 3 and row["total"] == 7 + 14 and 0 < row["present"] < 21 for row in rows)
+    assert all(row["miou_all"] <= row["miou_present"] <= 1 for row in rows)
+    lines = (tmp_path / "a.md").read_text().splitlines()
+    assert len(lines) == 4 and lines[0] == "| model | val | novel | ms / image |"
+
+
+def test_perfect_labels_score_one(
+    script: ModuleType, scenes: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With distractors labels count in each image's own list; a model that is always right must still score 1."""
+    split = script.Split.read(scenes / "val", None)
+    segmenter = script.load(str(tiny_clip))
+    names = {path.name: truth for path, truth in split.files}
+
+    class Right:
+        def __init__(self, image: Path) -> None:
+            target = np.asarray(Image.open(names[image.name])).astype(np.int64)
+            place = {entry.name: i for i, entry in enumerate(segmenter.model.vocabulary)}
+            table = np.array([place.get(entry.name, -1) for entry in split.classes])
+            self.labels = np.where(target < len(table), table[np.minimum(target, len(table) - 1)], 0)
+
+    monkeypatch.setattr(segmenter, "stream", lambda images: map(Right, images))
+    for distractors in (None, 2):
+        assert script.evaluate(segmenter, split, distractors)["miou_present"] == 1
+
+
+def test_distractors_are_the_same_every_time(script: ModuleType, scenes: Path, tiny_clip: Path) -> None:
+    split = script.Split.read(scenes / "val", 2)
+    segmenter = script.load(str(tiny_clip))
+    first, second = (script.evaluate(segmenter, split, 3) for _ in range(2))
+    assert {**first, "ms_per_image": 0} == {**second, "ms_per_image": 0} and first["images"] == 2
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"images": []}'])
+def test_missing_or_broken_annotations_are_errors(script: ModuleType, tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "val").mkdir()
+    if content is not None:
+        (tmp_path / "val/panoptic.json").write_text(content)
+    with pytest.raises(OvsegError, match=r"make it with datasets/prepare_scenes\.py"):
+        script.main(["--data", str(tmp_path), "--splits", "val"])
+
+
+def test_demo_writes_an_overlay_of_every_example(tiny_clip: Path, tmp_path: Path) -> None:
+    load_script("tools/demo.py").main(["--model", str(tiny_clip), "--output", str(tmp_path)])
+    examples = json.loads((ROOT / "examples/examples.json").read_text())
+    assert len(examples) >= 4
+    for name in examples:
+        stem = Path(name).stem
+        assert Image.open(tmp_path / f"{stem}.overlay.png").width >= Image.open(ROOT / "examples" / name).width
+        assert json.loads((tmp_path / f"{stem}.json").read_text())["meta"]["model"] == str(tiny_clip)
