@@ -37,7 +37,7 @@ def caption(batch: SceneBatch, bank: Bank, generator: torch.Generator) -> list[s
         if names and draw[1] < 0.5:
             names = [names[int(draw[2] * len(names))]]
         text = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
-        if ground and (not names or draw[3] < 0.2):
+        if ground and (not names or draw[3] < 0.35):
             text = f"{text} on {ground}" if names else ground
         captions.append(TEMPLATES[int(draw[4] * len(TEMPLATES))].format(text or "scene"))
     return captions
