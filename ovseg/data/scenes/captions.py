@@ -18,29 +18,41 @@ TEMPLATES = (
 def caption(batch: SceneBatch, bank: Bank, generator: torch.Generator) -> list[str]:
     """Describe each scene by what can be seen in it.
 
-    A scene with objects is described by one or several of them, now and then with the ground they are on; a scene
-    without objects by its background. Objects of which less than 35 % is visible are not mentioned.
+    A scene with objects is described by one or several of them, half of the time with the ground they are on, and one
+    time out of ten by its grounds alone; a scene without objects by its grounds. Objects of which less than 35 % is
+    visible are not mentioned. Grounds must be named this often, or the model never learns to read them.
 
     Returns:
         B captions.
     """
     stuff_names = [(name, *synonyms) for name, synonyms in STUFF.items()]
-    below = batch.stuff[:, -1, batch.stuff.shape[-1] // 2].tolist()
-    draws = torch.rand(len(below), 8 + batch.concepts.shape[1], generator=generator).tolist()
+    middle = batch.stuff.shape[-1] // 2
+    borders = batch.stuff[:, [-1, 0], middle].tolist()
+    draws = torch.rand(len(borders), 8 + batch.concepts.shape[1], generator=generator).tolist()
     captions = []
     for row, draw in enumerate(draws):
         seen = [int(c) for c, v in zip(batch.concepts[row], batch.visible[row], strict=True) if c >= 0 and v >= 0.35]
         names = [
             _pick((bank.concepts[c].name, *bank.concepts[c].synonyms), u) for c, u in zip(seen, draw[8:], strict=False)
         ]
-        ground = _pick(stuff_names[below[row]], draw[0]) if below[row] >= 0 else ""
+        grounds = [
+            _pick(stuff_names[s], u) for s, u in zip(dict.fromkeys(borders[row]), draw[5:], strict=False) if s >= 0
+        ]
         if names and draw[1] < 0.5:
             names = [names[int(draw[2] * len(names))]]
-        text = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
-        if ground and (not names or draw[3] < 0.35):
-            text = f"{text} on {ground}" if names else ground
-        captions.append(TEMPLATES[int(draw[4] * len(TEMPLATES))].format(text or "scene"))
+        if grounds and (not names or draw[3] < 0.1):
+            text = _listed(grounds if draw[0] < 0.5 else grounds[::-1])
+        elif grounds and draw[3] < 0.55:
+            text = f"{_listed(names)} on {grounds[0]}"
+        else:
+            text = _listed(names) or "scene"
+        captions.append(TEMPLATES[int(draw[4] * len(TEMPLATES))].format(text))
     return captions
+
+
+def _listed(names: list[str]) -> str:
+    """Write ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def _pick(names: tuple[str, ...], draw: float) -> str:
