@@ -32,7 +32,7 @@ from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import ClassEntry, Vocabulary
 from ovseg.zoo import load
 
-COLUMNS = ("miou_present", "miou_all", "foreground_miou", "pixel_accuracy")
+COLUMNS = {"miou_present": "present", "miou_all": "all", "foreground_miou": "things", "pixel_accuracy": "pixels"}
 
 
 @dataclass
@@ -89,9 +89,9 @@ def evaluate(segmenter: Segmenter, split: Split, distractors: int | None) -> dic
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return the results as a table for the terminal."""
-    view = Table(title="semantic segmentation, percent", title_justify="left")
-    for column in ("model", "split", "images", *COLUMNS, "classes", "ms / image"):
-        view.add_column(column.replace("_", " "), justify="left" if column in ("model", "split") else "right")
+    view = Table(title="mIoU over present, all and thing classes; pixel accuracy; percent", title_justify="left")
+    for column in ("model", "split", "images", *COLUMNS.values(), "classes", "ms"):
+        view.add_column(column, justify="left" if column in ("model", "split") else "right")
     for row in rows:
         scores = [f"{100 * row[c]:.1f}" for c in COLUMNS]
         classes = f"{row['present']} / {row['total']}"
