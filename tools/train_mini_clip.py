@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=110, help="training time; the schedule follows the clock")
     parser.add_argument(
         "--phases",
-        default="64:0.5:0.5,64:0:0.25,96:0:0.25",
+        default="64:0.5:0.7,96:0.4:0.25,96:0:0.05",
         help="image size : share of patches left out : share of the time",
     )
     parser.add_argument("--batch", type=int, default=256)
