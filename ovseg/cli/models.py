@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.json:
         print(json.dumps([card.to_json() for card in list_models()], indent=1))
     else:
-        _print_table()
+        _print_cards()
     return 0
 
 
@@ -67,24 +67,21 @@ def _as_yaml(found: dict[str, Any]) -> str:
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _print_table() -> None:
+def _print_cards() -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
     from ovseg.zoo import list_models
 
-    view = Table(title="models", title_justify="left", show_lines=True)
-    for column in ("name", "what it does", "weights", "size", "weights licence", "installed"):
-        view.add_column(column)
+    console = Console(highlight=False)
     for card in list_models():
-        view.add_row(
-            card.name,
-            f"{card.summary}\n[dim]{card.paper}[/dim]",
-            card.source,
-            f"{card.size_mb:.1f} MB" if card.size_mb else "-",
-            card.weights_licence,
-            "yes" if card.installed else "at first use",
-        )
-    Console().print(view)
-    print("Every method runs on every CLIP: --model sclip/mini, naclip/ViT-L-14/openai, gem/path/to/folder.")
+        size = f"{card.size_mb:.1f} MB, " if card.size_mb else ""
+        state = "installed" if card.installed else "weights fetched at first use"
+        console.print(f"[bold]{card.name}[/bold]  ({size}{state})")
+        for line in (
+            f"{card.summary}{f' ({card.paper})' if card.paper else ''}",
+            f"[dim]weights: {card.source}; their licence: {card.weights_licence}[/dim]",
+        ):
+            console.print(Padding(line, (0, 0, 0, 4)))
+    print("\nEvery method runs on every CLIP: --model sclip/mini, naclip/ViT-L-14/openai, gem/path/to/folder.")
     print("All settings of one: `ovseg models --details sclip/mini`.")
