@@ -160,7 +160,7 @@ class Trainer:
         draw = torch.rand(size, generator=generator)
         many = torch.randint(2, SLOTS + 1, (size,), generator=generator)
         counts = torch.where(draw < single, 1, many)
-        counts[draw > 0.82] = 0
+        counts[draw > 0.9] = 0
         scenes = self.composer(draw_concepts(self.pool, counts, SLOTS, generator), generator)
         return self.normalise(scenes.images), self.tokenizer(caption(scenes, self.bank, generator)).to(self.device)
 

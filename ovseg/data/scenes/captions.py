@@ -18,8 +18,8 @@ TEMPLATES = (
 def caption(batch: SceneBatch, bank: Bank, generator: torch.Generator) -> list[str]:
     """Describe each scene by what can be seen in it.
 
-    A scene with objects is described by one or several of them, half of the time with the ground they are on, and one
-    time out of ten by its grounds alone; a scene without objects by its grounds. Objects of which less than 35 % is
+    A scene with objects is described by one or several of them, often with the ground they are on, and now
+    and then by its grounds alone; a scene without objects by its grounds. Objects of which less than 35 % is
     visible are not mentioned. Grounds must be named this often, or the model never learns to read them.
 
     Returns:
@@ -40,9 +40,9 @@ def caption(batch: SceneBatch, bank: Bank, generator: torch.Generator) -> list[s
         ]
         if names and draw[1] < 0.5:
             names = [names[int(draw[2] * len(names))]]
-        if grounds and (not names or draw[3] < 0.1):
+        if grounds and (not names or draw[3] < 0.06):
             text = _listed(grounds if draw[0] < 0.5 else grounds[::-1])
-        elif grounds and draw[3] < 0.55:
+        elif grounds and draw[3] < 0.45:
             text = f"{_listed(names)} on {grounds[0]}"
         else:
             text = _listed(names) or "scene"
