@@ -38,6 +38,7 @@ def test_cards_are_complete_and_every_method_has_one():
     for card in cards:
         assert all([card.summary, card.source, card.code_licence, card.weights_licence])
         assert (config_root() / card.config).is_file()
+        assert bool(card.base) == bool(card.folder) and (config_root() / card.base).exists()
         assert card.weights in ("embedded", "open_clip") and (card.weights == "embedded") == bool(card.folder)
     methods = {card.name.partition("/")[0] for card in cards if "/" in card.name}
     assert methods == {name.casefold() for name in list_recalibrations()}
@@ -53,7 +54,8 @@ def test_every_shipped_config_can_be_read():
 
 
 def test_card(embedded):
-    assert settings(ovseg.load("mini", "cpu"))["clip"] == "tiny-clip"
+    shallow = {"MODEL": {"RECALIBRATION": {"OPTIONS": {"LAST_N_LAYERS": 2}}}}  # the tiny CLIP has two blocks
+    assert settings(ovseg.load("mini", "cpu", overrides=shallow)) == {"clip": "tiny-clip", "recalibration": "ClearCLIP"}
 
 
 def test_method_on_a_card_keeps_its_size_rule(embedded):

@@ -19,6 +19,7 @@ class Card:
         name: Name for `load`; in capitals what is to be filled in.
         summary: One line.
         config: YAML file under ``configs/``.
+        base: The same without a method, for ``METHOD/NAME``; of embedded models only.
         weights: ``embedded`` or ``open_clip`` (downloaded by open_clip at first use, or a local file).
         folder: Folder of embedded weights inside the package, else empty.
         source: Where the weights come from.
@@ -33,6 +34,7 @@ class Card:
     source: str
     code_licence: str
     weights_licence: str
+    base: str = ""
     folder: str = ""
     paper: str = ""
 

@@ -80,7 +80,7 @@ def _with_method(method: str, rest: str, embedded: dict[str, Card]) -> tuple[Pat
         )
     name = {"MODEL": {"RECALIBRATION": {"NAME": _methods()[method.casefold()]}}}
     if rest in embedded:
-        return config_root() / embedded[rest].config, merge(_clip_of(embedded[rest]), name)
+        return config_root() / embedded[rest].base, merge(_clip_of(embedded[rest]), name)
     own = config_root() / "training_free" / f"{method.casefold()}.yaml"
     base = own if own.is_file() else config_root() / "training_free/base.yaml"
     return base, merge(_clip_source(method, rest, embedded), name)
