@@ -98,3 +98,16 @@ def test_demo_writes_an_overlay_of_every_example(tiny_clip: Path, tmp_path: Path
         stem = Path(name).stem
         assert Image.open(tmp_path / f"{stem}.overlay.png").width >= Image.open(ROOT / "examples" / name).width
         assert json.loads((tmp_path / f"{stem}.json").read_text())["meta"]["model"] == str(tiny_clip)
+
+
+def test_zero_shot_counts_every_group(
+    tiny_bank: Bank, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_bank.save(tmp_path / "bank.safetensors")
+    tool = load_script("tools/zero_shot.py")
+    tool.main(["--bank", str(tmp_path / "bank.safetensors"), "--model", str(tiny_clip), "--count", "110"])
+    base, novel = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (base["concepts"], novel["concepts"]) == ("base", "novel")
+    for row in (base, novel):
+        assert row["scenes"] == 110 and row["names"] == 7 and row["chance"] == pytest.approx(1 / 7, abs=1e-4)
+        assert 0 <= row["top1"] <= row["top5"] <= 1
