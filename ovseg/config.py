@@ -49,6 +49,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     protocol.MIN_MAX = False
     protocol.PAMR_STEPS = 0
     protocol.PAMR_DILATIONS = (8, 16)
+    protocol.PAMR_AT = "output"  # output: at the photograph's size, as in the papers | network: at the input's
 
 
 def config_root() -> Path:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovseg.clip import FrozenClip
-from ovseg.data.windows import WindowPlan, plan_windows
+from ovseg.data.windows import WindowPlan, bilinear_matrix, plan_windows
 from ovseg.errors import ConfigError, EnvironmentProblem
-from ovseg.postprocess import ScoreRule, class_probabilities, segment_map
+from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
 from ovseg.recalibration import Recalibration, build_recalibration
+from ovseg.refinement import affinity, propagate
 from ovseg.vocabulary import (
     Background,
     Queries,
@@ -33,6 +34,7 @@ from ovseg.vocabulary import (
 )
 
 WINDOWS_PER_PASS = 16
+QUERIES_PER_REFINEMENT = 64
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ class Protocol:
         short_side, long_side: Size rule in pixels, applied by whoever reads the image (`ovseg.data.preprocessing`).
         window, stride: Sliding windows in pixels; window 0 is the whole image.
         padding: ``none``, ``corner`` or ``even``; see `ovseg.data.windows.plan_windows`.
+        pamr_at: Where the rule's PAMR runs: ``output``, at the size of the photograph (NACLIP), or ``network``, at the
+            size of the network input, which costs the same for photographs of all sizes.
 
     Raises:
-        ConfigError: A side is not positive, or windows cannot be laid out so.
+        ConfigError: A side is not positive, windows cannot be laid out so, or `pamr_at` is another word.
     """
 
     short_side: int
@@ -53,11 +57,14 @@ class Protocol:
     window: int
     stride: int
     padding: str
+    pamr_at: str = "output"
 
     def __post_init__(self) -> None:
         """Check the values; those of windows where they are used."""
         if min(self.short_side, self.long_side) < 1:
             raise ConfigError(f"short_side is {self.short_side} and long_side {self.long_side}; expected at least 1")
+        if self.pamr_at not in ("output", "network"):
+            raise ConfigError(f"pamr_at is '{self.pamr_at}'; expected output or network")
 
     def plan(self, size: tuple[int, int], patch: int) -> WindowPlan:
         """Plan the windows of a network input of ``size`` (height, width)."""
@@ -117,7 +124,7 @@ class TrainingFree(nn.Module):
             if source.FOLDER
             else FrozenClip.load(source.ARCH, source.PRETRAINED),
             "recalibration": recalibration,
-            "protocol": Protocol(node.SHORT_SIDE, node.LONG_SIDE, node.WINDOW, node.STRIDE, node.PADDING),
+            "protocol": Protocol(node.SHORT_SIDE, node.LONG_SIDE, node.WINDOW, node.STRIDE, node.PADDING, node.PAMR_AT),
             "rule": rule,
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
@@ -228,7 +235,12 @@ class TrainingFree(nn.Module):
         rule = self.rule
         if self.background.threshold:
             rule = replace(rule, prob_threshold=self.background.threshold, threshold_label=-1)
-        rows, columns = plan.matrices(size)
+        if rule.pamr_steps and self.protocol.pamr_at == "network":
+            scores = self._refined(scores, plan, image)
+            rows, columns = (bilinear_matrix(*sides).float() for sides in zip(image.shape[1:], size, strict=True))
+            rule = replace(rule, pamr_steps=0)
+        else:
+            rows, columns = plan.matrices(size)
         guide = None
         if rule.pamr_steps:
             guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
@@ -236,6 +248,14 @@ class TrainingFree(nn.Module):
         labels, best = segment_map(*arguments)
         result = {"labels": labels, "scores": best}
         return {**result, "sem_seg": class_probabilities(*arguments)} if self.full_scores else result
+
+    def _refined(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
+        """Refine patch scores (T, ...) at the size of the network input: (T, h, w), a few queries at a time."""
+        steps, dilations = self.rule.pamr_steps, self.rule.pamr_dilations
+        rows, columns = plan.matrices((image.shape[1], image.shape[2]))
+        weights = affinity(image[None].float(), dilations)
+        parts = (upsample(part, rows, columns)[None] for part in scores.split(QUERIES_PER_REFINEMENT))
+        return torch.cat([propagate(part, weights, steps, dilations)[0] for part in parts])
 
 
 def _text_cache() -> TextCache | None:

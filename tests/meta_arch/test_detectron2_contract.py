@@ -43,7 +43,16 @@ def test_the_registry_knows_the_architecture(model, tiny_clip):
     assert build_model(cfg).recalibration.name == "CLIP"
 
 
-@pytest.mark.parametrize("protocol", [{}, {"PAMR_STEPS": 2}, {"WINDOW": 0, "PADDING": "even"}, {"MIN_MAX": True}])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        {},
+        {"PAMR_STEPS": 2},
+        {"PAMR_STEPS": 2, "PAMR_AT": "network"},
+        {"WINDOW": 0, "PADDING": "even"},
+        {"MIN_MAX": True},
+    ],
+)
 def test_outputs(tiny_clip, protocol):
     model = build_model(config(tiny_clip, **protocol)).eval()
     model.set_vocabulary(Vocabulary.parse(NAMES), "words")
