@@ -6,6 +6,10 @@
 
 Without --distractors every image is labelled with all names of the data set. With N of them it gets the classes it
 shows and N others, drawn anew for each image from a fixed seed.
+
+IoUs are those of the whole split, one confusion matrix for all images: with --distractors a class also pays for the
+images in which it was a distractor. The column "by image" is the mean over images of the mean IoU of the things that the
+image shows.
 """
 
 from __future__ import annotations
@@ -32,7 +36,13 @@ from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import ClassEntry, Vocabulary
 from ovseg.zoo import load
 
-COLUMNS = {"miou_present": "present", "miou_all": "all", "foreground_miou": "things", "pixel_accuracy": "pixels"}
+COLUMNS = {
+    "miou_present": "present",
+    "miou_all": "all",
+    "foreground_miou": "things",
+    "things_per_image": "by image",
+    "pixel_accuracy": "pixels",
+}
 
 
 @dataclass
@@ -60,6 +70,7 @@ class Split:
 def evaluate(segmenter: Segmenter, split: Split, distractors: int | None) -> dict[str, Any]:
     """Label all images of a split and compare with its masks; see the top of this file for `distractors`."""
     evaluator = SemanticEvaluator(len(split.classes), [entry.is_thing for entry in split.classes])
+    by_image = []
     everything = Vocabulary(tuple(split.classes))
     seconds = []
     for index, (image, truth) in enumerate(
@@ -77,8 +88,12 @@ def evaluate(segmenter: Segmenter, split: Split, distractors: int | None) -> dic
         start = time.perf_counter()
         result = next(segmenter.stream([image]))
         seconds.append(time.perf_counter() - start)
-        evaluator.add(target, np.append(ids, -1)[result.labels])
-    scores = evaluator.evaluate().to_json()
+        labels = np.append(ids, -1)[result.labels]
+        evaluator.add(target, labels)
+        alone = SemanticEvaluator(len(split.classes), [entry.is_thing for entry in split.classes])
+        alone.add(target, labels)
+        by_image.append(alone.evaluate().foreground_miou)
+    scores = {**evaluator.evaluate().to_json(), "things_per_image": round(float(np.nanmean(by_image)), 6)}
     return {
         "split": split.name,
         "images": len(split.files),
@@ -89,13 +104,13 @@ def evaluate(segmenter: Segmenter, split: Split, distractors: int | None) -> dic
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return the results as a table for the terminal."""
-    view = Table(title="mIoU over present, all and thing classes; pixel accuracy; percent", title_justify="left")
-    for column in ("model", "split", "images", *COLUMNS.values(), "classes", "ms"):
+    view = Table(title="mIoU: present, all, thing classes, things by image; pixel accuracy", title_justify="left")
+    for column in ("model", "split", *COLUMNS.values(), "classes", "ms"):
         view.add_column(column, justify="left" if column in ("model", "split") else "right")
     for row in rows:
         scores = [f"{100 * row[c]:.1f}" for c in COLUMNS]
         classes = f"{row['present']} / {row['total']}"
-        view.add_row(row["model"], row["split"], str(row["images"]), *scores, classes, str(row["ms_per_image"]))
+        view.add_row(row["model"], row["split"], *scores, classes, str(row["ms_per_image"]))
     return view
 
 
