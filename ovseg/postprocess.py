@@ -7,7 +7,6 @@ number of classes; a (classes, H, W) tensor never exists unless `class_probabili
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -163,10 +162,7 @@ class _Stream:
         self.rows, self.columns = rows.to(self.logits.device), columns.to(self.logits.device)
         self.size = (len(rows), len(columns))
         on_cpu = self.logits.device.type == "cpu"
-        tile, self.chunk = (_CPU_TILE, _CPU_CHUNK) if on_cpu else (_TILE, _CHUNK)
-        # Few queries leave room in the cache for a larger tile, and each tile has its overhead.
-        growth = max(1, math.isqrt(self.chunk // (tile[0] * tile[1] * len(self.logits))))
-        self.tile = (tile[0] * growth, tile[1] * growth)
+        self.tile, self.chunk = (_CPU_TILE, _CPU_CHUNK) if on_cpu else (_TILE, _CHUNK)
         self.weights = affinity(image[None], rule.pamr_dilations) if rule.pamr_steps and image is not None else None
 
     def best(self, keep: Tensor) -> tuple[Tensor, Tensor]:

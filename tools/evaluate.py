@@ -8,8 +8,8 @@ Without --distractors every image is labelled with all names of the data set. Wi
 shows and N others, drawn anew for each image from a fixed seed.
 
 IoUs are those of the whole split, one confusion matrix for all images: with --distractors a class also pays for the
-images in which it was a distractor. The column "by image" is the mean over images of the mean IoU of the things that the
-image shows.
+images in which it was a distractor. The column "by image" is the mean over images of the mean IoU of the things that
+the image shows.
 """
 
 from __future__ import annotations
