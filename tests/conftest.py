@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from ovseg.data.scenes.bank import SPRITE, TEXTURES_PER_CLASS, Bank
 from ovseg.data.scenes.concepts import Concept
 from ovseg.data.scenes.textures import STUFF, make_texture
+
+settings.register_profile("same every time", derandomize=True, deadline=None)
+settings.load_profile("same every time")
 
 TINY_CLIP = {
     "model_cfg": {

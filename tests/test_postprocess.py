@@ -24,7 +24,7 @@ def plain(patches, rows, columns, classes, rule, image=None):
     if rule.min_max:
         low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
         maps = (maps - low) / (high - low)
-    probabilities = (maps * rule.logit_scale).softmax(0)
+    probabilities = (maps.double() * rule.logit_scale).softmax(0)  # float32 underflows at the larger scales
     if rule.area_threshold:
         labels = classes[probabilities.argmax(0)]
         counted = [c for c in classes.unique().tolist() if c >= 0 and c != rule.area_exempt]
@@ -33,7 +33,7 @@ def plain(patches, rows, columns, classes, rule, image=None):
         probabilities[torch.isin(classes, torch.tensor(dropped, dtype=classes.dtype))] = 0
     scores, winners = probabilities.max(0)
     labels = classes[winners].masked_fill(scores < rule.prob_threshold, rule.threshold_label)
-    return labels.masked_fill(scores == 0, rule.threshold_label).int(), scores
+    return labels.masked_fill(scores == 0, rule.threshold_label).int(), scores.float()
 
 
 def example(queries, size=(75, 290), seed=0, classes=None, spread=0.2):
