@@ -69,7 +69,8 @@ class Split:
 
 def evaluate(segmenter: Segmenter, split: Split, distractors: int | None) -> dict[str, Any]:
     """Label all images of a split and compare with its masks; see the top of this file for `distractors`."""
-    evaluator = SemanticEvaluator(len(split.classes), [entry.is_thing for entry in split.classes])
+    things = [entry.is_thing for entry in split.classes]
+    evaluator, alone = (SemanticEvaluator(len(things), things) for _ in range(2))
     by_image = []
     everything = Vocabulary(tuple(split.classes))
     seconds = []
@@ -90,7 +91,7 @@ def evaluate(segmenter: Segmenter, split: Split, distractors: int | None) -> dic
         seconds.append(time.perf_counter() - start)
         labels = np.append(ids, -1)[result.labels]
         evaluator.add(target, labels)
-        alone = SemanticEvaluator(len(split.classes), [entry.is_thing for entry in split.classes])
+        alone.reset()
         alone.add(target, labels)
         by_image.append(alone.evaluate().foreground_miou)
     scores = {**evaluator.evaluate().to_json(), "things_per_image": round(float(np.nanmean(by_image)), 6)}

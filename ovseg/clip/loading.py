@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ovseg.clip.frozen import OPENAI_MEAN, OPENAI_STD, FrozenClip
 from ovseg.clip.open_clip_internals import build_model, check_config, import_open_clip
 from ovseg.errors import ConfigError, WeightsError, unknown_name
+from ovseg.mappings import merge
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 # Buffers that follow from the configuration; some versions and TorchScript archives store them.
@@ -32,7 +33,7 @@ def load(arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None 
     check_config(model_cfg, arch)
     quick = bool(model_cfg.get("quick_gelu", False))
     free = overrides is not None and "quick_gelu" in overrides
-    model_cfg = _merged(model_cfg, overrides or {})
+    model_cfg = merge(model_cfg, overrides or {})
     if _is_path(pretrained):
         path, preprocess = Path(pretrained), {}
         state, openai_layout = read_state_dict(path)
@@ -210,14 +211,6 @@ def _download(arch: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
             f"could not get {arch}/{tag} from {tried} ({reason}); download it where there is a network "
             f"and pass the file: FrozenClip.load('{arch}', '/path/to/file')"
         ) from error
-
-
-def _merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(config)
-    for key, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if nested else value
-    return merged
 
 
 def _is_path(pretrained: str | Path) -> bool:

@@ -235,15 +235,15 @@ class TrainingFree(nn.Module):
         rule = self.rule
         if self.background.threshold:
             rule = replace(rule, prob_threshold=self.background.threshold, threshold_label=-1)
+        guide = None
         if rule.pamr_steps and self.protocol.pamr_at == "network":
             scores = self._refined(scores, plan, image)
             rows, columns = (bilinear_matrix(*sides).float() for sides in zip(image.shape[1:], size, strict=True))
             rule = replace(rule, pamr_steps=0)
         else:
             rows, columns = plan.matrices(size)
-        guide = None
-        if rule.pamr_steps:
-            guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+            if rule.pamr_steps:
+                guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
         arguments = (scores, rows, columns, self.queries.query_to_class, rule, guide)
         labels, best = segment_map(*arguments)
         result = {"labels": labels, "scores": best}

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg.config import load_config
 from ovseg.errors import EnvironmentProblem, unknown_name
+from ovseg.mappings import merge
 from ovseg.zoo.card import Card, list_models
-from ovseg.zoo.names import merge, resolve
+from ovseg.zoo.names import resolve
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

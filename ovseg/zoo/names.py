@@ -8,6 +8,7 @@ from typing import Any
 
 from ovseg.config import config_root
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
+from ovseg.mappings import merge
 from ovseg.zoo.card import PACKAGE, Card, list_models
 
 _PATH_START = ("/", "./", "../", "~", ".\\", "..\\")
@@ -42,15 +43,6 @@ def resolve(model: str) -> tuple[Path, dict[str, Any]]:
     if not changes:
         raise WeightsError(f"folder '{model}' holds no model; expected open_clip_config.json (and weights) in it")
     return config_root() / "training_free/clip.yaml", changes
-
-
-def merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Merge nested mappings; the second wins."""
-    merged = dict(first)
-    for key, value in second.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
 
 
 def _embedded() -> dict[str, Card]:

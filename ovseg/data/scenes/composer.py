@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg.data.scenes.bank import SPRITE, TEXTURES_PER_CLASS, Bank
+from ovseg.data.scenes.bank import TEXTURES_PER_CLASS, Bank
 from ovseg.data.scenes.textures import STUFF
 
 MAX_OBJECTS = 6
@@ -52,8 +52,9 @@ class Composer:
         if size <= 128:
             textures, photos = (F.avg_pool2d(x.float(), 2).round().byte() for x in (textures, photos))
         self.textures, self.photos = textures.to(self.device), photos.to(self.device)
-        by_concept = bank.sprite_concept.tolist()
-        self.sprites_of = {c: [i for i, owner in enumerate(by_concept) if owner == c] for c in set(by_concept)}
+        self.sprites_of: dict[int, list[int]] = {}
+        for index, concept in enumerate(bank.sprite_concept.tolist()):
+            self.sprites_of.setdefault(concept, []).append(index)
 
     def __call__(self, concepts: Tensor, generator: torch.Generator) -> SceneBatch:
         """Compose one scene per row.
@@ -234,6 +235,3 @@ def draw_concepts(pool: Tensor, counts: Tensor, slots: int, generator: torch.Gen
     concepts = torch.full((len(counts), slots), -1)
     concepts[torch.arange(slots)[None] < counts[:, None]] = order[:needed]
     return concepts
-
-
-__all__ = ["MAX_OBJECTS", "SPRITE", "Composer", "SceneBatch", "draw_concepts"]
