@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -153,6 +154,18 @@ class TrainingFree(nn.Module):
             "rule": {**asdict(self.rule), "pamr_dilations": list(self.rule.pamr_dilations)},
         }
 
+    @cached_property
+    def text_cache(self) -> TextCache | None:
+        """The cache of text embeddings, opened once, for it remembers what it has read of its files.
+
+        Where there can be none (a read-only home), it warns and goes on without.
+        """
+        try:
+            return TextCache()
+        except EnvironmentProblem as problem:
+            warnings.warn(f"{problem}; going on without a text cache", RuntimeWarning, stacklevel=3)
+            return None
+
     def set_vocabulary(
         self,
         vocabulary: Vocabulary,
@@ -174,7 +187,7 @@ class TrainingFree(nn.Module):
         chosen = templates or self.default_templates
         same = self.vocabulary == vocabulary and (self.background, self.templates) == (policy, chosen)
         if self.queries is None or not same:
-            self.queries = TextEmbedder(self.clip, chosen, _text_cache()).embed_vocabulary(vocabulary, policy)
+            self.queries = TextEmbedder(self.clip, chosen, self.text_cache).embed_vocabulary(vocabulary, policy)
         self.vocabulary, self.background, self.templates = vocabulary, policy, chosen  # colours may be new
         return self.queries
 
@@ -256,15 +269,6 @@ class TrainingFree(nn.Module):
         weights = affinity(image[None].float(), dilations)
         parts = (upsample(part, rows, columns)[None] for part in scores.split(QUERIES_PER_REFINEMENT))
         return torch.cat([propagate(part, weights, steps, dilations)[0] for part in parts])
-
-
-def _text_cache() -> TextCache | None:
-    """Open the cache of text embeddings; where there can be none (a read-only home), warn and go on without."""
-    try:
-        return TextCache()
-    except EnvironmentProblem as problem:
-        warnings.warn(f"{problem}; going on without a text cache", RuntimeWarning, stacklevel=3)
-        return None
 
 
 def _same_size(inputs: list[dict[str, Any]]) -> Iterator[list[int]]:
