@@ -33,20 +33,28 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.RECALIBRATION = Node()
     cfg.MODEL.RECALIBRATION.NAME = "CLIP"
     cfg.MODEL.RECALIBRATION.OPTIONS = Node(new_allowed=True)
+    cfg.MODEL.REGIONS = Node()
+    cfg.MODEL.REGIONS.NAME = ""  # generator of regions, for methods that use them and for PROTOCOL.REGION_RULE
+    cfg.MODEL.REGIONS.OPTIONS = Node(new_allowed=True)
     cfg.MODEL.TEXT = Node()
     cfg.MODEL.TEXT.TEMPLATES = "openai80"
     cfg.MODEL.TEXT.BACKGROUND = "none"
     protocol = cfg.MODEL.PROTOCOL = Node()
     protocol.SHORT_SIDE = 336  # pixels; the longer side follows, up to LONG_SIDE
     protocol.LONG_SIDE = 2048
+    protocol.ASPECT = "keep"  # keep | square: distort to SHORT_SIDE x SHORT_SIDE | patch: sides to multiples of a patch
     protocol.WINDOW = 224  # side of a sliding window in pixels; 0 is the whole image
     protocol.STRIDE = 112
     protocol.PADDING = "none"  # none | corner | even
+    protocol.PAD_MULTIPLE = 0  # pixels; 0 is the patch
+    protocol.IMAGE_ENGINEERING = 0.0  # share of the unflipped views in ITACLIP's ensemble; 0 is off
     protocol.LOGIT_SCALE = 40.0
     protocol.PROB_THRESHOLD = 0.0
     protocol.THRESHOLD_LABEL = -1  # what pixels under the threshold get: -1 no class, 0 as the benchmarks' background
     protocol.AREA_THRESHOLD = 0.0
     protocol.MIN_MAX = False
+    protocol.SOFTMAX = True  # False for methods whose scores are probabilities
+    protocol.REGION_RULE = "none"  # none | vote | mean: what the regions of the method or of MODEL.REGIONS do to labels
     protocol.PAMR_STEPS = 0
     protocol.PAMR_DILATIONS = (8, 16)
     protocol.PAMR_AT = "output"  # output: at the photograph's size, as in the papers | network: at the input's

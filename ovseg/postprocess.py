@@ -33,6 +33,7 @@ class ScoreRule:
         min_max: Whether every query's map is stretched to 0..1 first (GEM).
         pamr_steps: Rounds of pixel-adaptive refinement of the upsampled scores; 0 is off.
         pamr_dilations: Distances in pixels of its neighbours.
+        softmax: Whether scores become probabilities by a softmax; methods that give probabilities themselves say no.
         threshold_label: Label of pixels below the threshold; -1 is "no class", 0 the background class of benchmarks.
     """
 
@@ -44,6 +45,7 @@ class ScoreRule:
     pamr_steps: int = 0
     pamr_dilations: tuple[int, ...] = (8, 16)
     threshold_label: int = -1
+    softmax: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -115,7 +117,7 @@ def class_probabilities(
     """
     _check(patch_logits, query_to_class, rule, image)
     logits = torch.cat(list(_Stream(patch_logits, rows, columns, rule, image).maps()))
-    query_probabilities = logits.softmax(0)
+    query_probabilities = logits.softmax(0) if rule.softmax else logits
     classes = query_to_class.tolist()
     found = torch.zeros(max([*classes, 0]) + 1, *logits.shape[1:], device=logits.device)
     for index, probability in zip(classes, query_probabilities, strict=True):
@@ -197,7 +199,7 @@ class _Stream:
 
     def _whole(self, keep: Tensor, winners: Tensor, scores: Tensor) -> None:
         """Label all pixels at once, a few maps at a time."""
-        race = _Race(winners.numel(), self.logits.device)
+        race = _Race(winners.numel(), self.logits.device, self.rule.softmax)
         order, kept = _first(keep), int(keep.sum())
         for part, competes in _runs(order, kept, max(1, _CHUNK // winners.numel())):
             race.add(self._maps(part).flatten(1), competes)
@@ -215,7 +217,7 @@ class _Stream:
         local = self.logits[:, near_rows][:, :, near_columns]
         bounds = local.amax((1, 2))
         order, kept = _first(keep, bounds), int(keep.sum())
-        race = _Race(winners.numel(), local.device)
+        race = _Race(winners.numel(), local.device, self.rule.softmax)
         for part, competes in _runs(order, kept, max(_GROUP, self.chunk // winners.numel())):
             contends = competes and bool(bounds[part[0]] >= race.top.min())
             race.add((rows @ local[part] @ columns).flatten(1), contends)
@@ -239,7 +241,8 @@ def _runs(order: Tensor, kept: int, size: int) -> Iterator[tuple[Tensor, bool]]:
 class _Race:
     """The running winner and the running log-sum-exp of a row of pixels."""
 
-    def __init__(self, pixels: int, device: torch.device) -> None:
+    def __init__(self, pixels: int, device: torch.device, softmax: bool) -> None:
+        self.softmax = softmax
         self.peak = torch.full((pixels,), -torch.inf, device=device)  # largest logit so far
         self.total = torch.zeros(pixels, device=device)  # sum of exp(logit - peak) so far
         self.top = self.peak  # largest logit among those that compete
@@ -257,7 +260,8 @@ class _Race:
     def finish(self, order: Tensor, winners: Tensor, scores: Tensor) -> None:
         """Write the winners, as places in ``order``, and their probabilities into maps of as many pixels."""
         winners.copy_(order[self.winner].view_as(winners))
-        scores.copy_((self.top - self.peak).exp_().div_(self.total).view_as(scores))
+        best = (self.top - self.peak).exp_().div_(self.total) if self.softmax else self.top
+        scores.copy_(best.view_as(scores))
 
     def _follow(self, logits: Tensor) -> Tensor:
         """Update the winners; an argmax over few groups and then within one group is far cheaper than one over all."""

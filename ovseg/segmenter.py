@@ -76,7 +76,7 @@ class Segmenter:
         self.model.full_scores = False
         self.name, self.batch_size = name, batch_size
         protocol = model.protocol
-        self.preprocess = Preprocessor(protocol.short_side, protocol.long_side, model.patch_size)
+        self.preprocess = Preprocessor(protocol.short_side, protocol.long_side, model.patch_size, protocol.aspect)
         self._words_seconds = 0.0
 
     def set_vocabulary(self, classes: Words, background: Policy = None, templates: str | None = None) -> Vocabulary:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ovseg.clip.open_clip_internals import Block
+    from ovseg.clip.open_clip_internals import Block, VisualTower
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Context:
     Attributes:
         grid: Patch rows and columns ``(h, w)``; the tokens are the class token and then ``h * w`` patches row by row.
         images: Normalised input (B, 3, H, W).
+        tower: The image tower, for methods that need its head or its number of blocks.
+        mean, std: By which the input was normalised, per channel of RGB in 0..1.
+        regions: Region ids (B, H, W) int64 of the pixels, negative where there is none; None if there are no regions.
         hidden: Recorded tokens (B, N, C) by block index (never negative).
         attention: Recorded attention (B, heads, N, N) by block index.
         stash: Whatever a method keeps from one of its hooks to the next.
@@ -45,9 +48,19 @@ class Context:
 
     grid: tuple[int, int]
     images: Tensor
+    tower: VisualTower
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    regions: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Tensor] = field(default_factory=dict)
-    stash: dict[str, Tensor] = field(default_factory=dict)
+    stash: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rgb(self) -> Tensor:
+        """The input (B, 3, H, W) as RGB in 0..1, float32; what a second backbone normalises in its own way."""
+        mean, std = (torch.tensor(x, device=self.images.device).view(3, 1, 1) for x in (self.mean, self.std))
+        return self.images.float() * std + mean
 
 
 @dataclass
@@ -57,7 +70,7 @@ class DenseFeatures:
     Attributes:
         features: Patch features (B, C, h, w) in the joint space of image and text, not of unit length.
         cls: Embedding (B, C) of the whole image from the same pass, not of unit length.
-        grid: Patch rows and columns.
+        grid: Rows and columns of the features; some methods give them on a finer grid than that of the patches.
         context: What was recorded.
     """
 
@@ -70,25 +83,36 @@ class DenseFeatures:
         """Return the cosine of every patch and every text (B, T, h, w) in float32.
 
         Args:
-            text_embeddings: Rows (T, C) of any length; they are normalised here.
+            text_embeddings: Unit rows (T, C), or (B, T, C) where every image has its own. Rows of another length
+                scale their scores, which some ways of mixing texts are meant to do.
         """
-        texts = F.normalize(text_embeddings.to(self.features.device, torch.float32), dim=-1)
+        texts = text_embeddings.to(self.features.device, torch.float32)
         patches = F.normalize(self.features.float(), dim=1)
-        return torch.einsum("bchw,tc->bthw", patches, texts)
+        return (texts @ patches.flatten(2)).unflatten(2, self.grid)
 
 
 class Recalibrator(Protocol):
     """What the frozen CLIP asks of a recalibration; `ovseg.recalibration.Recalibration` is the base class of all."""
 
-    blocks: int
     pos_resize: str
-    needs: Need
 
     @property
     def name(self) -> str:
         """What to call it in messages."""
         ...
 
+    def blocks_of(self, depth: int) -> int:
+        """How many of the last blocks it takes over."""
+        ...
+
+    def needs_of(self, depth: int) -> Need:
+        """What it wants recorded of the blocks before them."""
+        ...
+
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Take the tokens (B, N, C) through the handed-over blocks."""
+        ...
+
+    def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
+        """Bring what `run` returned to the joint space of image and text."""
         ...

@@ -138,26 +138,31 @@ class FrozenClip(nn.Module):
         return super().train(False)
 
     def dense(
-        self, images: Tensor, recalibration: Recalibrator | None = None, need: Need | None = None
+        self,
+        images: Tensor,
+        recalibration: Recalibrator | None = None,
+        need: Need | None = None,
+        regions: Tensor | None = None,
     ) -> DenseFeatures:
         """Return dense features; every block runs once.
 
         Args:
             images: Normalised images (B, 3, H, W) of any size of at least one patch; sides are floored to patches.
-            recalibration: Takes over the last ``recalibration.blocks`` blocks; without one CLIP runs as it is.
+            recalibration: Takes over the last blocks, as many as it says; without one CLIP runs as it is.
             need: What to record besides what the recalibration itself needs.
+            regions: Region ids (B, H, W) of the pixels, for recalibrations that use them.
 
         Raises:
             InputError: The images have another shape, or are smaller than a patch.
             ConfigError: More blocks are handed over or asked for than there are.
         """
         self._check_images(images)
-        wanted = (need or Need()) | (recalibration.needs if recalibration else Need())
+        wanted = (need or Need()) | (recalibration.needs_of(self.depth) if recalibration else Need())
         rule = recalibration.pos_resize if recalibration else RULES[0]
         own = self.depth - self.handed_over(recalibration)
         hidden, attention = self._indices(wanted.hidden, own), self._indices(wanted.attention, own)
         tokens, grid = self.tower.embed(images, rule)
-        context = Context(grid, images)
+        context = Context(grid, images, self.tower, self.mean, self.std, regions)
         for index, block in enumerate(self.blocks[:own]):
             if index in attention:
                 tokens, context.attention[index] = block.with_attention(tokens)
@@ -166,7 +171,7 @@ class FrozenClip(nn.Module):
             if index in hidden:
                 context.hidden[index] = tokens
         if recalibration is not None:
-            tokens = recalibration.run(tokens, self.blocks[own:], context)
+            return recalibration.joint(recalibration.run(tokens, self.blocks[own:], context), context)
         joint, cls = self.tower.head(tokens)
         return DenseFeatures(joint[:, 1:].mT.unflatten(-1, grid), cls, grid, context)
 
@@ -209,12 +214,13 @@ class FrozenClip(nn.Module):
             return 0
         if recalibration.pos_resize not in RULES:
             raise ConfigError(f"pos_resize '{recalibration.pos_resize}' is unknown; expected one of {', '.join(RULES)}")
-        if not 1 <= recalibration.blocks <= self.depth:
+        wanted = recalibration.blocks_of(self.depth)
+        if not 1 <= wanted <= self.depth:
             raise ConfigError(
-                f"{recalibration.name} changes the last {recalibration.blocks} blocks but {self.name} "
+                f"{recalibration.name} changes the last {wanted} blocks but {self.name} "
                 f"has {self.depth}; choose a smaller depth or a deeper CLIP"
             )
-        return recalibration.blocks
+        return wanted
 
     def _indices(self, asked: tuple[int, ...], own: int) -> set[int]:
         found = {index + self.depth if index < 0 else index for index in asked}

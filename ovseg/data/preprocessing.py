@@ -12,22 +12,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Resizes so that the short side has a given length, unless the long one would grow too long; never distorts.
+    """Resizes so that the short side has a given length, unless the long one would grow too long.
 
     Attributes:
         short_side: Wanted length of the shorter side in pixels.
         long_side: Bound of the longer side in pixels.
         minimum: No side gets shorter than this, so that a thin strip still has a patch; this may distort it.
+        aspect: ``keep``; ``square``: both sides become ``short_side``; ``patch``: as keep, but each side is rounded to
+            the nearest multiple of ``minimum``.
     """
 
     short_side: int
     long_side: int
     minimum: int
+    aspect: str = "keep"
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) in which the network sees an image of this size."""
+        if self.aspect == "square":
+            return (max(self.short_side, self.minimum),) * 2
         scale = min(self.short_side / min(height, width), self.long_side / max(height, width))
-        return max(round(height * scale), self.minimum), max(round(width * scale), self.minimum)
+        unit = self.minimum if self.aspect == "patch" else 1
+        sides = (int(side * scale / unit + 0.5) * unit for side in (height, width))
+        return tuple(max(side, self.minimum) for side in sides)  # type: ignore[return-value]
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
         """Resize an RGB photograph (bilinear with antialiasing).

@@ -56,11 +56,11 @@ class Axis:
     cells: int
     stretch: bool
 
-    def matrix(self, outputs: int) -> Tensor:
-        """Return the matrix (outputs, windows * cells), float64, from patches of all windows to pixels."""
-        one = bilinear_matrix(self.cells, self.size if self.stretch else self.before + self.size + self.after)
+    def matrix(self, outputs: int, cells: int) -> Tensor:
+        """Return the matrix (outputs, windows * cells), float64, from the cells of all windows to pixels."""
+        one = bilinear_matrix(cells, self.size if self.stretch else self.before + self.size + self.after)
         one = one if self.stretch else one[self.before : self.before + self.size]
-        placed = torch.zeros(self.length, len(self.starts), self.cells, dtype=torch.float64)
+        placed = torch.zeros(self.length, len(self.starts), cells, dtype=torch.float64)
         count = torch.zeros(self.length, 1, dtype=torch.float64)
         for index, start in enumerate(self.starts):
             placed[start : start + self.size, index] = one
@@ -85,16 +85,21 @@ class WindowPlan:
         """Return the number of windows."""
         return len(self.rows.starts) * len(self.columns.starts)
 
-    def cut(self, images: Tensor) -> Tensor:
-        """Cut and pad the windows (B * windows, 3, h, w) of images (B, 3, H, W); row by row, images outermost."""
+    def cut(self, images: Tensor, padding: float = 0) -> Tensor:
+        """Cut the windows (B * windows, C, h, w) of images (B, C, H, W); row by row, images outermost.
+
+        Args:
+            images: Of any dtype.
+            padding: Value of the pixels around a window.
+        """
         rows, columns = self.rows, self.columns
         windows = [
             images[..., top : top + rows.size, left : left + columns.size]
             for top in rows.starts
             for left in columns.starts
         ]
-        padding = (columns.before, columns.after, rows.before, rows.after)
-        return F.pad(torch.stack(windows, dim=1).flatten(0, 1), padding)
+        around = (columns.before, columns.after, rows.before, rows.after)
+        return F.pad(torch.stack(windows, dim=1).flatten(0, 1), around, value=padding)
 
     def join(self, scores: Tensor) -> Tensor:
         """Lay patch scores (B * windows, T, h, w) of the windows side by side: (B, T, nI * h, nJ * w)."""
@@ -102,13 +107,24 @@ class WindowPlan:
         grid = scores.unflatten(0, (-1, *across))  # (B, nI, nJ, T, h, w)
         return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
-    def matrices(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return float32 matrices (H, nI * h) and (W, nJ * w) to an output of ``size`` (H, W)."""
-        return self.rows.matrix(size[0]).float(), self.columns.matrix(size[1]).float()
+    def matrices(self, size: tuple[int, int], joined: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return float32 matrices (H, nI * h) and (W, nJ * w) to an output of ``size`` (H, W).
+
+        Args:
+            size: Height and width of the output.
+            joined: Rows and columns of what `join` returned, where the scores of a window are on another grid than that
+                of its patches.
+        """
+        cells = (
+            (self.rows.cells, self.columns.cells)
+            if joined is None
+            else (joined[0] // len(self.rows.starts), joined[1] // len(self.columns.starts))
+        )
+        return self.rows.matrix(size[0], cells[0]).float(), self.columns.matrix(size[1], cells[1]).float()
 
 
 def plan_windows(
-    size: tuple[int, int], patch: int, crop: int = 0, stride: int = 0, padding: str = "none"
+    size: tuple[int, int], patch: int, crop: int = 0, stride: int = 0, padding: str = "none", multiple: int = 0
 ) -> WindowPlan:
     """Plan the windows of an image.
 
@@ -124,6 +140,7 @@ def plan_windows(
             scores are stretched over them (SCLIP, NACLIP). ``corner``: zeros at the right and the bottom, and the
             scores of the padded window stretched to the unpadded one (MaskCLIP). ``even``: zeros split over both
             sides, scores cut back (ClearCLIP).
+        multiple: Pad to a multiple of so many pixels instead of the patch; 0 is the patch.
 
     Raises:
         ConfigError: A value is out of range, or a window is smaller than a patch.
@@ -134,14 +151,17 @@ def plan_windows(
         raise ConfigError(f"window crop {crop} with stride {stride}; expected crop >= 0 and, with a crop, stride >= 1")
     if crop and stride > crop:
         raise ConfigError(f"window stride {stride} leaves gaps between windows of {crop}; expected stride <= crop")
-    return WindowPlan(*(_plan_axis(length, patch, crop, stride, padding) for length in size))
+    multiple = multiple or patch
+    if multiple % patch:
+        raise ConfigError(f"windows are padded to multiples of {multiple}; expected a multiple of the patch, {patch}")
+    return WindowPlan(*(_plan_axis(length, patch, crop, stride, padding, multiple) for length in size))
 
 
-def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str) -> Axis:
+def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str, multiple: int) -> Axis:
     size = min(crop, length) if crop else length
     steps = max(length - size + stride - 1, 0) // stride + 1 if crop else 1
     starts = tuple(min(step * stride, length - size) for step in range(steps))
-    missing = 0 if padding == "none" else -size % patch
+    missing = 0 if padding == "none" else -size % multiple
     before = missing // 2 if padding == "even" else 0
     cells = (size + missing) // patch
     if cells < 1:

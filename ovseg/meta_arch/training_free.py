@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,9 @@ from ovseg.data.windows import WindowPlan, bilinear_matrix, plan_windows
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
 from ovseg.recalibration import Recalibration, build_recalibration
+from ovseg.recalibration.base import one_of
 from ovseg.refinement import affinity, propagate
+from ovseg.regions import RegionGenerator, build_regions, mean_labels, vote
 from ovseg.vocabulary import (
     Background,
     Queries,
@@ -48,9 +50,14 @@ class Protocol:
         padding: ``none``, ``corner`` or ``even``; see `ovseg.data.windows.plan_windows`.
         pamr_at: Where the rule's PAMR runs: ``output``, at the size of the photograph (NACLIP), or ``network``, at the
             size of the network input, which costs the same for photographs of all sizes.
+        aspect: ``keep``, ``square`` or ``patch``; see `ovseg.data.preprocessing.Preprocessor`.
+        pad_multiple: Pixels to whose multiple windows are padded; 0 is the patch.
+        image_engineering: Share of the unflipped views in ITACLIP's ensemble of views; 0 encodes the image alone.
+        region_rule: What regions do to labels: ``none``, ``vote`` (the label most of its pixels have) or ``mean`` (the
+            best mean score). The regions are those of the method, or of the region generator.
 
     Raises:
-        ConfigError: A side is not positive, windows cannot be laid out so, or `pamr_at` is another word.
+        ConfigError: A side is not positive, windows cannot be laid out so, or an option is another word.
     """
 
     short_side: int
@@ -59,17 +66,24 @@ class Protocol:
     stride: int
     padding: str
     pamr_at: str = "output"
+    aspect: str = "keep"
+    pad_multiple: int = 0
+    image_engineering: float = 0.0
+    region_rule: str = "none"
 
     def __post_init__(self) -> None:
         """Check the values; those of windows where they are used."""
         if min(self.short_side, self.long_side) < 1:
             raise ConfigError(f"short_side is {self.short_side} and long_side {self.long_side}; expected at least 1")
-        if self.pamr_at not in ("output", "network"):
-            raise ConfigError(f"pamr_at is '{self.pamr_at}'; expected output or network")
+        one_of("pamr_at", self.pamr_at, ("output", "network"))
+        one_of("aspect", self.aspect, ("keep", "square", "patch"))
+        one_of("region_rule", self.region_rule, ("none", "vote", "mean"))
+        if not 0 <= self.image_engineering <= 1:
+            raise ConfigError(f"image_engineering is {self.image_engineering}; expected a share between 0 and 1")
 
     def plan(self, size: tuple[int, int], patch: int) -> WindowPlan:
         """Plan the windows of a network input of ``size`` (height, width)."""
-        return plan_windows(size, patch, self.window, self.stride, self.padding)
+        return plan_windows(size, patch, self.window, self.stride, self.padding, self.pad_multiple)
 
 
 @META_ARCH_REGISTRY.register()
@@ -89,6 +103,7 @@ class TrainingFree(nn.Module):
         rule: ScoreRule,
         templates: str,
         background: str,
+        regions: RegionGenerator | None = None,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place."""
         super().__init__()
@@ -97,6 +112,8 @@ class TrainingFree(nn.Module):
         resolve_templates(templates)  # mistakes of a config come to light before the first image
         protocol.plan((max(protocol.window, clip.patch_size),) * 2, clip.patch_size)
         clip.handed_over(recalibration)
+        self.regions = regions
+        _check_regions(recalibration, protocol, regions)
         self.default_templates, self.default_background = templates, background
         self.full_scores = True
         self.vocabulary: Vocabulary | None = None
@@ -110,6 +127,7 @@ class TrainingFree(nn.Module):
         node, options = cfg.MODEL.PROTOCOL, cfg.MODEL.RECALIBRATION
         source = cfg.MODEL.CLIP
         recalibration = build_recalibration(options.NAME, **{k.lower(): v for k, v in options.OPTIONS.items()})
+        generator = cfg.MODEL.REGIONS
         rule = ScoreRule(
             logit_scale=node.LOGIT_SCALE,
             prob_threshold=node.PROB_THRESHOLD,
@@ -117,6 +135,7 @@ class TrainingFree(nn.Module):
             area_threshold=node.AREA_THRESHOLD,
             area_exempt=node.THRESHOLD_LABEL,
             min_max=node.MIN_MAX,
+            softmax=node.SOFTMAX,
             pamr_steps=node.PAMR_STEPS,
             pamr_dilations=tuple(node.PAMR_DILATIONS),
         )
@@ -125,10 +144,13 @@ class TrainingFree(nn.Module):
             if source.FOLDER
             else FrozenClip.load(source.ARCH, source.PRETRAINED),
             "recalibration": recalibration,
-            "protocol": Protocol(node.SHORT_SIDE, node.LONG_SIDE, node.WINDOW, node.STRIDE, node.PADDING, node.PAMR_AT),
+            "protocol": Protocol(**{field.name: node[field.name.upper()] for field in fields(Protocol)}),
             "rule": rule,
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
+            "regions": build_regions(generator.NAME, **{k.lower(): v for k, v in generator.OPTIONS.items()})
+            if generator.NAME
+            else None,
         }
 
     @property
@@ -144,12 +166,12 @@ class TrainingFree(nn.Module):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
-        simple = (bool, int, float, str)
         return {
             "architecture": type(self).__name__,
             "clip": self.clip.name,
             "recalibration": self.recalibration.name,
-            "options": {key: value for key, value in vars(self.recalibration).items() if isinstance(value, simple)},
+            "options": self.recalibration.options,
+            "regions": type(self.regions).__name__ if self.regions is not None else "",
             "protocol": asdict(self.protocol),
             "rule": {**asdict(self.rule), "pamr_dilations": list(self.rule.pamr_dilations)},
         }
@@ -214,36 +236,53 @@ class TrainingFree(nn.Module):
         for members in _same_size(batched_inputs):
             images = self._normalise(torch.stack([batched_inputs[i]["image"] for i in members]))
             plan = self.protocol.plan((images.shape[2], images.shape[3]), self.patch_size)
-            scores = self.patch_scores(images, plan)
-            for i, image, own in zip(members, images, scores, strict=True):
+            regions = None
+            if self.regions is not None:
+                regions = torch.stack([self.regions(batched_inputs[i]["image"].to(images.device)) for i in members])
+            scores, maps = self.patch_scores(images, plan, regions)
+            for place, i in enumerate(members):
+                image = images[place]
                 size = (batched_inputs[i].get("height", image.shape[1]), batched_inputs[i].get("width", image.shape[2]))
-                results[i] = self._finish(own, plan, image, size)
+                areas = maps[place] if maps else None if regions is None else regions[place]
+                results[i] = self._finish(scores[place], plan, image, size, areas)
         return results
 
-    def patch_scores(self, images: Tensor, plan: WindowPlan) -> Tensor:
+    def patch_scores(
+        self, images: Tensor, plan: WindowPlan, regions: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Compare every patch of every window with every query.
 
         Args:
             images: (B, 3, h, w) normalised.
             plan: Their windows.
+            regions: Region ids (B, h, w) of their pixels, for methods that use them.
 
         Returns:
-            (B, T, nI * h', nJ * w') float32, the windows' patch grids side by side.
+            Scores (B, T, nI * h', nJ * w') float32, the windows' grids side by side, and the region maps of the method,
+            one (R, a, b) per image, if it has any.
         """
         assert self.queries is not None
-        parts = []
-        for windows in plan.cut(images).split(WINDOWS_PER_PASS):
-            dense = self.clip.dense(windows, self.recalibration)
-            parts.append(self.recalibration.patch_scores(dense.cosines(self.queries.embeddings), dense.context))
-        return plan.join(torch.cat(parts))
+        parts: list[Tensor] = []
+        maps: list[Tensor] = []
+        windows = plan.cut(images).split(WINDOWS_PER_PASS)
+        areas: Iterable[Tensor | None] = [None] * len(windows)
+        if regions is not None and self.recalibration.uses_regions:
+            areas = [part[:, 0] for part in plan.cut(regions[:, None], padding=-1).split(WINDOWS_PER_PASS)]
+        for own, area in zip(windows, areas, strict=True):
+            dense = self.recalibration.encode(self.clip, own, area)
+            parts.append(self.recalibration.patch_scores(dense, self.queries))
+            maps += self.recalibration.region_maps(dense)
+        return plan.join(torch.cat(parts)), maps
 
     def _normalise(self, images: Tensor) -> Tensor:
         weight = next(self.clip.parameters())
         mean, std = (torch.tensor(x, device=weight.device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
         return ((images.to(weight.device).float() / 255 - mean) / std).to(weight.dtype)
 
-    def _finish(self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int]) -> dict[str, Any]:
-        """Bring patch scores (T, ...) to a label map of `size`."""
+    def _finish(
+        self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int], areas: Tensor | None
+    ) -> dict[str, Any]:
+        """Bring patch scores (T, ...) to a label map of `size`; areas are region ids (h, w) or soft maps (R, a, b)."""
         assert self.queries is not None and self.vocabulary is not None
         rule = self.rule
         if self.background.threshold:
@@ -254,21 +293,45 @@ class TrainingFree(nn.Module):
             rows, columns = (bilinear_matrix(*sides).float() for sides in zip(image.shape[1:], size, strict=True))
             rule = replace(rule, pamr_steps=0)
         else:
-            rows, columns = plan.matrices(size)
+            rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
             if rule.pamr_steps:
                 guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
         arguments = (scores, rows, columns, self.queries.query_to_class, rule, guide)
         labels, best = segment_map(*arguments)
+        if self.protocol.region_rule != "none" and areas is not None and len(areas):
+            areas = _region_ids(areas, size)
+            labels = (
+                vote(labels, areas)
+                if self.protocol.region_rule == "vote"
+                else mean_labels(scores, rows, columns, areas, self.queries.query_to_class, labels)
+            )
         result = {"labels": labels, "scores": best}
         return {**result, "sem_seg": class_probabilities(*arguments)} if self.full_scores else result
 
     def _refined(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
         """Refine patch scores (T, ...) at the size of the network input: (T, h, w), a few queries at a time."""
         steps, dilations = self.rule.pamr_steps, self.rule.pamr_dilations
-        rows, columns = plan.matrices((image.shape[1], image.shape[2]))
+        rows, columns = plan.matrices((image.shape[1], image.shape[2]), (scores.shape[1], scores.shape[2]))
         weights = affinity(image[None].float(), dilations)
         parts = (upsample(part, rows, columns)[None] for part in scores.split(QUERIES_PER_REFINEMENT))
         return torch.cat([propagate(part, weights, steps, dilations)[0] for part in parts])
+
+
+def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGenerator | None) -> None:
+    """Refuse a protocol that lacks what a method needs."""
+    if method.whole_image and protocol.window:
+        raise ConfigError(f"{method.name} sees the whole image at once but WINDOW is {protocol.window}; set it to 0")
+    if method.uses_regions and regions is None:
+        raise ConfigError(f"{method.name} needs regions; set MODEL.REGIONS.NAME to a region generator")
+
+
+def _region_ids(areas: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring regions to the output: ids (h, w) by the nearest pixel, soft maps (R, a, b) by the largest."""
+    if areas.ndim == 2:
+        return F.interpolate(areas[None, None].double(), size, mode="nearest")[0, 0].long()
+    rows, columns = (bilinear_matrix(*sides).float() for sides in zip(areas.shape[1:], size, strict=True))
+    ids = torch.arange(len(areas), device=areas.device)
+    return segment_map(areas, rows, columns, ids, ScoreRule(logit_scale=1.0, softmax=False))[0].long()
 
 
 def _same_size(inputs: list[dict[str, Any]]) -> Iterator[list[int]]:

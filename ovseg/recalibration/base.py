@@ -10,19 +10,25 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from detectron2.utils.registry import Registry
-from torch import Tensor
+from torch import Tensor, nn
 
-from ovseg.clip.features import Context, Need
+from ovseg.clip import FrozenClip
+from ovseg.clip.features import Context, DenseFeatures, Need
 from ovseg.clip.open_clip_internals import Block
 from ovseg.clip.position import RULES
 from ovseg.errors import ConfigError, unknown_name
+from ovseg.vocabulary.embedder import Queries
 
 RECALIBRATION_REGISTRY = Registry("RECALIBRATION")
 RECALIBRATION_REGISTRY.__doc__ = "Training-free methods by the name of their class; see `recalibration_class`."
 
 
-class Recalibration:
+class Recalibration(nn.Module):
     """Runs the handed-over blocks as CLIP would; a method overrides the least it can, most often `attention` alone.
+
+    The hooks from the inside out: `attention`, `run_block`, `run` change tokens, `joint` how they come to the joint
+    space, `patch_scores` how features and texts become scores, `region_maps` which regions share a label, `encode`
+    what is encoded at all. It is a module so that trained heads and second backbones move to its device with it.
 
     A subclass states its own values of the class attributes. Users may change the first three by keyword options, which
     is what the ablations of the papers do.
@@ -33,6 +39,8 @@ class Recalibration:
         pos_resize: Rule by which position embeddings are resized; see `ovseg.clip.position`.
         blocks: How many of the last blocks are handed over.
         needs: What to record of the blocks before them; it is found in the context.
+        uses_regions: Whether it wants region ids of the pixels (``context.regions``) from a region generator.
+        whole_image: Whether it must see the image in one window.
         without_golden: Why a method has no golden case of its own; empty where it has.
     """
 
@@ -41,6 +49,8 @@ class Recalibration:
     pos_resize: str = "bicubic_offset"
     blocks: int = 1
     needs: Need = Need()
+    uses_regions: ClassVar[bool] = False
+    whole_image: ClassVar[bool] = False
     without_golden: ClassVar[str] = ""
 
     def __init__(
@@ -51,6 +61,7 @@ class Recalibration:
         Raises:
             ConfigError: An option has a value that is not allowed.
         """
+        super().__init__()
         if residual is not None:
             self.residual = residual
         if feed_forward is not None:
@@ -62,6 +73,21 @@ class Recalibration:
     def name(self) -> str:
         """Name under which the method is registered."""
         return type(self).__name__
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options in force, as JSON values; recorded in results."""
+        own = {key: value for key, value in vars(self).items() if not key.startswith("_") and key != "training"}
+        simple = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
+        return {key: value for key, value in simple.items() if isinstance(value, bool | int | float | str | list)}
+
+    def blocks_of(self, depth: int) -> int:
+        """Return how many of the last of ``depth`` blocks are handed over."""
+        return self.blocks
+
+    def needs_of(self, depth: int) -> Need:
+        """Return what to record of the blocks before them."""
+        return self.needs
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Mix values by attention: q, k, v and the result are (B, heads, 1 + h * w, d), class token first."""
@@ -84,14 +110,44 @@ class Recalibration:
         tokens = tokens + attended if self.residual else attended
         return tokens + block.feed_forward(tokens) if self.feed_forward else tokens
 
-    def patch_scores(self, cosines: Tensor, context: Context) -> Tensor:
-        """Turn cosines (B, T, h, w) of patches and texts into the scores that are upsampled; the identity for most."""
-        return cosines
+    def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
+        """Bring the tokens (B, 1 + h * w, C) that `run` returned to the joint space, by the head of CLIP."""
+        joint, cls = context.tower.head(tokens)
+        return DenseFeatures(joint[:, 1:].mT.unflatten(-1, context.grid), cls, context.grid, context)
+
+    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+        """Return the scores (B, T, h, w) of patches and texts that are upsampled; cosines for most."""
+        return dense.cosines(queries.rows(dense.cls))
+
+    def region_maps(self, dense: DenseFeatures) -> list[Tensor]:
+        """Return soft maps (R, a, b) of regions for each image; the regions share labels. Empty for most methods."""
+        return []
+
+    def encode(self, clip: FrozenClip, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+        """Encode normalised images (B, 3, H, W), with region ids (B, H, W) of their pixels if it uses them."""
+        return clip.dense(images, self, regions=regions)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``softmax(query key^T / sqrt(d) + bias) value`` without ever storing the weights of all heads."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def layer_index(layer: int | float, depth: int) -> int:
+    """Return the index from 0 of a block that an option names.
+
+    Args:
+        layer: A Python index (negative from the end), or the share of the depth at which the block ends: 7 / 12 is the
+            seventh block of 12 and the fourteenth of 24. Layer lists of papers that know one depth are given so.
+        depth: Number of blocks.
+
+    Raises:
+        ConfigError: There is no such block.
+    """
+    index = round(layer * depth) - 1 if isinstance(layer, float) else layer + depth if layer < 0 else layer
+    if not 0 <= index < depth:
+        raise ConfigError(f"layer {layer} names no block of {depth}; expected -{depth}..{depth - 1} or a share 0..1")
+    return index
 
 
 def one_of(option: str, got: str, allowed: Sequence[str]) -> str:
@@ -167,7 +223,16 @@ def _options(method: type[Recalibration]) -> dict[str, str]:
 
 def _check_type(option: str, got: Any, annotation: str) -> None:
     """Refuse a value that the annotation of an option excludes; an int is welcome as a float, a bool never."""
-    accepted = {part.strip() for part in annotation.split("|")}
-    kind = "None" if got is None else type(got).__name__
-    if kind not in accepted and not (kind == "int" and "float" in accepted):
-        raise ConfigError(f"option {option} is {got!r} ({kind}); expected {' or '.join(sorted(accepted))}")
+    accepted = sorted(part.strip() for part in annotation.split("|"))
+    if not any(_fits(got, part) for part in accepted):
+        kind = "None" if got is None else type(got).__name__
+        raise ConfigError(f"option {option} is {got!r} ({kind}); expected {' or '.join(accepted)}")
+
+
+def _fits(got: Any, annotation: str) -> bool:
+    if annotation.startswith("tuple["):
+        return isinstance(got, list | tuple) and all(_fits(one, annotation[6:].partition(",")[0]) for one in got)
+    if got is None or isinstance(got, bool):
+        return annotation == ("None" if got is None else "bool")
+    kinds = [cls.__name__ for cls in type(got).mro()]
+    return annotation in kinds or (annotation == "float" and "int" in kinds)

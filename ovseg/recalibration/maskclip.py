@@ -7,9 +7,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.features import Context
+from ovseg.clip.features import Context, DenseFeatures
 from ovseg.clip.open_clip_internals import Block
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least
+from ovseg.vocabulary.embedder import Queries
 
 _TEMPERATURE = 100.0  # fixed in the original, whatever the scale of the protocol
 _DROPPED = -100.0
@@ -49,12 +50,13 @@ class MaskCLIP(Recalibration):
             context.stash["keys"] = block.project(block.qkv(tokens)[1])[:, 1:]
         return super().run_block(tokens, block, context)
 
-    def patch_scores(self, cosines: Tensor, context: Context) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
         """Apply prompt denoising, then key smoothing."""
+        cosines = super().patch_scores(dense, queries)
         if self.pd_thresh > 0:
             confidence = (_TEMPERATURE * cosines).softmax(1).amax((2, 3), keepdim=True)
             cosines = cosines.masked_fill(confidence < self.pd_thresh, _DROPPED)
-        return self._smooth(cosines, context.stash["keys"]) if self.ks_thresh > 0 else cosines
+        return self._smooth(cosines, dense.context.stash["keys"]) if self.ks_thresh > 0 else cosines
 
     def _smooth(self, cosines: Tensor, keys: Tensor) -> Tensor:
         # The original normalises keys along the tokens (dim 1), not along channels; its numbers depend on it.

@@ -54,6 +54,10 @@ class Queries:
     query_to_class: Tensor
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    def rows(self, cls: Tensor) -> Tensor:
+        """Return the embeddings (T, D) to compare an image with, whose own embedding is ``cls`` (B, D)."""
+        return self.embeddings
+
 
 class TextEmbedder:
     """Embeds names with the templates of a set, averaged, and remembers them on disk.

@@ -65,16 +65,22 @@ def _clip_of(card: Card) -> dict[str, Any]:
 
 
 def _with_method(method: str, rest: str, embedded: dict[str, Card]) -> tuple[Path, dict[str, Any]]:
-    """Resolve a method on the CLIP that ``rest`` names: a card's, a folder's, or ``ARCHITECTURE/TAG-or-file``."""
+    """Resolve a method on the CLIP that ``rest`` names: a card's, a folder's, or ``ARCHITECTURE/TAG-or-file``.
+
+    A method may have a config of its own for a card, ``training_free/METHOD/CARD.yaml``.
+    """
     if not rest:
         raise UnknownNameError(
             f"'{method}' is a method without a CLIP; write for example '{method}/mini' or '{method}/ViT-B-16/openai'"
         )
     name = {"MODEL": {"RECALIBRATION": {"NAME": _methods()[method.casefold()]}}}
+    folder = config_root() / "training_free"
     if rest in embedded:
-        return config_root() / embedded[rest].base, merge(_clip_of(embedded[rest]), name)
-    own = config_root() / "training_free" / f"{method.casefold()}.yaml"
-    base = own if own.is_file() else config_root() / "training_free/base.yaml"
+        own = folder / method.casefold() / f"{rest}.yaml"
+        base = own if own.is_file() else config_root() / embedded[rest].base
+        return base, merge(_clip_of(embedded[rest]), name)
+    own = folder / f"{method.casefold()}.yaml"
+    base = own if own.is_file() else folder / "base.yaml"
     return base, merge(_clip_source(method, rest, embedded), name)
 
 

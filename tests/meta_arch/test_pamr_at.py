@@ -25,7 +25,7 @@ def test_equals_its_parts(tiny_clip) -> None:
     with torch.inference_mode():
         normalised = model._normalise(image[None])
         plan = model.protocol.plan((64, 88), model.patch_size)
-        maps = upsample(model.patch_scores(normalised, plan)[0], *plan.matrices((64, 88)))
+        maps = upsample(model.patch_scores(normalised, plan)[0][0], *plan.matrices((64, 88)))
         refined = pamr(normalised, maps[None], 3, (1, 4))
         full = F.interpolate(refined, (150, 201), mode="bilinear", align_corners=False)[0]
     expected = (model.rule.logit_scale * full).softmax(0)
@@ -34,5 +34,5 @@ def test_equals_its_parts(tiny_clip) -> None:
 
 
 def test_another_place_is_an_error(tiny_clip) -> None:
-    with pytest.raises(ConfigError, match="pamr_at is 'photograph'; expected output or network"):
+    with pytest.raises(ConfigError, match="pamr_at is 'photograph'; expected one of output, network"):
         ovseg.load(tiny_clip, "cpu", overrides={"MODEL": {"PROTOCOL": {"PAMR_AT": "photograph"}}})

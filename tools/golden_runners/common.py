@@ -15,6 +15,7 @@ from ovseg.data.windows import bilinear_matrix, plan_windows
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
 from ovseg.recalibration import Recalibration
 from ovseg.refinement import pamr
+from ovseg.vocabulary.embedder import Queries
 
 
 def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> FrozenClip:
@@ -57,6 +58,16 @@ def resize(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([upsample(one, rows, columns) for one in scores])
 
 
+def empty_context(clip: FrozenClip, grid: tuple[int, int], images: Tensor) -> Context:
+    """Return the context of a pass of which nothing has been recorded."""
+    return Context(grid, images, clip.tower, clip.mean, clip.std)
+
+
+def queries(texts: Tensor, classes: Tensor | None = None) -> Queries:
+    """Wrap text embeddings (T, D); without classes every text is its own."""
+    return Queries(texts, torch.arange(len(texts)) if classes is None else classes.long())
+
+
 class LastBlock(NamedTuple):
     """Tokens that enter and leave the handed-over blocks, and the attention weights of the last one."""
 
@@ -68,7 +79,7 @@ class LastBlock(NamedTuple):
 def last_block(clip: FrozenClip, method: Recalibration, images: Tensor) -> LastBlock:
     """Run a method and keep what the intermediates of the cases show."""
     tokens, grid = clip.tower.embed(images, method.pos_resize)
-    context = Context(grid, images)
+    context = empty_context(clip, grid, images)
     for block in clip.blocks[: -method.blocks]:
         tokens = block(tokens)
     query, key, _ = clip.blocks[-1].qkv(tokens)
@@ -87,9 +98,9 @@ def protocol(
     image, size = inputs["image"], tuple(config["ori"])
     crop = config["crop"]
     plan = plan_windows(tuple(image.shape[2:]), clip.patch_size, crop, config["stride"] if crop else 0, padding)
-    windows = clip.dense(plan.cut(image), method)
-    scores = plan.join(method.patch_scores(windows.cosines(inputs["text_embeddings"]), windows.context))[0]
-    rows, columns = plan.matrices(size)
+    texts = queries(inputs["text_embeddings"], inputs.get("query_idx"))
+    scores = plan.join(method.patch_scores(method.encode(clip, plan.cut(image)), texts))[0]
+    rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
     rule = ScoreRule(
         logit_scale=config["logit_scale"],
         prob_threshold=config["prob_thd"],
@@ -103,6 +114,5 @@ def protocol(
     logits = upsample(scores, rows, columns)[None]
     if rule.pamr_steps:
         logits = pamr(guide, logits, rule.pamr_steps, rule.pamr_dilations)
-    classes = inputs["query_idx"].long() if "query_idx" in inputs else torch.arange(len(scores))
-    labels, _ = segment_map(scores, rows, columns, classes, rule, guide[0])
-    return logits, class_probabilities(scores, rows, columns, classes, rule, guide[0]), labels[None]
+    arguments = (scores, rows, columns, texts.query_to_class, rule, guide[0])
+    return logits, class_probabilities(*arguments), segment_map(*arguments)[0][None]

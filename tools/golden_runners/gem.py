@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden_runners.common import build_clip, dense_outputs
-from ovseg.clip import Context, FrozenClip
+from golden_runners.common import build_clip, dense_outputs, empty_context
+from ovseg.clip import FrozenClip
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.gem import GEM
 
@@ -48,7 +48,7 @@ def intermediates(clip: FrozenClip, method: GEM, image: Tensor) -> dict[str, Ten
     for block in clip.blocks[: -method.blocks]:
         tokens = block(tokens)
     own = clip.blocks[-method.blocks :]
-    found["intermediate.gem_pre_ln_post"] = method.run(tokens, own, Context(grid, image))
+    found["intermediate.gem_pre_ln_post"] = method.run(tokens, own, empty_context(clip, grid, image))
     for block in own[:-1]:
         tokens = block(tokens)
     sharpness = method.sharpness(tokens, own[-1])

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden_runners.common import build_clip
-from ovseg.clip import Context
+from golden_runners.common import build_clip, empty_context, queries
 from ovseg.data.windows import plan_windows
 from ovseg.postprocess import upsample
 from ovseg.recalibration import build_recalibration
@@ -32,7 +31,7 @@ def run(case: Any) -> dict[str, Tensor]:
             ks_thresh=config["ks_thresh"] if smooth else 0.0,
         )
         dense = clip.dense(image, method)
-        scores = method.patch_scores(dense.cosines(inputs["text_embeddings"]), dense.context)
+        scores = method.patch_scores(dense, queries(inputs["text_embeddings"]))
         full = torch.stack([upsample(one, rows, columns) for one in scores])
         found[f"output.patch_{kind}{suffix}"] = scores
         found[f"output.{kind}{suffix}"] = full
@@ -43,7 +42,7 @@ def run(case: Any) -> dict[str, Tensor]:
     tokens, grid = clip.tower.embed(image, method.pos_resize)
     for block in clip.blocks[:-1]:
         tokens = block(tokens)
-    value = clip.tower.visual.ln_post(method.run(tokens, clip.blocks[-1:], Context(grid, image)))
+    value = clip.tower.visual.ln_post(method.run(tokens, clip.blocks[-1:], empty_context(clip, grid, image)))
     found["intermediate.v"] = value[:, 1:].mT.unflatten(-1, grid)
     found["intermediate.pos_embed"] = clip.tower.position(grid, method.pos_resize)
     return found

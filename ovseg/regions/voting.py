@@ -1,0 +1,66 @@
+"""Labels that follow regions: each region takes the label that most of its pixels have, or that its mean score has."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def vote(labels: Tensor, regions: Tensor) -> Tensor:
+    """Give every region the label that most of its pixels have.
+
+    Args:
+        labels: (H, W) int32; negative ones (no class) vote too. Ties go to the smallest label, "no class" loses them.
+        regions: (H, W) int64; pixels of negative ids keep their labels.
+
+    Returns:
+        New labels (H, W) int32.
+    """
+    inside = regions >= 0
+    if not inside.any():
+        return labels.clone()
+    classes = int(labels.max()) + 2  # the last column is "no class"
+    own = labels[inside].long()
+    own = own.where(own >= 0, classes - 1)
+    ids, places = regions[inside].unique(return_inverse=True)
+    counts = torch.bincount(places * classes + own, minlength=len(ids) * classes).view(len(ids), classes)
+    winners = counts.argmax(1)
+    winners = winners.where(winners < classes - 1, -1)
+    voted = labels.clone()
+    voted[inside] = winners[places].to(labels.dtype)
+    return voted
+
+
+def mean_labels(
+    scores: Tensor, rows: Tensor, columns: Tensor, regions: Tensor, query_to_class: Tensor, labels: Tensor
+) -> Tensor:
+    """Give every region the class of the query with the best mean score over its pixels.
+
+    The mean of an upsampled map is linear in the map: one weight per region and cell does it, and no map is upsampled.
+
+    Args:
+        scores: Patch scores (T, h, w).
+        rows: Interpolation matrix (H, h).
+        columns: Interpolation matrix (W, w).
+        regions: (H, W) int64; pixels of negative ids keep their labels.
+        query_to_class: (T,) class ids, -1 for none.
+        labels: (H, W) int32.
+
+    Returns:
+        New labels (H, W) int32.
+    """
+    means = region_means(scores, rows, columns, regions)
+    winners = query_to_class.to(means.device)[means.argmax(1)].to(labels.dtype)
+    inside = regions >= 0
+    return winners[regions.clamp(min=0)].where(inside, labels) if len(means) else labels.clone()
+
+
+def region_means(scores: Tensor, rows: Tensor, columns: Tensor, regions: Tensor) -> Tensor:
+    """Return the mean upsampled scores (R, T) of the regions 0..R-1; NaN for ids without a pixel. See `mean_labels`."""
+    count = int(regions.max()) + 1
+    found = []
+    for index in range(count):
+        mask = (regions == index).float()
+        weights = rows.mT.to(mask) @ mask @ columns.to(mask)
+        found.append(torch.einsum("thw,hw->t", scores.float(), weights) / mask.sum())
+    return torch.stack(found) if found else scores.new_empty(0, len(scores))
