@@ -26,6 +26,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
 
     cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.META_ARCHITECTURE = "TrainingFree"
+    cfg.MODEL.SOURCE = ""  # where the values of a file come from, in words
     cfg.MODEL.CLIP = Node()
     cfg.MODEL.CLIP.ARCH = "ViT-B-16"
     cfg.MODEL.CLIP.PRETRAINED = "openai"  # a tag of open_clip or the path of a file
@@ -39,6 +40,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.TEXT = Node()
     cfg.MODEL.TEXT.TEMPLATES = "openai80"
     cfg.MODEL.TEXT.BACKGROUND = "none"
+    cfg.MODEL.TEXT.VOCABULARY = ""  # default words of a model; empty: the user gives them
     protocol = cfg.MODEL.PROTOCOL = Node()
     protocol.SHORT_SIDE = 336  # pixels; the longer side follows, up to LONG_SIDE
     protocol.LONG_SIDE = 2048
@@ -54,6 +56,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     protocol.AREA_THRESHOLD = 0.0
     protocol.MIN_MAX = False
     protocol.SOFTMAX = True  # False for methods whose scores are probabilities
+    protocol.CLOSING = 0  # pixels; side of the square by which the labels are closed (ITACLIP: 3); 0 is off
     protocol.REGION_RULE = "none"  # none | vote | mean: what the regions of the method or of MODEL.REGIONS do to labels
     protocol.PAMR_STEPS = 0
     protocol.PAMR_DILATIONS = (8, 16)

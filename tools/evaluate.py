@@ -139,6 +139,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--distractors", type=int, help="label with an image's own classes and this many others")
     parser.add_argument("--limit", type=int, help="only the first images of each split")
     parser.add_argument("--short-side", type=int, help="network size in place of the model's own")
+    parser.add_argument("--protocol", default="", help="settings of a benchmark, or common (default: the model's own)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     parser.add_argument("--markdown", type=Path, help="write a Markdown table here")
@@ -157,7 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     protocol = {"SHORT_SIDE": args.short_side} if args.short_side else {}
     rows = []
     for name in names:
-        segmenter = load(name, args.device, overrides={"MODEL": {"PROTOCOL": protocol}} if protocol else None)
+        changes = {"MODEL": {"PROTOCOL": protocol}} if protocol else None
+        segmenter = load(name, args.device, overrides=changes, protocol=args.protocol)
         for split in splits:
             rows.append({"model": name, **evaluate(segmenter, split, args.distractors)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from typing import Any
 
 EXAMPLES = """\
@@ -11,6 +12,7 @@ examples:
   ovseg models
   ovseg models --json
   ovseg models --details sclip/mini
+  ovseg models --details sclip --protocol voc21
 """
 
 
@@ -18,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg models``."""
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--details", metavar="NAME", help="all settings of one model or config, and the card of its method"
+        "--details", metavar="NAME", help="all settings of one model or config, their sources, and its method's card"
     )
+    parser.add_argument("--protocol", default="", help="with --details: a benchmark such as voc21, or common")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from ovseg.zoo import list_models
 
     if args.details:
-        found = details(args.details)
-        print(json.dumps(found, indent=1) if args.json else _as_yaml(found), end="\n" if args.json else "")
+        found = details(args.details, args.protocol)
+        print(json.dumps(found, indent=1) if args.json else _as_text(found), end="\n" if args.json else "")
     elif args.json:
         print(json.dumps([card.to_json() for card in list_models()], indent=1))
     else:
@@ -36,35 +39,66 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def details(model: str) -> dict[str, Any]:
+def details(model: str, protocol: str = "") -> dict[str, Any]:
     """Collect what is known of a model without reading its weights.
 
     Args:
         model: As for `ovseg.load`; a method alone stands for itself on the default CLIP.
+        protocol: As for `ovseg.load`.
 
     Returns:
-        ``name``, ``settings`` (our part of the config) and ``cards``: of the model itself and of its method.
+        ``name``, ``protocol``, ``settings`` (our part of the config), ``sources`` (where each setting comes from, by
+        dotted key), ``protocols`` (those that the method has) and ``cards``: of the model itself and of its method.
 
     Raises:
         OvsegError: As `ovseg.zoo.model_config`.
     """
     from ovseg.zoo import list_models, model_config
+    from ovseg.zoo.names import COMMON, list_protocols, resolve
+    from ovseg.zoo.sources import setting_sources
 
     cards = {card.name: card for card in list_models()}
     methods = {name.partition("/")[0]: card for name, card in cards.items() if "/" in name}
     filled = f"{model}/ViT-B-16/openai" if model.casefold() in methods else model
-    node = model_config(filled).MODEL
-    # Through YAML, Detectron2's own way of writing configs, tuples become lists.
-    settings = {key: node[key] for key in ("META_ARCHITECTURE", "CLIP", "RECALIBRATION", "TEXT", "PROTOCOL")}
-    plain = json.loads(json.dumps(settings))
-    wanted = (cards.get(model.rpartition("/")[2]), methods.get(node.RECALIBRATION.NAME.casefold()))
-    return {"name": filled, "settings": plain, "cards": [card.to_json() for card in wanted if card]}
+    node = model_config(filled, protocol=protocol).MODEL
+    names = ("META_ARCHITECTURE", "CLIP", "RECALIBRATION", "REGIONS", "TEXT", "PROTOCOL")
+    plain = json.loads(json.dumps({key: node[key] for key in names}))  # tuples become lists
+    method = node.RECALIBRATION.NAME.casefold()
+    wanted = (cards.get(model.rpartition("/")[2]), methods.get(method))
+    return {
+        "name": filled,
+        "protocol": protocol,
+        "settings": plain,
+        "sources": setting_sources(*resolve(filled, protocol)),
+        "protocols": [COMMON, *list_protocols(method)],
+        "cards": [card.to_json() for card in wanted if card],
+    }
 
 
-def _as_yaml(found: dict[str, Any]) -> str:
+def _as_text(found: dict[str, Any]) -> str:
+    """Return the details as YAML, with the source of each setting as a comment behind it."""
     import yaml
 
-    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
+    rows = list(_rows(found["settings"], 2, "MODEL."))
+    width = max(len(line) for line, _ in rows)
+    lines = [
+        f"{line:<{width}}  # {found['sources'].get(key, 'default of ovseg')}" if key else line for line, key in rows
+    ]
+    first, last = (
+        yaml.safe_dump({key: found[key] for key in keys}, sort_keys=False, allow_unicode=True, width=120)
+        for keys in (("name", "protocol"), ("protocols", "cards"))
+    )
+    return "\n".join([f"{first}settings:", *lines, last])
+
+
+def _rows(node: dict[str, Any], indent: int, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield a line of YAML for each key, and the dotted key where it has a value."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield f"{' ' * indent}{key}:", ""
+            yield from _rows(value, indent + 2, f"{prefix}{key}.")
+        else:
+            yield f"{' ' * indent}{key}: {json.dumps(value)}", f"{prefix}{key}"
 
 
 def _print_cards() -> None:

@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="mini", help="a name of `ovseg models`, a folder, or a config (default: mini)"
     )
+    parser.add_argument(
+        "--protocol", default="", help="settings of a benchmark (voc21, coco171, ...) or common (default: the model's)"
+    )
     parser.add_argument("--background", help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)")
     parser.add_argument("--templates", help="simple | vild14 | openai80 | none (default: that of the model)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
@@ -127,7 +130,7 @@ def _check_words(args: argparse.Namespace) -> None:
 def _load(args: argparse.Namespace) -> Segmenter:
     from ovseg.zoo import load
 
-    segmenter = load(args.model, args.device, args.dtype, args.batch_size)
+    segmenter = load(args.model, args.device, args.dtype, args.batch_size, protocol=args.protocol)
     segmenter.set_vocabulary(args.classes, args.background, args.templates)
     return segmenter
 

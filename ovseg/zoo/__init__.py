@@ -36,6 +36,7 @@ def load(
     dtype: str = "auto",
     batch_size: int = 1,
     overrides: dict[str, Any] | None = None,
+    protocol: str = "",
 ) -> Segmenter:
     """Load a model.
 
@@ -45,6 +46,8 @@ def load(
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         batch_size: Images per call of the model.
         overrides: Nested changes to the config, such as ``{"MODEL": {"PROTOCOL": {"SHORT_SIDE": 448}}}``.
+        protocol: A benchmark for which the method has published settings (``voc21``), ``common``, or empty for the
+            model's own.
 
     Raises:
         UnknownNameError: No such model, method, architecture or tag; near matches are named.
@@ -56,15 +59,17 @@ def load(
     from ovseg.segmenter import Segmenter, check_settings
 
     check_settings(device, dtype, batch_size)  # before the weights are read
-    cfg = model_config(model, overrides)
+    cfg = model_config(model, overrides, protocol)
     own = [name for name, kind in registry if hasattr(kind, "set_vocabulary")]
     if cfg.MODEL.META_ARCHITECTURE not in own:
         raise unknown_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, own)
     return Segmenter(registry.get(cfg.MODEL.META_ARCHITECTURE)(cfg), str(model), device, dtype, batch_size)
 
 
-def model_config(model: str | Path, overrides: dict[str, Any] | None = None) -> CfgNode:
+def model_config(model: str | Path, overrides: dict[str, Any] | None = None, protocol: str = "") -> CfgNode:
     """Return the full config that `load` builds a model from; reads no weights.
+
+    Arguments are those of `load`.
 
     Raises:
         UnknownNameError: No such model or method; near matches are named.
@@ -73,7 +78,7 @@ def model_config(model: str | Path, overrides: dict[str, Any] | None = None) -> 
         EnvironmentProblem: Detectron2 or another package is missing.
     """
     _architectures()
-    path, changes = resolve(str(model))
+    path, changes = resolve(str(model), protocol)
     return load_config(path, merge(changes, overrides or {}))
 
 

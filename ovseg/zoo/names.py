@@ -6,34 +6,44 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ovseg.config import config_root
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.mappings import merge
 from ovseg.zoo.card import PACKAGE, Card, list_models
 
+COMMON = "common"
 _PATH_START = ("/", "./", "../", "~", ".\\", "..\\")
 
 
-def resolve(model: str) -> tuple[Path, dict[str, Any]]:
+def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
     """Find the config file of a model name, and the nested changes to it.
 
     Names of cards and methods come before folders of the same name in the current folder (``./mini`` is the folder).
 
     Args:
         model: See the top of `ovseg.zoo`.
+        protocol: A benchmark for which the method has published settings, ``common`` (settings under which all methods
+            can be compared), or empty for the model's own.
 
     Raises:
-        UnknownNameError: There is no such name; near matches are in the message.
+        UnknownNameError: There is no such name or protocol; near matches are in the message.
         WeightsError: It is a path, and leads to no folder with a model.
     """
-    if model.endswith((".yaml", ".yml")):
-        return Path(model).expanduser(), {}
+    if protocol == COMMON:
+        path, changes = resolve(model)
+        return path, merge(_common(model), changes)
     embedded = _embedded()
-    if model in embedded:
-        return config_root() / embedded[model].config, _clip_of(embedded[model])
     method, _, rest = model.partition("/")
     if method.casefold() in _methods():
-        return _with_method(method, rest, embedded)
+        return _with_method(method, rest, embedded, protocol)
+    if protocol:
+        raise UnknownNameError(f"protocol '{protocol}' needs a model of the form METHOD/CLIP, got '{model}'")
+    if model.endswith((".yaml", ".yml")):
+        return Path(model).expanduser(), {}
+    if model in embedded:
+        return config_root() / embedded[model].config, _clip_of(embedded[model])
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise _not_found(model, folder, embedded)
@@ -43,6 +53,16 @@ def resolve(model: str) -> tuple[Path, dict[str, Any]]:
     if not changes:
         raise WeightsError(f"folder '{model}' holds no model; expected open_clip_config.json (and weights) in it")
     return config_root() / "training_free/clip.yaml", changes
+
+
+def _common(model: str) -> dict[str, Any]:
+    """Return the settings common to all methods; an embedded model brings the size it was made for."""
+    files = [config_root() / "training_free/common.yaml"]
+    files += [config_root() / card.base for name, card in _embedded().items() if name in model.split("/")]
+    settings: dict[str, Any] = {}
+    for file in files:
+        settings = merge(settings, yaml.safe_load(file.read_text(encoding="utf-8")))
+    return {"MODEL": settings["MODEL"]}
 
 
 def _embedded() -> dict[str, Card]:
@@ -64,7 +84,7 @@ def _clip_of(card: Card) -> dict[str, Any]:
     return _clip(FOLDER=str(PACKAGE / card.folder))
 
 
-def _with_method(method: str, rest: str, embedded: dict[str, Card]) -> tuple[Path, dict[str, Any]]:
+def _with_method(method: str, rest: str, embedded: dict[str, Card], protocol: str) -> tuple[Path, dict[str, Any]]:
     """Resolve a method on the CLIP that ``rest`` names: a card's, a folder's, or ``ARCHITECTURE/TAG-or-file``.
 
     A method may have a config of its own for a card, ``training_free/METHOD/CARD.yaml``.
@@ -75,6 +95,9 @@ def _with_method(method: str, rest: str, embedded: dict[str, Card]) -> tuple[Pat
         )
     name = {"MODEL": {"RECALIBRATION": {"NAME": _methods()[method.casefold()]}}}
     folder = config_root() / "training_free"
+    if protocol:
+        clip = _clip_of(embedded[rest]) if rest in embedded else _clip_source(method, rest, embedded)
+        return _benchmark(folder, method.casefold(), protocol), clip
     if rest in embedded:
         own = folder / method.casefold() / f"{rest}.yaml"
         base = own if own.is_file() else config_root() / embedded[rest].base
@@ -82,6 +105,21 @@ def _with_method(method: str, rest: str, embedded: dict[str, Card]) -> tuple[Pat
     own = folder / f"{method.casefold()}.yaml"
     base = own if own.is_file() else folder / "base.yaml"
     return base, merge(_clip_source(method, rest, embedded), name)
+
+
+def _benchmark(folder: Path, method: str, protocol: str) -> Path:
+    """Return the file of a method's settings for a benchmark."""
+    own = folder / method / f"{protocol}.yaml"
+    if not own.is_file():
+        raise unknown_name(f"protocol of {method}", protocol, [COMMON, *list_protocols(method)])
+    return own
+
+
+def list_protocols(method: str) -> list[str]:
+    """Return the benchmarks for which a method has settings, by the names of their vocabulary presets."""
+    cards = {card.name for card in list_models()}
+    files = (config_root() / "training_free" / method.casefold()).glob("*.yaml")
+    return sorted(file.stem for file in files if file.stem not in cards)
 
 
 def _clip_source(method: str, rest: str, embedded: dict[str, Card]) -> dict[str, Any]:

@@ -71,6 +71,11 @@ def test_version(capsys):
         (["segment", "a.jpg", "--classes", "cat", "--output", "o", "--batch-size", "two"], "invalid int value: 'two'"),
         (["models", "--jsno"], "unrecognized arguments: --jsno"),
         (["models", "--details", "minni"], "unknown model 'minni'; did you mean mini"),
+        (
+            ["models", "--details", "sclip", "--protocol", "voc22"],
+            "unknown protocol of sclip 'voc22'; did you mean voc21",
+        ),
+        (["models", "--details", "mini", "--protocol", "voc21"], "needs a model of the form METHOD/CLIP, got 'mini'"),
     ],
 )
 def test_mistakes_are_one_line(capsys, words, message):
@@ -100,7 +105,21 @@ def test_details_of_a_model(capsys, name, cards):
     assert found["name"].startswith(name) and len(found["cards"]) == cards
     assert found["settings"]["PROTOCOL"]["SHORT_SIDE"] > 0
     assert main(["models", "--details", name]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == found
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text) == {key: value for key, value in found.items() if key != "sources"}
+    assert "LOGIT_SCALE" in text and "# training_free/" in text
+
+
+def test_details_say_where_settings_come_from(capsys):
+    assert main(["models", "--details", "sclip", "--protocol", "voc21", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["PROTOCOL"]["LOGIT_SCALE"] == 65.0
+    assert found["sources"]["MODEL.PROTOCOL.LOGIT_SCALE"].startswith("training_free/sclip/voc21.yaml (github.com/")
+    assert "MODEL.PROTOCOL.PAMR_STEPS" not in found["sources"]
+    assert {"common", "voc21", "coco171"} <= set(found["protocols"])
+    assert main(["models", "--details", "naclip", "--protocol", "common", "--json"]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert (settings["PROTOCOL"]["PAMR_STEPS"], settings["PROTOCOL"]["WINDOW"]) == (0, 0)
 
 
 def test_cache(capsys, tmp_path, monkeypatch, tiny_clip, photo):
