@@ -12,11 +12,20 @@ from ovseg.errors import ConfigError, unknown_name
 GUIDE_REGISTRY = Registry("GUIDE")
 GUIDE_REGISTRY.__doc__ = "Functions from an argument (the text behind the colon) and a facet to a `Guide`, by kind."
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FACETS = ("token", "query", "key", "value", "query+key")
 
 
 class Guide(nn.Module):
-    """Dense features that say which pixels belong together; frozen."""
+    """Dense features that say which pixels belong together; frozen.
+
+    Attributes:
+        name: By which it was built, such as ``clip:0.5``; that of the class where it was not built by name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = type(self).__name__
 
     def needs_of(self, depth: int) -> Need:
         """Return what it wants recorded of the blocks of a CLIP of this depth; nothing unless it reads CLIP itself."""
@@ -53,7 +62,14 @@ def build_guide(name: str | Guide, facet: str = "token") -> Guide:
     if kind not in known:
         raise unknown_name("guide", kind, known)
     guide: Guide = GUIDE_REGISTRY.get(kind)(argument, facet)
+    guide.name = name
     return guide.eval().requires_grad_(False)
+
+
+def standardise(rgb: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
+    """Bring images (B, 3, H, W) in 0..1 to the mean and deviation per channel that a backbone was trained with."""
+    centre, spread = (torch.tensor(x, device=rgb.device, dtype=rgb.dtype).view(3, 1, 1) for x in (mean, std))
+    return (rgb - centre) / spread
 
 
 def join_heads(heads: Tensor, grid: tuple[int, int]) -> Tensor:

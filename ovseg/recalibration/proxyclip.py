@@ -1,0 +1,74 @@
+"""ProxyCLIP: the likeness of a guide's features takes the place of CLIP's last attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovseg.clip.features import Context, DenseFeatures, Need
+from ovseg.clip.open_clip_internals import Block
+from ovseg.guides import Guide, build_guide
+from ovseg.guides.mixing import cross_block, guided_block, proxy_weights
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, one_of
+
+
+@RECALIBRATION_REGISTRY.register()
+class ProxyCLIP(Recalibration):
+    """Proxy attention of ProxyCLIP (Lan et al., ECCV 2024; github.com/mc-lan/ProxyCLIP).
+
+    The features live on the grid of the guide. The paper's guide is DINO, ``guide="timm:vit_base_patch8_224.dino"``.
+    """
+
+    residual, feed_forward = False, False
+
+    def __init__(
+        self,
+        *,
+        guide: str | Guide = "clip",
+        beta: float = 1.2,
+        gamma: float = 3.0,
+        batch_mean: bool = False,
+        value_grid: str = "corrected",
+        **common: Any,
+    ) -> None:
+        """Set the guide and how its cosines become weights.
+
+        Args:
+            guide: See `ovseg.guides.build_guide`; the default is CLIP itself, which needs no second backbone.
+            beta: Pairs whose cosine is below ``beta`` times the mean cosine are dropped.
+            gamma: Inverse temperature of the others.
+            batch_mean: The mean of the original is that of the whole batch, so that images change each other's result.
+            value_grid: The ``original`` swaps rows and columns of the values, which is wrong unless they are equal.
+            common: Options of `Recalibration`.
+        """
+        super().__init__(**common)
+        self.guide = build_guide(guide)
+        self.guide_name = self.guide.name
+        self.beta = at_least("beta", beta, 0.0)
+        self.gamma = at_least("gamma", gamma, 0.0)
+        self.batch_mean = batch_mean
+        self.value_grid = one_of("value_grid", value_grid, ("corrected", "original"))
+
+    def needs_of(self, depth: int) -> Need:
+        """Ask for what the guide reads."""
+        return self.needs | self.guide.needs_of(depth)
+
+    def run_block(self, tokens: Tensor, block: Block, context: Context) -> Tensor:
+        """Return the class token as CLIP has it and the patches (B, 1 + h' * w', C) on the grid of the guide."""
+        features = self.guide(context)
+        rows, columns = context.grid
+        grid = (columns, rows) if self.value_grid == "original" else context.grid
+        target = context.stash["grid"] = (features.shape[2], features.shape[3])
+        weights = proxy_weights(features, self.beta, self.gamma, self.batch_mean)
+        _, key, value = block.qkv(tokens)
+        patches = guided_block(tokens, value, block, weights, grid, target, self.residual, self.feed_forward)
+        cls = cross_block(tokens[:, :1], block, key, value)
+        return torch.cat([cls, patches], dim=1)
+
+    def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
+        """Bring the tokens to the joint space; they stay on the grid of the guide."""
+        joint, cls = context.tower.head(tokens)
+        grid = context.stash["grid"]
+        return DenseFeatures(joint[:, 1:].mT.unflatten(-1, grid), cls, grid, context)

@@ -1,0 +1,58 @@
+"""CorrCLIP: correlation within regions and the three branches, from given features and regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from golden_runners.common import build_clip, dense_outputs
+from ovseg.clip import Context
+from ovseg.guides import Guide
+from ovseg.guides.base import unit_patches
+from ovseg.recalibration.corrclip import CorrCLIP
+from ovseg.regions.merging import merge_regions, resize_ids
+
+
+class Given(Guide):
+    """The features of a case, whatever the image."""
+
+    def __init__(self, features: Tensor) -> None:
+        """Keep features (B, C, h, w)."""
+        super().__init__()
+        self.features = features
+
+    def forward(self, context: Context) -> Tensor:
+        """Return them."""
+        return self.features
+
+
+def run(case: Any) -> dict[str, Tensor]:
+    """Return all outputs and intermediates of a case."""
+    inputs, config = case.group("input"), case.config
+    clip = build_clip({"mlp_ratio": 4, **config}, case.group("state_dict"))
+    grid = tuple(config["vfm_grid"])
+    features = inputs["dino_feats"].mT.unflatten(-1, grid)
+    # What the original calls not segmented is the smallest label on the grid of the features.
+    labels = inputs["masks"][:, 0].long()
+    regions = labels - resize_ids(labels, grid).min() - 1
+    method = CorrCLIP(
+        guide=Given(features),
+        tau=float(config["tau"]),
+        alpha=config["alpha"],
+        beta=config["beta"],
+        eps=config["dbscan"]["eps"],
+        spatial_layers=config["spatial_layers"],
+    )
+    image = inputs["image"]
+    dense = clip.dense(image, method, regions=regions)
+    found = dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
+    found["output.features"] = found.pop("output.patch_features")
+    tokens, own = clip.tower.embed(image, method.pos_resize)
+    context = Context(own, image, clip.tower, clip.mean, clip.std, regions)
+    found["intermediate.branches_pre_sum"] = torch.cat(method.run(tokens, clip.blocks, context)[:, 1:].chunk(3, 1))
+    unit = unit_patches(features)
+    ids = merge_regions(resize_ids(regions, grid).flatten(1), unit, method.eps)
+    found["intermediate.attention"] = method.correlation(unit @ unit.mT, ids)
+    return found

@@ -1,0 +1,77 @@
+"""ProxyCLIP: proxy attention from given features, on grids of their own, and padded windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from golden_runners.common import build_clip, dense_outputs, empty_context, protocol
+from ovseg.clip import Context, FrozenClip
+from ovseg.guides import Guide
+from ovseg.guides.base import standardise, unit_patches
+from ovseg.guides.mixing import proxy_weights, resize_patches
+from ovseg.recalibration.proxyclip import ProxyCLIP
+
+
+class Given(Guide):
+    """The features of a case: as they are, or a strided convolution that stands in for the backbone."""
+
+    def __init__(self, features: Tensor | None, patch_weight: Tensor | None) -> None:
+        """Keep features (B, C, h, w), or else the weight (C, 3, side, side) of the convolution."""
+        super().__init__()
+        self.features, self.patch_weight = features, patch_weight
+
+    def forward(self, context: Context) -> Tensor:
+        """Return the features of the images, which the backbones of the original see as ImageNet's."""
+        if self.features is not None:
+            return self.features
+        assert self.patch_weight is not None
+        return F.conv2d(standardise(context.rgb), self.patch_weight, stride=self.patch_weight.shape[-1])
+
+
+def run(case: Any) -> dict[str, Tensor]:
+    """Return all outputs and intermediates of a case; the mean of the original runs over the batch."""
+    inputs, config = case.group("input"), case.config
+    clip = build_clip(config, case.group("state_dict"))
+    swapped = config["value_grid"].startswith("as in the original")
+    method = ProxyCLIP(
+        guide=Given(inputs.get("vfm_feats"), inputs.get("vfm_patch_weight")),
+        beta=config["beta"],
+        gamma=config["gamma"],
+        batch_mean=True,
+        value_grid="original" if swapped else "corrected",
+    )
+    found: dict[str, Tensor] = {}
+    image = inputs["image"]
+    if "output.patch_features" in case.tensors:
+        dense = clip.dense(image, method)
+        found |= dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
+        found |= intermediates(clip, method, image, len(case.tensors["intermediate.attention"]) // len(image))
+    if "postprocess" in config:
+        settings = {"pad_multiple": 56, **config["postprocess"]}  # the least common multiple of 8 and 14
+        logits, probabilities, labels = protocol(clip, method, inputs, settings, "even")
+        found |= {"output.slide_logits": logits, "output.seg_probs": probabilities, "output.seg_pred": labels}
+    return {key: value for key, value in found.items() if key in case.tensors}
+
+
+def intermediates(clip: FrozenClip, method: ProxyCLIP, image: Tensor, heads: int) -> dict[str, Tensor]:
+    """Return what the last block sees and makes; the attention as often as the case repeats it for the heads."""
+    tokens, grid = clip.tower.embed(image, method.pos_resize)
+    found = {"intermediate.pos_embed": clip.tower.position(grid, method.pos_resize)}
+    for block in clip.blocks[:-1]:
+        tokens = block(tokens)
+    context = empty_context(clip, grid, image)
+    features = method.guide(context)
+    unit = unit_patches(features)
+    weights = proxy_weights(features, method.beta, method.gamma, method.batch_mean)
+    values = clip.blocks[-1].qkv(tokens)[2][:, :, 1:].flatten(0, 1)
+    shown = (grid[1], grid[0]) if method.value_grid == "original" else grid
+    return found | {
+        "intermediate.last_block_input": tokens.transpose(0, 1),
+        "intermediate.similarity": unit @ unit.mT,
+        "intermediate.attention": weights.repeat_interleave(heads, 0),
+        "intermediate.value_upsampled": resize_patches(values, shown, (features.shape[2], features.shape[3])),
+        "intermediate.pre_ln_post": method.run(tokens, clip.blocks[-1:], context)[:, 1:],
+    }
