@@ -3,6 +3,7 @@
 Examples:
     python tools/benchmark.py postprocess
     python tools/benchmark.py postprocess --classes 20,1000 --size 3840x2160 --json postprocess.json
+    python tools/benchmark.py recalibrations --arch ViT-B-16 --size 448
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
+import benchmark_recalibrations
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -286,6 +288,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     post.add_argument("--device", default="auto")
     post.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     post.set_defaults(run=postprocess)
+    methods = commands.add_parser("recalibrations", help="training-free methods beside a plain image encoding")
+    benchmark_recalibrations.add_arguments(methods)
+    methods.set_defaults(run=benchmark_recalibrations.run)
     return parser.parse_args(argv)
 
 

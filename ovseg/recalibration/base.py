@@ -41,6 +41,7 @@ class Recalibration(nn.Module):
         needs: What to record of the blocks before them; it is found in the context.
         uses_regions: Whether it wants region ids of the pixels (``context.regions``) from a region generator.
         whole_image: Whether it must see the image in one window.
+        attention_only: Whether it changes nothing but the attention of the last blocks: one pass, no second backbone.
         without_golden: Why a method has no golden case of its own; empty where it has.
     """
 
@@ -51,6 +52,7 @@ class Recalibration(nn.Module):
     needs: Need = Need()
     uses_regions: ClassVar[bool] = False
     whole_image: ClassVar[bool] = False
+    attention_only: ClassVar[bool] = True
     without_golden: ClassVar[str] = ""
 
     def __init__(

@@ -25,6 +25,7 @@ class Card:
         source: Where the weights come from.
         code_licence, weights_licence: SPDX identifiers, or a sentence.
         paper: Of the method, where it is one.
+        original_licence: Of the paper's own code, which ours does not contain.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Card:
     base: str = ""
     folder: str = ""
     paper: str = ""
+    original_licence: str = ""
 
     @property
     def size_mb(self) -> float | None:

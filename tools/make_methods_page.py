@@ -1,0 +1,117 @@
+"""Write docs/methods.md: one row for every registered training-free method.
+
+    python tools/benchmark.py recalibrations --json benchmarks/recalibrations.json    # the costs, measured anew
+    python tools/make_methods_page.py                                                  # the page
+    python tools/make_methods_page.py --check                                          # is it up to date?
+
+What a method changes, its paper and the licence of the original are on its card (ovseg/zoo/cards), the goldens in
+tests/golden; they are run here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from check_golden import check_case
+
+from ovseg.errors import InputError, OvsegError
+from ovseg.files import atomic_write
+from ovseg.recalibration import list_recalibrations, recalibration_class
+from ovseg.zoo import Card, list_models
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, COSTS = ROOT / "docs/methods.md", ROOT / "benchmarks/recalibrations.json"
+HEAD = """\
+# Training-free methods
+
+Written by `tools/make_methods_page.py` from the registry; do not edit by hand. Any of them runs on any plain ViT of
+open_clip: `ovseg segment photo.jpg --classes "cat, sofa" --model METHOD/ViT-B-16/openai`, or `METHOD/mini` on the
+embedded CLIP. `ovseg models --details METHOD` prints every setting and where it comes from; `--protocol voc21` takes
+the settings that the paper used on a benchmark, `--protocol common` those under which all methods can be compared.
+
+- Cost: time from a normalised image to patch scores of {classes} classes, as a multiple of one plain image encoding of
+  open_clip in the same process ({where}). Second backbones are not in it: the guide is the CLIP itself.
+- Golden: how many of the cases in `tests/golden` our code reproduces; they hold inputs, random weights and outputs of
+  the original code.
+
+| method | what it changes | cost | paper | licence of the original | golden |
+|---|---|---|---|---|---|
+"""
+
+
+def golden(name: str) -> str:
+    """Run the golden cases of a method: ``3 of 3``, or why there is none."""
+    files = sorted((ROOT / "tests/golden" / name.lower()).glob("*.json"))
+    if not files:
+        return f"none: {recalibration_class(name).without_golden}"
+    return f"{sum(check_case(file).status == 'PASS' for file in files)} of {len(files)}"
+
+
+def row(name: str, card: Card, cost: float) -> str:
+    """Return the table row of a method."""
+    cells = (
+        f"[{name}](../{source(name)})",
+        card.summary,
+        f"{cost:.2f}",
+        card.paper,
+        card.original_licence,
+        golden(name),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def source(name: str) -> str:
+    """Return the file of a method inside the repository."""
+    return f"{recalibration_class(name).__module__.replace('.', '/')}.py"
+
+
+def read_costs() -> dict[str, Any]:
+    """Read the measured costs.
+
+    Raises:
+        InputError: The file is missing or lacks a method.
+    """
+    try:
+        found: dict[str, Any] = json.loads(COSTS.read_text())
+        found["ratios"] = {row["method"]: row["ratio"] for row in found["rows"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot read {COSTS} ({error}); make it with tools/benchmark.py recalibrations") from error
+    missing = sorted(set(list_recalibrations()) - set(found["ratios"]))
+    if missing:
+        raise InputError(f"{COSTS} lacks {', '.join(missing)}; measure again with tools/benchmark.py recalibrations")
+    return found
+
+
+def page() -> str:
+    """Return the whole page."""
+    costs = read_costs()
+    cards = {card.name.partition("/")[0]: card for card in list_models() if "/" in card.name}
+    rows = (row(name, cards[name.lower()], costs["ratios"][name]) for name in list_recalibrations())
+    return HEAD.format(where=costs["where"], classes=costs["classes"]) + "".join(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare; status 1 if it is not up to date")
+    args = parser.parse_args(argv)
+    try:
+        text = page()
+    except OvsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.check:
+        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        print("up to date" if current else "docs/methods.md is out of date; run tools/make_methods_page.py")
+        return int(not current)
+    with atomic_write(PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
