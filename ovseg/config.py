@@ -40,6 +40,12 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.TEXT = Node()
     cfg.MODEL.TEXT.TEMPLATES = "openai80"
     cfg.MODEL.TEXT.BACKGROUND = "none"
+    cfg.MODEL.TEXT.AUXILIARY = ""  # JSON files, shipped ones by name; see ovseg.vocabulary.text_options
+    cfg.MODEL.TEXT.AUXILIARY_WEIGHT = 0.2
+    cfg.MODEL.TEXT.DESCRIPTIONS = ""
+    cfg.MODEL.TEXT.DESCRIPTIONS_WITH_TEMPLATES = False
+    cfg.MODEL.TEXT.SUBCLASSES = ""
+    cfg.MODEL.TEXT.AUTOCLIP = 0.0  # share of the largest entropy; 0 is off
     cfg.MODEL.TEXT.VOCABULARY = ""  # default words of a model; empty: the user gives them
     protocol = cfg.MODEL.PROTOCOL = Node()
     protocol.SHORT_SIDE = 336  # pixels; the longer side follows, up to LONG_SIDE

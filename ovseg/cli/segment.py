@@ -9,6 +9,7 @@ images are not segmented again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -31,6 +32,12 @@ examples:
   ovseg segment photos/ --classes words.txt --background words --output out
   ovseg segment a.png b.png --classes voc20 --model sclip/ViT-B-16/openai --device cuda --output out
   ovseg segment photo.jpg --classes "cat, sofa" --background threshold:0.4 --json --output out
+
+examples of text engineering (JSON files by class name; those for voc20 are shipped, see docs/text_engineering.md):
+  ovseg segment photo.jpg --classes "cat, dog" --definitions definitions_voc20.json --definition-weight 0.1 --output out
+  ovseg segment photo.jpg --classes "cat, dog" --descriptions descriptions_voc20.json --output out
+  ovseg segment photo.jpg --classes "bird, dog" --subclasses subclasses_voc20.json --output out
+  ovseg segment photo.jpg --classes "cat, dog" --templates openai80 --autoclip --output out
 """
 
 
@@ -48,11 +55,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--background", help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)")
     parser.add_argument("--templates", help="simple | vild14 | openai80 | none (default: that of the model)")
+    _add_text_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     parser.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
     parser.add_argument("--batch-size", type=int, default=1, help="images per pass (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON line per image, and nothing else")
+
+
+def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `TextOptions`, each under the name of its ``dest``; None leaves the model's own."""
+    group = parser.add_argument_group("text engineering (default: that of the model)")
+    group.add_argument(
+        "--definitions", dest="auxiliary", metavar="FILE", help="mix a definition of each class into its names"
+    )
+    group.add_argument(
+        "--definition-weight", dest="auxiliary_weight", type=float, metavar="W", help="its share, 0..1 (default: 0.2)"
+    )
+    group.add_argument("--descriptions", metavar="FILE", help="sentences on each class take the place of its names")
+    group.add_argument(
+        "--descriptions-with-templates", action="store_true", default=None, help="average them with the names instead"
+    )
+    group.add_argument("--subclasses", metavar="FILE", help="kinds of each class stand for it too")
+    group.add_argument(
+        "--autoclip",
+        type=float,
+        nargs="?",
+        const=0.85,
+        metavar="SHARE",
+        help="weigh the templates for each image; entropy of the weights, 0..1 of the largest (no number: 0.85)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,12 +157,47 @@ def _check_words(args: argparse.Namespace) -> None:
         parse_background(args.background)
     if args.templates is not None:
         resolve_templates(args.templates)
+    if given := _text_options(args):
+        _check_text(args, given)
+
+
+def _text_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of text engineering that were given."""
+    from ovseg.vocabulary import TextOptions
+
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(TextOptions)}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of text engineering as changes to a config."""
+    return {"MODEL": {"TEXT": {key.upper(): value for key, value in options.items()}}}
+
+
+def _check_text(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Find mistakes in text engineering: in the files that were given, and together with what the model has."""
+    from ovseg.errors import ConfigError
+    from ovseg.vocabulary import TextOptions, Vocabulary, resolve_templates
+    from ovseg.zoo import model_config
+
+    node = model_config(args.model, _overrides(given), args.protocol).MODEL.TEXT
+    options = TextOptions.from_config(node)
+    options.check_templates(len(resolve_templates(args.templates or node.TEMPLATES)))
+    for flag, value, needs, file in (
+        ("--definition-weight", args.auxiliary_weight, "--definitions", options.auxiliary),
+        ("--descriptions-with-templates", args.descriptions_with_templates, "--descriptions", options.descriptions),
+    ):
+        if value is not None and not file:
+            raise ConfigError(f"{flag} was given but there is no such file; give one by {needs} FILE")
+    for key in given.keys() & options.files.keys():
+        options.files[key].require(Vocabulary.parse(args.classes))
 
 
 def _load(args: argparse.Namespace) -> Segmenter:
     from ovseg.zoo import load
 
-    segmenter = load(args.model, args.device, args.dtype, args.batch_size, protocol=args.protocol)
+    changes = _overrides(_text_options(args))
+    segmenter = load(args.model, args.device, args.dtype, args.batch_size, changes, args.protocol)
     segmenter.set_vocabulary(args.classes, args.background, args.templates)
     return segmenter
 

@@ -31,6 +31,7 @@ from ovseg.vocabulary import (
     Queries,
     TextCache,
     TextEmbedder,
+    TextOptions,
     Vocabulary,
     parse_background,
     resolve_templates,
@@ -103,6 +104,7 @@ class TrainingFree(nn.Module):
         rule: ScoreRule,
         templates: str,
         background: str,
+        text: TextOptions | None = None,
         regions: RegionGenerator | None = None,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place."""
@@ -115,6 +117,7 @@ class TrainingFree(nn.Module):
         self.regions = regions
         _check_regions(recalibration, protocol, regions)
         self.default_templates, self.default_background = templates, background
+        self.text = text or TextOptions()
         self.full_scores = True
         self.vocabulary: Vocabulary | None = None
         self.background: Background = parse_background(background)
@@ -128,6 +131,7 @@ class TrainingFree(nn.Module):
         source = cfg.MODEL.CLIP
         recalibration = build_recalibration(options.NAME, **{k.lower(): v for k, v in options.OPTIONS.items()})
         generator = cfg.MODEL.REGIONS
+        text = TextOptions.from_config(cfg.MODEL.TEXT)
         rule = ScoreRule(
             logit_scale=node.LOGIT_SCALE,
             prob_threshold=node.PROB_THRESHOLD,
@@ -148,6 +152,7 @@ class TrainingFree(nn.Module):
             "rule": rule,
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
+            "text": text,
             "regions": build_regions(generator.NAME, **{k.lower(): v for k, v in generator.OPTIONS.items()})
             if generator.NAME
             else None,
@@ -173,6 +178,7 @@ class TrainingFree(nn.Module):
             "options": self.recalibration.options,
             "regions": type(self.regions).__name__ if self.regions is not None else "",
             "protocol": asdict(self.protocol),
+            "text": self.text.to_json(),
             "rule": {**asdict(self.rule), "pamr_dilations": list(self.rule.pamr_dilations)},
         }
 
@@ -204,12 +210,14 @@ class TrainingFree(nn.Module):
         Raises:
             VocabularyError: The policy cannot be used.
             UnknownNameError: No such policy or template set.
+            ConfigError: AutoCLIP has but one template.
         """
         policy = parse_background(self.default_background if background is None else background)
         chosen = templates or self.default_templates
         same = self.vocabulary == vocabulary and (self.background, self.templates) == (policy, chosen)
         if self.queries is None or not same:
-            self.queries = TextEmbedder(self.clip, chosen, self.text_cache).embed_vocabulary(vocabulary, policy)
+            embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
+            self.queries = embedder.embed_vocabulary(vocabulary, policy)
         self.vocabulary, self.background, self.templates = vocabulary, policy, chosen  # colours may be new
         return self.queries
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg.vocabulary.preset_files import list_presets
 from ovseg.vocabulary.templates import TEMPLATES, resolve_templates
+from ovseg.vocabulary.text_options import TextOptions
 from ovseg.vocabulary.vocabulary import ClassEntry, Vocabulary
 
 if TYPE_CHECKING:
     from ovseg.vocabulary.background import BACKGROUND_REGISTRY, Background, parse_background
     from ovseg.vocabulary.cache import CacheEntry, TextCache
-    from ovseg.vocabulary.embedder import Queries, TextEmbedder
+    from ovseg.vocabulary.embedder import TextEmbedder
+    from ovseg.vocabulary.queries import Queries
 
 _LAZY = {
     "BACKGROUND_REGISTRY": "background",
@@ -23,7 +25,7 @@ _LAZY = {
     "parse_background": "background",
     "CacheEntry": "cache",
     "TextCache": "cache",
-    "Queries": "embedder",
+    "Queries": "queries",
     "TextEmbedder": "embedder",
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "Queries",
     "TextCache",
     "TextEmbedder",
+    "TextOptions",
     "Vocabulary",
     "list_presets",
     "parse_background",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,9 +9,13 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import WeightsError
+from ovseg.vocabulary.autoclip import AutoClipQueries
 from ovseg.vocabulary.cache import TextCache, text_space
+from ovseg.vocabulary.engineering import Recipe, plan, unit
 from ovseg.vocabulary.names import fold, shown
-from ovseg.vocabulary.templates import fill, resolve_templates
+from ovseg.vocabulary.queries import Queries
+from ovseg.vocabulary.templates import TEMPLATES, fill, resolve_templates
+from ovseg.vocabulary.text_options import TextOptions
 from ovseg.vocabulary.vocabulary import Vocabulary
 from ovseg.vocabulary.words import CURRENT_WORDS, WORD_LISTS
 
@@ -39,26 +42,6 @@ class TextTower(Protocol):
         """Embed texts: (N, D), any length, dtype and device."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Queries:
-    """What the classifier compares image features with.
-
-    Attributes:
-        embeddings: Float32 unit rows on the CPU, ``(T, D)``: the names of all classes, class by class, then the words
-            of no class.
-        query_to_class: Class id of each query, ``(T,)`` int64; -1 for background and contrast words.
-        notes: One-line remarks for the result: what was added or left out, and why.
-    """
-
-    embeddings: Tensor
-    query_to_class: Tensor
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def rows(self, cls: Tensor) -> Tensor:
-        """Return the embeddings (T, D) to compare an image with, whose own embedding is ``cls`` (B, D)."""
-        return self.embeddings
-
-
 class TextEmbedder:
     """Embeds names with the templates of a set, averaged, and remembers them on disk.
 
@@ -66,18 +49,26 @@ class TextEmbedder:
         clip: A CLIP with a text tower.
         templates: Name of a template set, or sentences with one ``{}`` each.
         cache: Where embeddings are kept between runs; None keeps nothing.
+        options: How the texts of a vocabulary are engineered; None leaves them as they are.
 
     Raises:
         UnknownNameError: No template set has this name.
         VocabularyError: A template of the user's own is not allowed.
+        ConfigError: AutoCLIP has but one template.
     """
 
     def __init__(
-        self, clip: TextTower, templates: str | Iterable[str] = "openai80", cache: TextCache | None = None
+        self,
+        clip: TextTower,
+        templates: str | Iterable[str] = "openai80",
+        cache: TextCache | None = None,
+        options: TextOptions | None = None,
     ) -> None:
         self.clip = clip
         self.templates = resolve_templates(templates)
         self.cache = cache
+        self.options = options or TextOptions()
+        self.options.check_templates(len(self.templates))
 
     def embed(self, texts: list[str]) -> Tensor:
         """Embed names: per template the text tower's answer at unit length, their mean, again at unit length.
@@ -91,20 +82,36 @@ class TextEmbedder:
         Raises:
             WeightsError: The text tower gives values that are not finite, or zero vectors.
         """
-        space = text_space(self.clip.name, self.clip.weights_hash, _precision(self.clip), self.templates)
+        return self._embed(texts, self.templates)
+
+    def embed_apart(self, texts: list[str]) -> Tensor:
+        """Embed names in every template (N, M, D) without the mean; else as `embed`.
+
+        The cache knows each filled template as a sentence of its own, so a text costs M times its place there.
+        """
+        prompts = [fill(template, text) for text in texts for template in self.templates]
+        rows = self.embed_sentences(prompts)
+        return rows.unflatten(0, (len(texts), len(self.templates)))
+
+    def embed_sentences(self, sentences: list[str]) -> Tensor:
+        """Embed sentences as they are, without a template: unit rows (N, D); else as `embed`."""
+        return self._embed(sentences, TEMPLATES["none"])
+
+    def _embed(self, texts: list[str], templates: tuple[str, ...]) -> Tensor:
+        space = text_space(self.clip.name, self.clip.weights_hash, _precision(self.clip), templates)
         wanted = list(dict.fromkeys(texts))
         rows = self.cache.get(space, wanted) if self.cache else {}
         missing = [text for text in wanted if text not in rows]
         for start in range(0, len(missing), TEXTS_PER_SAVE):
             part = missing[start : start + TEXTS_PER_SAVE]
-            fresh = self._compute(part)
+            fresh = self._compute(part, templates)
             rows.update(zip(part, fresh, strict=True))
             if self.cache:
                 self.cache.put(space, part, fresh)
         return torch.stack([rows[text] for text in texts]) if texts else torch.empty(0, 0)
 
     def embed_vocabulary(self, vocabulary: Vocabulary, background: Background) -> Queries:
-        """Embed all names of a vocabulary and the words that stand for "none of them".
+        """Embed all names of a vocabulary and the words that stand for "none of them", engineered as the options say.
 
         Background words come behind the user's and map to class -1, so ids never change. Words that the user's list
         holds already are left out. With a single class and no background words every pixel would get that class,
@@ -113,31 +120,33 @@ class TextEmbedder:
         Raises:
             WeightsError: As `embed`.
         """
-        own = {fold(name) for name in vocabulary.queries}
-        notes = []
-        extra = [word for word in background.words if fold(word) not in own]
-        if skipped := [word for word in background.words if fold(word) in own]:
-            notes.append(f"background words that are classes here were left out: {', '.join(skipped)}")
-        if len(vocabulary) == 1 and not extra:
-            extra = [word for word in WORD_LISTS[CURRENT_WORDS] if fold(word) not in own]
-            notes.append(
-                f"a single class has nothing to differ from: {len(extra)} contrast words ({CURRENT_WORDS}) take part;"
-                " pixels that fit one of them better get no class"
-            )
-        embeddings = self.embed([*vocabulary.queries, *extra])
-        return Queries(embeddings, torch.tensor([*vocabulary.query_to_class, *[-1] * len(extra)]), notes)
+        extra, notes = _words_of_no_class(vocabulary, background)
+        recipe, told = plan(vocabulary, extra, self.options)
+        classes = torch.tensor(recipe.query_to_class)
+        described = self._describe(recipe)
+        if not self.options.autoclip:
+            return Queries(recipe.compose(self.embed(recipe.texts), described), classes, notes + told)
+        apart = self.embed_apart(recipe.texts)
+        rows = recipe.compose(unit(apart.mean(1)), described)
+        return AutoClipQueries(rows, classes, notes + told, recipe=recipe, templates=apart, described=described)
 
-    def _compute(self, texts: list[str]) -> Tensor:
+    def _describe(self, recipe: Recipe) -> Tensor:
+        """Return the mean (P, D) of the sentences of each description, of unit length."""
+        rows = self.embed_sentences([sentence for sentences in recipe.sentences for sentence in sentences])
+        parts = rows.split([len(sentences) for sentences in recipe.sentences])
+        return unit(torch.stack([part.mean(0) for part in parts])) if recipe.sentences else rows
+
+    def _compute(self, texts: list[str], templates: tuple[str, ...]) -> Tensor:
         """Ask the text tower; (N, D) float32 unit rows on the CPU."""
-        count = len(self.templates)
+        count = len(templates)
         per_call = max(1, PROMPTS_PER_CALL // count)
         means = []
         for start in range(0, len(texts), per_call):
             part = texts[start : start + per_call]
-            prompts = [fill(template, text) for text in part for template in self.templates]
+            prompts = [fill(template, text) for text in part for template in templates]
             calls = range(0, len(prompts), PROMPTS_PER_CALL)  # several only where one name has more templates than fit
             found = torch.cat([self.clip.text(prompts[i : i + PROMPTS_PER_CALL]).detach().float() for i in calls])
-            means.append(_unit(_unit(found).unflatten(0, (len(part), count)).mean(1)).cpu())
+            means.append(unit(unit(found).unflatten(0, (len(part), count)).mean(1)).cpu())
         result = torch.cat(means)
         bad = ~torch.isfinite(result).all(1)
         if bad.any():
@@ -149,9 +158,20 @@ class TextEmbedder:
         return result
 
 
-def _unit(rows: Tensor) -> Tensor:
-    """Scale rows to unit length; a zero row becomes NaN, on purpose, for it has no direction."""
-    return rows / rows.norm(dim=-1, keepdim=True)
+def _words_of_no_class(vocabulary: Vocabulary, background: Background) -> tuple[list[str], list[str]]:
+    """Return the words that compete with the classes, and notes on them."""
+    own = {fold(name) for name in vocabulary.queries}
+    notes = []
+    extra = [word for word in background.words if fold(word) not in own]
+    if skipped := [word for word in background.words if fold(word) in own]:
+        notes.append(f"background words that are classes here were left out: {', '.join(skipped)}")
+    if len(vocabulary) == 1 and not extra:
+        extra = [word for word in WORD_LISTS[CURRENT_WORDS] if fold(word) not in own]
+        notes.append(
+            f"a single class has nothing to differ from: {len(extra)} contrast words ({CURRENT_WORDS}) take part;"
+            " pixels that fit one of them better get no class"
+        )
+    return extra, notes
 
 
 def _precision(clip: TextTower) -> str:

@@ -1,0 +1,86 @@
+"""The options of text engineering: files that say more of classes, and weights of templates that suit the image."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ovseg.errors import ConfigError
+from ovseg.vocabulary.class_texts import ClassTexts, read_class_texts
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+_FILES = ("auxiliary", "descriptions", "subclasses")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How the texts of classes are engineered; the defaults leave them as they are. All of it can be combined.
+
+    Files are JSON, see `ovseg.vocabulary.class_texts`; empty is none. They are read once, when the options are made.
+
+    Attributes:
+        auxiliary: File of one definition or synonym per class, mixed into all of its names as ITACLIP does; see
+            `ovseg.vocabulary.engineering.mix`.
+        auxiliary_weight: Share of the auxiliary text, 0..1.
+        descriptions: File of sentences per class, embedded as they are and averaged: CuPL (Pratt et al., "What does a
+            platypus look like?", ICCV 2023, github.com/sarahpratt/CuPL) and Maniparambil et al., "Enhancing CLIP with
+            GPT-4" (github.com/mayug/VDT-Adapter). They take the place of the class's names.
+        descriptions_with_templates: Whether they are averaged with each of the names in its templates instead.
+        subclasses: File of kinds per class, which become further queries of it, as in CHiLS (Novack et al., ICML 2023,
+            github.com/acmi-lab/CHILS); see `ovseg.vocabulary.engineering.Recipe`.
+        autoclip: Entropy of the weights of templates as a share of the largest, 0..1: AutoCLIP (Metzen et al., 2023);
+            0 is off: all templates weigh the same. The paper uses 0.85.
+
+    Raises:
+        ConfigError: A number is out of range, or two options exclude each other.
+        VocabularyError: A file is missing or holds something else.
+    """
+
+    auxiliary: str = ""
+    auxiliary_weight: float = 0.2
+    descriptions: str = ""
+    descriptions_with_templates: bool = False
+    subclasses: str = ""
+    autoclip: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers and read the files."""
+        for name in ("auxiliary_weight", "autoclip"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} is {value}; expected a share between 0 and 1")
+        if self.autoclip and self.descriptions and not self.descriptions_with_templates:
+            raise ConfigError(
+                "autoclip weighs templates but descriptions take their place; set descriptions_with_templates, or drop"
+                " one of the two"
+            )
+        _ = self.files
+
+    @cached_property
+    def files(self) -> dict[str, ClassTexts]:
+        """The content of the files by option."""
+        return {key: read_class_texts(getattr(self, key), key == "auxiliary") for key in _FILES if getattr(self, key)}
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> TextOptions:
+        """Read the keys of ``MODEL.TEXT``, which are the names of the options in capitals."""
+        return cls(**{field.name: node[field.name.upper()] for field in fields(cls)})
+
+    def check_templates(self, count: int) -> None:
+        """Refuse AutoCLIP with one template.
+
+        Raises:
+            ConfigError: There is one.
+        """
+        if self.autoclip and count < 2:
+            raise ConfigError("autoclip weighs templates but there is one; choose a larger set such as openai80")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options that are in use, with hashes of their files, as JSON values; recorded in results."""
+        used = {key: value for key, value in asdict(self).items() if value != getattr(TextOptions, key)}
+        if self.auxiliary:
+            used["auxiliary_weight"] = self.auxiliary_weight
+        return used | {f"{key}_hash": file.hash for key, file in self.files.items()}
