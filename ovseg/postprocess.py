@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import ConfigError
-from ovseg.refinement import affinity, propagate
+from ovseg.refinement import affinity, close_labels, propagate
 
 _GROUP = 8  # queries that share one comparison before the winner among them is looked up
 _CPU_TILE, _CPU_CHUNK = (32, 256), 2**19  # pixels of a tile; scores of a chunk, so that it stays in the cache
@@ -34,6 +34,7 @@ class ScoreRule:
         pamr_steps: Rounds of pixel-adaptive refinement of the upsampled scores; 0 is off.
         pamr_dilations: Distances in pixels of its neighbours.
         softmax: Whether scores become probabilities by a softmax; methods that give probabilities themselves say no.
+        closing: Side in pixels of the square by which the labels are closed at last (ITACLIP: 3); 0 is off.
         threshold_label: Label of pixels below the threshold; -1 is "no class", 0 the background class of benchmarks.
     """
 
@@ -46,6 +47,7 @@ class ScoreRule:
     pamr_dilations: tuple[int, ...] = (8, 16)
     threshold_label: int = -1
     softmax: bool = True
+    closing: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -60,6 +62,8 @@ class ScoreRule:
             raise ConfigError(
                 f"pamr_steps is {self.pamr_steps} and logit_scale {self.logit_scale}; expected >= 0 and > 0"
             )
+        if self.closing < 0 or (self.closing and self.closing % 2 == 0):
+            raise ConfigError(f"closing is {self.closing}; expected 0 (off) or an odd side in pixels, such as 3")
 
 
 @torch.no_grad()
@@ -93,12 +97,13 @@ def segment_map(
     streamed = _Stream(patch_logits, rows, columns, rule, image)
     winners, scores = streamed.best(keep)
     if rule.area_threshold > 0:
-        keep = ~torch.isin(query_to_class, _small_classes(query_to_class[winners.long()], rule))
+        keep = ~torch.isin(query_to_class, _small_classes(query_to_class[winners.long()], query_to_class, rule))
         if not keep.all():
             winners, scores = streamed.best(keep)
     labels = query_to_class.int()[winners.long()]
     low = scores < rule.prob_threshold if keep.any() else torch.ones_like(scores, dtype=torch.bool)
-    return labels.masked_fill_(low, rule.threshold_label), scores
+    labels.masked_fill_(low, rule.threshold_label)
+    return close_labels(labels, rule.closing) if rule.closing else labels, scores
 
 
 @torch.no_grad()
@@ -124,7 +129,7 @@ def class_probabilities(
         if index >= 0:
             torch.maximum(found[index], probability, out=found[index])
     if rule.area_threshold > 0:
-        found[_small_classes(found.argmax(0), rule)] = 0
+        found[_small_classes(found.argmax(0), query_to_class, rule)] = 0
     return found
 
 
@@ -143,10 +148,10 @@ def _check(patch_logits: Tensor, query_to_class: Tensor, rule: ScoreRule, image:
         raise ConfigError("pamr_steps is set but there is no image to refine by; pass the normalised image")
 
 
-def _small_classes(labels: Tensor, rule: ScoreRule) -> Tensor:
-    """Return the classes that win too few pixels; the exempt class and pixels without a class do not count."""
+def _small_classes(labels: Tensor, query_to_class: Tensor, rule: ScoreRule) -> Tensor:
+    """Return the classes that win too few pixels, or none; the exempt class and pixels without a class do not count."""
     counted = labels[(labels >= 0) & (labels != rule.area_exempt)]
-    areas = torch.bincount(counted.long(), minlength=int(labels.max()) + 1)
+    areas = torch.bincount(counted.long(), minlength=int(query_to_class.max()) + 1)
     small = areas <= rule.area_threshold * areas.sum()
     if 0 <= rule.area_exempt < len(small):
         small[rule.area_exempt] = False

@@ -133,6 +133,7 @@ def test_class_probabilities():
         ({"area_threshold": -0.1}, "area_threshold is -0.1"),
         ({"logit_scale": 0.0}, "logit_scale 0.0"),
         ({"pamr_steps": -1}, "pamr_steps is -1"),
+        ({"closing": 2}, r"closing is 2; expected 0 \(off\) or an odd side"),
     ],
 )
 def test_wrong_rules(options, message):
@@ -166,3 +167,27 @@ print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 100
+
+
+def test_the_area_rule_drops_classes_that_win_nothing():
+    """Also where their ids lie above those of all winners: else they inherit the pixels of classes that are dropped."""
+    patches = torch.zeros(3, 4, 4)
+    patches[0] = 1.0  # class 0 wins everywhere but in one cell, which goes to class 1 with class 2 behind it
+    patches[:, 0, 0] = torch.tensor([1.0, 3.0, 2.0])
+    identity = torch.eye(4)
+    arguments = patches, identity, identity, torch.arange(3)
+    rule = ScoreRule(1.0, area_threshold=0.1)
+    assert (segment_map(*arguments, rule)[0] == 0).all()
+    assert (class_probabilities(*arguments, rule)[1:] == 0).all()
+
+
+def test_closing_comes_last():
+    patches = torch.zeros(2, 5, 5)
+    patches[1] = 1.0
+    patches[:, 2, 2] = torch.tensor([1.0, 0.0])
+    identity = torch.eye(5)
+    rules = ScoreRule(9.0), ScoreRule(9.0, closing=3)
+    before, after = (segment_map(patches, identity, identity, torch.arange(2), rule) for rule in rules)
+    assert before[0][2, 2] == 0
+    assert (after[0] == 1).all() and after[0].dtype == torch.int32
+    assert torch.equal(before[1], after[1])

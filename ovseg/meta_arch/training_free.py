@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ovseg.clip import FrozenClip
 from ovseg.data.windows import WindowPlan, bilinear_matrix, plan_windows
 from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.meta_arch.image_engineering import engineer
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
 from ovseg.recalibration import Recalibration, build_recalibration
 from ovseg.recalibration.base import one_of
@@ -140,6 +141,7 @@ class TrainingFree(nn.Module):
             area_exempt=node.THRESHOLD_LABEL,
             min_max=node.MIN_MAX,
             softmax=node.SOFTMAX,
+            closing=node.CLOSING,
             pamr_steps=node.PAMR_STEPS,
             pamr_dilations=tuple(node.PAMR_DILATIONS),
         )
@@ -278,9 +280,17 @@ class TrainingFree(nn.Module):
             areas = [part[:, 0] for part in plan.cut(regions[:, None], padding=-1).split(WINDOWS_PER_PASS)]
         for own, area in zip(windows, areas, strict=True):
             dense = self.recalibration.encode(self.clip, own, area)
-            parts.append(self.recalibration.patch_scores(dense, self.queries))
+            found = self.recalibration.patch_scores(dense, self.queries)
+            if self.protocol.image_engineering:
+                found = engineer(found, own, area, self.protocol.image_engineering, self._window_scores)
+            parts.append(found)
             maps += self.recalibration.region_maps(dense)
         return plan.join(torch.cat(parts)), maps
+
+    def _window_scores(self, windows: Tensor, regions: Tensor | None) -> Tensor:
+        """Encode windows (B, 3, h, w) and compare them with every query."""
+        assert self.queries is not None
+        return self.recalibration.patch_scores(self.recalibration.encode(self.clip, windows, regions), self.queries)
 
     def _normalise(self, images: Tensor) -> Tensor:
         weight = next(self.clip.parameters())

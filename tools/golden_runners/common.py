@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ovseg.clip import Context, DenseFeatures, FrozenClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.data.windows import bilinear_matrix, plan_windows
+from ovseg.meta_arch.image_engineering import engineer
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
 from ovseg.recalibration import Recalibration
 from ovseg.refinement import pamr
@@ -95,12 +97,51 @@ def protocol(
     Returns:
         Final logits (1, T, H, W) without the scale, class probabilities (K, H, W), and labels (1, H, W) int32.
     """
-    image, size = inputs["image"], tuple(config["ori"])
-    crop = config["crop"]
-    plan = plan_windows(tuple(image.shape[2:]), clip.patch_size, crop, config["stride"] if crop else 0, padding)
-    texts = queries(inputs["text_embeddings"], inputs.get("query_idx"))
-    scores = plan.join(method.patch_scores(method.encode(clip, plan.cut(image)), texts))[0]
-    rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
+    maps = window_scores(clip, method, inputs, config, padding)
+    guide = F.interpolate(inputs["image"], size=tuple(config["ori"]), mode="bilinear", align_corners=False)
+    logits = upsample(*maps)[None]
+    if config.get("pamr_steps"):
+        logits = pamr(guide, logits, config["pamr_steps"], tuple(config.get("pamr_dilations", (8, 16))))
+    classes = queries(inputs["text_embeddings"], inputs.get("query_idx")).query_to_class
+    probabilities, labels = label(*maps, classes, config, guide[0])
+    return logits, probabilities, labels[None]
+
+
+def window_scores(
+    clip: FrozenClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the patch scores (T, h, w) of all windows, and the matrices that take them to the output's size."""
+    image, size, crop = inputs["image"], tuple(config["ori"]), config["crop"]
+    multiple = config.get("pad_multiple", 0)
+    unit = math.gcd(clip.patch_size, multiple)  # originals pad to 56 whatever the patch
+    plan = plan_windows(tuple(image.shape[2:]), unit, crop, config["stride"] if crop else 0, padding, multiple)
+    texts = queries(inputs["text_embeddings"])
+
+    def score(windows: Tensor, regions: Tensor | None = None) -> Tensor:
+        return method.patch_scores(method.encode(clip, windows, regions), texts)
+
+    windows = plan.cut(image)
+    found = score(windows)
+    if share := config.get("image_engineering", 0.0):
+        found = engineer(found, windows, None, share, score)
+    scores = plan.join(found)[0]
+    cells = (scores.shape[1], scores.shape[2])
+    if crop or padding != "none":
+        return scores, *plan.matrices(size, cells)
+    # The originals resize the scores of a whole image to the output at once, not by way of the network input.
+    rows, columns = (bilinear_matrix(*pair).float() for pair in zip(cells, size, strict=True))
+    return scores, rows, columns
+
+
+def label(
+    scores: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    classes: Tensor,
+    config: Mapping[str, Any],
+    guide: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return class probabilities (K, H, W) and labels (H, W) int32 by the thresholds and refinements of a case."""
     rule = ScoreRule(
         logit_scale=config["logit_scale"],
         prob_threshold=config["prob_thd"],
@@ -109,10 +150,7 @@ def protocol(
         pamr_steps=config.get("pamr_steps", 0),
         pamr_dilations=tuple(config.get("pamr_dilations", (8, 16))),
         threshold_label=0,
+        closing=config.get("closing", 0),
     )
-    guide = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-    logits = upsample(scores, rows, columns)[None]
-    if rule.pamr_steps:
-        logits = pamr(guide, logits, rule.pamr_steps, rule.pamr_dilations)
-    arguments = (scores, rows, columns, texts.query_to_class, rule, guide[0])
-    return logits, class_probabilities(*arguments), segment_map(*arguments)[0][None]
+    arguments = (scores, rows, columns, classes, rule, guide)
+    return class_probabilities(*arguments), segment_map(*arguments)[0]
