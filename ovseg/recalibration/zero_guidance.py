@@ -1,0 +1,99 @@
+"""Zero-guidance segmentation: segments found without any words, embedded one by one, named, and merged if alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovseg.clip.features import Context, DenseFeatures, Need
+from ovseg.clip.open_clip_internals import Block
+from ovseg.guides import Guide, build_guide
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, layer_index, one_of
+from ovseg.regions.segment_embedding import embed_segments
+from ovseg.regions.sibling_merging import named_segments
+from ovseg.regions.ward_tree import find_segments
+from ovseg.vocabulary.embedder import Queries
+
+
+@RECALIBRATION_REGISTRY.register()
+class Zero_Guidance(Recalibration):
+    """Zero-guidance segmentation (Rewatbowornwong et al., ICCV 2023; github.com/nessessence/ZeroGuidanceSeg).
+
+    The nearest word of the vocabulary stands for the caption by a language model; the dense CRF on the leaves is left
+    out. All nodes above the leaves are embedded with them: at most twice the passes of the original, but in parallel.
+    """
+
+    whole_image = True
+
+    def __init__(
+        self,
+        *,
+        guide: str | Guide = "clip",
+        num_parts: int = 20,
+        threshold: float = 0.9,
+        splits_used: str = "all",
+        mask_from: int | float = 20 / 24,
+        sd: float | None = 5.0,
+        merge_weight: float = 0.5,
+        merge_threshold: float = 0.8,
+        **common: Any,
+    ) -> None:
+        """Set segments, masks and merging.
+
+        Args:
+            guide: Whose keys are clustered; see `ovseg.guides`.
+            num_parts: Parts of an image if every split is made.
+            threshold: Cosine of two parts from which their split is not made.
+            splits_used: ``all``, or ``half``: the original, by mistake, looks at the first half of the splits only.
+            mask_from: First block that sees a segment alone: its index, or the share of the depth before it.
+            sd: Softness of the global subtraction; None subtracts nothing.
+            merge_weight: Share of the embeddings' cosine in the likeness of siblings; the rest is that of their words.
+            merge_threshold: Likeness from which siblings become one.
+            common: Options of `Recalibration`.
+        """
+        super().__init__(**common)
+        self.guide = build_guide(guide, "key")
+        self.guide_name = guide if isinstance(guide, str) else type(guide).__name__
+        self.num_parts, self.threshold = at_least("num_parts", num_parts, 2), threshold
+        self.splits_used = one_of("splits_used", splits_used, ("all", "half"))
+        self.mask_from, self.sd = mask_from, sd if sd is None else at_least("sd", sd, 1e-6)
+        self.merge_weight, self.merge_threshold = merge_weight, merge_threshold
+
+    def blocks_of(self, depth: int) -> int:
+        """Return how many of the last blocks see segments."""
+        return max(depth - layer_index(self.mask_from, depth) - isinstance(self.mask_from, float), 1)
+
+    def needs_of(self, depth: int) -> Need:
+        """Ask for what the guide reads."""
+        return self.guide.needs_of(depth)
+
+    def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
+        """Find and embed the segments of every image; the tokens run on as CLIP has it, for the whole image."""
+        cut = (self.num_parts, self.threshold, self.splits_used == "half")
+        how = (blocks, context.tower, self.sd, self.residual, self.feed_forward)
+        found = [find_segments(features, *cut) for features in self.guide(context)]
+        masked = zip(tokens[:, None], (segments.masks(context.grid) for segments in found), strict=True)
+        rows = [embed_segments(own, masks, *how)[0] for own, masks in masked]
+        context.stash["segments"] = list(zip(found, rows, strict=True))
+        return super().run(tokens, blocks, context)
+
+    def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
+        """Give every cell of the guide's grid the embedding of its leaf."""
+        maps = torch.stack([rows[found.labels].permute(2, 0, 1) for found, rows in context.stash["segments"]])
+        return DenseFeatures(maps, super().joint(tokens, context).cls, (maps.shape[2], maps.shape[3]), context)
+
+    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+        """Name the segments, merge them, and give every cell the scores (B, T, a, b) of what became of its own."""
+        texts = queries.rows(dense.cls).to(dense.cls.device, torch.float32).expand(len(dense.cls), -1, -1)
+        stash, how = dense.context.stash, (self.merge_weight, self.merge_threshold)
+        pairs = zip(stash["segments"], texts, strict=True)
+        named = [named_segments(found, rows, words, *how) for (found, rows), words in pairs]
+        stash["regions"] = [masks for _, masks in named]
+        return torch.stack([torch.einsum("rt,rab->tab", scores, masks) for scores, masks in named])
+
+    def region_maps(self, dense: DenseFeatures) -> list[Tensor]:
+        """Return the merged segments (R, a, b) that `patch_scores` found."""
+        return dense.context.stash["regions"]
