@@ -31,10 +31,13 @@ class ScoreRule:
         area_threshold: Classes that win no more than this share of the pixels that classes win are dropped (SCLIP).
         area_exempt: Class that is never dropped and not counted; 0 in the benchmarks of SCLIP, -1 for none.
         min_max: Whether every query's map is stretched to 0..1 first (GEM).
+        keep_peak: Whether every query's map is scaled so that its peak is that of its patches, which upsampling lowers
+            (CLIPer); for scores that are not negative.
+        score_threshold: Queries whose best patch score is no higher are dropped (CLIPer); 0 is off.
         pamr_steps: Rounds of pixel-adaptive refinement of the upsampled scores; 0 is off.
         pamr_dilations: Distances in pixels of its neighbours.
         softmax: Whether scores become probabilities by a softmax; methods that give probabilities themselves say no.
-        closing: Side in pixels of the square by which the labels are closed at last (ITACLIP: 3); 0 is off.
+        closing: Side in pixels of the square by which the labels, not the scores, are closed (ITACLIP: 3); 0 is off.
         threshold_label: Label of pixels below the threshold; -1 is "no class", 0 the background class of benchmarks.
     """
 
@@ -48,6 +51,8 @@ class ScoreRule:
     threshold_label: int = -1
     softmax: bool = True
     closing: int = 0
+    keep_peak: bool = False
+    score_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -55,7 +60,7 @@ class ScoreRule:
         Raises:
             ConfigError: A value is out of range.
         """
-        for name in ("prob_threshold", "area_threshold"):
+        for name in ("prob_threshold", "area_threshold", "score_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
         if self.pamr_steps < 0 or self.logit_scale <= 0:
@@ -93,12 +98,13 @@ def segment_map(
     """
     _check(patch_logits, query_to_class, rule, image)
     query_to_class = query_to_class.to(patch_logits.device)
-    keep = torch.ones(len(query_to_class), dtype=torch.bool, device=patch_logits.device)
+    keep = _strong(patch_logits, rule)
     streamed = _Stream(patch_logits, rows, columns, rule, image)
     winners, scores = streamed.best(keep)
     if rule.area_threshold > 0:
-        keep = ~torch.isin(query_to_class, _small_classes(query_to_class[winners.long()], query_to_class, rule))
-        if not keep.all():
+        large = ~torch.isin(query_to_class, _small_classes(query_to_class[winners.long()], query_to_class, rule))
+        if not large[keep].all():
+            keep &= large
             winners, scores = streamed.best(keep)
     labels = query_to_class.int()[winners.long()]
     low = scores < rule.prob_threshold if keep.any() else torch.ones_like(scores, dtype=torch.bool)
@@ -125,8 +131,9 @@ def class_probabilities(
     query_probabilities = logits.softmax(0) if rule.softmax else logits
     classes = query_to_class.tolist()
     found = torch.zeros(max([*classes, 0]) + 1, *logits.shape[1:], device=logits.device)
-    for index, probability in zip(classes, query_probabilities, strict=True):
-        if index >= 0:
+    strong = _strong(patch_logits, rule).tolist()
+    for index, kept, probability in zip(classes, strong, query_probabilities, strict=True):
+        if index >= 0 and kept:
             torch.maximum(found[index], probability, out=found[index])
     if rule.area_threshold > 0:
         found[_small_classes(found.argmax(0), query_to_class, rule)] = 0
@@ -146,6 +153,13 @@ def _check(patch_logits: Tensor, query_to_class: Tensor, rule: ScoreRule, image:
         )
     if rule.pamr_steps and image is None:
         raise ConfigError("pamr_steps is set but there is no image to refine by; pass the normalised image")
+
+
+def _strong(patch_logits: Tensor, rule: ScoreRule) -> Tensor:
+    """Return which queries (T,) have a patch score above the rule's threshold; all where that is off."""
+    if rule.score_threshold <= 0:
+        return torch.ones(len(patch_logits), dtype=torch.bool, device=patch_logits.device)
+    return patch_logits.amax((1, 2)) > rule.score_threshold
 
 
 def _small_classes(labels: Tensor, query_to_class: Tensor, rule: ScoreRule) -> Tensor:
@@ -176,7 +190,7 @@ class _Stream:
         """Return the index (H, W) int32 of the best of the kept queries, and its probability (H, W) among all."""
         winners = torch.empty(self.size, dtype=torch.int32, device=self.logits.device)
         scores = torch.empty(self.size, device=self.logits.device)
-        if self.weights is not None or self.rule.min_max:
+        if self.weights is not None or self.rule.min_max or self.rule.keep_peak:
             self._whole(keep, winners, scores)
             return winners, scores
         for top in range(0, self.size[0], self.tile[0]):
@@ -196,10 +210,15 @@ class _Stream:
         maps = upsample(self.logits[part], self.rows, self.columns)
         if self.weights is not None:
             maps = propagate(maps[None], self.weights, self.rule.pamr_steps, self.rule.pamr_dilations)[0]
+        tiny = torch.finfo(maps.dtype).tiny
+        if self.rule.keep_peak:
+            now, wanted = (peaks.amax((1, 2), keepdim=True).clamp_min(tiny) for peaks in (maps, self.logits[part]))
+            maps = maps * (wanted / now)
         if self.rule.min_max:
             low, high = maps.aminmax(dim=2)
             low, high = low.amin(1)[:, None, None], high.amax(1)[:, None, None]
-            maps = (maps - low) * (self.rule.logit_scale / (high - low).clamp_min(torch.finfo(maps.dtype).tiny))
+            least = 1e-6 if self.rule.keep_peak else tiny  # where several are at their peak, the highest wins
+            maps = (maps - low) * (self.rule.logit_scale / (high - low + least))
         return maps
 
     def _whole(self, keep: Tensor, winners: Tensor, scores: Tensor) -> None:
@@ -265,7 +284,8 @@ class _Race:
     def finish(self, order: Tensor, winners: Tensor, scores: Tensor) -> None:
         """Write the winners, as places in ``order``, and their probabilities into maps of as many pixels."""
         winners.copy_(order[self.winner].view_as(winners))
-        best = (self.top - self.peak).exp_().div_(self.total) if self.softmax else self.top
+        # Where no query competes, the best is -inf, which is no score.
+        best = (self.top - self.peak).exp_().div_(self.total) if self.softmax else self.top.nan_to_num(neginf=0.0)
         scores.copy_(best.view_as(scores))
 
     def _follow(self, logits: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""CLIPer: fused attention, maps of all layers, windows, compensation by given attention maps, scores and labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from golden_runners.common import build_clip, empty_context
+from ovseg.clip import Context, FrozenClip, layer_fusion
+from ovseg.data.windows import bilinear_matrix
+from ovseg.guides import Guide
+from ovseg.postprocess import ScoreRule, class_probabilities, segment_map
+from ovseg.recalibration.cliper import CLIPer
+from ovseg.refinement.attention_chain import chain_attention, presence
+from ovseg.refinement.layer_maps import layer_logits
+from ovseg.vocabulary.embedder import Queries
+
+# The original's own background, where it has no threshold, wins up to the m at which (1 - m)^2 equals m.
+OWN_BACKGROUND = (3 - 5**0.5) / 2
+
+
+class GivenMaps(Guide):
+    """Attention maps of a case."""
+
+    def __init__(self, maps: Tensor) -> None:
+        """Keep the maps (1, M, n, n)."""
+        super().__init__()
+        self.maps = maps
+
+    def attention_maps(self, context: Context) -> Tensor:
+        """Return them for any image."""
+        return self.maps
+
+
+def run(case: Any) -> dict[str, Tensor]:
+    """Return all outputs, and the intermediates of the whole image."""
+    inputs, config = case.group("input"), case.config
+    clip = build_clip(tower_config(config), case.group("state_dict"))
+    texts = queries(inputs)
+    maps = torch.cat([inputs[f"sd_attn_layer_{layer}"] for layer in config["attention_layers_order"]], dim=1)
+    method = build(config, GivenMaps(maps))
+    coarse = build(config, None)
+    dense = method.encode(clip, inputs["image"])
+    seg, scores = (one.patch_scores(dense, texts)[0, texts.query_to_class >= 0] for one in (coarse, method))
+    refined = seg
+    if method.compensation.guide is not None:
+        refined = chain_attention(seg[None], maps, method.refinement, method.attention_thr)[0]
+    found = {"output.seg": seg, "output.refined": refined, "output.final_score": presence(refined[None], seg[None])[0]}
+    rows, columns = (bilinear_matrix(*p).float() for p in zip(scores.shape[1:], config["label_size"], strict=True))
+    arguments = (scores, rows, columns, torch.arange(len(scores)))
+    found["output.scores"] = class_probabilities(*arguments, rule(config, final=False))
+    found["output.label"] = segment_map(*arguments, rule(config, final=True))[0][None].long() + 1
+    return found | intermediates(clip, method, dense.context, case)
+
+
+def build(config: Any, guide: Guide | None) -> CLIPer:
+    """Build the method by the names of the original's settings."""
+    refinement = config["refinement"]
+    side = config["sliding_crop_size"]
+    return CLIPer(
+        attn_type=config["attn_type"],
+        fuse_feature=config["fuse_feature"],
+        select_layer=config["select_layer"],
+        logit_scale=config["logit_scale"],
+        attention_thr=config["attention_thr"],
+        windows=(side, config["sliding_stride"]) if side else (),
+        guide=None if str(refinement).lower() == "none" else guide,
+        refinement={"selection": config["attention_idx"], "mean": "mean"}.get(refinement, "SFSA"),
+        half_position=True,
+    )
+
+
+def rule(config: Any, final: bool) -> ScoreRule:
+    """Return how scores become maps or, finally, labels."""
+    if not final:
+        return ScoreRule(1.0, softmax=False, keep_peak=True)
+    threshold = config["bkg_thre"]
+    return ScoreRule(
+        1.0,
+        prob_threshold=threshold if threshold > 0 else OWN_BACKGROUND,
+        min_max=config["is_normalize"],
+        softmax=False,
+        keep_peak=True,
+        score_threshold=config["score_threshold"],
+    )
+
+
+def queries(inputs: dict[str, Tensor]) -> Queries:
+    """Return the classes, and the background words as queries of no class."""
+    classes, words = inputs["fg_text"], inputs["bg_text"]
+    ids = torch.cat([torch.arange(len(classes)), torch.full((len(words),), -1)])
+    return Queries(torch.cat([classes, words]), ids)
+
+
+def tower_config(config: Any) -> dict[str, Any]:
+    """Return the settings of the CLIP under the names of the other cases."""
+    side = config["input_resolution"] // config["patch_size"]
+    more = {"pretrain_grid": (side, side), "embed_dim": config["output_dim"], "activation": config["act"]}
+    return {"mlp_ratio": 4.0, **config, **more}
+
+
+def intermediates(clip: FrozenClip, method: CLIPer, context: Context, case: Any) -> dict[str, Tensor]:
+    """Return what the case shows of the whole image; of layers only where all of them were computed."""
+    found = {"intermediate.final_attn_headmean_patches": context.stash["weights"][0]}
+    dense = method.joint(context.stash["layers"][-1], context)
+    if method.fuse_feature:
+        layers = [context.tower.head(tokens)[0][0] for tokens in context.stash["layers"]]
+        found["intermediate.layer_embeddings"] = torch.stack(layers)
+        logits = layer_logits(method.joint, dense, queries(case.group("input")), method.logit_scale)
+        found["intermediate.layer_logits"] = logits[:, 0].flatten(2).mT
+    if method.attn_type == "fused-attn":
+        again = empty_context(clip, context.grid, context.images)
+        tokens, total = layer_fusion.embed_in_half(again, method.pos_resize), 0
+        for block in clip.blocks[:-1]:
+            tokens, weights = block.with_attention(tokens)
+            total = total + weights
+        found["intermediate.attn_sum"] = total
+        found["intermediate.fused_attn_first_layer"] = layer_fusion.recalibrate(layer_fusion.balance(total))[0]
+        found["intermediate.final_attn"] = layer_fusion.recalibrate(context.stash["summed"])[0]
+    return found
