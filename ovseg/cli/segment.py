@@ -188,7 +188,7 @@ def _check_text(args: argparse.Namespace, given: dict[str, Any]) -> None:
         ("--descriptions-with-templates", args.descriptions_with_templates, "--descriptions", options.descriptions),
     ):
         if value is not None and not file:
-            raise ConfigError(f"{flag} was given but there is no such file; give one by {needs} FILE")
+            raise ConfigError(f"{flag} changes nothing without a file; give one by {needs} FILE")
     for key in given.keys() & options.files.keys():
         options.files[key].require(Vocabulary.parse(args.classes))
 

@@ -69,9 +69,9 @@ class ClassTexts:
 
     def _hint(self, missing: list[str]) -> str:
         """Name the entries that were perhaps meant for classes without one."""
-        near = {name: difflib.get_close_matches(name, self.texts, n=1, cutoff=0.75) for name in missing[:20]}
-        told = [f"'{close[0]}' for '{name}'" for name, close in near.items() if close]
-        return f" (is {', '.join(told[:3])} meant?)" if told else ""
+        near = {name: difflib.get_close_matches(name, self.texts, n=1, cutoff=0.75) for name in missing[:5]}
+        told = [f"{shown(close[0])} for {shown(name)}" for name, close in near.items() if close]
+        return f" (is {', '.join(told)} meant?)" if told else ""
 
 
 def list_class_texts() -> list[str]:
@@ -95,14 +95,14 @@ def read_class_texts(source: str, single: bool = False) -> ClassTexts:
         data = json.loads(content.decode("utf-8-sig"))
     except FileNotFoundError:
         known = ", ".join(list_class_texts())
-        raise VocabularyError(f"text file {shown(source)} does not exist; expected a path or one of {known}") from None
+        raise VocabularyError(f"text file {source!r} does not exist; expected a path or one of {known}") from None
     except UnicodeDecodeError:
-        raise VocabularyError(f"text file {shown(source)} is not UTF-8 text; save it as UTF-8") from None
+        raise VocabularyError(f"text file {source!r} is not UTF-8 text; save it as UTF-8") from None
     except (json.JSONDecodeError, RecursionError) as error:
-        raise VocabularyError(f"text file {shown(source)} is not valid JSON: {error}") from None
+        raise VocabularyError(f"text file {source!r} is not valid JSON: {error}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise VocabularyError(f"text file {shown(source)} cannot be read: {reason}") from None
+        raise VocabularyError(f"text file {source!r} cannot be read: {reason}") from None
     return ClassTexts(path.name, hashlib.sha256(content).hexdigest()[:16], _checked(data, path.name, single))
 
 
@@ -115,14 +115,14 @@ def _checked(data: Any, file: str, single: bool) -> dict[str, tuple[str, ...]]:
     for name, value in data.items():
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list) or not values or (single and not isinstance(value, str)):
-            raise VocabularyError(f"{file} has {shown(value)} for '{name}'; expected {form}")
+            raise VocabularyError(f"{file} has {shown(value)} for {shown(name)}; expected {form}")
         cleaned = tuple(" ".join(text.split()) if isinstance(text, str) else "" for text in values)
         if "" in cleaned:
             bad = values[cleaned.index("")]
-            raise VocabularyError(f"{file} has {shown(bad)} among the texts of '{name}'; expected words, or remove it")
+            raise VocabularyError(f"{file} has {shown(bad)} among the texts of {shown(name)}; expected words, or remove it")
         key = fold(name.strip())
         if key in places:
-            raise VocabularyError(f"{file} has '{places[key]}' and '{name}', which are one class; merge the entries")
+            raise VocabularyError(f"{file} has {shown(places[key])} and {shown(name)}, which are one class; merge the entries")
         places[key] = name
         texts[name.strip()] = cleaned
     return texts
@@ -130,4 +130,4 @@ def _checked(data: Any, file: str, single: bool) -> dict[str, tuple[str, ...]]:
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(f"'{name}'" for name in names[:5]) + more
+    return ", ".join(shown(name) for name in names[:5]) + more
