@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_BAND = 64  # rows of pixels whose weights are summed at once
+
 
 def vote(labels: Tensor, regions: Tensor) -> Tensor:
     """Give every region the label that most of its pixels have.
@@ -50,17 +52,22 @@ def mean_labels(
         New labels (H, W) int32.
     """
     means = region_means(scores, rows, columns, regions)
+    if not len(means):
+        return labels.clone()
     winners = query_to_class.to(means.device)[means.argmax(1)].to(labels.dtype)
-    inside = regions >= 0
-    return winners[regions.clamp(min=0)].where(inside, labels) if len(means) else labels.clone()
+    return winners[regions.clamp(min=0)].where(regions >= 0, labels)
 
 
 def region_means(scores: Tensor, rows: Tensor, columns: Tensor, regions: Tensor) -> Tensor:
     """Return the mean upsampled scores (R, T) of the regions 0..R-1; NaN for ids without a pixel. See `mean_labels`."""
+    rows, columns = rows.to(scores.device, torch.float32), columns.to(scores.device, torch.float32)
     count = int(regions.max()) + 1
-    found = []
-    for index in range(count):
-        mask = (regions == index).float()
-        weights = rows.mT.to(mask) @ mask @ columns.to(mask)
-        found.append(torch.einsum("thw,hw->t", scores.float(), weights) / mask.sum())
-    return torch.stack(found) if found else scores.new_empty(0, len(scores))
+    ids = regions.where(regions >= 0, count)  # one more row takes the pixels of no region
+    weights = torch.zeros(count + 1, rows.shape[1], columns.shape[1], device=scores.device)
+    for near, band in zip(rows.split(_BAND), ids.split(_BAND), strict=True):
+        place = (count + 1) * torch.arange(len(band), device=ids.device)[:, None] + band
+        sums = torch.zeros((count + 1) * len(band), columns.shape[1], device=scores.device)
+        sums.index_add_(0, place.flatten(), columns.repeat(len(band), 1))
+        weights += torch.einsum("yi,yrj->rij", near, sums.unflatten(0, (len(band), count + 1)))
+    areas = ids.flatten().bincount(minlength=count + 1)
+    return (torch.einsum("rhw,thw->rt", weights, scores.float()) / areas[:, None])[:count]

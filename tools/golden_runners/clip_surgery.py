@@ -10,7 +10,6 @@ from torch import Tensor
 
 from golden_runners.common import build_clip, empty_context, queries, resize
 from ovseg.clip import FrozenClip
-from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_surgery import CLIP_Surgery
 from ovseg.regions.points import prompt_points
 
@@ -22,13 +21,13 @@ def run(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     clip = build_clip(config, case.group("state_dict"))
     image, depth = inputs["image"], config["modified_blocks"]
-    dense = clip.dense(image, build_recalibration("clip_surgery", last_n_layers=depth))
+    dense = clip.dense(image, CLIP_Surgery(last_n_layers=depth))
     features = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
     found = {"output.image_features": features, "output.features_norm": F.normalize(features, dim=-1)}
     dense.context.stash["redundant"] = inputs["redundant_text"]
     texts = queries(inputs["text_embeddings"])
     for suffix, surgery in SURGERIES.items():
-        method = build_recalibration("clip_surgery", last_n_layers=depth, surgery=surgery)
+        method = CLIP_Surgery(last_n_layers=depth, surgery=surgery)
         maps = method.patch_scores(dense, texts)
         found[f"output.map{suffix}"] = resize(maps, tuple(config["ori_shape"])).permute(0, 2, 3, 1)
         if surgery == "class_set":
@@ -45,7 +44,7 @@ def run(case: Any) -> dict[str, Tensor]:
         found[f"output.similarity{suffix}"] = tokens.mT
         if surgery == "class_set":
             found["output.pred_similarity"] = patches.argmax(1).int()
-    return found | intermediates(clip, build_recalibration("clip_surgery", last_n_layers=depth), image)
+    return found | intermediates(clip, CLIP_Surgery(last_n_layers=depth), image)
 
 
 def intermediates(clip: FrozenClip, method: CLIP_Surgery, image: Tensor) -> dict[str, Tensor]:

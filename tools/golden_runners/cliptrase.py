@@ -145,7 +145,7 @@ def clusters(
     """Return the region of each pixel (None if all patches are noise), and what leads to it."""
     affinity, maps = dense.context.stash["affinity"][0], method.region_maps(dense)[0]
     labels = dbscan(affinity, case.config["dbscan_eps"], case.config["dbscan_min_samples"])
-    found = {}
+    found: dict[str, Tensor] = {}
     for group in ("output", "intermediate"):
         found |= {f"{group}.affinity": affinity, f"{group}.dbscan_labels": labels, f"{group}.cluster_smooth": maps}
     if not len(maps):
