@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import segment_anything
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+
+from ovseg.clip import Context
+from ovseg.errors import ConfigError, UnknownNameError, WeightsError
+from ovseg.guides import build_guide
+from ovseg.regions import build_regions
+
+
+def tiny_sam(checkpoint=None, side=64):
+    """A SAM of segment_anything's own parts; its real constructors only differ in sizes."""
+    encoder = ImageEncoderViT(
+        img_size=side,
+        patch_size=16,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        out_chans=32,
+        qkv_bias=True,
+        use_rel_pos=True,
+        window_size=2,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
+    prompts = PromptEncoder(32, (side // 16,) * 2, (side, side), mask_in_chans=4)
+    transformer = TwoWayTransformer(depth=1, embedding_dim=32, num_heads=2, mlp_dim=32)
+    decoder = MaskDecoder(transformer_dim=32, transformer=transformer, iou_head_hidden_dim=32)
+    return Sam(encoder, prompts, decoder)
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", tiny_sam)
+    torch.manual_seed(0)
+    torch.save(tiny_sam().state_dict(), tmp_path / "sam.pth")
+    return tmp_path / "sam.pth"
+
+
+def test_features_of_any_image_live_on_the_grid_of_the_neck(checkpoint):
+    guide = build_guide(f"sam:vit_b@{checkpoint}")
+    images = torch.randn(2, 3, 40, 70)
+    found = guide(Context((1, 1), images, None, (0.5,) * 3, (0.25,) * 3))
+    assert found.shape == (2, 32, 4, 4) and found.isfinite().all()
+    alone = guide(Context((1, 1), images[:1], None, (0.5,) * 3, (0.25,) * 3))
+    torch.testing.assert_close(found[:1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_regions(checkpoint):
+    generator = build_regions("sam", checkpoint=str(checkpoint), model_type="vit_b", points_per_side=2)
+    found = generator.half()(torch.randint(0, 255, (3, 48, 60)))  # its weights stay in single precision
+    assert found.shape == (48, 60) and found.dtype == torch.int64
+    assert found.min() >= -1
+
+
+@pytest.mark.parametrize(
+    ("name", "facet", "error", "message"),
+    [
+        ("sam:vit_b", "token", ConfigError, "guide sam got 'sam:vit_b'; expected"),
+        ("sam:vit_b@sam.pth", "key", ConfigError, "guide sam got the facet key"),
+        ("sam:vit_x@sam.pth", "token", UnknownNameError, "unknown SAM type 'vit_x'"),
+        ("sam:vit_b@sam.pth", "token", WeightsError, "sam.pth does not exist"),
+    ],
+)
+def test_mistakes(name, facet, error, message):
+    with pytest.raises(error, match=message):
+        build_guide(name, facet)
+
+
+def test_a_foreign_file(checkpoint):
+    torch.save({"weight": torch.zeros(1)}, checkpoint)
+    with pytest.raises(WeightsError, match=r"holds none of the .* weights of SAM vit_b"):
+        build_guide(f"sam:vit_b@{checkpoint}")
