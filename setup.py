@@ -72,6 +72,7 @@ setup(
     extras_require={
         "train": ["hydra-core>=1.1", "tensorboard>=2.15"],
         "web": ["gradio>=5.0"],
+        "crf": ["pydensecrf2>=1.1"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "cluster": ["ray[data]>=2.30"],
         "test": [

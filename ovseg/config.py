@@ -60,10 +60,15 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     protocol.PROB_THRESHOLD = 0.0
     protocol.THRESHOLD_LABEL = -1  # what pixels under the threshold get: -1 no class, 0 as the benchmarks' background
     protocol.AREA_THRESHOLD = 0.0
+    protocol.SCORE_THRESHOLD = 0.0  # queries whose best patch score is no higher are dropped (CLIPer); 0 is off
     protocol.MIN_MAX = False
+    protocol.KEEP_PEAK = False  # True: upsampled maps keep the peaks of their patches (CLIPer)
     protocol.SOFTMAX = True  # False for methods whose scores are probabilities
     protocol.CLOSING = 0  # pixels; side of the square by which the labels are closed (ITACLIP: 3); 0 is off
     protocol.REGION_RULE = "none"  # none | vote | mean: what the regions of the method or of MODEL.REGIONS do to labels
+    protocol.CRF_STEPS = 0  # dense CRF at the size of the network input; needs the extra `crf`
+    protocol.CRF_SMOOTHNESS = (3.0, 3.0)  # pixels, weight
+    protocol.CRF_APPEARANCE = (50.0, 5.0, 10.0)  # pixels, grey levels, weight
     protocol.PAMR_STEPS = 0
     protocol.PAMR_DILATIONS = (8, 16)
     protocol.PAMR_AT = "output"  # output: at the photograph's size, as in the papers | network: at the input's

@@ -46,6 +46,7 @@ class Axis:
         after: Zero pixels put after it.
         cells: Patches of each padded window.
         stretch: Whether patch scores are resized to the unpadded window at once, instead of being cut back.
+        direct: Whether they go to the output in one step, without the size of the network input between.
     """
 
     length: int
@@ -55,9 +56,12 @@ class Axis:
     after: int
     cells: int
     stretch: bool
+    direct: bool
 
     def matrix(self, outputs: int, cells: int) -> Tensor:
         """Return the matrix (outputs, windows * cells), float64, from the cells of all windows to pixels."""
+        if self.direct:
+            return bilinear_matrix(cells, outputs)
         one = bilinear_matrix(cells, self.size if self.stretch else self.before + self.size + self.after)
         one = one if self.stretch else one[self.before : self.before + self.size]
         placed = torch.zeros(self.length, len(self.starts), cells, dtype=torch.float64)
@@ -166,4 +170,5 @@ def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str, mu
     cells = (size + missing) // patch
     if cells < 1:
         raise ConfigError(f"a window of {size} pixels holds no patch of {patch}; expected a larger image or padding")
-    return Axis(length, size, starts, before, missing - before, cells, stretch=padding != "even")
+    direct = not crop and padding == "none"  # the originals resize windows and padded images twice, others once
+    return Axis(length, size, starts, before, missing - before, cells, padding != "even", direct)

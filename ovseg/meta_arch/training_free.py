@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,17 +16,16 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ovseg.clip import FrozenClip
-from ovseg.data.windows import WindowPlan, bilinear_matrix, plan_windows
+from ovseg.data.windows import WindowPlan
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.meta_arch.image_engineering import engineer
-from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
+from ovseg.meta_arch.labelling import Labeller
+from ovseg.meta_arch.protocol import Protocol
+from ovseg.postprocess import ScoreRule
 from ovseg.recalibration import Recalibration, build_recalibration
-from ovseg.recalibration.base import one_of
-from ovseg.refinement import affinity, propagate
-from ovseg.regions import RegionGenerator, build_regions, mean_labels, vote
+from ovseg.regions import RegionGenerator, build_regions
 from ovseg.vocabulary import (
     Background,
     Queries,
@@ -39,53 +38,6 @@ from ovseg.vocabulary import (
 )
 
 WINDOWS_PER_PASS = 16
-QUERIES_PER_REFINEMENT = 64
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What papers set per benchmark, apart from the score rule.
-
-    Attributes:
-        short_side, long_side: Size rule in pixels, applied by whoever reads the image (`ovseg.data.preprocessing`).
-        window, stride: Sliding windows in pixels; window 0 is the whole image.
-        padding: ``none``, ``corner`` or ``even``; see `ovseg.data.windows.plan_windows`.
-        pamr_at: Where the rule's PAMR runs: ``output``, at the size of the photograph (NACLIP), or ``network``, at the
-            size of the network input, which costs the same for photographs of all sizes.
-        aspect: ``keep``, ``square`` or ``patch``; see `ovseg.data.preprocessing.Preprocessor`.
-        pad_multiple: Pixels to whose multiple windows are padded; 0 is the patch.
-        image_engineering: Share of the unflipped views in ITACLIP's ensemble of views; 0 encodes the image alone.
-        region_rule: What regions do to labels: ``none``, ``vote`` (the label most of its pixels have) or ``mean`` (the
-            best mean score). The regions are those of the method, or of the region generator.
-
-    Raises:
-        ConfigError: A side is not positive, windows cannot be laid out so, or an option is another word.
-    """
-
-    short_side: int
-    long_side: int
-    window: int
-    stride: int
-    padding: str
-    pamr_at: str = "output"
-    aspect: str = "keep"
-    pad_multiple: int = 0
-    image_engineering: float = 0.0
-    region_rule: str = "none"
-
-    def __post_init__(self) -> None:
-        """Check the values; those of windows where they are used."""
-        if min(self.short_side, self.long_side) < 1:
-            raise ConfigError(f"short_side is {self.short_side} and long_side {self.long_side}; expected at least 1")
-        one_of("pamr_at", self.pamr_at, ("output", "network"))
-        one_of("aspect", self.aspect, ("keep", "square", "patch"))
-        one_of("region_rule", self.region_rule, ("none", "vote", "mean"))
-        if not 0 <= self.image_engineering <= 1:
-            raise ConfigError(f"image_engineering is {self.image_engineering}; expected a share between 0 and 1")
-
-    def plan(self, size: tuple[int, int], patch: int) -> WindowPlan:
-        """Plan the windows of a network input of ``size`` (height, width)."""
-        return plan_windows(size, patch, self.window, self.stride, self.padding, self.pad_multiple)
 
 
 @META_ARCH_REGISTRY.register()
@@ -140,6 +92,8 @@ class TrainingFree(nn.Module):
             area_threshold=node.AREA_THRESHOLD,
             area_exempt=node.THRESHOLD_LABEL,
             min_max=node.MIN_MAX,
+            keep_peak=node.KEEP_PEAK,
+            score_threshold=node.SCORE_THRESHOLD,
             softmax=node.SOFTMAX,
             closing=node.CLOSING,
             pamr_steps=node.PAMR_STEPS,
@@ -254,7 +208,7 @@ class TrainingFree(nn.Module):
                 image = images[place]
                 size = (batched_inputs[i].get("height", image.shape[1]), batched_inputs[i].get("width", image.shape[2]))
                 areas = maps[place] if maps else None if regions is None else regions[place]
-                results[i] = self._finish(scores[place], plan, image, size, areas)
+                results[i] = self._labeller().label(scores[place], plan, image, size, areas, self.full_scores)
         return results
 
     def patch_scores(
@@ -287,6 +241,14 @@ class TrainingFree(nn.Module):
             maps += self.recalibration.region_maps(dense)
         return plan.join(torch.cat(parts)), maps
 
+    def _labeller(self) -> Labeller:
+        """Return what makes labels of scores; the threshold of a background policy takes the place of the rule's."""
+        assert self.queries is not None
+        rule, threshold = self.rule, self.background.threshold
+        if threshold:
+            rule = replace(rule, prob_threshold=threshold, threshold_label=-1)
+        return Labeller(self.protocol, rule, self.queries.query_to_class, self.clip.mean, self.clip.std)
+
     def _window_scores(self, windows: Tensor, regions: Tensor | None) -> Tensor:
         """Encode windows (B, 3, h, w) and compare them with every query."""
         assert self.queries is not None
@@ -297,43 +259,6 @@ class TrainingFree(nn.Module):
         mean, std = (torch.tensor(x, device=weight.device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
         return ((images.to(weight.device).float() / 255 - mean) / std).to(weight.dtype)
 
-    def _finish(
-        self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int], areas: Tensor | None
-    ) -> dict[str, Any]:
-        """Bring patch scores (T, ...) to a label map of `size`; areas are region ids (h, w) or soft maps (R, a, b)."""
-        assert self.queries is not None and self.vocabulary is not None
-        rule = self.rule
-        if self.background.threshold:
-            rule = replace(rule, prob_threshold=self.background.threshold, threshold_label=-1)
-        guide = None
-        if rule.pamr_steps and self.protocol.pamr_at == "network":
-            scores = self._refined(scores, plan, image)
-            rows, columns = (bilinear_matrix(*sides).float() for sides in zip(image.shape[1:], size, strict=True))
-            rule = replace(rule, pamr_steps=0)
-        else:
-            rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
-            if rule.pamr_steps:
-                guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
-        arguments = (scores, rows, columns, self.queries.query_to_class, rule, guide)
-        labels, best = segment_map(*arguments)
-        if self.protocol.region_rule != "none" and areas is not None and len(areas):
-            areas = _region_ids(areas, size)
-            labels = (
-                vote(labels, areas)
-                if self.protocol.region_rule == "vote"
-                else mean_labels(scores, rows, columns, areas, self.queries.query_to_class, labels)
-            )
-        result = {"labels": labels, "scores": best}
-        return {**result, "sem_seg": class_probabilities(*arguments)} if self.full_scores else result
-
-    def _refined(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
-        """Refine patch scores (T, ...) at the size of the network input: (T, h, w), a few queries at a time."""
-        steps, dilations = self.rule.pamr_steps, self.rule.pamr_dilations
-        rows, columns = plan.matrices((image.shape[1], image.shape[2]), (scores.shape[1], scores.shape[2]))
-        weights = affinity(image[None].float(), dilations)
-        parts = (upsample(part, rows, columns)[None] for part in scores.split(QUERIES_PER_REFINEMENT))
-        return torch.cat([propagate(part, weights, steps, dilations)[0] for part in parts])
-
 
 def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGenerator | None) -> None:
     """Refuse a protocol that lacks what a method needs."""
@@ -341,15 +266,6 @@ def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGen
         raise ConfigError(f"{method.name} sees the whole image at once but WINDOW is {protocol.window}; set it to 0")
     if method.uses_regions and regions is None:
         raise ConfigError(f"{method.name} needs regions; set MODEL.REGIONS.NAME to a region generator")
-
-
-def _region_ids(areas: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring regions to the output: ids (h, w) by the nearest pixel, soft maps (R, a, b) by the largest."""
-    if areas.ndim == 2:
-        return F.interpolate(areas[None, None].double(), size, mode="nearest")[0, 0].long()
-    rows, columns = (bilinear_matrix(*sides).float() for sides in zip(areas.shape[1:], size, strict=True))
-    ids = torch.arange(len(areas), device=areas.device)
-    return segment_map(areas, rows, columns, ids, ScoreRule(logit_scale=1.0, softmax=False))[0].long()
 
 
 def _same_size(inputs: list[dict[str, Any]]) -> Iterator[list[int]]:
