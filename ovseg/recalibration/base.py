@@ -135,6 +135,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
+def neighbourhood(grid: tuple[int, int], std: float, device: torch.device | None = None) -> Tensor:
+    """Return the bias (1 + h * w, 1 + h * w): a Gaussian of the distance, peak 1; zero for the class token (NACLIP)."""
+    rows, columns = (_gaussian(length, std, device) for length in grid)
+    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+
+
+def _gaussian(length: int, std: float, device: torch.device | None) -> Tensor:
+    places = torch.arange(length, dtype=torch.float32, device=device)
+    return torch.exp(-(places[:, None] - places).square() / (2 * std**2))
+
+
 def layer_index(layer: int | float, depth: int) -> int:
     """Return the index from 0 of a block that an option names.
 

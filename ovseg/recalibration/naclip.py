@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.clip.features import Context
-from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, one_of
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, neighbourhood, one_of
 
 _ATTENTIONS = ("naclip", "nonly", "kk", "csa", "vanilla")
 
@@ -50,14 +48,3 @@ class NACLIP(Recalibration):
         # Stand-in for the usual size of scores: |q_i| |k_j| averaged over pairs and heads, one number per image.
         size = (q.norm(dim=-1).mean(2) * k.norm(dim=-1).mean(2)).mean(1) * q.shape[-1] ** -0.5
         return (size[:, None, None, None] * omega).softmax(-1) @ v
-
-
-def neighbourhood(grid: tuple[int, int], std: float, device: torch.device | None = None) -> Tensor:
-    """Return the bias (1 + h * w, 1 + h * w): a Gaussian of the distance, peak 1; zero for the class token."""
-    rows, columns = (_gaussian(length, std, device) for length in grid)
-    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
-
-
-def _gaussian(length: int, std: float, device: torch.device | None) -> Tensor:
-    places = torch.arange(length, dtype=torch.float32, device=device)
-    return torch.exp(-(places[:, None] - places).square() / (2 * std**2))

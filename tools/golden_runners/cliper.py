@@ -52,7 +52,8 @@ def run(case: Any) -> dict[str, Tensor]:
     arguments = (scores, rows, columns, torch.arange(len(scores)))
     found["output.scores"] = class_probabilities(*arguments, rule(config, final=False))
     found["output.label"] = segment_map(*arguments, rule(config, final=True))[0][None].long() + 1
-    return found | intermediates(clip, method, dense.context, case)
+    found |= intermediates(clip, method, dense.context, case)
+    return {key: value for key, value in found.items() if key in case.tensors}
 
 
 def build(config: Any, guide: Guide | None) -> CLIPer:

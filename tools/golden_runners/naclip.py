@@ -8,7 +8,7 @@ from torch import Tensor
 
 from golden_runners.common import build_clip, dense_outputs, last_block, protocol
 from ovseg.recalibration import Recalibration, build_recalibration
-from ovseg.recalibration.naclip import neighbourhood
+from ovseg.recalibration.base import neighbourhood
 
 VARIANT = "output.patch_features_"
 
