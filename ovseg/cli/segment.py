@@ -70,7 +70,11 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
         "--definitions", dest="auxiliary", metavar="FILE", help="mix a definition of each class into its names"
     )
     group.add_argument(
-        "--definition-weight", dest="auxiliary_weight", type=float, metavar="W", help="its share, 0..1 (default: 0.2)"
+        "--definition-weight",
+        dest="auxiliary_weight",
+        type=float,
+        metavar="W",
+        help="its share, 0..1 (0.2 unless the model says otherwise)",
     )
     group.add_argument("--descriptions", metavar="FILE", help="sentences on each class take the place of its names")
     group.add_argument(

@@ -119,10 +119,14 @@ def _checked(data: Any, file: str, single: bool) -> dict[str, tuple[str, ...]]:
         cleaned = tuple(" ".join(text.split()) if isinstance(text, str) else "" for text in values)
         if "" in cleaned:
             bad = values[cleaned.index("")]
-            raise VocabularyError(f"{file} has {shown(bad)} among the texts of {shown(name)}; expected words, or remove it")
+            raise VocabularyError(
+                f"{file} has {shown(bad)} among the texts of {shown(name)}; expected words, or remove it"
+            )
         key = fold(name.strip())
         if key in places:
-            raise VocabularyError(f"{file} has {shown(places[key])} and {shown(name)}, which are one class; merge the entries")
+            raise VocabularyError(
+                f"{file} has {shown(places[key])} and {shown(name)}, which are one class; merge the entries"
+            )
         places[key] = name
         texts[name.strip()] = cleaned
     return texts

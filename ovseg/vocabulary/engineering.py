@@ -44,9 +44,10 @@ class Recipe:
 
     CHiLS multiplies the probability of a sub-class among all sub-classes by that of its class among all classes. With
     one scale for both softmaxes the logarithm of the product is ``scale (cos(s) + cos(c))`` less what all sub-classes
-    share, so the row ``t_s + t_c`` ranks them exactly so, and a softmax over such rows is the product made to sum to 1.
-    As in the label sets of the paper, the names of a class count among its sub-classes; a class or background word
-    without any is its own, with the row ``2 t``. Rows are therefore up to twice as long as unit rows.
+    share, so rows ``t_s + t_c`` rank them exactly so, and a softmax over them is the product made to sum to 1. Here
+    the rows are half of that, which ranks alike: scores stay within those of cosines, and a class or background word
+    without sub-classes, which is its own, keeps its row. A softmax at twice the logit scale is the product again.
+    As in the label sets of the paper, the names of a class count among its sub-classes.
 
     Attributes:
         names, subclasses, extra: Texts of the queries in their order: names of classes, sub-classes, words of no class.
@@ -95,7 +96,7 @@ class Recipe:
             names = mix(names, auxiliary, _index(self.definition, texts), self.options.auxiliary_weight)
         if self.subclasses:
             parents = names[..., _index(self.first, texts), :]
-            return torch.cat([torch.cat([names, subclasses], -2) + parents, 2 * extra], -2)
+            return torch.cat([(torch.cat([names, subclasses], -2) + parents) / 2, extra], -2)
         return torch.cat([names, extra], -2)
 
 

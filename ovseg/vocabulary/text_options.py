@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,9 @@ class TextOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that are in use, with hashes of their files, as JSON values; recorded in results."""
-        used = {key: value for key, value in asdict(self).items() if value != getattr(TextOptions, key)}
+        used = {key: value for key in (*_FILES, "autoclip") if (value := getattr(self, key))}
         if self.auxiliary:
             used["auxiliary_weight"] = self.auxiliary_weight
+        if self.descriptions:
+            used["descriptions_with_templates"] = self.descriptions_with_templates
         return used | {f"{key}_hash": file.hash for key, file in self.files.items()}

@@ -29,10 +29,16 @@ def test_presets(name: str, classes: int, things: int, some: dict[int, str]) -> 
 
 
 def test_presets_are_all_tested_and_consistent() -> None:
-    assert list_presets() == sorted("voc20 voc21 pc59 pc60 coco80 coco171 ade150 cityscapes19".split())
+    assert list_presets() == sorted("voc20 voc21 pc59 pc60 coco80 coco171 ade150 cityscapes19 scenes".split())
     for small, large in (("voc20", "voc21"), ("pc59", "pc60")):
         assert Vocabulary.parse(small).classes == Vocabulary.parse(large).classes[1:]
     assert Vocabulary.parse("coco80").classes == Vocabulary.parse("coco171").classes[:80]
+
+
+def test_scenes_has_synonyms() -> None:
+    vocabulary = Vocabulary.parse("scenes")
+    assert (len(vocabulary), sum(entry.is_thing for entry in vocabulary)) == (615, 601)
+    assert len(vocabulary.queries) > 615 and vocabulary[614].names == ("foliage", "hedge")
 
 
 def test_detectron2_agrees_on_order() -> None:
@@ -77,6 +83,7 @@ def test_templates() -> None:
         "simple": 1,
         "vild14": 14,
         "openai80": 80,
+        "maskclip85": 85,
     }
     assert resolve_templates("simple") == ("a photo of a {}.",)
     assert resolve_templates(["one {}", "{0} and {}"]) == ("one {}", "{0} and {}")

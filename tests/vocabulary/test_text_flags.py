@@ -37,7 +37,10 @@ def segment(tiny_clip, photo, tmp_path, capsys):
             ["--definitions", "definitions_voc20.json", "--definition-weight", "0.1"],
             {"auxiliary": "definitions_voc20.json", "auxiliary_weight": 0.1},
         ),
-        (["--descriptions", "descriptions_voc20.json"], {"descriptions": "descriptions_voc20.json"}),
+        (
+            ["--descriptions", "descriptions_voc20.json"],
+            {"descriptions": "descriptions_voc20.json", "descriptions_with_templates": False},
+        ),
         (
             ["--descriptions", "descriptions_voc20.json", "--descriptions-with-templates"],
             {"descriptions": "descriptions_voc20.json", "descriptions_with_templates": True},
