@@ -32,26 +32,31 @@ class Given(Guide):
 
 
 def run(case: Any) -> dict[str, Tensor]:
-    """Return all outputs and intermediates of a case; the mean of the original runs over the batch."""
+    """Return all outputs and intermediates of a case.
+
+    The mean of the original runs over the batch; windows come one at a time there.
+    """
     inputs, config = case.group("input"), case.config
     clip = build_clip(config, case.group("state_dict"))
-    swapped = config["value_grid"].startswith("as in the original")
-    method = ProxyCLIP(
-        guide=Given(inputs.get("vfm_feats"), inputs.get("vfm_patch_weight")),
-        beta=config["beta"],
-        gamma=config["gamma"],
-        batch_mean=True,
-        value_grid="original" if swapped else "corrected",
-    )
+    swapped = config.get("value_grid", "").startswith("as in the original")
+    options = {
+        "guide": Given(inputs.get("vfm_feats"), inputs.get("vfm_patch_weight")),
+        "beta": config["beta"],
+        "gamma": config["gamma"],
+        "value_grid": "original" if swapped else "corrected",
+    }
     found: dict[str, Tensor] = {}
     image = inputs["image"]
     if "output.patch_features" in case.tensors:
+        method = ProxyCLIP(**options, batch_mean=True)
         dense = clip.dense(image, method)
         found |= dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
-        found |= intermediates(clip, method, image, len(case.tensors["intermediate.attention"]) // len(image))
+        heads = len(case.tensors.get("intermediate.attention", image)) // len(image)  # some cases show one for all
+        found |= intermediates(clip, method, image, heads)
     if "postprocess" in config:
         settings = {"pad_multiple": 56, **config["postprocess"]}  # the least common multiple of 8 and 14
-        logits, probabilities, labels = protocol(clip, method, inputs, settings, "even")
+        padding = "even" if settings["crop"] else "none"
+        logits, probabilities, labels = protocol(clip, ProxyCLIP(**options), inputs, settings, padding)
         found |= {"output.slide_logits": logits, "output.seg_probs": probabilities, "output.seg_pred": labels}
     return {key: value for key, value in found.items() if key in case.tensors}
 
