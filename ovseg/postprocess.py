@@ -107,8 +107,9 @@ def segment_map(
             keep &= large
             winners, scores = streamed.best(keep)
     labels = query_to_class.int()[winners.long()]
-    low = scores < rule.prob_threshold if keep.any() else torch.ones_like(scores, dtype=torch.bool)
-    labels.masked_fill_(low, rule.threshold_label)
+    if rule.prob_threshold > 0 or not keep.any():  # scores that are no probabilities may be negative
+        low = scores < rule.prob_threshold if keep.any() else torch.ones_like(scores, dtype=torch.bool)
+        labels.masked_fill_(low, rule.threshold_label)
     return close_labels(labels, rule.closing) if rule.closing else labels, scores
 
 

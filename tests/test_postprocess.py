@@ -191,3 +191,10 @@ def test_closing_comes_last():
     assert before[0][2, 2] == 0
     assert (after[0] == 1).all() and after[0].dtype == torch.int32
     assert torch.equal(before[1], after[1])
+
+
+def test_negative_scores_are_labelled_without_a_threshold():
+    scores = torch.tensor([[[-0.2]], [[-0.1]]])
+    rule = ScoreRule(logit_scale=1.0, softmax=False)
+    labels, best = segment_map(scores, torch.ones(2, 1), torch.ones(3, 1), torch.tensor([0, 1]), rule)
+    assert (labels == 1).all() and (best == -0.1).all()

@@ -69,8 +69,8 @@ class Labeller:
         arguments = (scores, rows, columns, self.query_to_class, rule, guide)
         labels, best = segment_map(*arguments)
         if protocol.crf_steps:
-            low = best < rule.prob_threshold
-            labels = labels.where(low, self._crf(arguments, labels, image))
+            refined = self._crf(arguments, labels, image)
+            labels = labels.where(best < rule.prob_threshold, refined) if rule.prob_threshold > 0 else refined
         if protocol.region_rule != "none" and areas is not None and len(areas):
             ids = _region_ids(areas, size)
             labels = (

@@ -106,11 +106,17 @@ a tattoo of the {}.
 """.splitlines()
 )
 
+# Zhou et al., "Extract Free Dense Labels from CLIP" (MaskCLIP); CLIP Surgery uses the same.
+_IN_THE_SCENE = tuple(
+    f"{start} {{}} in the scene." for start in ("there is a", "there is the", "this is a", "this is the", "this is one")
+)
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "simple": ("a photo of a {}.",),
     "vild14": _VILD14,
     "openai80": _OPENAI80,
+    "maskclip85": (*_OPENAI80, *_IN_THE_SCENE),
 }
 
 

@@ -1,0 +1,57 @@
+"""Every method on the depths, patch sizes and variants of open_clip's ViTs, narrowed so that it takes no time."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from ovseg.clip import FrozenClip
+from ovseg.clip.open_clip_internals import build_model, import_open_clip
+from ovseg.errors import ConfigError
+from ovseg.recalibration import build_recalibration, list_recalibrations
+from ovseg.vocabulary.embedder import Queries
+
+RUN = ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14"]
+REFUSED = {
+    "EVA02-B-16": "timm tower",
+    "ViT-B-16-SigLIP": "timm tower",
+    "coca_ViT-B-32": "attention-pooled",
+    "RN50": "ResNet",
+}
+
+
+def narrow(arch: str) -> FrozenClip:
+    """Build an architecture with its depth and patch size but few channels."""
+    config = copy.deepcopy(import_open_clip().get_model_config(arch))
+    config["embed_dim"] = 16
+    config["vision_cfg"] |= {"width": 32, "head_width": 8, "mlp_ratio": 2}
+    config["text_cfg"] |= {"width": 16, "heads": 2, "layers": 1, "vocab_size": 8, "context_length": 4}
+    torch.manual_seed(0)
+    return FrozenClip.from_config(config, build_model(config, arch).state_dict(), arch)
+
+
+@pytest.fixture(scope="module", params=RUN)
+def clip(request) -> FrozenClip:
+    return narrow(request.param)
+
+
+@pytest.mark.parametrize("name", list_recalibrations())
+def test_every_method_runs(clip, name):
+    method = build_recalibration(name)
+    side = 5 * clip.patch_size
+    images = torch.randn(1, 3, side, side + 2 * clip.patch_size)
+    regions = (torch.arange(images.shape[3]) * 3 // images.shape[3]).expand(1, side, -1)
+    queries = Queries(torch.nn.functional.normalize(torch.randn(4, 16), dim=1), torch.tensor([0, 0, 1, 2]))
+    with torch.inference_mode():
+        dense = method.encode(clip, images, regions if method.uses_regions else None)
+        scores = method.patch_scores(dense, queries)
+    assert scores.shape[:2] == (1, 4) and scores.isfinite().all()
+
+
+@pytest.mark.parametrize(("arch", "reason"), REFUSED.items())
+def test_others_are_refused_in_one_sentence(arch, reason):
+    with pytest.raises(ConfigError, match=reason) as error:
+        FrozenClip.load(arch, "none")
+    assert "expected a vision transformer" in str(error.value) and "\n" not in str(error.value)
