@@ -144,7 +144,8 @@ def plan_windows(
             scores are stretched over them (SCLIP, NACLIP). ``corner``: zeros at the right and the bottom, and the
             scores of the padded window stretched to the unpadded one (MaskCLIP). ``even``: zeros split over both
             sides, scores cut back (ClearCLIP).
-        multiple: Pad to a multiple of so many pixels instead of the patch; 0 is the patch.
+        multiple: Pad to a multiple of so many pixels instead of the patch, even where the patch does not divide it (the
+            trailing pixels are then not seen); 0 is the patch.
 
     Raises:
         ConfigError: A value is out of range, or a window is smaller than a patch.
@@ -155,10 +156,8 @@ def plan_windows(
         raise ConfigError(f"window crop {crop} with stride {stride}; expected crop >= 0 and, with a crop, stride >= 1")
     if crop and stride > crop:
         raise ConfigError(f"window stride {stride} leaves gaps between windows of {crop}; expected stride <= crop")
-    multiple = multiple or patch
-    if multiple % patch:
-        raise ConfigError(f"windows are padded to multiples of {multiple}; expected a multiple of the patch, {patch}")
-    return WindowPlan(*(_plan_axis(length, patch, crop, stride, padding, multiple) for length in size))
+    axes = (_plan_axis(length, patch, crop, stride, padding, multiple or patch) for length in size)
+    return WindowPlan(*axes)
 
 
 def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str, multiple: int) -> Axis:

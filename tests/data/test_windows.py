@@ -57,16 +57,17 @@ def by_steps(patches, size, output, patch, crop, stride, padding):
     crop=st.sampled_from([0, 16, 30, 48, 200]),
     stride=st.integers(5, 16),
     padding=st.sampled_from(PADDINGS),
+    multiple=st.sampled_from([0, 12, 24]),
 )
-def test_matrices_are_the_composition(size, output, crop, stride, padding):
-    plan = plan_windows(size, 8, crop, stride, padding)
+def test_matrices_are_the_composition(size, output, crop, stride, padding, multiple):
+    plan = plan_windows(size, 8, crop, stride, padding, multiple)
     windows = plan.cut(torch.zeros(1, 3, *size))
     grid = (windows.shape[2] // 8, windows.shape[3] // 8)
     patches = torch.randn(len(windows), 2, *grid, generator=torch.Generator().manual_seed(1))
     rows, columns = plan.matrices(output)
     assert len(plan) == len(windows)
     got = upsample(plan.join(patches)[0], rows, columns)
-    expected = by_steps(patches, size, output, 8, crop, stride, padding)
+    expected = by_steps(patches, size, output, multiple or 8, crop, stride, padding)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -112,9 +111,10 @@ def window_scores(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the patch scores (T, h, w) of all windows, and the matrices that take them to the output's size."""
     image, size, crop = inputs["image"], tuple(config["ori"]), config["crop"]
-    multiple = config.get("pad_multiple", 0)
-    unit = math.gcd(clip.patch_size, multiple)  # originals pad to 56 whatever the patch
-    plan = plan_windows(tuple(image.shape[2:]), unit, crop, config["stride"] if crop else 0, padding, multiple)
+    stride = config["stride"] if crop else 0
+    plan = plan_windows(
+        tuple(image.shape[2:]), clip.patch_size, crop, stride, padding, config.get("pad_multiple", 0)
+    )
     texts = queries(inputs["text_embeddings"])
 
     def score(windows: Tensor, regions: Tensor | None = None) -> Tensor:
