@@ -97,6 +97,8 @@ class Labeller:
         scores, rows, columns, query_to_class, rule, _ = arguments
         queries = query_to_class.to(labels.device)
         own = torch.isin(queries, labels.long())
+        if not own.any():  # every pixel is below the threshold
+            return labels
         classes, places = queries[own].unique(return_inverse=True)
         down = _resize(labels.shape, image.shape[1:])
         plain = replace(rule, pamr_steps=0, area_threshold=0.0)

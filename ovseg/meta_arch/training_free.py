@@ -133,9 +133,9 @@ class TrainingFree(nn.Module):
             "recalibration": self.recalibration.name,
             "options": self.recalibration.options,
             "regions": type(self.regions).__name__ if self.regions is not None else "",
-            "protocol": asdict(self.protocol),
+            "protocol": _json(self.protocol),
             "text": self.text.to_json(),
-            "rule": {**asdict(self.rule), "pamr_dilations": list(self.rule.pamr_dilations)},
+            "rule": _json(self.rule),
         }
 
     @cached_property
@@ -258,6 +258,11 @@ class TrainingFree(nn.Module):
         weight = next(self.clip.parameters())
         mean, std = (torch.tensor(x, device=weight.device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
         return ((images.to(weight.device).float() / 255 - mean) / std).to(weight.dtype)
+
+
+def _json(settings: Protocol | ScoreRule) -> dict[str, Any]:
+    """Return the fields of a data class as JSON values: tuples become lists."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
 
 
 def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGenerator | None) -> None:
