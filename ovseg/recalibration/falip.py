@@ -74,7 +74,7 @@ class FALIP(Recalibration):
     def encode_boxes(
         self, clip: FrozenClip, images: Tensor, boxes: Tensor, size: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return embeddings (B, R, D) of boxes (R, 4: x0, y0, x1, y1 in pixels of ``size``) in images (B, 3, H, W)."""
+        """Return embeddings (B, R, D) of boxes (R, 4: x0, y0, x1, y1 in an image of ``size``, by default (H, W))."""
         dense, network = clip.dense(images, self), (images.shape[2], images.shape[3])
         return self._look(dense, self.bias(boxes, size or network, network, clip.patch_size))
 
