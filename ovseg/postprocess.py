@@ -285,8 +285,8 @@ class _Race:
     def finish(self, order: Tensor, winners: Tensor, scores: Tensor) -> None:
         """Write the winners, as places in ``order``, and their probabilities into maps of as many pixels."""
         winners.copy_(order[self.winner].view_as(winners))
-        # Where no query competes, the best is -inf, which is no score.
-        best = (self.top - self.peak).exp_().div_(self.total) if self.softmax else self.top.nan_to_num(neginf=0.0)
+        # What a method calls probabilities may exceed 1 (CLIPer); where no query competes the best is -inf.
+        best = (self.top - self.peak).exp_().div_(self.total) if self.softmax else self.top.clamp(0, 1)
         scores.copy_(best.view_as(scores))
 
     def _follow(self, logits: Tensor) -> Tensor:

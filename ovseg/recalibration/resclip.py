@@ -61,6 +61,7 @@ class ResCLIP(base.Recalibration):
         self.base_attention = base.one_of("attention", attention, ("resclip", "naclip", "clearclip", "sclip"))
         self.gaussian_std = base.at_least("gaussian_std", gaussian_std, 1e-3)
         self.use_rcs, self.rcs_tau, self.rcs_lambda, self.layers = use_rcs, rcs_tau, rcs_lambda, tuple(layers)
+        base.at_least("number of layers", len(layers), 1)
         self.use_sfr, self.sfr_tau, self.sfr_lambda, self.half_feedback = use_sfr, sfr_tau, sfr_lambda, half_feedback
         self.first_rule = ScoreRule(logit_scale, temp_thd, pamr_steps=10, threshold_label=0)
         self.temp_thd, self.logit_scale, self.delete_same_entity = temp_thd, logit_scale, delete_same_entity

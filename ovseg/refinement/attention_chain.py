@@ -8,6 +8,7 @@ are applied to scores one after the other, so that no product of two 4096 x 4096
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ class Compensation(nn.Module):
             raise ConfigError(f"refinement is '{chain}'; expected {', '.join(CHAINS)} or the index of a map")
         self.chain, self.threshold = chain, threshold
         self.name = guide if isinstance(guide, str) else type(guide).__name__ if guide is not None else ""
-        self.guide = None if guide is None else build_guide(guide)
+        self.guide: Any = None if guide is None else build_guide(guide)
         if self.guide is not None and not hasattr(self.guide, "attention_maps"):
             raise ConfigError(f"guide '{self.name}' gives no attention maps; expected a diffusion model, or none")
 

@@ -48,7 +48,8 @@ class PatchWindows:
         """
         if any(length % patch for length in windows):
             raise ConfigError(f"windows is {list(windows)}; expected multiples of the patch of this CLIP, {patch}")
-        return cls(plan_windows((grid[0] * patch, grid[1] * patch), patch, *windows), grid, patch)
+        side, step = windows
+        return cls(plan_windows((grid[0] * patch, grid[1] * patch), patch, side, step), grid, patch)
 
     def mean_scores(self, scores: Tensor) -> Tensor:
         """Average scores (L, B * windows, T, h', w') where windows overlap: (L, B, T, h, w)."""
