@@ -89,7 +89,7 @@ def test_words_set_once_stay(segmenter, photo):
 
 def test_the_same_words_are_embedded_once(segmenter, monkeypatch):
     segmenter.set_vocabulary(WORDS)
-    monkeypatch.setattr("ovseg.meta_arch.training_free.TextEmbedder", None)  # would fail when called
+    monkeypatch.setattr("ovseg.meta_arch.words.TextEmbedder", None)  # would fail when called
     segmenter.set_vocabulary(WORDS)
     painted = Vocabulary((ClassEntry(("cat",), color=(1, 2, 3)), *Vocabulary.parse(WORDS)[1:]))
     assert segmenter.set_vocabulary(painted)[0].color == (1, 2, 3)

@@ -6,42 +6,32 @@ Python API run the very same path.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg.clip import FrozenClip
 from ovseg.data.windows import WindowPlan
-from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.errors import ConfigError
 from ovseg.meta_arch.image_engineering import engineer
 from ovseg.meta_arch.labelling import Labeller
 from ovseg.meta_arch.protocol import Protocol
+from ovseg.meta_arch.words import WordedModel
 from ovseg.postprocess import ScoreRule
 from ovseg.recalibration import Recalibration, build_recalibration
 from ovseg.regions import RegionGenerator, build_regions
-from ovseg.vocabulary import (
-    Background,
-    Queries,
-    TextCache,
-    TextEmbedder,
-    TextOptions,
-    Vocabulary,
-    parse_background,
-    resolve_templates,
-)
+from ovseg.vocabulary import TextOptions
 
 WINDOWS_PER_PASS = 16
 
 
 @META_ARCH_REGISTRY.register()
-class TrainingFree(nn.Module):
+class TrainingFree(WordedModel):
     """Labels every pixel by the cosine of CLIP's recalibrated patch features with the words.
 
     Call `set_vocabulary` first. `full_scores` adds ``sem_seg`` (K, H, W) for evaluators that want it.
@@ -61,21 +51,12 @@ class TrainingFree(nn.Module):
         regions: RegionGenerator | None = None,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place."""
-        super().__init__()
-        self.clip, self.recalibration = clip, recalibration
-        self.protocol, self.rule = protocol, rule
-        resolve_templates(templates)  # mistakes of a config come to light before the first image
+        super().__init__(clip, templates, background, text)
+        self.recalibration, self.protocol, self.rule = recalibration, protocol, rule
         protocol.plan((max(protocol.window, clip.patch_size),) * 2, clip.patch_size)
         clip.handed_over(recalibration)
         self.regions = regions
         _check_regions(recalibration, protocol, regions)
-        self.default_templates, self.default_background = templates, background
-        self.text = text or TextOptions()
-        self.full_scores = True
-        self.vocabulary: Vocabulary | None = None
-        self.background: Background = parse_background(background)
-        self.templates = templates
-        self.queries: Queries | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -115,11 +96,6 @@ class TrainingFree(nn.Module):
         }
 
     @property
-    def weights_hash(self) -> str:
-        """Hash of the frozen weights."""
-        return self.clip.weights_hash
-
-    @property
     def patch_size(self) -> int:
         """Side of a patch in pixels: the smallest image that can be segmented."""
         return self.clip.patch_size
@@ -138,45 +114,6 @@ class TrainingFree(nn.Module):
             "rule": _json(self.rule),
         }
 
-    @cached_property
-    def text_cache(self) -> TextCache | None:
-        """The cache of text embeddings, opened once, for it remembers what it has read of its files.
-
-        Where there can be none (a read-only home), it warns and goes on without.
-        """
-        try:
-            return TextCache()
-        except EnvironmentProblem as problem:
-            warnings.warn(f"{problem}; going on without a text cache", RuntimeWarning, stacklevel=3)
-            return None
-
-    def set_vocabulary(
-        self,
-        vocabulary: Vocabulary,
-        background: str | Background | Iterable[str] | None = None,
-        templates: str | None = None,
-    ) -> Queries:
-        """Choose the words of the following calls; embeds what the cache on disk does not know yet.
-
-        Args:
-            vocabulary: The classes.
-            background: A policy; None is the one of the config.
-            templates: Name of a template set; None is the one of the config.
-
-        Raises:
-            VocabularyError: The policy cannot be used.
-            UnknownNameError: No such policy or template set.
-            ConfigError: AutoCLIP has but one template.
-        """
-        policy = parse_background(self.default_background if background is None else background)
-        chosen = templates or self.default_templates
-        same = self.vocabulary == vocabulary and (self.background, self.templates) == (policy, chosen)
-        if self.queries is None or not same:
-            embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
-            self.queries = embedder.embed_vocabulary(vocabulary, policy)
-        self.vocabulary, self.background, self.templates = vocabulary, policy, chosen  # colours may be new
-        return self.queries
-
     @torch.inference_mode()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Segment images.
@@ -192,10 +129,7 @@ class TrainingFree(nn.Module):
         Raises:
             ConfigError: No vocabulary has been set.
         """
-        if self.queries is None:
-            raise ConfigError(
-                "the model has no vocabulary; call model.set_vocabulary(Vocabulary.parse(['cat', 'sofa'])) first"
-            )
+        self.check_vocabulary()
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
         for members in _same_size(batched_inputs):
             images = self._normalise(torch.stack([batched_inputs[i]["image"] for i in members]))

@@ -1,0 +1,104 @@
+"""What all architectures share about words: the text tower, the cache of its answers, and the current vocabulary."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.vocabulary import (
+    Background,
+    Queries,
+    TextCache,
+    TextEmbedder,
+    TextOptions,
+    Vocabulary,
+    parse_background,
+    resolve_templates,
+)
+
+
+class WordedModel(nn.Module):
+    """A model whose classes are words that may change between two calls; nothing in its weights depends on them.
+
+    Attributes:
+        clip: The frozen CLIP; its text tower embeds the words.
+        text: How the texts of a vocabulary are engineered.
+        default_templates, default_background: Those of the config.
+        vocabulary, background, templates, queries: Those of the last `set_vocabulary`; vocabulary and queries are None
+            before the first.
+        full_scores: Whether calls also return ``sem_seg`` (K, H, W), for evaluators that want it.
+    """
+
+    def __init__(self, clip: Any, templates: str, background: str, text: TextOptions | None = None) -> None:
+        """Check the words' settings of a config, so that its mistakes come to light before the first image."""
+        super().__init__()
+        resolve_templates(templates)
+        self.clip = clip
+        self.default_templates, self.default_background = templates, background
+        self.text = text or TextOptions()
+        self.full_scores = True
+        self.vocabulary: Vocabulary | None = None
+        self.background: Background = parse_background(background)
+        self.templates = templates
+        self.queries: Queries | None = None
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of the frozen weights; models with more weights than those of CLIP add theirs."""
+        return self.clip.weights_hash
+
+    @cached_property
+    def text_cache(self) -> TextCache | None:
+        """The cache of text embeddings, opened once, for it remembers what it has read of its files.
+
+        Where there can be none (a read-only home), it warns and goes on without.
+        """
+        try:
+            return TextCache()
+        except EnvironmentProblem as problem:
+            warnings.warn(f"{problem}; going on without a text cache", RuntimeWarning, stacklevel=3)
+            return None
+
+    def set_vocabulary(
+        self,
+        vocabulary: Vocabulary,
+        background: str | Background | Iterable[str] | None = None,
+        templates: str | None = None,
+    ) -> Queries:
+        """Choose the words of the following calls; embeds what the cache on disk does not know yet.
+
+        Args:
+            vocabulary: The classes.
+            background: A policy; None is the one of the config.
+            templates: Name of a template set; None is the one of the config.
+
+        Raises:
+            VocabularyError: The policy cannot be used.
+            UnknownNameError: No such policy or template set.
+            ConfigError: AutoCLIP has but one template.
+        """
+        policy = parse_background(self.default_background if background is None else background)
+        chosen = templates or self.default_templates
+        same = self.vocabulary == vocabulary and (self.background, self.templates) == (policy, chosen)
+        if self.queries is None or not same:
+            embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
+            self.queries = embedder.embed_vocabulary(vocabulary, policy)
+        self.vocabulary, self.background, self.templates = vocabulary, policy, chosen  # colours may be new
+        return self.queries
+
+    def check_vocabulary(self) -> Queries:
+        """Return the current queries.
+
+        Raises:
+            ConfigError: No vocabulary has been set.
+        """
+        if self.queries is None:
+            raise ConfigError(
+                "the model has no vocabulary; call model.set_vocabulary(Vocabulary.parse(['cat', 'sofa'])) first"
+            )
+        return self.queries
