@@ -66,6 +66,7 @@ setup(
         "pyyaml>=6.0",
         "rich>=13.0",
         "safetensors>=0.4.3",
+        "scipy>=1.10",
         "segment-anything>=1.0",
         *DETECTRON2_NEEDS,
     ],
