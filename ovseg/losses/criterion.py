@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.errors import ConfigError
-from ovseg.losses.matcher import LossWeights, Match, Prediction, Target, match, matching_costs
+from ovseg.losses.matcher import WEIGHTS, LossWeights, Match, Prediction, Target, match, matching_costs
 from ovseg.losses.points import Draw, sample_masks, sample_points, uncertain_points, uniform_points
 
 
@@ -49,8 +49,8 @@ class SetCriterion:
     oversample: float = 3.0
     importance: float = 0.75
     void_weight: float = 0.1
-    weights: LossWeights = LossWeights()
-    costs: LossWeights = LossWeights()
+    weights: LossWeights = WEIGHTS
+    costs: LossWeights = WEIGHTS
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -48,6 +48,10 @@ class LossWeights(NamedTuple):
     dice: float = 5.0
 
 
+WEIGHTS = LossWeights()
+"""Those of SAN, FC-CLIP and MAFT+, for costs and losses."""
+
+
 class Match(NamedTuple):
     """Pairs of one image: ``queries`` (M,) int64, ascending, and their ``targets`` (M,) int64; M = min(Q, T)."""
 
@@ -57,7 +61,7 @@ class Match(NamedTuple):
 
 @torch.no_grad()
 def matching_costs(
-    prediction: Prediction, targets: Sequence[Target], points: Tensor, weights: LossWeights | None = None
+    prediction: Prediction, targets: Sequence[Target], points: Tensor, weights: LossWeights = WEIGHTS
 ) -> list[Tensor]:
     """Return for each image what it costs (Q, T) float32 to let a query answer for a target.
 
@@ -67,7 +71,6 @@ def matching_costs(
         points: (B, P, 2) in 0..1; all masks of an image are compared at the same points.
         weights: Of probability, binary cross entropy (mean over the points) and dice.
     """
-    weights = weights or LossWeights()
     probabilities = prediction.class_logits.float().softmax(-1)
     logits = sample_points(prediction.mask_logits, points)
     costs = []
@@ -93,7 +96,7 @@ def match(costs: Sequence[Tensor]) -> list[Match]:
     flat = torch.cat([cost.flatten() for cost in costs]).cpu()
     if not flat.isfinite().all():
         raise FloatingPointError(
-            "the matching cost is not finite: the model's outputs are; use a lower learning rate, or bfloat16 or float32"
+            "the matching cost is not finite, for the model's outputs are not; lower the learning rate or train in float32"
         )
     pairs = []
     for cost, part in zip(costs, flat.split([cost.numel() for cost in costs]), strict=True):
