@@ -106,17 +106,24 @@ class VisualTower:
         """Dtype of the weights."""
         return self.visual.conv1.weight.dtype
 
-    def position(self, grid: tuple[int, int], rule: str) -> Tensor:
-        """Return the position embeddings (1 + h * w, C) of a patch grid, class token first."""
-        return resize_position(self.visual.positional_embedding, self.table_grid, grid, rule)
+    def position(self, grid: tuple[int, int], rule: str, table: Tensor | None = None) -> Tensor:
+        """Return the position embeddings (1 + h * w, C) of a patch grid, class token first.
 
-    def embed(self, images: Tensor, rule: str) -> tuple[Tensor, tuple[int, int]]:
+        Args:
+            grid: Rows and columns.
+            rule: Of `ovseg.clip.position`.
+            table: Takes the place of CLIP's own table (1 + g_h * g_w, C), for models that train it.
+        """
+        own = self.visual.positional_embedding if table is None else table
+        return resize_position(own, self.table_grid, grid, rule)
+
+    def embed(self, images: Tensor, rule: str, table: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Return the tokens (B, 1 + h * w, C) that enter the first block, and the grid; sides are floored."""
         patches = self.visual.conv1(images.to(self.dtype))
         grid = (patches.shape[2], patches.shape[3])
         cls = self.visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         tokens = torch.cat([cls, patches.flatten(2).mT], dim=1)
-        return self.visual.ln_pre(tokens + self.position(grid, rule).to(tokens.dtype)), grid
+        return self.visual.ln_pre(tokens + self.position(grid, rule, table).to(tokens.dtype)), grid
 
     def head(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Project tokens (B, 1 + N, C) to the joint space.
@@ -170,17 +177,26 @@ def check_tower(visual: Any) -> None:
         )
 
 
+def vision_config(model_cfg: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the part of a model configuration that describes the image tower.
+
+    Raises:
+        ConfigError: A part of the configuration is missing.
+    """
+    missing = [part for part in ("vision_cfg", "text_cfg") if not isinstance(model_cfg.get(part), dict)]
+    missing += [] if "embed_dim" in model_cfg else ["embed_dim"]
+    if missing:
+        raise ConfigError(f"the model config of {name} lacks {', '.join(missing)}; expected an open_clip model_cfg")
+    return dict(model_cfg["vision_cfg"])
+
+
 def check_config(model_cfg: dict[str, Any], name: str) -> None:
     """Refuse a model configuration before anything is built or downloaded.
 
     Raises:
         ConfigError: A part is missing, or the image tower is not a plain vision transformer.
     """
-    missing = [part for part in ("vision_cfg", "text_cfg") if not isinstance(model_cfg.get(part), dict)]
-    missing += [] if "embed_dim" in model_cfg else ["embed_dim"]
-    if missing:
-        raise ConfigError(f"the model config of {name} lacks {', '.join(missing)}; expected an open_clip model_cfg")
-    vision = model_cfg["vision_cfg"]
+    vision = vision_config(model_cfg, name)
     if vision.get("timm_model_name"):
         kind = f"the timm tower {vision['timm_model_name']}"
     elif isinstance(vision.get("layers"), list | tuple):
@@ -192,17 +208,20 @@ def check_config(model_cfg: dict[str, Any], name: str) -> None:
     raise ConfigError(f"{name} has {kind}; expected a vision transformer of open_clip's own such as ViT-B-16")
 
 
-def build_model(model_cfg: dict[str, Any], name: str) -> nn.Module:
+def build_model(
+    model_cfg: dict[str, Any], name: str, check: Callable[[dict[str, Any], str], None] = check_config
+) -> nn.Module:
     """Build an open_clip model with random weights.
 
     Args:
         model_cfg: As in open_clip's ``model_configs/*.json``.
         name: What to call it in messages.
+        check: Refuses configs before anything is built.
 
     Raises:
         ConfigError: open_clip refuses the configuration.
     """
-    check_config(model_cfg, name)
+    check(model_cfg, name)
     open_clip = import_open_clip()
     config = copy.deepcopy(model_cfg)
     config["text_cfg"].pop("hf_model_pretrained", None)

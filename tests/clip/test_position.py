@@ -35,12 +35,13 @@ def test_same_grid_is_untouched(rule):
 def test_guards_by_count_and_by_grid():
     for rule in ("bicubic", "bicubic_offset"):
         assert resize_position(TABLE, (6, 6), (4, 9), rule) is TABLE
-    for rule in ("bilinear", "bicubic_antialias"):
+    for rule in ("bilinear", "bicubic_antialias", "bicubic_by_grid"):
         torch.testing.assert_close(resize_position(TABLE, (6, 6), (4, 9), rule), expected(rule, (4, 9)))
 
 
 def test_rules_differ():
-    found = [resize_position(TABLE, (6, 6), (4, 4), rule) for rule in RULES]
+    sampling = [rule for rule in RULES if rule != "bicubic_by_grid"]  # differs from bicubic by its guard alone
+    found = [resize_position(TABLE, (6, 6), (4, 4), rule) for rule in sampling]
     for index, one in enumerate(found):
         assert all((one - other).abs().max() > 1e-3 for other in found[index + 1 :])
 
