@@ -7,16 +7,17 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ovseg.clip.frozen import OPENAI_MEAN, OPENAI_STD, FrozenClip
-from ovseg.clip.open_clip_internals import build_model, check_config, import_open_clip
+from ovseg.clip.base import OPENAI_MEAN, OPENAI_STD, BaseClip
+from ovseg.clip.open_clip_internals import build_model, import_open_clip
 from ovseg.errors import ConfigError, WeightsError, unknown_name
 from ovseg.mappings import merge
 
+Clip = TypeVar("Clip", bound=BaseClip)
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 # Buffers that follow from the configuration; some versions and TorchScript archives store them.
 _DERIVED = ("attn_mask", "text.attn_mask", "text.transformer.embeddings.position_ids")
@@ -24,13 +25,10 @@ _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 _FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-def load(arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> FrozenClip:
-    """Load a CLIP by architecture and tag or file; see `FrozenClip.load`."""
-    open_clip = import_open_clip()
-    model_cfg = open_clip.get_model_config(arch) if arch in open_clip.list_models() else None
-    if model_cfg is None:
-        raise unknown_name("CLIP architecture", arch, open_clip.list_models())
-    check_config(model_cfg, arch)
+def load(kind: type[Clip], arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> Clip:
+    """Load a CLIP by architecture and tag or file; see `BaseClip.load`."""
+    model_cfg = architecture(arch)
+    kind.check_config(model_cfg, arch)
     quick = bool(model_cfg.get("quick_gelu", False))
     free = overrides is not None and "quick_gelu" in overrides
     model_cfg = merge(model_cfg, overrides or {})
@@ -38,21 +36,33 @@ def load(arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None 
         path, preprocess = Path(pretrained), {}
         state, openai_layout = read_state_dict(path)
         if openai_layout and not quick and not free:
-            raise _quick_gelu_error(f"{path.name} is in OpenAI's layout", arch, str(pretrained))
+            raise _quick_gelu_error(kind.__name__, f"{path.name} is in OpenAI's layout", arch, str(pretrained))
     else:
         tag = str(pretrained)
         preprocess = _tag_config(arch, tag)
         if _tag_is_quick(arch, tag, preprocess) and not quick and not free:
             if tag.lower() != "openai":
-                raise _quick_gelu_error(f"the weights '{tag}'", arch, tag)
+                raise _quick_gelu_error(kind.__name__, f"the weights '{tag}'", arch, tag)
             model_cfg["quick_gelu"] = True
-        path = _download(arch, tag, preprocess)
+        path = _download(kind.__name__, arch, tag, preprocess)
         state, _ = read_state_dict(path)
-    return from_config(model_cfg, state, f"{arch}/{_short(pretrained)}", preprocess, source=path.name)
+    return from_config(kind, model_cfg, state, f"{arch}/{_short(pretrained)}", preprocess, source=path.name)
 
 
-def from_folder(folder: str | Path) -> FrozenClip:
-    """Load a folder with a config and weights; see `FrozenClip.from_folder`."""
+def architecture(arch: str) -> dict[str, Any]:
+    """Return open_clip's config of an architecture.
+
+    Raises:
+        UnknownNameError: open_clip has none of this name; near matches are named.
+    """
+    open_clip = import_open_clip()
+    if arch not in open_clip.list_models():
+        raise unknown_name("CLIP architecture", arch, open_clip.list_models())
+    return dict(open_clip.get_model_config(arch))
+
+
+def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
+    """Load a folder with a config and weights; see `BaseClip.from_folder`."""
     folder = Path(folder)
     config_path = folder / "open_clip_config.json"
     if not config_path.is_file():
@@ -65,24 +75,25 @@ def from_folder(folder: str | Path) -> FrozenClip:
     for name in _FOLDER_WEIGHTS:
         if (folder / name).is_file():
             state, _ = read_state_dict(folder / name)
-            return from_config(model_cfg, state, folder.resolve().name, preprocess, source=name)
+            return from_config(kind, model_cfg, state, folder.resolve().name, preprocess, source=name)
     raise WeightsError(f"{folder} holds no weights; expected {' or '.join(_FOLDER_WEIGHTS)}")
 
 
 def from_config(
+    kind: type[Clip],
     model_cfg: Mapping[str, Any],
     state_dict: Mapping[str, Tensor],
     name: str = "custom",
     preprocess_cfg: Mapping[str, Any] | None = None,
     source: str = "the state dict",
-) -> FrozenClip:
-    """Build a CLIP from config and weights; see `FrozenClip.from_config`. ``source`` names the weights in messages."""
+) -> Clip:
+    """Build a CLIP from config and weights; see `BaseClip.from_config`. ``source`` names the weights in messages."""
     model_cfg = dict(model_cfg)
-    model = build_model(model_cfg, name)
+    model = build_model(model_cfg, name, kind.check_config)
     load_strict(model, state_dict, source, name)
     preprocess = preprocess_cfg or {}
     mean = _three(preprocess.get("mean", OPENAI_MEAN), "mean")
-    return FrozenClip(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))
+    return kind(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
@@ -194,14 +205,14 @@ def _tag_is_quick(arch: str, tag: str, tag_config: Mapping[str, Any]) -> bool:
     return bool(tag_config.get("quick_gelu", False)) or clean == "openai" or clean in twin
 
 
-def _quick_gelu_error(what: str, arch: str, pretrained: str) -> WeightsError:
+def _quick_gelu_error(kind: str, what: str, arch: str, pretrained: str) -> WeightsError:
     return WeightsError(
         f"{what} need QuickGELU but {arch} is built with exact GELU; "
-        f"use FrozenClip.load('{arch}-quickgelu', '{pretrained}') or overrides={{'quick_gelu': True}}"
+        f"use {kind}.load('{arch}-quickgelu', '{pretrained}') or overrides={{'quick_gelu': True}}"
     )
 
 
-def _download(arch: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
+def _download(kind: str, arch: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
     try:
         return Path(import_open_clip().download_pretrained(dict(tag_config)))
     except Exception as error:  # whatever the network, the hub's client or the disk raise
@@ -209,7 +220,7 @@ def _download(arch: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise WeightsError(
             f"could not get {arch}/{tag} from {tried} ({reason}); download it where there is a network "
-            f"and pass the file: FrozenClip.load('{arch}', '/path/to/file')"
+            f"and pass the file: {kind}.load('{arch}', '/path/to/file')"
         ) from error
 
 

@@ -215,5 +215,5 @@ def test_loading_leaves_the_random_generator_alone(state):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    loading.from_config(TINY, state)
+    loading.from_config(FrozenClip, TINY, state)
     assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,151 @@
+"""What all frozen CLIPs share, whatever their image tower is: weights, texts, and how inputs are normalised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from ovseg.clip.open_clip_internals import build_tokenizer
+from ovseg.errors import ConfigError
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class BaseClip(nn.Module):
+    """Image and text towers of an open_clip model, frozen; build one by `load`, `from_folder` or `from_config`.
+
+    Attributes:
+        name: Such as ``"ViT-B-16/openai"``.
+        weights_hash: First 16 hex digits of the SHA-256 of all weights and of the config that gives them meaning.
+        embed_dim: Dimension of the joint space.
+        mean, std: Per channel of RGB images in 0..1, with which inputs are normalised.
+        logit_scale: Factor (not its logarithm) that CLIP was trained with between cosines and logits.
+    """
+
+    check_config: ClassVar[Callable[[dict[str, Any], str], None]]
+    """Refuses the open_clip model configs that this kind of CLIP cannot run."""
+
+    def __init__(
+        self,
+        model: Any,
+        model_cfg: Mapping[str, Any],
+        name: str,
+        mean: tuple[float, float, float] = OPENAI_MEAN,
+        std: tuple[float, float, float] = OPENAI_STD,
+    ) -> None:
+        """Freeze a built and loaded open_clip model."""
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.model_cfg = dict(model_cfg)
+        self.name = name
+        self.mean, self.std = mean, std
+        self.embed_dim = int(model_cfg["embed_dim"])
+        self.text_cfg: dict[str, Any] = dict(model_cfg["text_cfg"])
+        self._tokenizer: Callable[[list[str]], Tensor] | None = None
+        self.refresh()
+
+    @classmethod
+    def load(cls, arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Load a CLIP by the names of open_clip, or from a local file.
+
+        Args:
+            arch: Such as ``"ViT-B-16"``; see ``open_clip.list_models()``.
+            pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file in open_clip, OpenAI
+                (TorchScript archive or state dict) or safetensors layout.
+            overrides: Changes to open_clip's model config, nested as there. ``{"quick_gelu": False}`` also silences the
+                check of the activation, for those originals that run OpenAI weights with exact GELU.
+
+        Raises:
+            UnknownNameError: No such architecture or tag.
+            WeightsError: The file is missing, corrupt or foreign, does not fit, or needs QuickGELU.
+            ConfigError: The image tower is not of this kind.
+        """
+        from ovseg.clip import loading
+
+        return loading.load(cls, arch, pretrained, overrides)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Self:
+        """Load a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``.
+
+        Raises:
+            WeightsError: The folder, its config or its weights are missing, corrupt or do not fit.
+        """
+        from ovseg.clip import loading
+
+        return loading.from_folder(cls, folder)
+
+    @classmethod
+    def from_config(
+        cls,
+        model_cfg: Mapping[str, Any],
+        state_dict: Mapping[str, Tensor],
+        name: str = "custom",
+        preprocess_cfg: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Build a CLIP from an open_clip model config and its weights.
+
+        Raises:
+            ConfigError: The config cannot be built.
+            WeightsError: Weights are missing, unexpected or mis-shaped.
+        """
+        from ovseg.clip import loading
+
+        return loading.from_config(cls, model_cfg, state_dict, name, preprocess_cfg)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.logit_scale.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.model.logit_scale.dtype
+
+    def refresh(self) -> None:
+        """Read scale and hash from the weights; call it when weights were loaded over those it was built with."""
+        on_meta = self.device.type == "meta"  # there are no values yet
+        self.logit_scale = 1.0 if on_meta else float(self.model.logit_scale.float().exp())
+        self.weights_hash = "" if on_meta else _hash(self.model, self.model_cfg)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever the model around it does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def text(self, texts: list[str]) -> Tensor:
+        """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model.
+
+        Raises:
+            ConfigError: The tokenizer knows more tokens than the text tower.
+        """
+        if not texts:
+            return torch.empty(0, self.embed_dim, dtype=self.dtype, device=self.device)
+        if self._tokenizer is None:
+            self._tokenizer = build_tokenizer(self.text_cfg)
+        tokens = self._tokenizer(list(texts))
+        vocabulary = self.text_cfg.get("vocab_size", 49408)
+        if not self.text_cfg.get("hf_model_name") and int(tokens.max()) >= vocabulary:
+            raise ConfigError(
+                f"the text tower of {self.name} has {vocabulary} tokens but the tokenizer gives {int(tokens.max())}; "
+                "expected vocab_size 49408 or another hf_tokenizer_name in text_cfg"
+            )
+        return self.model.encode_text(tokens.to(self.device))
+
+
+def _hash(model: nn.Module, model_cfg: Mapping[str, Any]) -> str:
+    """Hash weights and configuration: the same weights mean something else under another activation."""
+    digest = hashlib.sha256(json.dumps(model_cfg, sort_keys=True, default=str).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Heads that propose masks, and the classifier by which all of them compare with words."""

@@ -1,0 +1,156 @@
+"""The multi-scale deformable pixel decoder of Mask2Former, as FC-CLIP and MAFT+ use it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovseg.errors import ConfigError
+from ovseg.ops.ms_deform_attn import ms_deform_attn, pixel_centres
+from ovseg.proposals.sine_position import sine_position
+
+LEVELS = ("res5", "res4", "res3")  # what the encoder sees, coarse to fine
+POINTS = 4  # of every head on every level
+GROUPS = 32
+
+
+class DeformableAttention(nn.Module):
+    """Every token looks at a few places of every level that it chooses itself (Deformable DETR, ICLR 2021)."""
+
+    def __init__(self, dim: int, heads: int, levels: int = len(LEVELS), points: int = POINTS) -> None:
+        """Build it looking around along ``heads`` directions, one step further with every point.
+
+        Raises:
+            ConfigError: ``dim`` is no multiple of ``heads``.
+        """
+        super().__init__()
+        if dim % heads:
+            raise ConfigError(f"deformable attention has dim {dim} and {heads} heads; expected a multiple of the heads")
+        self.split = (heads, levels, points)
+        self.offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.weights = nn.Linear(dim, heads * levels * points)
+        self.value, self.output = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        angles = torch.arange(heads) * (2 * math.pi / heads)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        steps = directions[:, None, None] * torch.arange(1, points + 1)[:, None]
+        with torch.no_grad():
+            self.offsets.bias.copy_(steps.expand(-1, levels, -1, -1).flatten())
+        for parameter in (self.offsets.weight, *self.weights.parameters(), self.value.bias, self.output.bias):
+            nn.init.zeros_(parameter)
+        for layer in (self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, query: Tensor, reference: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, M, C), with positions.
+            reference: Places (M, 2) as (x, y) in 0..1 around which to look, the same on all levels.
+            value: (B, N, C), the levels one behind the other.
+            shapes: Rows and columns of each level.
+
+        Returns:
+            (B, M, C).
+        """
+        heads, levels, points = self.split
+        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=query.dtype, device=query.device)
+        offsets = self.offsets(query).unflatten(-1, (heads, levels, points, 2)) / sizes[:, None]
+        places = reference.to(query.dtype)[:, None, None, None] + offsets
+        weights = self.weights(query).unflatten(-1, (heads, levels * points)).softmax(-1)
+        values = self.value(value).unflatten(-1, (heads, -1))
+        return self.output(ms_deform_attn(values, shapes, places, weights.unflatten(-1, (levels, points))))
+
+
+class EncoderLayer(nn.Module):
+    """Deformable attention and a feed-forward network, each with a residual and then a norm."""
+
+    def __init__(self, dim: int, heads: int, ffn: int) -> None:
+        """Build it; ``ffn`` is the width of the feed-forward network."""
+        super().__init__()
+        self.attention = DeformableAttention(dim, heads)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.linear1, self.linear2 = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Update tokens (B, N, C) with positions (N, C) and places (N, 2)."""
+        tokens = self.norm1(tokens + self.attention(tokens + position, reference, tokens, shapes))
+        return self.norm2(tokens + self.linear2(self.linear1(tokens).relu()))
+
+
+class PixelDecoder(nn.Module):
+    """Turns the levels of a backbone into mask features at 1/4 and three refined levels.
+
+    Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR 2022
+    (github.com/facebookresearch/Mask2Former).
+    """
+
+    def __init__(
+        self, channels: Mapping[str, int], dim: int = 256, heads: int = 8, ffn: int = 1024, layers: int = 6
+    ) -> None:
+        """Build it.
+
+        Args:
+            channels: Of the levels ``res2`` to ``res5`` that it is given.
+            dim: Width of everything in it, of the mask features too.
+            heads, ffn, layers: Of the encoder.
+
+        Raises:
+            ConfigError: ``dim`` is no multiple of 32.
+        """
+        super().__init__()
+        if dim % GROUPS:
+            raise ConfigError(f"the pixel decoder has dim {dim}; expected a multiple of {GROUPS}")
+        self.dim = dim
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels[name], dim, 1), nn.GroupNorm(GROUPS, dim)) for name in LEVELS
+        )
+        self.level_embed = nn.Parameter(torch.randn(len(LEVELS), dim))
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, ffn) for _ in range(layers))
+        self.lateral = nn.Sequential(nn.Conv2d(channels["res2"], dim, 1, bias=False), nn.GroupNorm(GROUPS, dim))
+        self.smooth = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, dim), nn.ReLU())
+        self.mask_features = nn.Conv2d(dim, dim, 1)
+        for block in self.input_proj:
+            nn.init.xavier_uniform_(block[0].weight)
+            nn.init.zeros_(block[0].bias)
+        for conv in (self.lateral[0], self.smooth[0], self.mask_features):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+        nn.init.zeros_(self.mask_features.bias)
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Decode the levels of a backbone; single precision stays single under autocast.
+
+        Args:
+            features: ``res2`` to ``res5``, each (B, C, h, w), at 1/4 to 1/32.
+
+        Returns:
+            Mask features (B, dim, H/4, W/4), and the levels (B, dim, h, w) at 1/32, 1/16 and 1/8.
+        """
+        dtype = self.level_embed.dtype
+        with torch.autocast(features["res2"].device.type, enabled=False):
+            return self._decode({name: feature.to(dtype) for name, feature in features.items()})
+
+    def _decode(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        maps = [project(features[name]) for project, name in zip(self.input_proj, LEVELS, strict=True)]
+        shapes = [(x.shape[2], x.shape[3]) for x in maps]
+        position = torch.cat(
+            [
+                sine_position(shape, self.dim, maps[0].device).flatten(1).mT.to(embed.dtype) + embed
+                for shape, embed in zip(shapes, self.level_embed, strict=True)
+            ]
+        )
+        reference = pixel_centres(shapes, maps[0].device)
+        tokens = torch.cat([x.flatten(2).mT for x in maps], dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens, position, reference, shapes)
+        parts = tokens.split([h * w for h, w in shapes], dim=1)
+        levels = [part.mT.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
+        lateral = self.lateral(features["res2"])
+        above = F.interpolate(levels[-1], lateral.shape[-2:], mode="bilinear", align_corners=False)
+        return self.mask_features(self.smooth(lateral + above)), levels
