@@ -2,7 +2,7 @@
 
     python tools/evaluate.py --data data/scenes --splits val,novel,photo --models clip/mini,sclip/mini,mini
     python tools/evaluate.py --data data/scenes --splits val --models mini --distractors 12
-    python tools/evaluate.py --data data/scenes --all-training-free --markdown table.md --json table.json
+    python tools/evaluate.py --data data/scenes --all-training-free --markdown table.md --plot table.png
 
 Without --distractors every image is labelled with all names of the data set. With N of them it gets the classes it
 shows and N others, drawn anew for each image from a fixed seed.
@@ -115,15 +115,44 @@ def table(rows: list[dict[str, Any]]) -> Table:
     return view
 
 
+def by_model(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the rows by model and split, the best model of the first split first."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["model"], {})[row["split"]] = row
+    first = rows[0]["split"]
+    return dict(sorted(found.items(), key=lambda item: -item[1][first]["miou_present"]))
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return one Markdown row per model, one column per split: mIoU over present / over all classes."""
+    """Return one Markdown row per model, one column per split: mIoU over present classes / of things by image."""
     splits = list(dict.fromkeys(row["split"] for row in rows))
     lines = ["| model | " + " | ".join(splits) + " | ms / image |", "|---|" + "---|" * (len(splits) + 1)]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        own = {row["split"]: row for row in rows if row["model"] == model}
-        cells = [f"{100 * own[s]['miou_present']:.1f} / {100 * own[s]['miou_all']:.1f}" for s in splits]
+    for model, own in by_model(rows).items():
+        cells = [f"{100 * own[s]['miou_present']:.1f} / {100 * own[s]['things_per_image']:.1f}" for s in splits]
         lines.append(f"| {model} | " + " | ".join(cells) + f" | {own[splits[0]]['ms_per_image']} |")
     return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the mIoU over present classes as bars, one group per model and one colour per split, with the time."""
+    from matplotlib.figure import Figure
+
+    models, splits = by_model(rows), list(dict.fromkeys(row["split"] for row in rows))
+    figure = Figure(figsize=(8, 1 + 0.42 * len(models)), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(splits)
+    for place, (split, colour) in enumerate(zip(splits, ("#0072b2", "#e69f00", "#009e73", "#cc79a7"), strict=False)):
+        values = [100 * own[split]["miou_present"] for own in models.values()]
+        axes.barh([i + place * height for i in range(len(models))], values, height, label=split, color=colour)
+    times = [own[splits[0]]["ms_per_image"] for own in models.values()]
+    middle = [i + height * (len(splits) - 1) / 2 for i in range(len(models))]
+    axes.set_yticks(middle, [f"{model}  ({ms:,} ms)" for model, ms in zip(models, times, strict=True)])
+    axes.invert_yaxis()
+    axes.set_xlabel("mIoU over present classes, percent")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -143,6 +172,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     parser.add_argument("--markdown", type=Path, help="write a Markdown table here")
+    parser.add_argument("--plot", type=Path, help="draw the table here, as a PNG")
     return parser.parse_args(argv)
 
 
@@ -164,6 +194,9 @@ def main(argv: list[str] | None = None) -> None:
             rows.append({"model": name, **evaluate(segmenter, split, args.distractors)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     Console().print(table(rows))
+    if args.plot:
+        with atomic_write(args.plot) as temporary:
+            plot(rows, temporary)
     for path, text in ((args.json, json.dumps(rows, indent=1)), (args.markdown, markdown(rows))):
         if path:
             with atomic_write(path) as temporary:

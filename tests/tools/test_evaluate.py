@@ -43,7 +43,8 @@ def scenes(tiny_bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_full_vocabulary_and_table(script: ModuleType, scenes: Path, tiny_clip: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(scenes), "--splits", "val,novel", "--models", f"{tiny_clip},sclip/{tiny_clip}"]
-    script.main([*arguments, "--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")])
+    arguments += ["--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
+    script.main([*arguments, "--plot", str(tmp_path / "a.png")])
     rows = json.loads((tmp_path / "a.json").read_text())
     assert [(row["model"].split("/")[0] == "sclip", row["split"]) for row in rows] == [
         (False, "val"), (False, "novel"), (True, "val"), (True, "novel"),
@@ -52,6 +53,8 @@ def test_full_vocabulary_and_table(script: ModuleType, scenes: Path, tiny_clip: 
     assert all(row["miou_all"] <= row["miou_present"] <= 1 for row in rows)
     lines = (tmp_path / "a.md").read_text().splitlines()
     assert len(lines) == 4 and lines[0] == "| model | val | novel | ms / image |"
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.format == "PNG" and picture.width > 600
 
 
 def test_perfect_labels_score_one(
