@@ -35,7 +35,7 @@ class CorrCLIP(Recalibration):
         common: Options of `Recalibration`.
     """
 
-    residual, feed_forward, uses_regions = False, False, True
+    residual, feed_forward, uses_regions, attention_only = False, False, True, False
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class GEM(Recalibration):
     """Grounding Everything Module (Bousselham et al., CVPR 2024; github.com/WalBouss/GEM)."""
 
     residual, feed_forward = True, False
+    attention_only = False  # six products of attention per block of the second stream, where CLIP has two
     pos_resize = "bicubic_antialias"
 
     def __init__(self, *, depth: int = 7, iterations: int = 1, temperature: float | None = None, **common: Any) -> None:

@@ -21,7 +21,7 @@ class ProxyCLIP(Recalibration):
     The features live on the grid of the guide. The paper's guide is DINO, ``guide="timm:vit_base_patch8_224.dino"``.
     """
 
-    residual, feed_forward = False, False
+    residual, feed_forward, attention_only = False, False, False
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ class Zero_Guidance(Recalibration):
     out. All nodes above the leaves are embedded with them: at most twice the passes of the original, but in parallel.
     """
 
-    whole_image = True
+    whole_image, attention_only = True, False
 
     def __init__(
         self,
