@@ -96,7 +96,7 @@ def match(costs: Sequence[Tensor]) -> list[Match]:
     flat = torch.cat([cost.flatten() for cost in costs]).cpu()
     if not flat.isfinite().all():
         raise FloatingPointError(
-            "the matching cost is not finite, for the model's outputs are not; lower the learning rate or train in float32"
+            "the matching cost is not finite, as the model's outputs are not; lower the learning rate or use float32"
         )
     pairs = []
     for cost, part in zip(costs, flat.split([cost.numel() for cost in costs]), strict=True):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from golden_runners.mask_losses import StageDraws, in_order, inspect_stage, with_gradients
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import LossWeights, Match, Prediction, Target, match, matching_costs
+from ovseg.losses.matcher import LossWeights, Prediction, Target
 from ovseg.losses.points import Draw
 
 
@@ -32,48 +32,42 @@ def read_targets(inputs: Mapping[str, Tensor]) -> list[Target]:
     return [Target(inputs[f"labels_image{i}"], inputs[f"masks_image{i}"]) for i in range(images)]
 
 
-def recorded(draws: list[Tensor]) -> Draw:
-    """Return a `Draw` that gives recorded points in order."""
-    queue = iter(draws)
-
-    def draw(sets: int, points: int, device: torch.device) -> Tensor:
-        found = next(queue)
-        if found.shape != (sets, points, 2):
-            raise ValueError(f"recorded points are {tuple(found.shape)}; the criterion asks for {(sets, points, 2)}")
-        return found.to(device)
-
-    return draw
-
-
 def stage_names(stages: int) -> list[str]:
     """Return how a case calls the stages of a model, the final one last."""
     return [*(f"aux{i}" for i in range(stages - 1)), "main"]
 
 
-def case_draws(inputs: Mapping[str, Tensor], stages: int) -> Draw:
-    """Return the draws of a case in the order in which the criterion asks: the final stage first."""
+def stage_draws(inputs: Mapping[str, Tensor], stages: int) -> list[StageDraws]:
+    """Return the random points of all stages of a case."""
     images = len(read_targets(inputs))
-    draws = []
-    for stage in ("main", *stage_names(stages)[:-1]):
-        draws += [inputs[f"points_matcher_{stage}_image{i}"] for i in range(images)]
-        draws += [inputs[f"points_oversampled_{stage}"], inputs[f"points_random_{stage}"]]
-    return recorded(draws)
+    return [
+        StageDraws(
+            [inputs[f"points_matcher_{stage}_image{i}"] for i in range(images)],
+            inputs[f"points_oversampled_{stage}"],
+            inputs[f"points_random_{stage}"],
+        )
+        for stage in stage_names(stages)
+    ]
 
 
-def inspect(criterion: SetCriterion, predictions: list[Prediction], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def case_draws(inputs: Mapping[str, Tensor], stages: int) -> Draw:
+    """Return the draws of a case in the order in which the criterion asks for them."""
+    return in_order(stage_draws(inputs, stages))
+
+
+def inspect(
+    criterion: SetCriterion, predictions: Sequence[Prediction], inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return costs, matches and points of all stages, by the names of the case."""
     targets, found = read_targets(inputs), {}
-    for stage, prediction in zip(stage_names(len(predictions)), predictions, strict=True):
-        points = torch.cat([inputs[f"points_matcher_{stage}_image{i}"] for i in range(len(targets))])
-        costs = matching_costs(prediction, targets, points, criterion.costs)
-        matches: list[Match] = match(costs)
+    names, draws = stage_names(len(predictions)), stage_draws(inputs, len(predictions))
+    for stage, prediction, drawn in zip(names, predictions, draws, strict=True):
+        costs, matches, points = inspect_stage(criterion, prediction, targets, drawn)
         for i, (cost, pairs) in enumerate(zip(costs, matches, strict=True)):
             found[f"intermediate.cost_{stage}_image{i}"] = cost
             found[f"output.match_query_{stage}_image{i}"] = pairs.queries
             found[f"output.match_target_{stage}_image{i}"] = pairs.targets
-        draw = recorded([inputs[f"points_oversampled_{stage}"], inputs[f"points_random_{stage}"]])
-        matched = criterion.matched_points(prediction.mask_logits, targets, matches, draw)
-        found[f"intermediate.point_coords_{stage}"] = matched.points
+        found[f"intermediate.point_coords_{stage}"] = points
     return found
 
 
@@ -82,21 +76,11 @@ def run_criterion(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     criterion, stages = build_criterion(config), config["num_aux"] + 1
     names = [*(f"aux{i}_" for i in range(stages - 1)), ""]
-    with torch.enable_grad():
-        predictions = [
-            Prediction(*(inputs[f"{name}pred_{part}"].clone().requires_grad_() for part in ("logits", "masks")))
-            for name in names
-        ]
-        targets = read_targets(inputs)
-        losses = criterion.losses(predictions, targets, case_draws(inputs, stages))
-        total = sum(criterion(predictions, targets, case_draws(inputs, stages)).values())
-        assert isinstance(total, Tensor)
-        total.backward()
+    predictions = [Prediction(inputs[f"{name}pred_logits"], inputs[f"{name}pred_masks"]) for name in names]
+    losses, total, gradients = with_gradients(criterion, predictions, read_targets(inputs), stage_draws(inputs, stages))
     found = inspect(criterion, predictions, inputs)
-    found |= {f"output.{key}": value.detach() for key, value in losses.items()}
-    found["output.total_weighted"] = total.detach()
-    for name, prediction in zip(names, predictions, strict=True):
-        for part, tensor in (("logits", prediction.class_logits), ("masks", prediction.mask_logits)):
-            assert tensor.grad is not None
-            found[f"output.grad_{name}pred_{part}"] = tensor.grad
+    found |= {f"output.{key}": value for key, value in losses.items()} | {"output.total_weighted": total}
+    for name, gradient in zip(names, gradients, strict=True):
+        found[f"output.grad_{name}pred_logits"] = gradient.class_logits
+        found[f"output.grad_{name}pred_masks"] = gradient.mask_logits
     return found
