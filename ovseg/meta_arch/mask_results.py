@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,36 +46,6 @@ class MaskRule:
             raise ConfigError(f"thresholds of masks are {got}; expected shares in 0..1 and at least one instance")
 
 
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """Which column of the class logits stands for what.
-
-    Attributes:
-        query_to_column: Column (T,) of each query of the vocabulary; the words of no class have one each, at the end.
-        column_class: Class (K,) of each column; -1 for a word of no class.
-        is_thing: Bool for each class.
-    """
-
-    query_to_column: Tensor
-    column_class: Tensor
-    is_thing: Tensor
-
-
-def plan_columns(query_to_class: Tensor, is_thing: list[bool]) -> Columns:
-    """Give every class a column and every word of no class one of its own.
-
-    Args:
-        query_to_class: Class (T,) of each query, -1 for words of no class; every class has one.
-        is_thing: For each class, whether it is a thing.
-    """
-    classes, free = len(is_thing), query_to_class < 0
-    extra = torch.arange(classes, classes + int(free.sum()))
-    columns = query_to_class.clone()
-    columns[free] = extra
-    column_class = torch.cat([torch.arange(classes), torch.full_like(extra, -1)])
-    return Columns(columns, column_class, torch.tensor(is_thing))
-
-
 @torch.inference_mode()
 def mask_results(
     probabilities: Tensor,
@@ -83,7 +54,8 @@ def mask_results(
     image: tuple[int, int],
     output: tuple[int, int],
     rule: MaskRule,
-    columns: Columns,
+    column_class: Tensor,
+    is_thing: Sequence[bool],
     threshold: float = 0.0,
     full_scores: bool = False,
 ) -> dict[str, Any]:
@@ -96,7 +68,8 @@ def mask_results(
         image: Those of the image in it.
         output: Those of the result.
         rule: What is wanted.
-        columns: What the K columns stand for.
+        column_class: Class (K,) of each column, in order, -1 for words of no class; see `WordedModel.columns`.
+        is_thing: For each class, whether it is a thing.
         threshold: Pixels with a lower score get no class; see `ovseg.mask_postprocess.semantic_map`.
         full_scores: Whether to return ``sem_seg``.
 
@@ -108,22 +81,19 @@ def mask_results(
     grid = (mask_logits.shape[1], mask_logits.shape[2])
     both = rule.panoptic or rule.instances
     resize = plan_resize(grid, padded, image, output, rule.sigmoid_first and not both)
-    column_class = columns.column_class
+    things = torch.tensor(is_thing)
     labels, scores = semantic_map(probabilities, mask_logits, resize, threshold, column_class)
     found: dict[str, Any] = {"labels": labels, "scores": scores}
     if full_scores:
-        named = torch.cat([column_class >= 0, torch.tensor([True])]).to(probabilities.device)
-        found["sem_seg"] = class_maps(probabilities[:, named], mask_logits, resize)
+        found["sem_seg"] = class_maps(probabilities, mask_logits, resize)[: len(is_thing)]
     if rule.panoptic:
         thresholds = (rule.object_threshold, rule.overlap_threshold)
-        ids, segments = panoptic(
-            probabilities, mask_logits, resize, columns.is_thing, *thresholds, column_class=column_class
-        )
+        ids, segments = panoptic(probabilities, mask_logits, resize, things, *thresholds, column_class)
         infos = [{"id": s.id, "isthing": s.is_thing, "category_id": s.class_id, "score": s.score} for s in segments]
         found["panoptic_seg"] = (ids, infos)
     if rule.instances:
-        things = columns.is_thing if rule.panoptic else None
-        objects = instances(probabilities, mask_logits, resize, rule.top_k, things, column_class)
+        wanted = things if rule.panoptic else None
+        objects = instances(probabilities, mask_logits, resize, rule.top_k, wanted, column_class)
         found["instances"] = structures.Instances(
             output,
             pred_masks=objects.masks,
