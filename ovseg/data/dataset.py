@@ -1,0 +1,232 @@
+"""A segmentation data set on disk: its classes, its files, and how one image's masks are read.
+
+Whatever the layout, the masks of an image become one map of segments and a class for each segment, so that resizing,
+cropping and flipping are written once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ovseg.errors import InputError
+from ovseg.vocabulary import Vocabulary
+
+SEMANTIC, PANOPTIC, INSTANCE = "semantic", "panoptic", "instance"
+VOID, UNLISTED = -1, -2  # in `Dataset.lookup`: a pixel of no class; a value that should not occur
+LABEL_VALUES = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The masks of one image; they do not overlap.
+
+    Attributes:
+        ids: (H, W) int32, position of each pixel's segment in `classes`; -1 void.
+        classes: Class (S,) int64 of each segment.
+        crowd: (S,) bool, whether it is a crowd of unseparated objects (COCO).
+    """
+
+    ids: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+
+    def semantic(self) -> np.ndarray:
+        """Return the class (H, W) int32 of each pixel; -1 void."""
+        return np.append(self.classes, VOID).astype(np.int32)[self.ids]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The classes and files of one split.
+
+    Attributes:
+        name: In the catalogs, and in messages.
+        classes: What is learnt; the position of a class is its id.
+        kind: ``semantic`` (label images), ``panoptic`` (segment images and JSON) or ``instance`` (outlines in JSON).
+        records: Detectron2's dataset dicts, one per image; ``category_id`` counts from 0 in the order of the files.
+        lookup: Class (65536,) int32 of each value of a label image; VOID and UNLISTED are negative.
+        remap: Class (K,) int32 of `classes` for each class of the files; VOID where it is left out.
+        problems: What was found to be wrong while the files were listed, one line each.
+    """
+
+    name: str
+    classes: Vocabulary
+    kind: str
+    records: list[dict[str, Any]]
+    lookup: np.ndarray
+    remap: np.ndarray
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ignore_label(self) -> int:
+        """The value of void pixels in ``sem_seg``: 255 as in Detectron2, 65535 where 255 may be a class."""
+        return 255 if len(self.classes) <= 255 else 65535
+
+    def with_classes(self, vocabulary: Vocabulary) -> Dataset:
+        """Return the data set with other words.
+
+        A list of as many classes renames them in order. A shorter or longer one picks classes by their display name;
+        the pixels of the others become void.
+
+        Raises:
+            InputError: No class has one of the names.
+        """
+        if len(vocabulary) == len(self.classes):
+            return replace(self, classes=vocabulary)
+        places = {name: place for place, name in enumerate(vocabulary.names)}
+        chosen = np.array([places.get(name, VOID) for name in self.classes.names], np.int32)
+        if not (chosen >= 0).any():
+            raise InputError(
+                f"'{self.name}' has {len(self.classes)} classes, none of them in the {len(vocabulary)} of the "
+                f"vocabulary ({vocabulary.names[0]}, ...); give one with its names, or one as long to rename them"
+            )
+        return replace(self, classes=vocabulary, remap=np.append(chosen, VOID)[self.remap].astype(np.int32))
+
+    def read_segments(self, record: dict[str, Any], size: tuple[int, int]) -> Segments:
+        """Read the masks of one image.
+
+        Args:
+            record: One of `records`.
+            size: Height and width of the image; the masks must have it.
+
+        Raises:
+            InputError: A file is missing, broken, of another size, or has ids that are not in the list.
+        """
+        if self.kind == INSTANCE:
+            found = _draw_outlines(record, size)
+        elif self.kind == PANOPTIC:
+            found = _read_panoptic(record)
+        else:
+            found = self._read_labels(record)
+        if found.ids.shape != size:
+            raise InputError(
+                f"masks of '{record['file_name']}' are {found.ids.shape[1]}x{found.ids.shape[0]} pixels, the image "
+                f"{size[1]}x{size[0]}; expected equal sizes, make them anew from this image"
+            )
+        classes = self.remap[found.classes].astype(np.int64)
+        kept = classes >= 0
+        places = np.append(np.where(kept, np.cumsum(kept) - 1, VOID), VOID).astype(np.int32)
+        return Segments(places[found.ids], classes[kept], found.crowd[kept])
+
+    def _read_labels(self, record: dict[str, Any]) -> Segments:
+        """Read a label image: one segment per class."""
+        path = record["sem_seg_file_name"]
+        values, bits = read_label_image(path)
+        count = len(self.remap)
+        if bits == 8 and count > 255:
+            raise InputError(
+                f"label '{path}' has 8 bits, which hold 255 classes and void; the list has {count}: save 16-bit PNG"
+            )
+        mapped = self.lookup[values]
+        if (mapped == UNLISTED).any():
+            wrong = values[mapped == UNLISTED]
+            raise InputError(
+                f"label '{path}' holds the value {wrong[0]} ({(wrong == wrong[0]).sum()} pixels); expected 0 to "
+                f"{count - 1}, or {'65535' if count > 255 else '255 or 65535'} for void"
+            )
+        areas = np.bincount((mapped + 1).ravel(), minlength=count + 1)[1:]
+        present = np.flatnonzero(areas)
+        places = np.full(count + 1, VOID, np.int32)
+        places[present] = np.arange(len(present))
+        return Segments(places[mapped], present, np.zeros(len(present), bool))
+
+
+def identity_lookup(count: int) -> np.ndarray:
+    """Return the lookup of labels whose values are class ids; 65535, and 255 where that is no class, are void."""
+    lookup = np.full(LABEL_VALUES, UNLISTED, np.int32)
+    lookup[:count] = np.arange(count)
+    lookup[[65535] if count > 255 else [255, 65535]] = VOID
+    return lookup
+
+
+def read_label_image(path: str | Path) -> tuple[np.ndarray, int]:
+    """Read a one-channel PNG of ids.
+
+    Returns:
+        (H, W) integers in 0..65535, and the bits per pixel: 8 or 16.
+
+    Raises:
+        InputError: It is missing, broken, or has colours instead of ids.
+    """
+    image = _open(path)
+    values = np.asarray(image)
+    if values.ndim != 2:
+        raise InputError(
+            f"label '{path}' has {values.shape[2]} channels ({image.mode}); expected one with class ids: turn colours "
+            "into ids first"
+        )
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    return values, 8 if values.dtype == np.uint8 else 16
+
+
+def _open(path: str | Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError as error:
+        raise InputError(f"mask '{path}' is missing; add it, or leave its image out") from error
+    except Exception as error:  # decoders raise nearly anything
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"mask '{path}' cannot be read ({reason}); expected a PNG, make it anew") from error
+    return image
+
+
+def _read_panoptic(record: dict[str, Any]) -> Segments:
+    """Read a PNG whose colours are segment ids (R + 256 G + 65536 B), and the classes of its segments."""
+    path = record["pan_seg_file_name"]
+    rgb = np.asarray(_open(path))
+    if rgb.ndim != 3:
+        raise InputError(
+            f"panoptic mask '{path}' has one channel; expected RGB as COCO writes it (id = R + 256 G + ..)"
+        )
+    ids = rgb[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
+    infos = record["segments_info"]
+    present, inverse = np.unique(ids, return_inverse=True)
+    places = {info["id"]: place for place, info in enumerate(infos)}
+    unknown = [int(one) for one in present if one and int(one) not in places]
+    if unknown:
+        raise InputError(
+            f"panoptic mask '{path}' shows segment {unknown[0]}, which its JSON does not list; mend either"
+        )
+    to_place = np.array([places.get(int(one), VOID) for one in present], np.int32)
+    classes = np.array([info["category_id"] for info in infos], np.int64)
+    crowd = np.array([bool(info.get("iscrowd", 0)) for info in infos], bool)
+    return Segments(to_place[inverse.reshape(ids.shape)], classes, crowd)
+
+
+def _draw_outlines(record: dict[str, Any], size: tuple[int, int]) -> Segments:
+    """Draw the polygons or run lengths of COCO annotations, the smallest objects on top."""
+    from pycocotools import mask as rle
+
+    height, width = size
+    if (record.get("height", height), record.get("width", width)) != size:
+        raise InputError(
+            f"image '{record['file_name']}' is {width}x{height} pixels, its JSON says {record['width']}x"
+            f"{record['height']}; the outlines would not fit, mend the JSON"
+        )
+    masks = []
+    for annotation in record["annotations"]:
+        outline = annotation["segmentation"]
+        try:
+            if isinstance(outline, list):
+                outline = rle.merge(rle.frPyObjects(outline, height, width))
+            elif isinstance(outline["counts"], list):
+                outline = rle.frPyObjects(outline, height, width)
+            masks.append(rle.decode(outline).astype(bool))
+        except Exception as error:  # pycocotools raises whatever comes
+            raise InputError(
+                f"an annotation of '{record['file_name']}' has no usable segmentation ({error}); expected polygons "
+                "or run lengths as in COCO"
+            ) from error
+    ids = np.full(size, VOID, np.int32)
+    for place in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
+        ids[masks[place]] = place
+    classes = np.array([one["category_id"] for one in record["annotations"]], np.int64)
+    crowd = np.array([bool(one.get("iscrowd", 0)) for one in record["annotations"]], bool)
+    return Segments(ids, classes, crowd)

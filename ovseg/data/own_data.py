@@ -1,0 +1,109 @@
+"""Own data: a folder with a COCO JSON file, or ``images/ + labels/ + classes.txt``.
+
+The second layout: ``labels/a.png`` belongs to ``images/a.jpg``; its value is the line of ``classes.txt``, from 0, and
+255 or 65535 where there is no class. With more than 255 classes labels need 16 bits, and only 65535 is void. A line may
+hold synonyms: ``cat|kitten``. It is also what ``ovseg segment`` writes as STEM.labels.png.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovseg.data.coco_json import read_coco_json
+from ovseg.data.dataset import SEMANTIC, Dataset, identity_lookup
+from ovseg.data.images import IMAGE_SUFFIXES
+from ovseg.errors import InputError
+from ovseg.vocabulary import Vocabulary
+
+LAYOUTS = "images/ + labels/ + classes.txt, or images/ and a COCO JSON file"
+
+
+def read_folder(folder: Path) -> Dataset:
+    """Read a data set of one of our layouts.
+
+    A folder of Scenes (``panoptic.json``, ``panoptic/``, ``images/``) is one with a COCO JSON file.
+
+    Raises:
+        InputError: The folder is missing or of another layout; its files are not as they should be.
+        VocabularyError: The names of the classes cannot be used.
+    """
+    if not folder.is_dir():
+        raise InputError(f"data folder '{folder}' does not exist; expected a folder with {LAYOUTS}")
+    if (folder / "classes.txt").is_file():
+        return _read_labels(folder)
+    found = find_json(folder)
+    images = folder / "images" if (folder / "images").is_dir() else folder
+    masks = folder / "panoptic" if (folder / "panoptic").is_dir() else folder / found.stem
+    return read_coco_json(found, images, masks, str(folder))
+
+
+def find_json(folder: Path) -> Path:
+    """Return the COCO file of a folder: the only JSON file in it or in its ``annotations``.
+
+    Raises:
+        InputError: There is none, or several.
+    """
+    found = sorted(path for place in (folder, folder / "annotations") for path in place.glob("*.json"))
+    found = [path for path in found if _is_coco(path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found[:4])
+        raise InputError(f"folder '{folder}' holds {len(found)} COCO files ({names}); expected one, move the others")
+    labels = (folder / "labels").is_dir()
+    missing = "classes.txt (a class a line) is missing" if labels else "no such files are in it"
+    raise InputError(f"folder '{folder}' is no data set: {missing}; expected {LAYOUTS}")
+
+
+def _is_coco(path: Path) -> bool:
+    """Tell whether a file is one, without reading big ones twice: they are."""
+    if path.stat().st_size > 50e6:
+        return True
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return path.stem in ("annotations", "panoptic", "instances")  # most likely meant, and broken
+    return isinstance(data, dict) and "annotations" in data
+
+
+def read_label_pairs(images: Path, labels: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Pair images with label images of the same stem.
+
+    Returns:
+        Detectron2's dicts of the pairs, and one line for each file without its partner.
+
+    Raises:
+        InputError: A folder is missing.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise InputError(f"folder '{folder}' does not exist; expected {LAYOUTS}")
+    pictures = {path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    masks = {path.stem: path for path in sorted(labels.iterdir()) if path.suffix.lower() == ".png"}
+    problems = [
+        f"image '{pictures[stem]}' has no label; expected '{labels / stem}.png'"
+        for stem in pictures.keys() - masks.keys()
+    ]
+    problems += [
+        f"label '{masks[stem]}' has no image; expected '{images / stem}.jpg'" for stem in masks.keys() - pictures.keys()
+    ]
+    records = [
+        {"file_name": str(path), "image_id": stem, "sem_seg_file_name": str(masks[stem])}
+        for stem, path in pictures.items()
+        if stem in masks
+    ]
+    return records, sorted(problems)
+
+
+def _read_labels(folder: Path) -> Dataset:
+    classes = Vocabulary.parse(folder / "classes.txt")
+    records, problems = read_label_pairs(folder / "images", folder / "labels")
+    if not records and not problems:
+        raise InputError(f"folder '{folder / 'images'}' holds no images; expected .jpg or .png files directly in it")
+    count = len(classes)
+    remap = np.arange(count, dtype=np.int32)
+    return Dataset(str(folder), classes, SEMANTIC, records, identity_lookup(count), remap, tuple(problems))
