@@ -72,6 +72,72 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     protocol.PAMR_STEPS = 0
     protocol.PAMR_DILATIONS = (8, 16)
     protocol.PAMR_AT = "output"  # output: at the photograph's size, as in the papers | network: at the input's
+    _add_training(cfg)
+    _add_san(cfg)
+
+
+def _add_training(cfg: CfgNode) -> None:
+    """Add what training knows besides Detectron2's own keys; names as in Mask2Former where it has them."""
+    from detectron2.config import CfgNode as Node
+
+    cfg.SEED = 0
+    cfg.MODEL.DEVICE = "auto"
+    cfg.DATASETS.VOCABULARY = ""  # words in place of those of the data sets; see ovseg.data.dataset.Dataset
+    cfg.INPUT.DATASET_MAPPER_NAME = "semantic"  # semantic: a mask per class | panoptic_lsj: a mask per segment
+    cfg.INPUT.COLOR_AUG_SSD = False
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 1024, 0.1, 2.0  # of panoptic_lsj
+    solver = cfg.SOLVER
+    solver.OPTIMIZER = "ADAMW"
+    solver.LR_SCHEDULER_NAME = "WarmupPolyLR"  # or WarmupMultiStepLR
+    solver.WARMUP_ITERS = 0
+    solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING = 0.9, 0.0
+    solver.WEIGHT_DECAY_EMBED = 0.0  # of nn.Embedding
+    solver.LR_MULTIPLIERS = []  # [[regular expression over parameter names, factor], ...]; the first match counts
+    solver.DECAY_MULTIPLIERS = []  # the same for weight decay; goes before the rules for norms and embeddings
+    solver.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    solver.ACCUMULATE = 1  # passes per step; IMS_PER_BATCH counts all of them on all processes
+    solver.AMP.DTYPE = "fp16"  # or bf16, which is what CPUs get
+    solver.EMA = Node({"ENABLED": False, "DECAY": 0.9998})
+    solver.LOG_PERIOD = 20  # steps
+
+
+def _add_san(cfg: CfgNode) -> None:
+    """Add the defaults of SAN: those of its released ViT-B/16."""
+    from detectron2.config import CfgNode as Node
+
+    san = cfg.MODEL.SAN = Node()
+    san.CLIP_RESOLUTION = 0.5  # of the image that CLIP sees, as a share of the side adapter's
+    san.SIZE_DIVISIBILITY = 32  # batches are padded to multiples of so many pixels
+    san.FRONT_BLOCKS = 9  # of CLIP; the others are led by the masks
+    san.WIDTH = 240
+    san.DEPTH = 8
+    san.HEADS = 6
+    san.PATCH = 16
+    san.IMAGE_SIZE = 640  # pixels; side of the images that the side adapter's position embeddings are stored for
+    san.QUERIES = 100
+    san.FUSION = ("0->0", "3->1", "6->2", "9->3")  # tokens behind so many blocks of CLIP -> behind block of the adapter
+    san.SUPERVISED_BLOCKS = (7, 8)
+    san.BIAS_HEADS = 0  # 0: as many as CLIP has
+    san.BIAS_LAYERS = 1  # 1, or one for each block of CLIP that is led
+    san.BIAS_POOLING = "max"  # max | avg | bilinear | bicubic
+    san.RESCALE_BIAS = True
+    san.CHANNELS = 256
+    san.HIDDEN = 256
+    san.MLP_LAYERS = 3
+    san.SLS_TOKEN = "cls_token"  # cls_token | learnable_token | pos_embedding: what the tokens of the masks start as
+    san.POINTS = 12544  # of a mask in the losses
+    san.VOID_WEIGHT = 0.1
+    san.LOSS_WEIGHTS = (2.0, 5.0, 5.0)  # class, mask, dice; in the losses and in the matching
+    san.IGNORE_LABEL = 255
+
+
+def default_protocol() -> CfgNode:
+    """Return ``MODEL.PROTOCOL`` as it is where a config says nothing of it."""
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_ovseg_config(cfg)
+    return cfg.MODEL.PROTOCOL
 
 
 def config_root() -> Path:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.vocabulary import (
@@ -102,3 +103,15 @@ class WordedModel(nn.Module):
                 "the model has no vocabulary; call model.set_vocabulary(Vocabulary.parse(['cat', 'sofa'])) first"
             )
         return self.queries
+
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """Return the columns of class scores: one for each class, then one for each word of no class.
+
+        Returns:
+            The column (T,) int64 of each query, and the class (K + W,) int64 of each column, -1 for words of no class.
+        """
+        classes = self.check_vocabulary().query_to_class
+        rest = classes < 0
+        count, words = int(classes.max()) + 1, int(rest.sum())
+        columns = classes.where(~rest, count - 1 + rest.cumsum(0))
+        return columns, torch.cat([torch.arange(count), torch.full((words,), -1)])

@@ -1,0 +1,265 @@
+"""SAN: a side adapter proposes masks and leads the last blocks of a frozen CLIP to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from ovseg.checkpoint.files import read_part
+from ovseg.checkpoint.san import holds_clip, load_san
+from ovseg.clip import FrozenClip
+from ovseg.clip.loading import architecture
+from ovseg.clip.open_clip_internals import build_model
+from ovseg.clip.recognition import pool_bias, run_front, run_tail
+from ovseg.errors import ConfigError
+from ovseg.losses.criterion import SetCriterion
+from ovseg.losses.matcher import LossWeights, Prediction
+from ovseg.losses.points import Draw, uniform_points
+from ovseg.meta_arch.mask_model import MaskModel, SizeRule, semantic_target
+from ovseg.proposals.classifier import class_logits
+from ovseg.proposals.side_adapter import SideAdapter
+from ovseg.recalibration.base import one_of
+from ovseg.vocabulary import TextOptions
+
+SLS_TOKENS = ("cls_token", "learnable_token", "pos_embedding")
+
+
+class Weights(NamedTuple):
+    """A checkpoint: its tensors by name, and what to call it."""
+
+    state: Mapping[str, Tensor]
+    source: str
+
+
+@META_ARCH_REGISTRY.register()
+class SAN(MaskModel):
+    """Side Adapter Network (Xu et al., CVPR 2023, arXiv 2302.12242; github.com/MendelXu/SAN).
+
+    Trained are the side adapter, the position embeddings of CLIP's image tower (`position`) and the row of "no object"
+    (`void_row`). Call `set_vocabulary` first. `full_scores` adds ``sem_seg`` (K, H, W) for evaluators that want it.
+    """
+
+    head = ("side_adapter.", "position", "void_row", "sls_tokens")
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: FrozenClip,
+        side_adapter: SideAdapter,
+        criterion: SetCriterion,
+        protocol: SizeRule,
+        templates: str,
+        background: str,
+        text: TextOptions | None = None,
+        front_blocks: int = 9,
+        clip_resolution: float = 0.5,
+        size_divisibility: int = 32,
+        bias_pooling: str = "max",
+        sls_token: str = "cls_token",
+        ignore_label: int = 255,
+        weights: Weights | None = None,
+    ) -> None:
+        """Put the parts together; a Detectron2 config is accepted in their place."""
+        super().__init__(clip, templates, background, text)
+        if self.text.autoclip:
+            raise ConfigError(
+                "MODEL.TEXT.AUTOCLIP weights templates by patches, which SAN does not compare; set it to 0"
+            )
+        if not max(side_adapter.taps) <= front_blocks < clip.depth:
+            raise ConfigError(
+                f"{front_blocks} front blocks with taps up to {max(side_adapter.taps)}; expected at least as many as "
+                f"the last tap and fewer than the {clip.depth} blocks of {clip.name}"
+            )
+        self.side_adapter, self.criterion, self.protocol = side_adapter, criterion, protocol
+        self.front_blocks, self.clip_resolution, self.size_divisibility = (
+            front_blocks,
+            clip_resolution,
+            size_divisibility,
+        )
+        self.bias_pooling, self.sls_token = bias_pooling, one_of("sls_token", sls_token, SLS_TOKENS)
+        self.ignore_label = ignore_label
+        self.position = nn.Parameter(clip.tower.visual.positional_embedding.detach().clone())
+        self.void_row = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.embed_dim**-0.5)
+        if sls_token != "cls_token":
+            count = side_adapter.query_embed.shape[1]
+            self.sls_tokens = nn.Parameter(torch.randn(count, 1, clip.tower.width) * 0.02)
+        if weights is not None:
+            load_san(self, weights.state, weights.source)
+            clip.refresh()
+        self.refresh_hash()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the parts that a config names; ``MODEL.WEIGHTS`` is a released checkpoint or one of ours.
+
+        Raises:
+            WeightsError: The checkpoint is missing or does not fit.
+        """
+        path = cfg.MODEL.WEIGHTS
+        return cls.parts(cfg, Weights(read_part(path, "model"), path.rpartition("/")[2]) if path else None)
+
+    @staticmethod
+    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
+        san, source = cfg.MODEL.SAN, cfg.MODEL.CLIP
+        if source.FOLDER:
+            clip = FrozenClip.from_folder(source.FOLDER)
+        elif weights is not None and holds_clip(weights.state):
+            clip = blank_clip(source.ARCH)
+        else:
+            clip = FrozenClip.load(source.ARCH, source.PRETRAINED)
+        shares = LossWeights(*san.LOSS_WEIGHTS)
+        return {
+            "clip": clip,
+            "side_adapter": SideAdapter(
+                clip_width=clip.tower.width,
+                width=san.WIDTH,
+                depth=san.DEPTH,
+                heads=san.HEADS,
+                patch=san.PATCH,
+                image_size=san.IMAGE_SIZE,
+                queries=san.QUERIES,
+                fusion=read_fusion(san.FUSION),
+                supervised=san.SUPERVISED_BLOCKS,
+                bias_heads=san.BIAS_HEADS or clip.blocks[0].heads,
+                bias_layers=san.BIAS_LAYERS,
+                channels=san.CHANNELS,
+                hidden=san.HIDDEN,
+                mlp_layers=san.MLP_LAYERS,
+                rescale_bias=san.RESCALE_BIAS,
+            ),
+            "criterion": SetCriterion(points=san.POINTS, void_weight=san.VOID_WEIGHT, weights=shares, costs=shares),
+            "protocol": SizeRule.from_config(cfg),
+            "templates": cfg.MODEL.TEXT.TEMPLATES,
+            "background": cfg.MODEL.TEXT.BACKGROUND,
+            "text": TextOptions.from_config(cfg.MODEL.TEXT),
+            "front_blocks": san.FRONT_BLOCKS,
+            "clip_resolution": san.CLIP_RESOLUTION,
+            "size_divisibility": san.SIZE_DIVISIBILITY,
+            "bias_pooling": san.BIAS_POOLING,
+            "sls_token": san.SLS_TOKEN,
+            "ignore_label": san.IGNORE_LABEL,
+            "weights": weights,
+        }
+
+    @property
+    def patch_size(self) -> int:
+        """The smallest side in pixels of an image that can be segmented; it is padded if CLIP needs more."""
+        return self.side_adapter.patch
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        return {
+            "architecture": type(self).__name__,
+            "clip": self.clip.name,
+            "clip_resolution": self.clip_resolution,
+            "front_blocks": self.front_blocks,
+            "protocol": asdict(self.protocol),
+            "text": self.text.to_json(),
+        }
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Segment images, or in training return the losses of a batch.
+
+        Args:
+            batched_inputs: Detectron2's format: ``image`` (3, h, w) RGB in 0..255 at network size, of any dtype, and
+                ``height``, ``width`` of the result (default: the image's own); in training ``sem_seg`` (h, w).
+
+        Returns:
+            For each image ``labels`` (H, W) int32 (-1 no class), ``scores`` (H, W) float32, and with `full_scores`
+            ``sem_seg`` (K, H, W) float32 scores of all classes. In training: weighted losses by name.
+
+        Raises:
+            ConfigError: No vocabulary has been set.
+        """
+        if self.training:
+            return self.losses(batched_inputs)
+        with torch.inference_mode():
+            batch = self.batch(batched_inputs)
+            logits, masks = self.predict(batch.images)[-1]
+            shares = logits.float().softmax(-1)
+            return [self.semantic(shares[i], masks[i], self.resize(batch, i, masks)) for i in range(len(masks))]
+
+    def losses(self, inputs: Sequence[dict[str, Any]], draw: Draw = uniform_points) -> dict[str, Tensor]:
+        """Return the weighted losses of a batch, by name; ``draw`` gives the random points.
+
+        Raises:
+            ConfigError: No vocabulary has been set, or an image has no ``sem_seg``.
+        """
+        batch = self.batch(inputs)
+        size = (batch.images.shape[2], batch.images.shape[3])
+        if any("sem_seg" not in entry for entry in inputs):
+            raise ConfigError(
+                "an image came to the training without 'sem_seg'; expected label maps of a semantic mapper"
+            )
+        maps = [entry["sem_seg"].to(batch.images.device) for entry in inputs]
+        targets = [semantic_target(labels, size, self.ignore_label) for labels in maps]
+        return self.criterion(self.predict(batch.images), targets, draw)
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """Return class logits (B, Q, C + 1) and mask logits (B, Q, h, w) of a normalised, padded batch (B, 3, H, W).
+
+        In training those of all supervised stages, the last one last; else that alone. For the columns see `columns`.
+        """
+        queries = self.check_vocabulary()
+        columns, _ = self.columns()
+        rows = torch.cat([queries.embeddings.to(self.void_row), F.normalize(self.void_row, dim=-1)])
+        return [
+            Prediction(class_logits(embeddings, rows, self.clip.logit_scale, columns, void=True), masks)
+            for embeddings, masks in self.propose(images)
+        ]
+
+    def propose(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return embeddings (B, Q, D), not of unit length, and mask logits (B, Q, h, w) of each stage; as `predict`."""
+        tower = self.clip.tower
+        front = run_front(tower, self.shrink(images), self.front_blocks, self.side_adapter.taps, self.position)
+        found = []
+        for stage in self.side_adapter(images, front.taps, all_stages=self.training):
+            biases = [pool_bias(bias, front.grid, self.bias_pooling) for bias in stage.biases]
+            tokens = run_tail(front.tokens, tower.blocks[self.front_blocks :], biases, self.sls_starts(front.tokens))
+            found.append((tower.visual.ln_post(tokens) @ tower.visual.proj, stage.masks))
+        return found
+
+    def shrink(self, images: Tensor) -> Tensor:
+        """Resize a batch to CLIP's resolution by the nominal factor, whose inverse is the step between pixels."""
+        if self.clip_resolution == 1:
+            return images
+        factor = self.clip_resolution
+        return F.interpolate(images, scale_factor=factor, mode="bilinear", recompute_scale_factor=False)
+
+    def sls_starts(self, tokens: Tensor) -> Tensor:
+        """Return what the tokens of the masks (B, Q, C) start as, given CLIP's tokens (B, 1 + N, C)."""
+        if self.sls_token == "cls_token":
+            return tokens[:, :1].expand(-1, self.side_adapter.query_embed.shape[1], -1)
+        own = self.sls_tokens.transpose(0, 1)
+        return own.expand(len(tokens), -1, -1) if self.sls_token == "learnable_token" else own + tokens[:, :1]
+
+
+def blank_clip(arch: str) -> FrozenClip:
+    """Build a CLIP whose weights are loaded later; it takes none from anywhere."""
+    model_cfg = architecture(arch)
+    return FrozenClip(build_model(model_cfg, arch), model_cfg, arch)
+
+
+def read_fusion(pairs: Sequence[str]) -> dict[int, int]:
+    """Read ``("0->0", "3->1")``: block of CLIP -> block of the side adapter.
+
+    Raises:
+        ConfigError: An entry is not of this form.
+    """
+    found = {}
+    for pair in pairs:
+        tap, arrow, side = str(pair).partition("->")
+        if not arrow or not tap.strip().isdigit() or not side.strip().isdigit():
+            raise ConfigError(f"MODEL.SAN.FUSION has '{pair}'; expected two numbers such as '3->1'")
+        found[int(tap)] = int(side)
+    return found

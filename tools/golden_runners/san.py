@@ -1,0 +1,286 @@
+"""SAN: side adapter, tail of CLIP, whole model, text classifier, criterion and a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from golden_runners.san_criterion import build_criterion, case_draws, inspect, read_targets, run_criterion
+from ovseg.checkpoint.san import load_san, official_name
+from ovseg.clip import FrozenClip
+from ovseg.clip.open_clip_internals import build_model
+from ovseg.clip.recognition import pool_bias, run_front, run_tail
+from ovseg.losses.criterion import SetCriterion
+from ovseg.losses.matcher import Prediction
+from ovseg.mask_postprocess import class_maps, plan_resize
+from ovseg.meta_arch.mask_model import SizeRule
+from ovseg.meta_arch.san import SAN, read_fusion
+from ovseg.proposals.side_adapter import SideAdapter
+from ovseg.vocabulary import Queries, TextEmbedder
+
+HIDDEN = -100.0  # what the original adds to scores that are not to be seen
+
+
+def run(case: Any) -> dict[str, Tensor]:
+    """Return all outputs and intermediates of a case."""
+    runners = {
+        "side_adapter": side_adapter,
+        "rec_head": recognition,
+        "full": full,
+        "text": text,
+        "criterion": run_criterion,
+        "train_step": train_step,
+    }
+    return runners[case.config["part"]](case)
+
+
+def side_adapter(case: Any) -> dict[str, Tensor]:
+    """Return masks, biases and tokens of all stages."""
+    inputs = case.group("input")
+    adapter = build(case).side_adapter
+    taps = {tap: inputs[f"clip_feat_{tap}"] for tap in adapter.taps}
+    found = {}
+    for index, stage in enumerate(adapter(inputs["image"], taps, all_stages=True)):
+        found[f"output.mask_preds_stage{index}"] = stage.masks
+        found[f"intermediate.query_stage{index}"] = stage.queries
+        found[f"intermediate.x_stage{index}"] = stage.features
+        for layer, bias in enumerate(stage.biases):
+            found[f"output.attn_bias_stage{index}_layer{layer}"] = bias
+    return found
+
+
+def recognition(case: Any) -> dict[str, Tensor]:
+    """Return the embeddings of the tail, and the mask that the original would add to its scores."""
+    inputs, config = case.group("input"), case.config
+    model = build(case)
+    features, tower = inputs["feat"], model.clip.tower
+    tokens = torch.cat([inputs["cls_token"].transpose(0, 1), features.flatten(2).mT], dim=1)
+    given = [inputs[f"attn_bias_layer{i}"] for i in range(config["num_bias_layers"])]
+    biases = [pool_bias(bias, tuple(features.shape[2:]), model.bias_pooling) for bias in given]
+    led = run_tail(tokens, tower.blocks[model.front_blocks :], biases, model.sls_starts(tokens))
+    embeddings = tower.visual.ln_post(led) @ tower.visual.proj
+    masks = [attention_mask(bias, tower.blocks[0].heads, config["rec_cross_attn"]) for bias in biases]
+    return {
+        "output.embeddings": F.normalize(embeddings, dim=-1),
+        "intermediate.embeddings_unnormalized": embeddings,
+        **{f"intermediate.attn_mask_layer{i}": mask for i, mask in enumerate(masks)},
+    }
+
+
+def attention_mask(bias: Tensor, heads: int, cross: bool) -> Tensor:
+    """Lay biases (B, heads or 1, Q, N) into the additive mask of the original: (B * heads, ...)."""
+    bias = bias.expand(-1, heads, -1, -1)
+    if cross:
+        return bias.flatten(0, 1)
+    count, patches = bias.shape[2:]
+    mask = bias.new_zeros(*bias.shape[:2], count + 1 + patches, count + 1 + patches)
+    mask[..., :count] = HIDDEN
+    mask[..., range(count), range(count)] = 0
+    mask[..., :count, count] = HIDDEN
+    mask[..., :count, count + 1 :] = bias
+    return mask.flatten(0, 1)
+
+
+def full(case: Any) -> dict[str, Tensor]:
+    """Return everything from images to scores of classes, and the auxiliary stages of training."""
+    inputs = case.group("input")
+    model = build(case)
+    batch = model.batch(batch_of(case))
+    shrunk = model.shrink(batch.images)
+    front = run_front(model.clip.tower, shrunk, model.front_blocks, range(model.front_blocks + 1), model.position)
+    found = {"intermediate.clip_input": shrunk}
+    for tap, tokens in front.taps.items():
+        found[f"intermediate.clip_feat_{tap}"] = tokens
+    cls = run_classes(model, shrunk)
+    found |= {f"intermediate.clip_feat_{tap}_cls_token": token for tap, token in cls.items()}
+    stage = model.side_adapter(batch.images, front.taps)[-1]
+    found |= {f"intermediate.attn_bias_layer{i}": bias for i, bias in enumerate(stage.biases)}
+    rows = torch.cat([inputs["text_embeddings"], model.void_row])
+    found["intermediate.classifier_weight"] = model.clip.logit_scale * F.normalize(rows, dim=-1)
+    found["output.mask_embeddings"] = F.normalize(model.propose(batch.images)[-1][0], dim=-1)
+    stages = training_stages(model, batch.images)
+    for name, prediction in zip([*(f"aux{i}_" for i in range(len(stages) - 1)), ""], stages, strict=True):
+        found[f"output.{name}pred_logits"] = prediction.class_logits
+        found[f"output.{name}pred_masks"] = prediction.mask_logits
+    before = case.config["sem_seg_postprocess_before_inference"]
+    results = [result["sem_seg"] for result in model(batch_of(case))] if before else resized_last(model, case)
+    found |= {f"output.sem_seg_{index}": scores for index, scores in enumerate(results)}
+    return {key: value for key, value in found.items() if key in case.tensors}
+
+
+def resized_last(model: SAN, case: Any) -> list[Tensor]:
+    """Return the scores of classes where masks become probabilities before they are resized to the output."""
+    batch = model.batch(batch_of(case))
+    logits, masks = model.predict(batch.images)[-1]
+    sizes = zip(batch.sizes, batch.outputs, strict=True)
+    plans = [plan_resize(masks.shape[2:], batch.images.shape[2:], *pair, sigmoid_first=True) for pair in sizes]
+    return [class_maps(logits[i].softmax(-1), masks[i], plan) for i, plan in enumerate(plans)]
+
+
+def run_classes(model: SAN, images: Tensor) -> dict[int, Tensor]:
+    """Return the class token (1, B, C) behind each of the front blocks."""
+    depths = range(model.front_blocks + 1)
+    fronts = {depth: run_front(model.clip.tower, images, depth, table=model.position) for depth in depths}
+    return {depth: front.tokens[:, :1].transpose(0, 1) for depth, front in fronts.items()}
+
+
+def training_stages(model: SAN, images: Tensor) -> list[Prediction]:
+    """Return the predictions of all stages."""
+    model.train()
+    stages = model.predict(images)
+    model.eval()
+    return stages
+
+
+def text(case: Any) -> dict[str, Tensor]:
+    """Return the classifier of words, by our templates and embedder on the recorded tokens."""
+    inputs, config = case.group("input"), case.config
+    model = build(case)
+    encoded = model.clip.model.encode_text(inputs["tokens"].flatten(0, 1)).unflatten(0, inputs["tokens"].shape[:2])
+    tower = RecordedText(encoded, config["templates"], config["words"])
+    rows = TextEmbedder(tower, config["templates"]).embed(config["words"])
+    classifier = F.normalize(torch.cat([rows, model.void_row]), dim=-1)
+    return {
+        "output.classifier": classifier,
+        "output.scaled_classifier": model.clip.logit_scale * classifier,
+        "intermediate.per_template": F.normalize(encoded, dim=-1),
+    }
+
+
+class RecordedText:
+    """A text tower that knows the embeddings (templates, words, D) of some texts."""
+
+    name, weights_hash = "golden case", ""
+
+    def __init__(self, encoded: Tensor, templates: list[str], words: list[str]) -> None:
+        pairs = [(i, j) for i in range(len(templates)) for j in range(len(words))]
+        self.known = {templates[i].format(words[j]): encoded[i, j] for i, j in pairs}
+
+    def text(self, texts: list[str]) -> Tensor:
+        """Look up (N, D)."""
+        return torch.stack([self.known[one] for one in texts])
+
+
+def train_step(case: Any) -> dict[str, Tensor]:
+    """Return losses, matches and gradients of one step."""
+    inputs, config = case.group("input"), case.config
+    model = build(case, criterion=build_criterion({**costs_of(config), **config}))
+    batch, targets = model.batch(batch_of(case)), read_targets(inputs)
+    with torch.enable_grad():
+        predictions = model.train().predict(batch.images)
+        losses = model.criterion(predictions, targets, case_draws(inputs, len(predictions)))
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()
+    plain = model.criterion.losses(predictions, targets, case_draws(inputs, len(predictions)))
+    found = inspect(model.criterion, predictions, inputs)
+    found |= {f"output.{key}": loss for key, loss in plain.items()}
+    found |= {"output.total_weighted": total}
+    found |= {"intermediate.pred_logits": predictions[-1].class_logits}
+    found |= {"intermediate.pred_masks": predictions[-1].mask_logits}
+    for key, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            name = official_name(key, model.front_blocks)
+            found[f"output.grad.{name}"] = parameter.grad
+            found[f"output.gradnorm.{name}"] = parameter.grad.norm()
+    if strange := {key for key in found if ".gradnorm." in key and key not in case.tensors}:
+        raise ValueError(f"the model trains what the original does not: {min(strange)}")
+    return {key: value.detach() for key, value in found.items() if key in case.tensors}
+
+
+def costs_of(config: Mapping[str, Any]) -> dict[str, float]:
+    """Return the costs of matching, which are the weights of the losses."""
+    return {f"cost_{name}": config["weights"][f"loss_{part}"] for name, part in COSTS}
+
+
+COSTS = (("class", "ce"), ("mask", "mask"), ("dice", "dice"))
+
+
+def batch_of(case: Any) -> list[dict[str, Any]]:
+    """Return the images of a case as Detectron2 gives them."""
+    inputs = case.group("input")
+    images = [inputs[f"image_{i}"] for i in range(sum(key.startswith("image_") for key in inputs))]
+    sizes = case.config.get("output_sizes", [image.shape[1:] for image in images])
+    return [{"image": image, "height": h, "width": w} for image, (h, w) in zip(images, sizes, strict=True)]
+
+
+TINY = {"width": 36, "depth": 1, "heads": 1, "patch": 16, "image_size": 32, "num_queries": 1, "fusion_map": ["0->0"]}
+TINY |= {"deep_supervision_idxs": [1]}
+TINY_BIAS = {"num_heads": 1, "num_layers": 1, "embed_channels": 4, "mlp_channels": 4, "mlp_num_layers": 1}
+TINY_CLIP = {"image_size": 32, "patch": 16, "width": 8, "layers": 2, "heads": 1, "quick_gelu": True}
+
+
+def build(case: Any, criterion: SetCriterion | None = None) -> SAN:
+    """Build the model of a case; what the case has no weights of stays random and takes no part."""
+    config = case.config
+    side = {**TINY, "num_queries": config.get("num_queries", 1), **config.get("side", {})}
+    bias = {**TINY_BIAS, "rescale_attn_bias": True, **side.get("attn_bias", {})}
+    clip = build_clip(config)
+    adapter = SideAdapter(
+        clip_width=clip.tower.width,
+        width=side["width"],
+        depth=side["depth"],
+        heads=side["heads"],
+        patch=side["patch"],
+        image_size=side["image_size"],
+        queries=side["num_queries"],
+        fusion=read_fusion(side["fusion_map"]),
+        supervised=side["deep_supervision_idxs"],
+        bias_heads=bias["num_heads"],
+        bias_layers=bias["num_layers"],
+        channels=bias["embed_channels"],
+        hidden=bias["mlp_channels"],
+        mlp_layers=bias["mlp_num_layers"],
+        rescale_bias=bias["rescale_attn_bias"],
+    )
+    shrunk = config.get("asymetric_input", True)
+    model = SAN(
+        clip=clip,
+        side_adapter=adapter,
+        criterion=criterion or SetCriterion(),
+        protocol=SizeRule(640, 2560),
+        templates="vild14",
+        background="none",
+        front_blocks=config.get("feature_last_layer_idx", 1),
+        clip_resolution=config.get("clip_resolution", 1.0) if shrunk else 1.0,
+        size_divisibility=config.get("size_divisibility", 32),
+        bias_pooling=config.get("rec_downsample_method", "max"),
+        sls_token=config.get("sos_token_format", "cls_token"),
+    )
+    official = {official_name(key, model.front_blocks): value for key, value in model.state_dict().items()}
+    load_san(model, {**official, **case.group("state_dict")}, case.name)
+    clip.refresh()
+    if "text_embeddings" in case.group("input"):
+        rows = case.group("input")["text_embeddings"]
+        model.queries = Queries(rows, torch.arange(len(rows)))
+    return model.eval()
+
+
+def build_clip(config: Mapping[str, Any]) -> FrozenClip:
+    """Build the CLIP of a case with random weights."""
+    text = config.get("text", {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1})
+    clip = {**TINY_CLIP, "embed_dim": text.get("embed_dim", 8), **config.get("clip", {})}
+    vision = {
+        "image_size": clip["image_size"],
+        "patch_size": clip["patch"],
+        "layers": clip["layers"],
+        "width": clip["width"],
+        "head_width": clip["width"] // clip["heads"],
+        "mlp_ratio": clip.get("mlp_ratio", 4.0),
+        "norm_kwargs": {"eps": clip.get("ln_eps", 1e-5)},
+    }
+    names = ("context_length", "vocab_size", "width", "heads", "layers")
+    model_cfg = {
+        "embed_dim": clip["embed_dim"],
+        "quick_gelu": clip["quick_gelu"],
+        "vision_cfg": vision,
+        "text_cfg": {name: text[name] for name in names},
+    }
+    mean, std = ([value / 255 for value in config[key]] if key in config else [0, 1] for key in PIXELS)
+    return FrozenClip(build_model(model_cfg, "golden case"), model_cfg, "golden case", tuple(mean), tuple(std))
+
+
+PIXELS = ("pixel_mean", "pixel_std")
