@@ -3,9 +3,10 @@ r"""Train the two light heads of CLIP-DINOiser on a frozen CLIP, by the publishe
 As published: 1000 photographs without labels, DINO and FOUND as teachers:
     python tools/train_clip_dinoiser.py data/imagenet --saliency found:decoder_weights.pt
 
-On Scenes with the embedded CLIP, class-agnostic masks as teachers of both:
-    python tools/train_clip_dinoiser.py data/scenes/train --clip mini --guide masks --saliency masks \
-        --dim 64 --crop 128 --lr 1e-3 --steps 1500 --drop-at 1200 --output runs/dinoiser_mini
+On Scenes with the embedded CLIP, class-agnostic masks as teachers of both (how its shipped heads were made):
+    python datasets/prepare_scenes.py --splits train --count 800 --seed 1 --output data/scenes_heads
+    python tools/train_clip_dinoiser.py data/scenes_heads/train --clip mini --guide masks --saliency masks --gamma 0.5 \
+        --dim 64 --crop 128 --images 0 --batch 8 --lr 2e-3 --steps 900 --drop-at 700 --half --output runs/dinoiser_mini
 
 The output folder gets heads.safetensors (use it as MODEL.RECALIBRATION.OPTIONS.WEIGHTS of CLIP_DINOiser), last.pt (the
 layout of the original, and what a run goes on from), log.jsonl and training.png. Run the same command again to go on
@@ -249,7 +250,7 @@ class Trainer:
         rewind(path, self.step)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with (
-            path.open("a") as log,
+            path.open("a", buffering=1) as log,
             ThreadPoolExecutor(1) as worker,
             Progress(*columns, console=Console(stderr=True)) as bar,
         ):
@@ -263,7 +264,6 @@ class Trainer:
                 self.step += 1
                 bar.update(task, advance=1, description=f"loss {row['loss']:.4f}")
                 if self.step % SAVE_EVERY == 0 or self.step == total:
-                    log.flush()
                     self.save()
         self.export()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import ovseg
 from ovseg.checkpoint.clip_dinoiser import LightHeads, load_heads
 from ovseg.checkpoint.found import load_found
 from ovseg.clip import FrozenClip
@@ -17,6 +18,7 @@ from ovseg.guides import Guide
 from ovseg.recalibration import build_recalibration
 from ovseg.vocabulary.embedder import Queries
 
+ROOT = Path(__file__).resolve().parents[2]
 OFFICIAL = {  # names and shapes of the file that the authors released
     "obj_proj.weight": (256, 768, 3, 3),
     "obj_proj.bias": (256,),
@@ -195,6 +197,15 @@ def test_files_that_are_no_heads(tmp_path: Path, change, message):
 def test_no_file():
     with pytest.raises(WeightsError, match=r"no heads of CLIP-DINOiser at 'checkpoints/last.pt'; train heads with"):
         build_recalibration("clip_dinoiser", weights="checkpoints/last.pt")
+
+
+def test_heads_of_the_embedded_clip():
+    segmenter = ovseg.load("clip_dinoiser/mini", "cpu")
+    options = segmenter.model.settings["options"]
+    assert options["judge_name"] == "assets/mini/clip_dinoiser.safetensors"
+    result = segmenter(ROOT / "examples/picnic.jpg", "pizza, watermelon, grass")
+    assert {segment.name for segment in result.segments} == {"pizza", "watermelon", "grass"}
+    assert 0 < result.scores.min() and result.scores.max() <= 1
 
 
 def test_head_of_found(tmp_path: Path):
