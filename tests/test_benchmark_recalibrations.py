@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import benchmark
 import benchmark_recalibrations as tool
 
-ARGUMENTS = ["recalibrations", "--arch", "ViT-B-32", "--size", "64", "--repeats", "1", "--device", "cpu"]
+ARGUMENTS = ["recalibrations", "--arch", "ViT-B-32", "--size", "32", "--repeats", "1", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_measures_and_writes(tmp_path, capsys):
     report = json.loads(path.read_text())
     assert [row["method"] for row in report["rows"]] == ["CLIP", "SCLIP", "ProxyCLIP"]
     assert [row["attention_only"] for row in report["rows"]] == [True, True, False]
-    assert all(row["ratio"] > 0 for row in report["rows"]) and "ViT-B-32, 64 px, cpu" in report["where"]
+    assert all(row["ratio"] > 0 for row in report["rows"]) and "ViT-B-32, 32 px, cpu" in report["where"]
     assert "SCLIP" in capsys.readouterr().out
 
 
