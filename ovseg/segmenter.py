@@ -58,6 +58,7 @@ class Segmenter:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         batch_size: int = 1,
+        default_words: str = "",
     ) -> None:
         """Move a model to its device.
 
@@ -67,6 +68,7 @@ class Segmenter:
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
             dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
             batch_size: Images per call of the model; images of one size share their passes.
+            default_words: What the model segments by when no classes were given; empty for nothing.
 
         Raises:
             ConfigError: The device or dtype is not available, or the batch size is not positive.
@@ -74,16 +76,19 @@ class Segmenter:
         self.device, self.dtype = check_settings(device, dtype, batch_size)
         self.model = model.eval().to(self.device, self.dtype)
         self.model.full_scores = False
-        self.name, self.batch_size = name, batch_size
+        self.name, self.batch_size, self.default_words = name, batch_size, default_words
         protocol = model.protocol
         self.preprocess = Preprocessor(protocol.short_side, protocol.long_side, model.patch_size, protocol.aspect)
         self._words_seconds = 0.0
 
-    def set_vocabulary(self, classes: Words, background: Policy = None, templates: str | None = None) -> Vocabulary:
+    def set_vocabulary(
+        self, classes: Words = None, background: Policy = None, templates: str | None = None
+    ) -> Vocabulary:
         """Choose the words for the following images; repeating the same words costs nothing.
 
         Args:
-            classes: A list of names, ``"cat|kitten, sofa"``, a .txt or .json file, a preset name or a Vocabulary.
+            classes: A list of names, ``"cat|kitten, sofa"``, a .txt or .json file, a preset name or a Vocabulary; None
+                for the model's own words, where it has some.
             background: ``none``, ``threshold:0.4``, ``words``, own words, or None for the model's default.
             templates: Name of a template set, or None for the model's default.
 
@@ -92,7 +97,9 @@ class Segmenter:
             UnknownNameError: No such preset, policy or template set.
         """
         start = time.perf_counter()
-        vocabulary = Vocabulary.parse(classes)
+        if classes is None and not self.default_words:
+            raise VocabularyError("no classes were given yet; give them, for example segmenter(image, ['cat', 'sofa'])")
+        vocabulary = Vocabulary.parse(self.default_words if classes is None else classes)
         self.model.set_vocabulary(vocabulary, background, templates)
         self._words_seconds = time.perf_counter() - start
         return vocabulary
@@ -105,7 +112,7 @@ class Segmenter:
         Args:
             images: A path, an open binary file, a PIL image, an (H, W, 3) uint8 array, a (3, H, W) tensor; or a list of
                 them; or a folder.
-            classes: As in `set_vocabulary`; None keeps the words set before.
+            classes: As in `set_vocabulary`; None keeps the words set before, if any.
             background: As in `set_vocabulary`.
             templates: As in `set_vocabulary`.
 
@@ -118,12 +125,13 @@ class Segmenter:
         """
         several = isinstance(images, (list, tuple)) or (isinstance(images, (str, Path)) and Path(images).is_dir())
         several = several or (isinstance(images, Iterator) and not hasattr(images, "read"))
-        if classes is not None:
+        unset = self.model.vocabulary is None
+        if classes is not None or (unset and self.default_words):
             self.set_vocabulary(classes, background, templates)
         elif background is not None or templates is not None:
             raise ConfigError("background or templates without classes; give the classes too")
-        elif self.model.vocabulary is None:
-            raise VocabularyError("no classes were given yet; give them, for example segmenter(image, ['cat', 'sofa'])")
+        elif unset:
+            self.set_vocabulary()
         results = list(self.stream(expand_inputs(images)))
         return results if several else results[0]
 

@@ -32,6 +32,7 @@ examples:
   ovseg segment photos/ --classes words.txt --background words --output out
   ovseg segment a.png b.png --classes voc20 --model sclip/ViT-B-16/openai --device cuda --output out
   ovseg segment photo.jpg --classes "cat, sofa" --background threshold:0.4 --json --output out
+  ovseg segment photo.jpg --model zero_guidance/mini --output out
 
 examples of text engineering (JSON files by class name; those for voc20 are shipped, see docs/text_engineering.md):
   ovseg segment photo.jpg --classes "cat, dog" --definitions definitions_voc20.json --definition-weight 0.1 --output out
@@ -45,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg segment``."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument(
-        "--classes", required=True, help="'cat|kitten, sofa', a .txt or .json file, or a preset such as voc20"
+        "--classes",
+        help="'cat|kitten, sofa', a .txt or .json file, or a preset such as voc20 (default: the model's own, if it has "
+        "some, as zero_guidance/mini has)",
     )
     parser.add_argument(
         "--model", default="mini", help="a name of `ovseg models`, a folder, or a config (default: mini)"
@@ -156,6 +159,8 @@ def _check_words(args: argparse.Namespace) -> None:
     """Find mistakes in words, policy and templates before a model is loaded."""
     from ovseg.vocabulary import Vocabulary, parse_background, resolve_templates
 
+    if args.classes is None:
+        args.classes = _own_words(args)
     Vocabulary.parse(args.classes)
     if args.background is not None:
         parse_background(args.background)
@@ -163,6 +168,20 @@ def _check_words(args: argparse.Namespace) -> None:
         resolve_templates(args.templates)
     if given := _text_options(args):
         _check_text(args, given)
+
+
+def _own_words(args: argparse.Namespace) -> str:
+    """Return the words that the model has of its own."""
+    from ovseg.errors import VocabularyError
+    from ovseg.zoo import model_config
+
+    words: str = model_config(args.model, protocol=args.protocol).MODEL.TEXT.VOCABULARY
+    if not words:
+        raise VocabularyError(
+            f"no classes were given and {args.model} has none of its own; give --classes 'cat, sofa', or a model that "
+            "has, such as --model zero_guidance/mini"
+        )
+    return words
 
 
 def _text_options(args: argparse.Namespace) -> dict[str, Any]:

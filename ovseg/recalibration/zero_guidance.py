@@ -11,7 +11,7 @@ from torch import Tensor
 from ovseg.clip.features import Context, DenseFeatures, Need
 from ovseg.clip.open_clip_internals import Block
 from ovseg.guides import Guide, build_guide
-from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, layer_index, one_of
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, layer_index
 from ovseg.regions.segment_embedding import embed_segments
 from ovseg.regions.sibling_merging import named_segments
 from ovseg.regions.ward_tree import find_segments
@@ -34,7 +34,7 @@ class Zero_Guidance(Recalibration):
         guide: str | Guide = "clip",
         num_parts: int = 20,
         threshold: float = 0.9,
-        splits_used: str = "all",
+        half_splits: bool = False,
         mask_from: int | float = 20 / 24,
         sd: float | None = 5.0,
         merge_weight: float = 0.5,
@@ -47,7 +47,7 @@ class Zero_Guidance(Recalibration):
             guide: Whose keys are clustered; see `ovseg.guides`.
             num_parts: Parts of an image if every split is made.
             threshold: Cosine of two parts from which their split is not made.
-            splits_used: ``all``, or ``half``: the original, by mistake, looks at the first half of the splits only.
+            half_splits: Whether only the first half of the splits is looked at, an error of the original.
             mask_from: First block that sees a segment alone: its index, or the share of the depth before it.
             sd: Softness of the global subtraction; None subtracts nothing.
             merge_weight: Share of the embeddings' cosine in the likeness of siblings; the rest is that of their words.
@@ -57,9 +57,8 @@ class Zero_Guidance(Recalibration):
         super().__init__(**common)
         self.guide = build_guide(guide, "key")
         self.guide_name = guide if isinstance(guide, str) else type(guide).__name__
-        self.num_parts, self.threshold = at_least("num_parts", num_parts, 2), threshold
-        self.splits_used = one_of("splits_used", splits_used, ("all", "half"))
-        self.mask_from, self.sd = mask_from, sd if sd is None else at_least("sd", sd, 1e-6)
+        self.num_parts, self.sd = at_least("num_parts", num_parts, 2), sd if sd is None else at_least("sd", sd, 1e-6)
+        self.threshold, self.half_splits, self.mask_from = threshold, half_splits, mask_from
         self.merge_weight, self.merge_threshold = merge_weight, merge_threshold
 
     def blocks_of(self, depth: int) -> int:
@@ -67,18 +66,20 @@ class Zero_Guidance(Recalibration):
         return max(depth - layer_index(self.mask_from, depth) - isinstance(self.mask_from, float), 1)
 
     def needs_of(self, depth: int) -> Need:
-        """Ask for what the guide reads."""
-        return self.guide.needs_of(depth)
+        """Ask for what the guide reads of the blocks before them; the rest is recorded here."""
+        need, own = self.guide.needs_of(depth), depth - self.blocks_of(depth)
+        return Need(tuple(index for index in need.hidden if index < own), need.attention)
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
-        """Find and embed the segments of every image; the tokens run on as CLIP has it, for the whole image."""
-        cut = (self.num_parts, self.threshold, self.splits_used == "half")
+        """Run on as CLIP has it, for the guide and the embedding of the image; then find and embed its segments."""
+        plain, cut = tokens, (self.num_parts, self.threshold, self.half_splits)
+        for index, block in enumerate(blocks, start=len(context.tower.blocks) - len(blocks)):
+            plain = context.hidden[index] = block(plain)
         how = (blocks, context.tower, self.sd, self.residual, self.feed_forward)
-        found = [find_segments(features, *cut) for features in self.guide(context)]
-        masked = zip(tokens[:, None], (segments.masks(context.grid) for segments in found), strict=True)
-        rows = [embed_segments(own, masks, *how)[0] for own, masks in masked]
-        context.stash["segments"] = list(zip(found, rows, strict=True))
-        return super().run(tokens, blocks, context)
+        pairs = zip(tokens[:, None], self.guide(context), strict=True)
+        found = [(own, find_segments(features, *cut)) for own, features in pairs]
+        context.stash["segments"] = [(one, embed_segments(own, one.masks(context.grid), *how)[0]) for own, one in found]
+        return plain
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Give every cell of the guide's grid the embedding of its leaf."""
@@ -88,10 +89,9 @@ class Zero_Guidance(Recalibration):
     def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
         """Name the segments, merge them, and give every cell the scores (B, T, a, b) of what became of its own."""
         texts = queries.rows(dense.cls).to(dense.cls.device, torch.float32).expand(len(dense.cls), -1, -1)
-        stash, how = dense.context.stash, (self.merge_weight, self.merge_threshold)
-        pairs = zip(stash["segments"], texts, strict=True)
+        how, pairs = (self.merge_weight, self.merge_threshold), zip(dense.context.stash["segments"], texts, strict=True)
         named = [named_segments(found, rows, words, *how) for (found, rows), words in pairs]
-        stash["regions"] = [masks for _, masks in named]
+        dense.context.stash["regions"] = [masks for _, masks in named]
         return torch.stack([torch.einsum("rt,rab->tab", scores, masks) for scores, masks in named])
 
     def region_maps(self, dense: DenseFeatures) -> list[Tensor]:

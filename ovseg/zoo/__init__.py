@@ -63,7 +63,8 @@ def load(
     own = [name for name, kind in registry if hasattr(kind, "set_vocabulary")]
     if cfg.MODEL.META_ARCHITECTURE not in own:
         raise unknown_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, own)
-    return Segmenter(registry.get(cfg.MODEL.META_ARCHITECTURE)(cfg), str(model), device, dtype, batch_size)
+    architecture, words = registry.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.TEXT.VOCABULARY
+    return Segmenter(architecture(cfg), str(model), device, dtype, batch_size, words)
 
 
 def model_config(model: str | Path, overrides: dict[str, Any] | None = None, protocol: str = "") -> CfgNode:
