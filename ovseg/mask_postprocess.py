@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ovseg.data.windows import bilinear_matrix
 from ovseg.errors import ConfigError
+from ovseg.panoptic import PanopticSegment
 
 _CPU_TILE, _TILE = (32, 256), (256, 1024)  # pixels
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
@@ -146,23 +147,6 @@ def class_maps(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize) -
         masks = resize.probabilities(mask_logits, tile)
         found[(slice(None), *tile)] = (shares @ masks.flatten(1)).view(-1, *masks.shape[1:])
     return found
-
-
-@dataclass(frozen=True)
-class PanopticSegment:
-    """One segment of a panoptic result.
-
-    Attributes:
-        id: Its value in the map of segments, from 1.
-        class_id: Its class.
-        is_thing: Whether it is one object; all pixels of a class that is no thing are one segment.
-        score: Class probability of its query, the largest where several queries make it up.
-    """
-
-    id: int
-    class_id: int
-    is_thing: bool
-    score: float
 
 
 @torch.no_grad()

@@ -62,16 +62,19 @@ def draw_overlay(result: Segmentation, alpha: float = 0.5, legend: bool = True) 
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is {alpha}; expected a number from 0 (photograph) to 1 (labels)")
     colors = np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
-    labels, image = result.labels, result.image
-    height, width = labels.shape
+    arrays = [result.labels, result.image, *([result.panoptic.ids] if result.panoptic is not None else [])]
+    height, width = result.labels.shape
     factor = -(-_SMALL // max(height, width)) if legend and max(height, width) < _SMALL else 1
     if factor > 1:
-        labels, image = (array.repeat(factor, axis=0).repeat(factor, axis=1) for array in (labels, image))
-    picture = Image.fromarray(blend(image, labels, colors, alpha))
+        arrays = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in arrays]
+    labels, image, *ids = arrays
+    picture = Image.fromarray(blend(image, labels, colors, alpha, *ids))
     return _add_legend(picture, legend_rows(result)) if legend else picture
 
 
-def blend(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float) -> np.ndarray:
+def blend(
+    image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float, ids: np.ndarray | None = None
+) -> np.ndarray:
     """Mix the class colours into a photograph and trace the borders of the regions in white.
 
     The photograph loses its own colours with growing ``alpha`` (all at 0.5): an orange suit under a violet tint would
@@ -82,12 +85,13 @@ def blend(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: floa
         labels: ``(H, W)`` int32; -1 = no class.
         colors: ``(K, 3)`` uint8.
         alpha: Strength of the colours, 0..1.
+        ids: ``(H, W)`` int32 segments, 0 = none; the borders between those that touch are traced too.
 
     Returns:
         ``(H, W, 3)`` uint8.
     """
     out = np.empty_like(image)
-    border = _borders(labels)
+    border = _borders(labels, ids)
     for top in range(0, len(image), 256):  # in strips, for floats of the whole picture would be four times its size
         rows = slice(top, top + 256)
         base = image[rows].astype(np.float32)
@@ -99,12 +103,18 @@ def blend(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: floa
     return out
 
 
-def _borders(labels: np.ndarray) -> np.ndarray:
-    """Mark pixels whose left or upper neighbour has another label; ``(H, W)`` bool. Thicker in bigger pictures."""
+def _borders(labels: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+    """Mark pixels whose left or upper neighbour has another label or segment; ``(H, W)`` bool.
+
+    Thicker in bigger pictures. Where one of the two is in no segment only the labels count, for what no segment covers
+    has a label all the same.
+    """
     border = np.zeros(labels.shape, dtype=bool)
     for step in range(1, max(1, round(min(labels.shape) / 500)) + 1):
-        border[:, step:] |= labels[:, step:] != labels[:, :-step]
-        border[step:] |= labels[step:] != labels[:-step]
+        for here, there in (np.s_[:, step:], np.s_[:, :-step]), (np.s_[step:], np.s_[:-step]):
+            border[here] |= labels[here] != labels[there]
+            if ids is not None:
+                border[here] |= (ids[here] != ids[there]) & (ids[here] > 0) & (ids[there] > 0)
     return border
 
 

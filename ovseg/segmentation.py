@@ -18,7 +18,20 @@ import numpy as np
 
 from ovseg.errors import EnvironmentProblem, InputError
 from ovseg.files import atomic_write
-from ovseg.vocabulary import ClassEntry, Vocabulary
+from ovseg.json_text import dump, plain
+from ovseg.panoptic import (
+    Instance,
+    Panoptic,
+    check_parts,
+    coco_header,
+    coco_instances,
+    coco_segments,
+    from_json,
+    to_json,
+    write_coco_panoptic,
+)
+from ovseg.segments import Segment, find_segments, summarise
+from ovseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,27 +45,6 @@ PNG_NO_CLASS = 65535
 _SCORE_SLACK = 1e-3  # a softmax in half precision may end just above 1
 
 
-@dataclass(frozen=True)
-class Segment:
-    """All pixels of one class.
-
-    Attributes:
-        class_id: Position of the class in the user's list.
-        name: Display name of the class.
-        area: Pixels.
-        area_fraction: ``area`` over all pixels of the image, 0..1.
-        score: Mean score over its pixels, 0..1.
-        bbox: Left, top, width, height in pixels.
-    """
-
-    class_id: int
-    name: str
-    area: int
-    area_fraction: float
-    score: float
-    bbox: tuple[int, int, int, int]
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """A label and a score for every pixel of one image, at its original size. Checked when it is made.
@@ -63,6 +55,8 @@ class Segmentation:
         classes: The vocabulary as the user gave it.
         image: ``(H, W, 3)`` uint8 RGB; the photograph, kept for `overlay`.
         meta: What made this result (model, weights hash, vocabulary hash, background policy, ...); JSON values.
+        panoptic: Segments, from models that tell one object of a class from another; None from others.
+        instances: Objects, which may overlap, by falling score; None from models that give none.
 
     Raises:
         InputError: Shapes, dtypes or values do not fit together.
@@ -73,6 +67,8 @@ class Segmentation:
     classes: Vocabulary
     image: np.ndarray
     meta: dict[str, Any] = field(default_factory=dict)
+    panoptic: Panoptic | None = None
+    instances: tuple[Instance, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, dtypes and ranges."""
@@ -92,6 +88,7 @@ class Segmentation:
         low_score, high_score = float(self.scores.min()), float(self.scores.max())
         if not (low_score >= 0 and high_score <= 1):  # also true for NaN
             raise InputError(f"scores range from {low_score:g} to {high_score:g}; expected finite values in 0..1")
+        check_parts(self.panoptic, self.instances, shape, len(self.classes))
 
     @classmethod
     def from_labels(
@@ -101,6 +98,8 @@ class Segmentation:
         vocabulary: Vocabulary,
         image: np.ndarray,
         meta: dict[str, Any] | None = None,
+        panoptic: Panoptic | None = None,
+        instances: tuple[Instance, ...] | None = None,
     ) -> Segmentation:
         """Make a result from arrays of any fitting dtype.
 
@@ -110,6 +109,8 @@ class Segmentation:
             vocabulary: The classes that the labels count in.
             image: ``(H, W, 3)`` uint8 RGB.
             meta: JSON values to keep with the result.
+            panoptic: Segments, if there are any.
+            instances: Objects, if there are any.
 
         Raises:
             InputError: Shapes, dtypes or values do not fit together.
@@ -126,7 +127,8 @@ class Segmentation:
         if scores.size and -_SCORE_SLACK <= scores.min() and scores.max() <= 1 + _SCORE_SLACK:
             scores = scores.clip(0, 1)
         labels = np.ascontiguousarray(labels, dtype=np.int32)
-        return cls(labels, scores, vocabulary, np.ascontiguousarray(image), dict(meta or {}))
+        image = np.ascontiguousarray(image)
+        return cls(labels, scores, vocabulary, image, dict(meta or {}), panoptic, instances)
 
     @functools.cached_property
     def segments(self) -> list[Segment]:
@@ -191,14 +193,16 @@ class Segmentation:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in ("labels", "scores", "image", "header")}
+                ids = stored["ids"] if "ids" in stored else None
             header = json.loads(arrays.pop("header").tobytes())
+            parts = from_json(header, ids)
             vocabulary = Vocabulary.parse(header["classes"])
             meta = header["meta"]
         except FileNotFoundError as error:
             raise InputError(f"result '{path}' not found; expected a file of save('x.npz')") from error
         except Exception as error:  # a damaged archive shows itself in many ways: BadZipFile, zlib.error, KeyError, ...
             raise InputError(f"result '{path}' is damaged or foreign; expected a file of save('x.npz')") from error
-        return cls.from_labels(arrays["labels"], arrays["scores"], vocabulary, arrays["image"], meta)
+        return cls.from_labels(arrays["labels"], arrays["scores"], vocabulary, arrays["image"], meta, **parts)
 
     def to_json(self) -> dict[str, Any]:
         """Summarise the result as JSON values: every class of the vocabulary in the user's order, and the meta data."""
@@ -208,9 +212,10 @@ class Segmentation:
             "width": width,
             "height": height,
             "label_values": {"class": "id of the class (position in the given list)", "no_class": PNG_NO_CLASS},
-            "classes": [_class_summary(i, entry, present.get(i)) for i, entry in enumerate(self.classes)],
+            "classes": [summarise(i, entry, present.get(i)) for i, entry in enumerate(self.classes)],
             "no_class_fraction": 1 - sum(segment.area for segment in self.segments) / self.labels.size,
-            "meta": _plain(self.meta),
+            **to_json(self.panoptic, self.instances),
+            "meta": plain(self.meta),
         }
 
     def to_coco(self, image_id: int = 0, file_name: str = "", annotation_id: int = 1) -> dict[str, Any]:
@@ -246,13 +251,55 @@ class Segmentation:
                     "score": segment.score,
                 }
             )
+        return {**self._coco_header(image_id, file_name), "annotations": annotations}
+
+    def to_coco_instances(self, image_id: int = 0, file_name: str = "", annotation_id: int = 1) -> dict[str, Any]:
+        """Export the objects as a COCO dictionary; arguments as `to_coco`.
+
+        Raises:
+            InputError: The model gave no objects.
+        """
+        if self.instances is None:
+            raise InputError("the result has no instances; use a model that gives them, or to_coco()")
+        annotations = coco_instances(self.instances, image_id, annotation_id)
+        return {**self._coco_header(image_id, file_name), "annotations": annotations}
+
+    def to_coco_panoptic(self, image_id: int = 0, file_name: str = "", png_name: str = "") -> dict[str, Any]:
+        """Export the segments as a COCO panoptic dictionary; its picture is written by `save_panoptic`.
+
+        Args:
+            image_id: Id of the image.
+            file_name: As in `to_coco`.
+            png_name: The picture as the COCO file shall call it.
+
+        Raises:
+            InputError: The model gave no segments.
+        """
+        if self.panoptic is None:
+            raise InputError("the result has no panoptic segments; use a model that gives them, or to_coco()")
+        segments = coco_segments(self.panoptic)
+        annotation = {"image_id": image_id, "file_name": png_name, "segments_info": segments}
+        return {**self._coco_header(image_id, file_name), "annotations": [annotation]}
+
+    def save_panoptic(self, path: str | os.PathLike[str], image_id: int = 0, file_name: str = "") -> Path:
+        """Write COCO's panoptic picture ``x.png`` and, beside it, ``x.json``; each is complete or absent.
+
+        Returns:
+            The path of the picture.
+
+        Raises:
+            InputError: The model gave no segments, the suffix is another, or the place cannot be written to.
+        """
+        path = Path(path)
+        summary = self.to_coco_panoptic(image_id, file_name, path.name)
+        assert self.panoptic is not None
+        write_coco_panoptic(self.panoptic, summary, path)
+        return path
+
+    def _coco_header(self, image_id: int, file_name: str) -> dict[str, Any]:
+        """Return the image and the categories of a COCO dictionary."""
         name = file_name or str(self.meta.get("image", ""))
-        categories = [
-            {"id": i + 1, "name": entry.name, "isthing": int(entry.is_thing), "color": list(entry.color)}
-            for i, entry in enumerate(self.classes)
-        ]
-        images = [{"id": image_id, "file_name": name, "width": width, "height": height}]
-        return {"images": images, "annotations": annotations, "categories": categories}
+        return coco_header(self.classes, (self.labels.shape[0], self.labels.shape[1]), image_id, name)
 
     def to_supervision(self) -> Any:
         """Export as ``supervision.Detections``: a mask, box, score, class id and name for each class that is present.
@@ -287,48 +334,18 @@ class Segmentation:
 
     def _write_npz(self, path: Path) -> None:
         """Write everything that `load` needs."""
-        header = {"classes": self.classes.to_json(), "meta": _plain(self.meta)}
-        packed = np.frombuffer(_dump(header).encode(), dtype=np.uint8)
+        parts = to_json(self.panoptic, self.instances)
+        header = {"classes": self.classes.to_json(), "meta": plain(self.meta), **parts}
+        packed = np.frombuffer(dump(header).encode(), dtype=np.uint8)
+        arrays: dict[str, Any] = {"labels": self.labels, "scores": self.scores, "image": self.image, "header": packed}
+        if self.panoptic is not None:
+            arrays["ids"] = self.panoptic.ids
         with path.open("wb") as file:  # savez would add a suffix to a path
-            np.savez_compressed(file, labels=self.labels, scores=self.scores, image=self.image, header=packed)
+            np.savez_compressed(file, **arrays)
 
     def _write_json(self, path: Path) -> None:
         """Write the summary."""
-        path.write_text(_dump(self.to_json(), indent=2) + "\n", encoding="utf-8")
-
-
-def find_segments(labels: np.ndarray, scores: np.ndarray, vocabulary: Vocabulary) -> list[Segment]:
-    """Measure every class of a label map in one pass over its horizontal runs.
-
-    Args:
-        labels: ``(H, W)`` int32; -1 = no class.
-        scores: ``(H, W)`` float32.
-        vocabulary: The classes, for their names.
-
-    Returns:
-        The segments of the classes that are present, by ascending class id.
-    """
-    width, slots = labels.shape[1], len(vocabulary) + 1
-    begins = np.ones(labels.shape, dtype=bool)  # where a run of one label in one row begins
-    np.not_equal(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)
-    slot = labels.ravel()[starts] + 1  # slot 0 is "no class"
-    lengths = np.diff(starts, append=labels.size)
-    areas = np.bincount(slot, weights=lengths, minlength=slots).astype(np.int64)
-    sums = np.bincount(slot, weights=np.add.reduceat(scores.ravel(), starts, dtype=np.float64), minlength=slots)
-    rows, lefts = np.divmod(starts, width)
-    low = np.full((2, slots), labels.size)  # smallest column and row of each class
-    high = np.zeros((2, slots), dtype=np.int64)  # one beyond the largest
-    for axis, (first, last) in enumerate([(lefts, lefts + lengths), (rows, rows + 1)]):
-        np.minimum.at(low[axis], slot, first)
-        np.maximum.at(high[axis], slot, last)
-    present = np.flatnonzero(areas[1:])
-    boxes = np.concatenate([low, high - low]).T[present + 1].tolist()
-    areas, means = areas[present + 1], (sums[present + 1] / areas[present + 1]).clip(0, 1)
-    return [
-        Segment(i, vocabulary[i].name, area, area / labels.size, score, (x, y, w, h))
-        for i, area, score, (x, y, w, h) in zip(present.tolist(), areas.tolist(), means.tolist(), boxes, strict=True)
-    ]
+        path.write_text(dump(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
 def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:
@@ -355,43 +372,3 @@ def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:
     labels = values.astype(np.int32)  # before the next line: in 16 bits -1 would be 65535 again
     labels[labels == PNG_NO_CLASS] = NO_CLASS
     return labels
-
-
-def _class_summary(class_id: int, entry: ClassEntry, segment: Segment | None) -> dict[str, Any]:
-    """Describe one class, present or not, in JSON values; an absent class has no score."""
-    return {
-        "id": class_id,
-        "name": entry.name,
-        "synonyms": list(entry.names[1:]),
-        "is_thing": entry.is_thing,
-        "color": list(entry.color),
-        "area": segment.area if segment else 0,
-        "area_fraction": segment.area_fraction if segment else 0.0,
-        "score": segment.score if segment else None,
-        "bbox": list(segment.bbox) if segment else None,
-    }
-
-
-def _plain(meta: dict[str, Any]) -> dict[str, Any]:
-    """Turn the meta data into plain JSON values: paths to text, numpy numbers to Python's.
-
-    Raises:
-        InputError: Something in it has no JSON form.
-    """
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, os.PathLike):
-            return os.fspath(value)
-        if isinstance(value, (np.generic, np.ndarray)):
-            return value.tolist()
-        raise TypeError(f"a {type(value).__name__}")
-
-    try:
-        return json.loads(json.dumps(meta, default=convert, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"meta cannot be written as JSON ({error}); expected text, numbers, lists, dicts") from error
-
-
-def _dump(value: Any, indent: int | None = None) -> str:
-    """Write JSON values as text, names in their own script."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)

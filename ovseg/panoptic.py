@@ -1,0 +1,217 @@
+"""Panoptic segments and instances as parts of a result, and how COCO writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovseg.errors import InputError
+from ovseg.files import atomic_write
+from ovseg.json_text import dump
+from ovseg.segments import measure
+from ovseg.vocabulary import Vocabulary
+
+_MOST_IDS = 256**3  # what the three bytes of COCO's panoptic PNG can count
+
+
+@dataclass(frozen=True)
+class PanopticSegment:
+    """One segment of a panoptic result.
+
+    Attributes:
+        id: Its value in the map of ids, from 1.
+        class_id: Position of its class in the user's list.
+        is_thing: Whether it is one object; all pixels of a class that is no thing are one segment.
+        score: Class probability of its query in 0..1, the largest where several queries make it up.
+    """
+
+    id: int
+    class_id: int
+    is_thing: bool
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Panoptic:
+    """At most one segment for every pixel of an image. Checked when it is made.
+
+    Attributes:
+        ids: ``(H, W)`` int32; the id of the segment, 0 = none.
+        segments: Those that are present, by ascending id.
+
+    Raises:
+        InputError: Ids and segments do not fit together.
+    """
+
+    ids: np.ndarray
+    segments: tuple[PanopticSegment, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the map shows these segments."""
+        if self.ids.ndim != 2 or self.ids.dtype != np.int32:
+            raise InputError(f"panoptic ids are {self.ids.shape} {self.ids.dtype}; expected (H, W) int32")
+        shown, listed = np.unique(self.ids).tolist(), [segment.id for segment in self.segments]
+        if [0] * (0 in shown) + listed != shown or (listed and listed[0] < 1) or len(listed) >= _MOST_IDS:
+            raise InputError(f"the map shows the segments {shown[:9]} and the list has {listed[:9]}; expected the same")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object; objects may overlap.
+
+    Attributes:
+        class_id: Position of its class in the user's list.
+        score: How sure the model is, 0..1.
+        area: Pixels.
+        bbox: Left, top, width, height in pixels, around the mask.
+        rle: The mask as COCO's compressed run lengths: ``size`` (height, width) and ``counts``.
+    """
+
+    class_id: int
+    score: float
+    area: int
+    bbox: tuple[int, int, int, int]
+    rle: Mapping[str, Any]
+
+    @classmethod
+    def from_mask(cls, mask: np.ndarray, class_id: int, score: float) -> Instance:
+        """Pack a mask ``(H, W)`` bool."""
+        from pycocotools import mask as coco_mask
+
+        packed = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+        left, top, width, height = (int(side) for side in coco_mask.toBbox(packed))
+        rle = {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")}
+        return cls(class_id, score, int(coco_mask.area(packed)), (left, top, width, height), rle)
+
+    def mask(self) -> np.ndarray:
+        """Return the mask ``(H, W)`` bool."""
+        from pycocotools import mask as coco_mask
+
+        return coco_mask.decode(dict(self.rle)).astype(bool)
+
+
+def check_parts(
+    panoptic: Panoptic | None, instances: Sequence[Instance] | None, size: tuple[int, ...], classes: int
+) -> None:
+    """Refuse segments and objects of another size than the labels, or of classes that do not exist.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    sizes = {tuple(own.rle["size"]) for own in instances or ()} | ({panoptic.ids.shape} if panoptic else set())
+    if wrong := sizes - {size}:
+        raise InputError(f"segments or objects are of {wrong.pop()}; expected {size} to fit the labels")
+    used = {segment.class_id for segment in panoptic.segments} if panoptic else set()
+    used |= {own.class_id for own in instances or ()}
+    if used and not 0 <= min(used) <= max(used) < classes:
+        raise InputError(f"segments or objects have classes {min(used)} to {max(used)}; expected 0 to {classes - 1}")
+
+
+def read_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn what a model returns for an image in Detectron2's format into parts of a result.
+
+    Args:
+        outputs: With or without ``panoptic_seg`` (ids and list of dicts) and ``instances``.
+
+    Returns:
+        ``panoptic`` and ``instances`` of a `Segmentation`, None for what is not there.
+    """
+    panoptic, instances = None, None
+    if "panoptic_seg" in outputs:
+        ids, infos = outputs["panoptic_seg"]
+        segments = [
+            PanopticSegment(info["id"], info["category_id"], bool(info["isthing"]), info["score"]) for info in infos
+        ]
+        panoptic = Panoptic(ids.cpu().numpy(), tuple(segments))
+    if "instances" in outputs:
+        found = outputs["instances"]
+        classes, scores = found.pred_classes.tolist(), found.scores.tolist()
+        parts = zip(found.pred_masks, classes, scores, strict=True)
+        instances = tuple(Instance.from_mask(mask.cpu().numpy(), int(own), score) for mask, own, score in parts)
+    return {"panoptic": panoptic, "instances": instances}
+
+
+def from_json(header: Mapping[str, Any], ids: np.ndarray | None) -> dict[str, Any]:
+    """Undo `to_json`; ``ids`` is the map of the segments, None where there is none."""
+    panoptic, instances = None, None
+    if ids is not None:
+        panoptic = Panoptic(ids, tuple(PanopticSegment(**segment) for segment in header["panoptic"]))
+    if "instances" in header:
+        instances = tuple(Instance(**{**own, "bbox": tuple(own["bbox"])}) for own in header["instances"])
+    return {"panoptic": panoptic, "instances": instances}
+
+
+def to_json(panoptic: Panoptic | None, instances: Sequence[Instance] | None) -> dict[str, Any]:
+    """Return segments and instances as JSON values, without the map of ids; nothing for what is not there."""
+    found: dict[str, Any] = {}
+    if panoptic is not None:
+        found["panoptic"] = [dataclasses.asdict(segment) for segment in panoptic.segments]
+    if instances is not None:
+        found["instances"] = [dataclasses.asdict(own) for own in instances]
+    return found
+
+
+def coco_header(classes: Vocabulary, size: tuple[int, int], image_id: int, file_name: str) -> dict[str, Any]:
+    """Return ``images`` (one) and ``categories`` (all classes; category id = class id + 1) of a COCO dictionary."""
+    categories = [
+        {"id": i + 1, "name": entry.name, "isthing": int(entry.is_thing), "color": list(entry.color)}
+        for i, entry in enumerate(classes)
+    ]
+    images = [{"id": image_id, "file_name": file_name, "width": size[1], "height": size[0]}]
+    return {"images": images, "categories": categories}
+
+
+def coco_segments(panoptic: Panoptic) -> list[dict[str, Any]]:
+    """Return the ``segments_info`` of COCO's panoptic format: id, category, area, box, ``isthing``, score."""
+    measures = measure(panoptic.ids, np.zeros(panoptic.ids.shape, dtype=np.float32), int(panoptic.ids.max()) + 1)
+    return [
+        {
+            "id": segment.id,
+            "category_id": segment.class_id + 1,
+            "area": measures[segment.id].area,
+            "bbox": list(measures[segment.id].bbox),
+            "iscrowd": 0,
+            "isthing": int(segment.is_thing),
+            "score": segment.score,
+        }
+        for segment in panoptic.segments
+    ]
+
+
+def coco_instances(instances: Sequence[Instance], image_id: int, annotation_id: int) -> list[dict[str, Any]]:
+    """Return the ``annotations`` of COCO's instance format, which is also that of its results."""
+    return [
+        {
+            "id": number,
+            "image_id": image_id,
+            "category_id": own.class_id + 1,
+            "segmentation": dict(own.rle),
+            "area": own.area,
+            "bbox": list(own.bbox),
+            "iscrowd": 0,
+            "score": own.score,
+        }
+        for number, own in enumerate(instances, start=annotation_id)
+    ]
+
+
+def write_coco_panoptic(panoptic: Panoptic, summary: Mapping[str, Any], path: Path) -> None:
+    """Write the picture of COCO's panoptic format, id = R + 256 G + 256 * 256 B, and its JSON beside it.
+
+    Raises:
+        InputError: The path is no PNG or cannot be written to.
+    """
+    from PIL import Image
+
+    if path.suffix.lower() != ".png":
+        raise InputError(f"cannot save panoptic segments as '{path.name}'; expected a .png, a .json comes beside it")
+    colors = np.stack([panoptic.ids, panoptic.ids >> 8, panoptic.ids >> 16], axis=-1).astype(np.uint8)
+    with atomic_write(path) as temporary:
+        Image.fromarray(colors).save(temporary, format="PNG")
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(dump(summary, indent=2) + "\n", encoding="utf-8")

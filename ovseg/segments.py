@@ -1,0 +1,108 @@
+"""Regions of a label map and their measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ovseg.vocabulary import ClassEntry, Vocabulary
+
+
+@dataclass(frozen=True)
+class Segment:
+    """All pixels of one class.
+
+    Attributes:
+        class_id: Position of the class in the user's list.
+        name: Display name of the class.
+        area: Pixels.
+        area_fraction: ``area`` over all pixels of the image, 0..1.
+        score: Mean score over its pixels, 0..1.
+        bbox: Left, top, width, height in pixels.
+    """
+
+    class_id: int
+    name: str
+    area: int
+    area_fraction: float
+    score: float
+    bbox: tuple[int, int, int, int]
+
+
+def find_segments(labels: np.ndarray, scores: np.ndarray, vocabulary: Vocabulary) -> list[Segment]:
+    """Measure every class of a label map.
+
+    Args:
+        labels: ``(H, W)`` int32; -1 = no class.
+        scores: ``(H, W)`` float32.
+        vocabulary: The classes, for their names.
+
+    Returns:
+        The segments of the classes that are present, by ascending class id.
+    """
+    # Slot 0 is "no class".
+    measures = measure(labels + 1, scores, len(vocabulary) + 1)
+    return [
+        Segment(slot - 1, vocabulary[slot - 1].name, found.area, found.area / labels.size, found.score, found.bbox)
+        for slot, found in measures.items()
+        if slot
+    ]
+
+
+class Measures(NamedTuple):
+    """Area in pixels, mean score in 0..1, and left, top, width and height in pixels of a region."""
+
+    area: int
+    score: float
+    bbox: tuple[int, int, int, int]
+
+
+def measure(ids: np.ndarray, scores: np.ndarray, count: int) -> dict[int, Measures]:
+    """Measure all regions of a map in one pass over its horizontal runs.
+
+    Args:
+        ids: ``(H, W)`` of any integer dtype, 0..count - 1.
+        scores: ``(H, W)`` float32 in 0..1.
+        count: How many ids there may be.
+
+    Returns:
+        The regions that are present, by ascending id.
+    """
+    width = ids.shape[1]
+    begins = np.ones(ids.shape, dtype=bool)  # where a run of one id in one row begins
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    slot = ids.ravel()[starts]
+    lengths = np.diff(starts, append=ids.size)
+    areas = np.bincount(slot, weights=lengths, minlength=count).astype(np.int64)
+    sums = np.bincount(slot, weights=np.add.reduceat(scores.ravel(), starts, dtype=np.float64), minlength=count)
+    rows, lefts = np.divmod(starts, width)
+    low = np.full((2, count), ids.size)  # smallest column and row of each region
+    high = np.zeros((2, count), dtype=np.int64)  # one beyond the largest
+    for axis, (first, last) in enumerate([(lefts, lefts + lengths), (rows, rows + 1)]):
+        np.minimum.at(low[axis], slot, first)
+        np.maximum.at(high[axis], slot, last)
+    present = np.flatnonzero(areas)
+    boxes = np.concatenate([low, high - low]).T[present].tolist()
+    means = (sums[present] / areas[present]).clip(0, 1).tolist()
+    return {
+        i: Measures(area, mean, (x, y, w, h))
+        for i, area, mean, (x, y, w, h) in zip(present.tolist(), areas[present].tolist(), means, boxes, strict=True)
+    }
+
+
+def summarise(class_id: int, entry: ClassEntry, segment: Segment | None) -> dict[str, Any]:
+    """Describe one class, present or not, in JSON values; an absent class has no score."""
+    return {
+        "id": class_id,
+        "name": entry.name,
+        "synonyms": list(entry.names[1:]),
+        "is_thing": entry.is_thing,
+        "color": list(entry.color),
+        "area": segment.area if segment else 0,
+        "area_fraction": segment.area_fraction if segment else 0.0,
+        "score": segment.score if segment else None,
+        "bbox": list(segment.bbox) if segment else None,
+    }
