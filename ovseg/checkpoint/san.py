@@ -76,4 +76,5 @@ def load_san(model: SAN, state: Mapping[str, Tensor], source: str) -> None:
     else:
         wanted = own if holds_clip(state) else {key: own[key] for key in own if not key.startswith("clip.")}
         ours = translate(wanted, state, str, source, "SAN")
-    model.load_state_dict(ours, strict=False)
+    ours = {key: value.to(own[key].dtype) for key, value in ours.items()}
+    model.load_state_dict(ours, strict=False, assign=True)  # an empty CLIP has no memory to copy to

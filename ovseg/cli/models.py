@@ -61,16 +61,18 @@ def details(model: str, protocol: str = "") -> dict[str, Any]:
     methods = {name.partition("/")[0]: card for name, card in cards.items() if "/" in name}
     filled = f"{model}/ViT-B-16/openai" if model.casefold() in methods else model
     node = model_config(filled, protocol=protocol).MODEL
-    names = ("META_ARCHITECTURE", "CLIP", "RECALIBRATION", "REGIONS", "TEXT", "PROTOCOL")
-    plain = json.loads(json.dumps({key: node[key] for key in names}))  # tuples become lists
-    method = node.RECALIBRATION.NAME.casefold()
+    free = node.META_ARCHITECTURE == "TrainingFree"
+    own = ("RECALIBRATION", "REGIONS") if free else (node.META_ARCHITECTURE.upper(),)
+    names = ("META_ARCHITECTURE", "CLIP", *own, "TEXT", "PROTOCOL")
+    plain = json.loads(json.dumps({key: node[key] for key in names if key in node}))  # tuples become lists
+    method = node.RECALIBRATION.NAME.casefold() if free else ""
     wanted = (cards.get(model.rpartition("/")[2]), methods.get(method))
     return {
         "name": filled,
         "protocol": protocol,
         "settings": plain,
         "sources": setting_sources(*resolve(filled, protocol)),
-        "protocols": [COMMON, *list_protocols(method)],
+        "protocols": [COMMON, *list_protocols(method)] if free else [],
         "cards": [card.to_json() for card in wanted if card],
     }
 

@@ -133,6 +133,33 @@ class MaskModel(WordedModel):
         return result
 
 
+def read_targets(inputs: Sequence[dict[str, Any]], images: Tensor, ignore: int = 255) -> list[Target]:
+    """Read what is to be found from Detectron2's training inputs.
+
+    Args:
+        inputs: Each with ``instances`` (Detectron2's, with ``gt_classes`` (N,) and ``gt_masks`` as bit masks (N, h, w))
+            or with ``sem_seg`` (h, w), whose classes become a mask each.
+        images: The padded batch (B, 3, H, W).
+        ignore: Id in ``sem_seg`` of pixels without a label.
+
+    Raises:
+        ConfigError: An image has neither.
+    """
+    size = (images.shape[2], images.shape[3])
+    found = []
+    for entry in inputs:
+        if "instances" in entry:
+            masks = getattr(entry["instances"].gt_masks, "tensor", entry["instances"].gt_masks)
+            padded = F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))
+            target = Target(entry["instances"].gt_classes, padded)
+        elif "sem_seg" in entry:
+            target = semantic_target(entry["sem_seg"], size, ignore)
+        else:
+            raise ConfigError(f"a training image has {sorted(entry)}; expected 'instances' or 'sem_seg' among them")
+        found.append(Target(target.labels.to(images.device), target.masks.to(images.device)))
+    return found
+
+
 def semantic_target(labels: Tensor, size: tuple[int, int], ignore: int = 255) -> Target:
     """Make one mask of each class that a label map shows.
 

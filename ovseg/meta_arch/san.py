@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from ovseg.checkpoint.files import read_part
 from ovseg.checkpoint.san import holds_clip, load_san
 from ovseg.clip import FrozenClip
-from ovseg.clip.loading import architecture
-from ovseg.clip.open_clip_internals import build_model
 from ovseg.clip.recognition import pool_bias, run_front, run_tail
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction
 from ovseg.losses.points import Draw, uniform_points
-from ovseg.meta_arch.mask_model import MaskModel, SizeRule, semantic_target
+from ovseg.meta_arch.mask_model import MaskModel, SizeRule, read_targets
 from ovseg.proposals.classifier import class_logits
 from ovseg.proposals.side_adapter import SideAdapter
 from ovseg.recalibration.base import one_of
@@ -64,7 +62,6 @@ class SAN(MaskModel):
         size_divisibility: int = 32,
         bias_pooling: str = "max",
         sls_token: str = "cls_token",
-        ignore_label: int = 255,
         weights: Weights | None = None,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place."""
@@ -85,7 +82,6 @@ class SAN(MaskModel):
             size_divisibility,
         )
         self.bias_pooling, self.sls_token = bias_pooling, one_of("sls_token", sls_token, SLS_TOKENS)
-        self.ignore_label = ignore_label
         self.position = nn.Parameter(clip.tower.visual.positional_embedding.detach().clone())
         self.void_row = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.embed_dim**-0.5)
         if sls_token != "cls_token":
@@ -113,7 +109,7 @@ class SAN(MaskModel):
         if source.FOLDER:
             clip = FrozenClip.from_folder(source.FOLDER)
         elif weights is not None and holds_clip(weights.state):
-            clip = blank_clip(source.ARCH)
+            clip = FrozenClip.empty(source.ARCH)
         else:
             clip = FrozenClip.load(source.ARCH, source.PRETRAINED)
         shares = LossWeights(*san.LOSS_WEIGHTS)
@@ -146,7 +142,6 @@ class SAN(MaskModel):
             "size_divisibility": san.SIZE_DIVISIBILITY,
             "bias_pooling": san.BIAS_POOLING,
             "sls_token": san.SLS_TOKEN,
-            "ignore_label": san.IGNORE_LABEL,
             "weights": weights,
         }
 
@@ -172,7 +167,8 @@ class SAN(MaskModel):
 
         Args:
             batched_inputs: Detectron2's format: ``image`` (3, h, w) RGB in 0..255 at network size, of any dtype, and
-                ``height``, ``width`` of the result (default: the image's own); in training ``sem_seg`` (h, w).
+                ``height``, ``width`` of the result (default: the image's own); in training also ``instances``
+                or ``sem_seg`` (see `ovseg.meta_arch.mask_model.read_targets`).
 
         Returns:
             For each image ``labels`` (H, W) int32 (-1 no class), ``scores`` (H, W) float32, and with `full_scores`
@@ -193,17 +189,10 @@ class SAN(MaskModel):
         """Return the weighted losses of a batch, by name; ``draw`` gives the random points.
 
         Raises:
-            ConfigError: No vocabulary has been set, or an image has no ``sem_seg``.
+            ConfigError: No vocabulary has been set, or an image came without targets.
         """
         batch = self.batch(inputs)
-        size = (batch.images.shape[2], batch.images.shape[3])
-        if any("sem_seg" not in entry for entry in inputs):
-            raise ConfigError(
-                "an image came to the training without 'sem_seg'; expected label maps of a semantic mapper"
-            )
-        maps = [entry["sem_seg"].to(batch.images.device) for entry in inputs]
-        targets = [semantic_target(labels, size, self.ignore_label) for labels in maps]
-        return self.criterion(self.predict(batch.images), targets, draw)
+        return self.criterion(self.predict(batch.images), read_targets(inputs, batch.images), draw)
 
     def predict(self, images: Tensor) -> list[Prediction]:
         """Return class logits (B, Q, C + 1) and mask logits (B, Q, h, w) of a normalised, padded batch (B, 3, H, W).
@@ -242,12 +231,6 @@ class SAN(MaskModel):
             return tokens[:, :1].expand(-1, self.side_adapter.query_embed.shape[1], -1)
         own = self.sls_tokens.transpose(0, 1)
         return own.expand(len(tokens), -1, -1) if self.sls_token == "learnable_token" else own + tokens[:, :1]
-
-
-def blank_clip(arch: str) -> FrozenClip:
-    """Build a CLIP whose weights are loaded later; it takes none from anywhere."""
-    model_cfg = architecture(arch)
-    return FrozenClip(build_model(model_cfg, arch), model_cfg, arch)
 
 
 def read_fusion(pairs: Sequence[str]) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 A name is one of
 
-- ``mini``: a card (``ovseg models`` lists them);
+- ``mini`` or ``san-vit-b-16``: a card (``ovseg models`` lists them);
 - ``sclip/ViT-B-16/openai``: a method, an architecture and a tag of open_clip or the path of a weights file;
 - ``sclip/mini``: a method on the CLIP and with the size rule of a card;
 - a folder with ``open_clip_config.json`` (plain CLIP; put a method before it for more: ``sclip/path/to/folder``), or
@@ -20,7 +20,8 @@ from ovseg.config import load_config
 from ovseg.errors import EnvironmentProblem, unknown_name
 from ovseg.mappings import merge
 from ovseg.zoo.card import Card, list_models
-from ovseg.zoo.names import resolve
+from ovseg.zoo.names import released_card, resolve
+from ovseg.zoo.released import find_released
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -63,6 +64,8 @@ def load(
     own = [name for name, kind in registry if hasattr(kind, "set_vocabulary")]
     if cfg.MODEL.META_ARCHITECTURE not in own:
         raise unknown_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, own)
+    if (card := released_card(str(model))) and not cfg.MODEL.WEIGHTS:
+        cfg = model_config(model, merge(overrides or {}, {"MODEL": {"WEIGHTS": str(find_released(card))}}), protocol)
     architecture, words = registry.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.TEXT.VOCABULARY
     return Segmenter(architecture(cfg), str(model), device, dtype, batch_size, words)
 

@@ -20,12 +20,18 @@ class Card:
         summary: One line.
         config: YAML file under ``configs/``.
         base: The same without a method, for ``METHOD/NAME``; of embedded models only.
-        weights: ``embedded`` or ``open_clip`` (downloaded by open_clip at first use, or a local file).
+        weights: ``embedded``, ``open_clip`` (downloaded by open_clip at first use, or a local file) or ``released`` (a
+            file of the authors; see `ovseg.zoo.released`).
         folder: Folder of embedded weights inside the package, else empty.
         source: Where the weights come from.
         code_licence, weights_licence: SPDX identifiers, or a sentence.
         paper: Of the method, where it is one.
         original_licence: Of the paper's own code, which ours does not contain.
+        file: Name of a released file.
+        hub: Repository on the Hugging Face hub that holds it, else empty.
+        link: Page where it can be had by hand.
+        sha256: Its checksum, where that is known.
+        reported: Numbers that the authors report, in words.
     """
 
     name: str
@@ -39,6 +45,11 @@ class Card:
     folder: str = ""
     paper: str = ""
     original_licence: str = ""
+    file: str = ""
+    hub: str = ""
+    link: str = ""
+    sha256: str = ""
+    reported: str = ""
 
     @property
     def size_mb(self) -> float | None:
@@ -48,8 +59,10 @@ class Card:
 
     @property
     def installed(self) -> bool:
-        """Whether the weights are on this machine."""
-        return bool(self.size_mb)
+        """Whether the weights are on this machine, embedded or in the cache folder."""
+        from ovseg.zoo.released import place
+
+        return place(self).is_file() if self.file else bool(self.size_mb)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""

@@ -44,6 +44,8 @@ def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
         return Path(model).expanduser(), {}
     if model in embedded:
         return config_root() / embedded[model].config, _clip_of(embedded[model])
+    if card := released_card(model):
+        return config_root() / card.config, {}
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise _not_found(model, folder, embedded)
@@ -67,6 +69,11 @@ def _common(model: str) -> dict[str, Any]:
 
 def _embedded() -> dict[str, Card]:
     return {card.name: card for card in list_models() if card.weights == "embedded"}
+
+
+def released_card(model: str) -> Card | None:
+    """Return the card of a released model, or None if the name is another."""
+    return next((card for card in list_models() if card.weights == "released" and card.name == model), None)
 
 
 def _methods() -> dict[str, str]:
@@ -150,4 +157,5 @@ def _not_found(model: str, path: Path, embedded: dict[str, Card]) -> Exception:
     near = difflib.get_close_matches(method.casefold(), _methods(), n=1, cutoff=0.5) if slash else []
     if near:
         return UnknownNameError(f"unknown method '{method}' in '{model}'; did you mean '{near[0]}/{rest}'?")
-    return unknown_name("model", model, [*embedded, *(f"{name}/mini" for name in _methods())])
+    released = [card.name for card in list_models() if card.weights == "released"]
+    return unknown_name("model", model, [*embedded, *released, *(f"{name}/mini" for name in _methods())])

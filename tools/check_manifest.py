@@ -1,0 +1,121 @@
+"""Check that the released checkpoint of a manifest would load: every tensor finds its place, and every place a tensor.
+
+A manifest is a JSON file that lists all tensors of a released checkpoint under ``state_dict``: name to shape and, last,
+dtype. The model is built by the shipped config of the same model, the tensors are filled with random numbers, and the
+result is loaded as the released file would be.
+
+Examples:
+    python tools/check_manifest.py san_vit_b_16.json
+    python tools/check_manifest.py manifests/
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from ovseg.config import config_root, load_config  # noqa: E402
+from ovseg.errors import ConfigError, OvsegError  # noqa: E402
+
+Loader = Callable[[str, Mapping[str, Tensor]], None]
+LOADERS: dict[str, Loader] = {}
+"""By the start of a manifest's name, what builds the model of that name and loads tensors into it strictly."""
+
+
+def loads(prefix: str) -> Callable[[Loader], Loader]:
+    """Register a loader for the manifests whose names start so."""
+
+    def register(loader: Loader) -> Loader:
+        LOADERS[prefix] = loader
+        return loader
+
+    return register
+
+
+@loads("san_")
+def load_san(name: str, state: Mapping[str, Tensor]) -> None:
+    """Build SAN by the config of the same name and load."""
+    from ovseg.meta_arch.san import SAN, Weights
+
+    cfg = load_config(config_root() / f"san/{name}.yaml")
+    SAN(**SAN.parts(cfg, Weights(state, name)))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the entries of ``state_dict``.
+
+    Raises:
+        ConfigError: The file is no manifest.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["state_dict"]
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no manifest ({error}); expected JSON with 'state_dict'") from error
+
+
+def fill(entries: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return random tensors of the shapes and dtypes of a manifest."""
+    return {key: _random(shape, getattr(torch, dtype)) for key, (*shape, dtype) in entries.items()}
+
+
+def check(path: Path) -> tuple[bool, str]:
+    """Check one manifest; returns whether it loads, and one line."""
+    loader = next((loader for prefix, loader in LOADERS.items() if path.stem.startswith(prefix)), None)
+    if loader is None:
+        return False, f"FAIL {path.stem} no loader; known are {', '.join(sorted(LOADERS))}"
+    try:
+        entries = read_manifest(path)
+        loader(path.stem, fill(entries))
+    except OvsegError as error:
+        return False, f"FAIL {path.stem} {error}"
+    finally:
+        gc.collect()  # the next model may need the memory of this one
+    return True, f"PASS {path.stem} {len(entries)} tensors"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tool; the result is 0 if all manifests load, 1 if one does not, 2 for wrong arguments."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog=f"examples:{(__doc__ or '').split('Examples:')[1]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="manifests (.json), or folders of them")
+    found = []
+    for path in parser.parse_args(arguments).paths:
+        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not files or not path.exists():
+            print(f"error: {path} holds no manifest; expected a .json file or a folder of them", file=sys.stderr)
+            return 2
+        found += files
+    passed = True
+    for path in dict.fromkeys(found):
+        good, line = check(path)
+        passed &= good
+        print(line, flush=True)
+    return int(not passed)
+
+
+def _random(shape: list[int], dtype: torch.dtype) -> Tensor:
+    if dtype.is_floating_point:
+        return torch.rand(shape).to(dtype)
+    return torch.ones(shape, dtype=dtype)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", FutureWarning)  # Detectron2 scripts functions at import
+    sys.exit(main())
