@@ -14,6 +14,7 @@ from ovseg.data.images import LoadedImage, expand_inputs, read_image
 from ovseg.data.preprocessing import Preprocessor
 from ovseg.device import resolve_device, resolve_dtype
 from ovseg.errors import ConfigError, InputError, VocabularyError
+from ovseg.panoptic import read_outputs
 from ovseg.segmentation import Segmentation
 from ovseg.vocabulary import Vocabulary
 
@@ -181,6 +182,7 @@ class Segmenter:
         try:
             outputs = self.model(inputs)
             arrays = [(out["labels"].cpu().numpy(), out["scores"].float().cpu().numpy()) for out in outputs]
+            parts = [read_outputs(out) for out in outputs]
         except RuntimeError as error:
             if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
@@ -198,8 +200,9 @@ class Segmenter:
                 self.model.vocabulary,
                 image.pixels,
                 self._meta(image, tuple(entry["image"].shape[1:]), timings),
+                **part,
             )
-            for image, entry, (labels, scores) in zip(batch, inputs, arrays, strict=True)
+            for image, entry, (labels, scores), part in zip(batch, inputs, arrays, parts, strict=True)
         ]
 
     def _meta(self, image: LoadedImage, network_size: tuple[int, ...], timings: dict[str, float]) -> dict[str, Any]:
