@@ -74,6 +74,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     protocol.PAMR_AT = "output"  # output: at the photograph's size, as in the papers | network: at the input's
     _add_training(cfg)
     _add_san(cfg)
+    _add_fcclip(cfg)
 
 
 def _add_training(cfg: CfgNode) -> None:
@@ -128,7 +129,37 @@ def _add_san(cfg: CfgNode) -> None:
     san.POINTS = 12544  # of a mask in the losses
     san.VOID_WEIGHT = 0.1
     san.LOSS_WEIGHTS = (2.0, 5.0, 5.0)  # class, mask, dice; in the losses and in the matching
-    san.IGNORE_LABEL = 255
+
+
+def _add_fcclip(cfg: CfgNode) -> None:
+    """Add the defaults of FC-CLIP: those of its released ConvNeXt-L."""
+    fcclip = cfg.MODEL.FCCLIP = query_head()
+    fcclip.ALPHA = 0.4  # exponent of CLIP's own probability for classes of the training
+    fcclip.BETA = 0.8  # and for all others
+    fcclip.VALID_MASKS_ONLY = False  # True: trust the trained classifier where a mask is empty at 1/32
+    fcclip.TRAINED_VOCABULARY = "coco133"  # preset or file with the words of the training
+
+
+def query_head() -> CfgNode:
+    """Return the defaults of a pixel decoder and a masked decoder, which FC-CLIP and MAFT+ share."""
+    from detectron2.config import CfgNode as Node
+
+    head = Node()
+    head.QUERIES = 250
+    head.DIM = 256
+    head.HEADS = 8
+    head.ENCODER_LAYERS = 6  # of the pixel decoder
+    head.ENCODER_FFN = 1024
+    head.DECODER_LAYERS = 9
+    head.DECODER_FFN = 2048
+    head.PANOPTIC = True  # what is made of the masks besides semantic labels
+    head.INSTANCES = True
+    head.OBJECT_THRESHOLD = 0.0
+    head.OVERLAP_THRESHOLD = 0.8
+    head.POINTS = 12544  # of a mask in the losses
+    head.VOID_WEIGHT = 0.1
+    head.LOSS_WEIGHTS = (2.0, 5.0, 5.0)  # class, mask, dice; in the losses and in the matching
+    return head
 
 
 def default_protocol() -> CfgNode:

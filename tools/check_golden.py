@@ -18,7 +18,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Case:
         config: What is needed to build the module or model.
         tolerance: ``atol`` and ``rtol`` of floating point tensors.
         tensors: All tensors by key: ``input.*``, ``state_dict.*``, ``intermediate.*``, ``output.*``.
+        strings: Words and other texts of the case.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Case:
     config: Mapping[str, Any]
     tolerance: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    strings: Mapping[str, Any] = field(default_factory=dict)
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors of a group, such as ``"input"`` or ``"state_dict"``, by their names within it."""
@@ -100,7 +102,7 @@ def read_case(path: Path) -> Case:
     except Exception as error:  # safetensors raises its own type on corrupt files
         raise CaseError(f"{weights.name} cannot be read ({str(error).splitlines()[0]})") from error
     try:
-        return Case(method, path.stem, record["config"], record["tolerance"], tensors)
+        return Case(method, path.stem, record["config"], record["tolerance"], tensors, record.get("strings", {}))
     except KeyError as error:
         raise CaseError(f"lacks {error}") from error
 

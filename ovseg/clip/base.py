@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ovseg.clip.open_clip_internals import build_tokenizer
+from ovseg.clip.open_clip_internals import build_empty, build_tokenizer, vision_config
 from ovseg.errors import ConfigError
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -29,9 +29,6 @@ class BaseClip(nn.Module):
         mean, std: Per channel of RGB images in 0..1, with which inputs are normalised.
         logit_scale: Factor (not its logarithm) that CLIP was trained with between cosines and logits.
     """
-
-    check_config: ClassVar[Callable[[dict[str, Any], str], None]]
-    """Refuses the open_clip model configs that this kind of CLIP cannot run."""
 
     def __init__(
         self,
@@ -76,6 +73,8 @@ class BaseClip(nn.Module):
     def from_folder(cls, folder: str | Path) -> Self:
         """Load a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``.
 
+        ``mini`` is the embedded one.
+
         Raises:
             WeightsError: The folder, its config or its weights are missing, corrupt or do not fit.
         """
@@ -100,6 +99,28 @@ class BaseClip(nn.Module):
         from ovseg.clip import loading
 
         return loading.from_config(cls, model_cfg, state_dict, name, preprocess_cfg)
+
+    @classmethod
+    def empty(cls, arch: str) -> Self:
+        """Build a CLIP whose weights are still to be assigned, by a checkpoint that holds them; call `refresh` then.
+
+        Raises:
+            UnknownNameError: No such architecture.
+            ConfigError: The image tower is not of this kind.
+        """
+        from ovseg.clip import loading
+
+        model_cfg = loading.architecture(arch)
+        return cls(build_empty(model_cfg, arch, cls.check_config), model_cfg, arch)
+
+    @staticmethod
+    def check_config(model_cfg: dict[str, Any], name: str) -> None:
+        """Refuse the open_clip model configs that this kind of CLIP cannot run.
+
+        Raises:
+            ConfigError: A part is missing, or the image tower is of another kind.
+        """
+        vision_config(model_cfg, name)
 
     @property
     def device(self) -> torch.device:

@@ -17,7 +17,8 @@ ATTENTIONS = ("fused-attn", "q-q", "k-k", "vanilla", "identity")
 def embed_in_half(context: Context, rule: str) -> Tensor:
     """Embed the images of a pass again (B, N, C), the resized position embeddings rounded to float16."""
     tower = copy.copy(context.tower)
-    tower.position = lambda grid, rule: context.tower.position(grid, rule).half()  # type: ignore[method-assign]
+    place = context.tower.position
+    tower.position = lambda grid, rule, table=None: place(grid, rule, table).half()  # type: ignore[method-assign]
     return tower.embed(context.images, rule)[0]
 
 

@@ -237,6 +237,19 @@ def build_model(
         raise ConfigError(f"open_clip cannot build {name} from its config: {reason}") from error
 
 
+def build_empty(model_cfg: dict[str, Any], name: str, check: Callable[[dict[str, Any], str], None]) -> nn.Module:
+    """Build an open_clip model whose weights take no memory yet (device ``meta``); assign them before it runs.
+
+    Arguments and errors are those of `build_model`.
+    """
+    with torch.device("meta"):
+        model = build_model(model_cfg, name, check)
+    mask = getattr(model, "attn_mask", None)
+    if mask is not None:  # the one buffer that no checkpoint holds: what a token may not see is what follows it
+        model.attn_mask = torch.full(mask.shape, float("-inf"), device="cpu").triu_(1)
+    return model
+
+
 def build_tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     """Build the tokenizer that a text configuration asks for."""
     from open_clip import tokenizer

@@ -75,12 +75,14 @@ class MaskedDecoder(nn.Module):
             embed_dim: Length of class embeddings: that of the texts.
             dim: Width of queries, levels and mask features.
             queries: Their number.
-            heads, ffn, layers: Of the decoder.
+            heads: Of every attention.
+            ffn: Width of the feed-forward networks.
+            layers: Their number.
         """
         super().__init__()
-        self.query_feat = nn.Parameter(torch.randn(queries, dim))
-        self.query_embed = nn.Parameter(torch.randn(queries, dim))
-        self.level_embed = nn.Parameter(torch.randn(LEVELS, dim))
+        # Tables and not plain parameters, because optimisers commonly spare embeddings the weight decay.
+        self.query_feat, self.query_embed = nn.Embedding(queries, dim), nn.Embedding(queries, dim)
+        self.level_embed = nn.Embedding(LEVELS, dim)
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, ffn) for _ in range(layers))
         self.decoder_norm = nn.LayerNorm(dim)
         self.mask_embed, self.class_embed = MLP(dim, dim), MLP(dim, embed_dim)
@@ -98,9 +100,9 @@ class MaskedDecoder(nn.Module):
         Returns:
             The predictions, the final one last.
         """
-        dtype = self.query_feat.dtype
+        dtype = self.query_feat.weight.dtype
         features, values, keys, small = mask_features.to(dtype), [], [], []
-        for level, embed in zip(levels, self.level_embed, strict=True):
+        for level, embed in zip(levels, self.level_embed.weight, strict=True):
             size = (level.shape[2], level.shape[3])
             place = sine_position(size, level.shape[1], level.device).to(dtype)
             values.append((level.to(dtype) + embed[:, None, None]).flatten(2).mT)
@@ -108,11 +110,11 @@ class MaskedDecoder(nn.Module):
             # Masks at the size of a level decide where to look. Resizing is linear, so it is done to the features,
             # once, instead of to the masks of all queries in every layer.
             small.append(F.interpolate(features.detach(), size, mode="bilinear", align_corners=False).flatten(2))
-        x = self.query_feat.expand(len(features), -1, -1)
+        x = self.query_feat.weight.expand(len(features), -1, -1)
         found = [self.predict(x, features)] if every or not self.layers else []
         for index, layer in enumerate(self.layers):
-            level = index % LEVELS
-            x = layer(x, self.query_embed, keys[level], values[level], self.allowed(x, small[level]))
+            turn = index % LEVELS
+            x = layer(x, self.query_embed.weight, keys[turn], values[turn], self.allowed(x, small[turn]))
             if every or index == len(self.layers) - 1:
                 found.append(self.predict(x, features))
         return found

@@ -99,7 +99,9 @@ class PixelDecoder(nn.Module):
         Args:
             channels: Of the levels ``res2`` to ``res5`` that it is given.
             dim: Width of everything in it, of the mask features too.
-            heads, ffn, layers: Of the encoder.
+            heads: Of every attention.
+            ffn: Width of the feed-forward networks.
+            layers: Of the encoder.
 
         Raises:
             ConfigError: ``dim`` is no multiple of 32.
@@ -116,12 +118,13 @@ class PixelDecoder(nn.Module):
         self.lateral = nn.Sequential(nn.Conv2d(channels["res2"], dim, 1, bias=False), nn.GroupNorm(GROUPS, dim))
         self.smooth = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, dim), nn.ReLU())
         self.mask_features = nn.Conv2d(dim, dim, 1)
-        for block in self.input_proj:
-            nn.init.xavier_uniform_(block[0].weight)
-            nn.init.zeros_(block[0].bias)
-        for conv in (self.lateral[0], self.smooth[0], self.mask_features):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-        nn.init.zeros_(self.mask_features.bias)
+        for name, parameter in self.named_parameters():
+            if name.startswith("input_proj") and parameter.ndim == 4:
+                nn.init.xavier_uniform_(parameter)
+            elif parameter.ndim == 4:
+                nn.init.kaiming_uniform_(parameter, a=1)
+            elif name in ("mask_features.bias", *(f"input_proj.{i}.0.bias" for i in range(len(LEVELS)))):
+                nn.init.zeros_(parameter)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode the levels of a backbone; single precision stays single under autocast.

@@ -120,7 +120,7 @@ class TextEmbedder:
         Raises:
             WeightsError: As `embed`.
         """
-        extra, notes = _words_of_no_class(vocabulary, background)
+        extra, notes = words_of_no_class(vocabulary, background)
         recipe, told = plan(vocabulary, extra, self.options)
         classes = torch.tensor(recipe.query_to_class)
         described = self._describe(recipe)
@@ -158,7 +158,7 @@ class TextEmbedder:
         return result
 
 
-def _words_of_no_class(vocabulary: Vocabulary, background: Background) -> tuple[list[str], list[str]]:
+def words_of_no_class(vocabulary: Vocabulary, background: Background) -> tuple[list[str], list[str]]:
     """Return the words that compete with the classes, and notes on them."""
     own = {fold(name) for name in vocabulary.queries}
     notes = []

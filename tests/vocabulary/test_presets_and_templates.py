@@ -29,7 +29,7 @@ def test_presets(name: str, classes: int, things: int, some: dict[int, str]) -> 
 
 
 def test_presets_are_all_tested_and_consistent() -> None:
-    assert list_presets() == sorted("voc20 voc21 pc59 pc60 coco80 coco171 ade150 cityscapes19 scenes".split())
+    assert list_presets() == sorted("voc20 voc21 pc59 pc60 coco80 coco133 coco171 ade150 cityscapes19 scenes".split())
     for small, large in (("voc20", "voc21"), ("pc59", "pc60")):
         assert Vocabulary.parse(small).classes == Vocabulary.parse(large).classes[1:]
     assert Vocabulary.parse("coco80").classes == Vocabulary.parse("coco171").classes[:80]
@@ -39,6 +39,14 @@ def test_scenes_has_synonyms() -> None:
     vocabulary = Vocabulary.parse("scenes")
     assert (len(vocabulary), sum(entry.is_thing for entry in vocabulary)) == (615, 601)
     assert len(vocabulary.queries) > 615 and vocabulary[614].names == ("foliage", "hedge")
+
+
+def test_coco133_is_the_training_vocabulary_of_fcclip() -> None:
+    vocabulary = Vocabulary.parse("coco133")
+    assert (len(vocabulary), len(vocabulary.queries), sum(entry.is_thing for entry in vocabulary)) == (133, 254, 80)
+    meta = pytest.importorskip("detectron2.data.datasets.builtin_meta")
+    assert [entry.is_thing for entry in vocabulary] == [bool(c["isthing"]) for c in meta.COCO_CATEGORIES]
+    assert vocabulary[62].names == ("tv",) and vocabulary[119].names == ("sky", "clouds")
 
 
 def test_detectron2_agrees_on_order() -> None:

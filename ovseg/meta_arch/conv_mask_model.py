@@ -1,0 +1,205 @@
+"""What FC-CLIP and MAFT+ share: a convolutional CLIP, a pixel decoder and a masked decoder on its levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from ovseg.clip.conv_clip import STRIDE, ConvClip
+from ovseg.errors import ConfigError
+from ovseg.losses.criterion import SetCriterion
+from ovseg.losses.matcher import LossWeights, Prediction, Target
+from ovseg.losses.points import Draw, uniform_points
+from ovseg.meta_arch.mask_model import MaskModel, SizeRule, semantic_target
+from ovseg.meta_arch.mask_results import MaskRule, mask_results, plan_columns
+from ovseg.proposals.classifier import class_logits, class_scale
+from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
+from ovseg.proposals.pixel_decoder import PixelDecoder
+from ovseg.vocabulary import TextOptions
+
+
+class ConvMaskModel(MaskModel):
+    """Proposes masks on the levels of a convolutional CLIP and names them; how, a model of this kind says itself.
+
+    Attributes:
+        clip: The CLIP, frozen unless a model says otherwise.
+        pixel_decoder, decoder: The head.
+        void: Embedding of "no object", which stands behind the texts.
+        rule: What is made of the masks.
+        criterion: The losses of training.
+    """
+
+    head = ("pixel_decoder.", "decoder.", "void.")
+    size_divisibility = STRIDE
+
+    def __init__(
+        self,
+        *,
+        clip: ConvClip,
+        pixel_decoder: PixelDecoder,
+        decoder: MaskedDecoder,
+        protocol: SizeRule,
+        rule: MaskRule,
+        criterion: SetCriterion,
+        templates: str,
+        background: str,
+        text: TextOptions | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Raises:
+            ConfigError: The texts are to be engineered for each image, which masks have no place for.
+        """
+        super().__init__(clip, templates, background, text)
+        if self.text.autoclip:
+            raise ConfigError(f"AutoCLIP weighs texts for patches, but {type(self).__name__} has masks; set it to 0")
+        self.pixel_decoder, self.decoder = pixel_decoder, decoder
+        self.void = nn.Embedding(1, clip.embed_dim)
+        self.protocol, self.rule, self.criterion = protocol, rule, criterion
+
+    @property
+    def patch_size(self) -> int:
+        """Side in pixels of what one vector of the coarsest level sees: the smallest image."""
+        return STRIDE
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Segment images, or in training return losses.
+
+        Args:
+            batched_inputs: Detectron2's format: ``image`` (3, h, w) RGB in 0..255, and ``height``, ``width`` of the
+                result (default: the image's own); in training ``instances`` or ``sem_seg``, see `targets`.
+
+        Returns:
+            For each image what `ovseg.meta_arch.mask_results.mask_results` gives; instances, like ``sem_seg``, only
+            with `full_scores`, for both hold a map a piece. In training the losses, to be added up.
+
+        Raises:
+            ConfigError: No vocabulary has been set.
+        """
+        self.check_vocabulary()
+        if self.training:
+            return self.losses(batched_inputs)
+        with torch.inference_mode():
+            return self._segment(batched_inputs)
+
+    def propose(self, levels: dict[str, Tensor], every: bool = False) -> list[Proposals]:
+        """Run the head on the levels of the CLIP; with ``every`` get those of all layers, the final one last."""
+        mask_features, scales = self.pixel_decoder(levels)
+        return self.decoder(scales, mask_features, every)
+
+    def rows(self) -> Tensor:
+        """Return the texts and, behind them, "no object" (T + 1, D), all of unit length."""
+        void = F.normalize(self.void.weight, dim=-1)
+        return torch.cat([self.check_vocabulary().embeddings.to(void), void])
+
+    def trained_logits(self, proposals: Proposals) -> Tensor:
+        """Return the logits (B, Q, K + 1) of the trained classifier, "no object" last."""
+        scale = class_scale(self.decoder.log_scale)
+        return class_logits(proposals.embeddings, self.rows(), scale, self.columns()[0], void=True)
+
+    def class_scores(self, levels: dict[str, Tensor], proposals: Proposals, trained: Tensor) -> Tensor:
+        """Return what masks show.
+
+        Args:
+            levels: Those of the CLIP.
+            proposals: Of B images and Q queries.
+            trained: What `trained_logits` says of them.
+
+        Returns:
+            Logarithms of probabilities (B, Q, K + 1), "no object" last.
+        """
+        raise NotImplementedError
+
+    def losses(self, batched_inputs: Sequence[dict[str, Any]], draw: Draw = uniform_points) -> dict[str, Tensor]:
+        """Return the weighted losses of a batch; ``draw`` gives the random points."""
+        batch = self.batch(batched_inputs)
+        levels = self.clip.levels(batch.images)
+        stages = [Prediction(self.trained_logits(p), p.masks) for p in self.propose(levels, every=True)]
+        return self.criterion(stages, targets(batched_inputs, batch.images), draw)
+
+    def _segment(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        batch = self.batch(batched_inputs)
+        levels = self.clip.levels(batch.images)
+        proposals = self.propose(levels)[-1]
+        scores = self.class_scores(levels, proposals, self.trained_logits(proposals))
+        assert self.queries is not None and self.vocabulary is not None
+        columns = plan_columns(self.queries.query_to_class, [entry.is_thing for entry in self.vocabulary])
+        rule = replace(self.rule, instances=self.rule.instances and self.full_scores)
+        padded = (batch.images.shape[2], batch.images.shape[3])
+        found = []
+        for index, one in enumerate(scores.softmax(-1)):
+            sizes = padded, batch.sizes[index], batch.outputs[index]
+            threshold = self.background.threshold
+            found.append(mask_results(one, proposals.masks[index], *sizes, rule, columns, threshold, self.full_scores))
+        return found
+
+
+def targets(batched_inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Target]:
+    """Read what is to be found from Detectron2's training inputs.
+
+    Args:
+        batched_inputs: Each with ``instances`` (Detectron2's, with ``gt_classes`` (N,) and ``gt_masks`` as bit masks
+            (N, h, w)) or with ``sem_seg`` (h, w), whose classes become a mask each and 255 none.
+        images: The padded batch (B, 3, H, W).
+
+    Raises:
+        ConfigError: An image has neither.
+    """
+    size = (images.shape[2], images.shape[3])
+    found = []
+    for entry in batched_inputs:
+        if "instances" in entry:
+            own = entry["instances"]
+            masks = getattr(own.gt_masks, "tensor", own.gt_masks)
+            padded = F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))
+            target = Target(own.gt_classes, padded)
+        elif "sem_seg" in entry:
+            target = semantic_target(entry["sem_seg"], size)
+        else:
+            raise ConfigError(f"a training image has {sorted(entry)}; expected 'instances' or 'sem_seg' among them")
+        found.append(Target(target.labels.to(images.device), target.masks.to(images.device)))
+    return found
+
+
+def conv_parts(cfg: CfgNode, node: CfgNode, holds_clip: bool) -> dict[str, Any]:
+    """Build what a config says of the parts that all models of this kind have.
+
+    Args:
+        cfg: The whole config.
+        node: The part of it with the values of the head (see `ovseg.config.query_head`).
+        holds_clip: Whether the checkpoint brings the CLIP along; then it is built without weights.
+    """
+    source = cfg.MODEL.CLIP
+    if source.FOLDER:
+        clip = ConvClip.from_folder(source.FOLDER)
+    elif holds_clip:
+        clip = ConvClip.empty(source.ARCH)
+    else:
+        clip = ConvClip.load(source.ARCH, source.PRETRAINED)
+    shares = LossWeights(*node.LOSS_WEIGHTS)
+    return {
+        "clip": clip,
+        "pixel_decoder": PixelDecoder(clip.channels, node.DIM, node.HEADS, node.ENCODER_FFN, node.ENCODER_LAYERS),
+        "decoder": MaskedDecoder(
+            clip.embed_dim, node.DIM, node.QUERIES, node.HEADS, node.DECODER_FFN, node.DECODER_LAYERS
+        ),
+        "protocol": SizeRule.from_config(cfg),
+        "rule": MaskRule(
+            panoptic=node.PANOPTIC,
+            instances=node.INSTANCES,
+            sigmoid_first=True,
+            object_threshold=node.OBJECT_THRESHOLD,
+            overlap_threshold=node.OVERLAP_THRESHOLD,
+            top_k=cfg.TEST.DETECTIONS_PER_IMAGE,
+        ),
+        "criterion": SetCriterion(node.POINTS, void_weight=node.VOID_WEIGHT, weights=shares, costs=shares),
+        "templates": cfg.MODEL.TEXT.TEMPLATES,
+        "background": cfg.MODEL.TEXT.BACKGROUND,
+        "text": TextOptions.from_config(cfg.MODEL.TEXT),
+    }

@@ -1,0 +1,240 @@
+"""FC-CLIP: deformable attention, decoders, both classifiers, ensemble, texts, losses, post-processing, whole models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from golden_runners.fcclip_clip import build_clip, load_part, query_to_class
+from golden_runners.fcclip_losses import run_losses, run_postprocess, whole_results
+from ovseg.checkpoint.fcclip import Weights
+from ovseg.losses.criterion import SetCriterion
+from ovseg.mask_postprocess import class_maps, plan_resize
+from ovseg.meta_arch.fcclip import FCCLIP, Ensemble, seen_classes, valid_masks
+from ovseg.meta_arch.mask_model import SizeRule
+from ovseg.meta_arch.mask_results import MaskRule
+from ovseg.ops import mask_pool, ms_deform_attn, resize_masks
+from ovseg.proposals.classifier import LARGEST_SCALE, class_logits, class_scale
+from ovseg.proposals.masked_decoder import MaskedDecoder
+from ovseg.proposals.pixel_decoder import DeformableAttention, PixelDecoder
+from ovseg.vocabulary import ClassEntry, Queries, TextEmbedder, Vocabulary, parse_background
+
+CLIP = "backbone.clip_model."
+
+
+def run(case: Any) -> dict[str, Tensor]:
+    """Return all outputs and intermediates of a case."""
+    runners = {
+        "msdeform_attn_core": deformable_core,
+        "msdeform_attn_module": deformable_module,
+        "pixel_decoder": pixel_decoder,
+        "decoder": decoder,
+        "out_of_vocabulary": out_of_vocabulary,
+        "ensemble": ensemble,
+        "text_names": text_names,
+        "text_tower": text_tower,
+        "losses": run_losses,
+        "postprocess": run_postprocess,
+        "full_model": full_model,
+    }
+    return runners[case.config["part"]](case)
+
+
+def deformable_core(case: Any) -> dict[str, Tensor]:
+    """Run the operation alone."""
+    inputs = case.group("input")
+    shapes = [(h, w) for h, w in inputs["spatial_shapes"].tolist()]
+    found = ms_deform_attn(inputs["value"], shapes, inputs["sampling_locations"], inputs["attention_weights"])
+    return {"output.output": found}
+
+
+def deformable_module(case: Any) -> dict[str, Tensor]:
+    """Run the attention with its projections; places are the same for all images and levels."""
+    inputs, config = case.group("input"), case.config
+    module = DeformableAttention(config["d_model"], config["heads"], config["levels"], config["points"])
+    original = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0.self_attn."
+    load_part(module, case.group("state_dict"), "pixel_decoder.layers.0.attention.", original)
+    shapes = [(h, w) for h, w in inputs["spatial_shapes"].tolist()]
+    places = inputs["reference_points"][0, :, 0]
+    return {"output.output": module(inputs["query"], places, inputs["input_flatten"], shapes)}
+
+
+def pixel_decoder(case: Any) -> dict[str, Tensor]:
+    """Decode the levels of a backbone."""
+    config = case.config
+    module = PixelDecoder(
+        config["in_channels"], config["conv_dim"], config["nheads"], config["enc_ffn"], config["enc_layers"]
+    )
+    load_part(module, case.group("state_dict"), "pixel_decoder.", "sem_seg_head.pixel_decoder.")
+    found: dict[str, Tensor] = {}
+    for index, layer in enumerate(module.layers):
+        layer.register_forward_hook(
+            lambda _m, _i, out, key=index: found.update({f"intermediate.encoder_layer.{key}": out})
+        )
+    mask_features, levels = module(case.group("input"))
+    found["output.mask_features"] = mask_features
+    return found | {f"output.multi_scale.{i}": level for i, level in enumerate(levels)}
+
+
+def decoder(case: Any) -> dict[str, Tensor]:
+    """Decode masks and classify them by the trained classifier."""
+    inputs, config = case.group("input"), case.config
+    module = MaskedDecoder(
+        config["clip_dim"],
+        config["hidden_dim"],
+        config["num_queries"],
+        config["nheads"],
+        config["dec_ffn"],
+        config["dec_layers"],
+    )
+    load_part(module, case.group("state_dict"), "decoder.", "sem_seg_head.predictor.")
+    found: dict[str, Tensor] = {}
+    for index, layer in enumerate(module.layers):
+        hook = lambda _m, _i, out, key=index: found.update({f"intermediate.queries.{key}": out.transpose(0, 1)})  # noqa: E731
+        layer.register_forward_hook(hook)
+    levels = [inputs[f"multi_scale.{i}"] for i in range(3)]
+    classes, scale = query_to_class(inputs["num_templates"]), class_scale(module.log_scale)
+    for index, (embeddings, masks) in enumerate(module(levels, inputs["mask_features"], every=True)):
+        logits = class_logits(embeddings, inputs["text_classifier"], scale, classes, void=True)
+        found |= {f"output.pred_logits.{index}": logits, f"output.pred_masks.{index}": masks}
+    return found
+
+
+def out_of_vocabulary(case: Any) -> dict[str, Tensor]:
+    """Run the CLIP and classify masks by it."""
+    inputs, state = case.group("input"), case.group("state_dict")
+    clip = build_clip(case.config["clip"], {key.removeprefix("clip_model."): value for key, value in state.items()})
+    levels, masks = clip.levels(inputs["image"]), inputs["mask_logits"]
+    dense = levels.pop("dense")
+    grid = (dense.shape[2], dense.shape[3])
+    pooled, classes = clip.pool(dense, masks), query_to_class(inputs["num_templates"])
+    scale = min(clip.logit_scale, LARGEST_SCALE)
+    valid = valid_masks(masks, grid)
+    found = {
+        "output.clip_vis_dense": dense,
+        "output.pooled_embedding": pooled,
+        "output.logits": class_logits(pooled, inputs["text_classifier"], scale, classes, void=True),
+        "output.valid_mask": valid.to(case.tensors["output.valid_mask"].dtype),
+        "intermediate.mask_for_pooling": resize_masks(masks, grid),
+        "intermediate.stem": levels.pop("stem"),
+        **{f"output.{name}": level for name, level in levels.items()},
+    }
+    if "intermediate.mask_pooled" in case.tensors:
+        found["intermediate.mask_pooled"] = mask_pool(dense, masks)
+    return found
+
+
+def ensemble(case: Any) -> dict[str, Tensor]:
+    """Mix the logits of both classifiers."""
+    inputs, config = case.group("input"), case.config
+    mix = Ensemble(config["alpha"], config["beta"], config["ensemble_on_valid_mask"])
+    masks, grid = inputs["mask_logits"], tuple(config["clip_size"])
+    seen = inputs["category_overlapping_mask"].bool()
+    scores = mix.scores(inputs["in_vocab_logits"], inputs["out_vocab_logits"], masks, seen, grid)
+    found = {"output.mask_cls": scores, "output.semantic_cls_probs": scores.softmax(-1)[..., :-1]}
+    if "intermediate.valid_mask" in case.tensors:
+        valid = valid_masks(masks, grid)
+        found["intermediate.valid_mask"] = valid.to(case.tensors["intermediate.valid_mask"].dtype)
+    return found
+
+
+def read_names(lines: list[str]) -> list[tuple[str, ...]]:
+    """Return the names of each class as the class files of the original give them."""
+    return [tuple(line.replace(", ", ",").split(",")) for line in lines]
+
+
+class RecordedTower:
+    """A text tower that knows the prompts of a case, and counts on being asked no others."""
+
+    name, weights_hash = "golden case", "none"
+
+    def __init__(self, prompts: list[str], features: Tensor) -> None:
+        """Take the prompts and their features (N, D)."""
+        self.known = dict(zip(prompts, features, strict=True))
+
+    def text(self, texts: list[str], /) -> Tensor:
+        """Return the features of prompts."""
+        return torch.stack([self.known[text] for text in texts])
+
+
+def text_names(case: Any) -> dict[str, Tensor]:
+    """Embed the names of a vocabulary and say which of its classes are seen."""
+    strings, inputs = case.strings, case.group("input")
+    names, trained = read_names(strings["class_names"]), read_names(strings["train_class_names"])
+    embedder = TextEmbedder(RecordedTower(strings["prompts"], inputs["prompt_features"]), "vild14")
+    vocabulary = Vocabulary(tuple(ClassEntry(own) for own in names))
+    queries = embedder.embed_vocabulary(vocabulary, parse_background("none"))
+    seen = seen_classes(names, frozenset(name for own in trained for name in own))
+    found = {
+        "text_classifier": queries.embeddings,
+        "num_templates": queries.query_to_class.bincount(),
+        "category_overlapping_mask": seen,
+    }
+    return {f"output.{key}": value.to(case.tensors[f"output.{key}"].dtype) for key, value in found.items()}
+
+
+def text_tower(case: Any) -> dict[str, Tensor]:
+    """Run the text tower on tokens."""
+    state = {key.removeprefix("clip_model."): value for key, value in case.group("state_dict").items()}
+    clip = build_clip({"text_cfg": case.config["text_cfg"]}, state, case.config["embed_dim"])
+    return {"output.text_features": clip.model.encode_text(case.group("input")["tokens"])}
+
+
+def build_model(case: Any) -> FCCLIP:
+    """Build the whole model of a case, with its words."""
+    config, inputs, state = case.config, case.group("input"), case.group("state_dict")
+    own = {key.removeprefix(CLIP): value for key, value in state.items() if key.startswith(CLIP)}
+    clip = build_clip(config["clip"], own)
+    head = config["head"]
+    dim, heads = head["conv_dim"], head["nheads"]
+    text = {f"{CLIP}{key}": value for key, value in clip.model.state_dict().items() if f"{CLIP}{key}" not in state}
+    model = FCCLIP(
+        clip=clip,
+        pixel_decoder=PixelDecoder(clip.channels, dim, heads, head["enc_ffn"], head["enc_layers"]),
+        decoder=MaskedDecoder(head["clip_dim"], dim, head["num_queries"], heads, head["dec_ffn"], head["dec_layers"]),
+        protocol=SizeRule(800, 1333),
+        rule=MaskRule(),
+        criterion=SetCriterion(),
+        templates="vild14",
+        background="none",
+        ensemble=Ensemble(config["alpha"], config["beta"], config["on_valid"]),
+        trained_names=frozenset(),
+        weights=Weights({**state, **text}, "the golden case"),
+    )
+    model.queries = Queries(inputs["text_classifier"], query_to_class(inputs["num_templates"]))
+    model.seen = inputs["category_overlapping_mask"].bool()
+    return model.eval()
+
+
+def full_model(case: Any) -> dict[str, Tensor]:
+    """Run whole images, from pixels to results."""
+    config, inputs, model = case.config, case.group("input"), build_model(case)
+    sizes = zip(config["image_sizes"], config["output_sizes"], strict=True)
+    batch = model.batch(
+        [{"image": inputs[f"image.{i}"], "height": out[0], "width": out[1]} for i, (_, out) in enumerate(sizes)]
+    )
+    levels = model.clip.levels(batch.images)
+    proposals = model.propose(levels)[-1]
+    trained = model.trained_logits(proposals)
+    scores = model.class_scores(levels, proposals, trained)
+    found = {
+        "intermediate.pred_logits": trained,
+        "intermediate.pred_masks": proposals.masks,
+        "intermediate.pooled_embedding": model.clip.pool(levels["dense"], proposals.masks),
+        "intermediate.mask_cls": scores,
+        "intermediate.clip_vis_dense": levels["dense"],
+        "intermediate.res2": levels["res2"][:, :4],
+    }
+    padded = (batch.images.shape[2], batch.images.shape[3])
+    for i, (one, masks) in enumerate(zip(scores, proposals.masks, strict=True)):
+        grid = (masks.shape[1], masks.shape[2])
+        resize = plan_resize(grid, padded, batch.sizes[i], batch.outputs[i], sigmoid_first=not config["post_before"])
+        if config["panoptic_on"] or config["instance_on"]:
+            results = whole_results(one, masks, resize, config)
+        else:
+            results = {"sem_seg": class_maps(one.softmax(-1), masks, resize)}
+        wanted = {f"output.{i}.{key}": value for key, value in results.items()}
+        found |= {key: value for key, value in wanted.items() if key in case.tensors}
+    return found
