@@ -24,7 +24,7 @@ class CLIP_DINOiser(Recalibration):
     Light heads (``weights``) or, without training, a guide (the original's: DINO) say which patches belong together.
     """
 
-    pos_resize, attention_only = "bicubic", False
+    pos_resize, attention_only = "bicubic_by_grid", False
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ def inferred(case: Any, heads: LightHeads, state: dict[str, Tensor]) -> dict[str
     if config["apply_found"]:
         method = build_recalibration("clip_dinoiser", **options, delta=config["delta"], found_class=0)
     scores = method.patch_scores(dense, texts)
-    maskclip = clip.dense(image, build_recalibration("maskclip"))
+    maskclip = clip.dense(image, build_recalibration("maskclip", pos_resize=method.pos_resize))
     inner = dense.context.stash["inner"]
     vectors, logits = heads(inner)
     labels = resize(scores, (padded.shape[2], padded.shape[3]))[..., :height, :width].argmax(1)
