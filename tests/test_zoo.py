@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from ovseg.errors import ConfigError, OvsegError, UnknownNameError, WeightsError
 from ovseg.recalibration import list_recalibrations
 from ovseg.zoo import list_models, model_config
 from ovseg.zoo.names import resolve
+from ovseg.zoo.released import find_released
 
 
 def settings(segmenter):
@@ -39,7 +42,9 @@ def test_cards_are_complete_and_every_method_has_one():
         assert all([card.summary, card.source, card.code_licence, card.weights_licence])
         assert (config_root() / card.config).is_file()
         assert bool(card.base) == bool(card.folder) and (config_root() / card.base).exists()
-        assert card.weights in ("embedded", "open_clip") and (card.weights == "embedded") == bool(card.folder)
+        assert card.weights in ("embedded", "open_clip", "released")
+        assert (card.weights == "embedded") == bool(card.folder)
+        assert (card.weights == "released") == bool(card.file) == bool(card.link) == bool(card.reported)
     methods = {card.name.partition("/")[0] for card in cards if "/" in card.name}
     assert methods == {name.casefold() for name in list_recalibrations()}
     assert all(card.paper for card in cards if "/" in card.name)
@@ -208,3 +213,48 @@ def test_mistakes_in_a_config(tiny_clip, tmp_path, text, message):
 
 def test_cards_are_json():
     assert json.loads(json.dumps([card.to_json() for card in list_models()]))[0]["name"] == "mini"
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    """A card of a released file, with an empty cache folder; the hub knows nothing."""
+
+    def download(repository, file):
+        raise OSError(f"no network: {repository}/{file}")
+
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    return next(card for card in list_models() if card.name == "san-vit-b-16")
+
+
+def test_released_weights_are_explained_in_two_lines(released, tmp_path):
+    with pytest.raises(WeightsError) as caught:
+        ovseg.load("san-vit-b-16", "cpu")
+    first, second = str(caught.value).splitlines()
+    assert "could not be fetched from Mendel192/san (no network" in first
+    assert "fetch san_vit_b_16.pth from https://huggingface.co/Mendel192/san" in first
+    assert f"put it at {tmp_path}/weights/san_vit_b_16.pth, or give its path as MODEL.WEIGHTS" in second
+    by_hand = replace(released, hub="")
+    with pytest.raises(WeightsError, match=r"cannot be fetched from here; fetch san_vit_b_16\.pth from"):
+        find_released(by_hand)
+
+
+def test_released_weights_in_the_cache_folder_or_of_the_hub(released, tmp_path, monkeypatch):
+    assert not released.installed
+    path = tmp_path / "hub.pth"
+    path.write_bytes(b"weights")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file: str(path))
+    assert find_released(released) == path
+    (tmp_path / "weights").mkdir()
+    own = tmp_path / "weights/san_vit_b_16.pth"
+    own.write_bytes(b"weights")
+    assert find_released(released) == own and released.installed
+    find_released(replace(released, sha256=hashlib.sha256(b"weights").hexdigest()))
+    with pytest.raises(WeightsError, match=r"san_vit_b_16\.pth has sha256 [0-9a-f]{64}, expected 00; it is damaged"):
+        find_released(replace(released, sha256="00"))
+
+
+def test_released_weights_given_as_a_path(released, tmp_path):
+    missing = {"MODEL": {"WEIGHTS": str(tmp_path / "own.pth")}}
+    with pytest.raises(WeightsError, match=r"weights file .*own\.pth does not exist"):
+        ovseg.load("san-vit-b-16", "cpu", overrides=missing)

@@ -1,0 +1,46 @@
+"""Translation of foreign checkpoints: every tensor finds its place, or the error names it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ovseg.checkpoint.strict import rename, translate
+from ovseg.errors import WeightsError
+
+OWN = {"a.weight": torch.empty(3, 2), "a.bias": torch.empty(3), "scale": torch.empty(())}
+RENAMES = ((r"a\.(.+)", r"their.\1"),)
+
+
+def name_of(key):
+    return rename(key, RENAMES)
+
+
+def theirs(**changes):
+    state = {"their.weight": torch.ones(3, 2, 1, 1), "their.bias": torch.ones(3), "scale": torch.ones(1), **changes}
+    return {key.replace("_dot_", "."): value for key, value in state.items() if value is not None}
+
+
+def test_names_and_shapes():
+    found = translate(OWN, theirs(), name_of, "x.pth", "model")
+    assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in OWN.items()}
+    translate(OWN, theirs(buffer_dot_1=torch.ones(1)), name_of, "x.pth", "model", [r"buffer\.\d"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"their_dot_bias": None}, r"x\.pth does not fit model: it misses their\.bias"),
+        ({"more": torch.ones(1)}, "it has unexpected more"),
+        ({"their_dot_bias": torch.ones(4)}, r"mis-shaped their\.bias \(got \(4,\), expected \(3,\)\)"),
+        ({"their_dot_weight": torch.ones(2, 3)}, r"their\.weight \(got \(2, 3\), expected \(3, 2\)\)"),
+        ({"their_dot_weight": torch.ones(3, 2, 3, 3)}, "mis-shaped"),
+        ({"their_dot_weight": None, "their_dot_bias": None, "scale": None}, "holds none of the 3 tensors of model"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, message):
+    changes = {key.replace("_dot_", "."): value for key, value in changes.items()}
+    state = {key: value for key, value in {**theirs(), **changes}.items() if value is not None}
+    with pytest.raises(WeightsError, match=message) as caught:
+        translate(OWN, state, name_of, "x.pth", "model")
+    assert "\n" not in str(caught.value)
