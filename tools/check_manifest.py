@@ -54,6 +54,16 @@ def load_san(name: str, state: Mapping[str, Tensor]) -> None:
     SAN(**SAN.parts(cfg, Weights(state, name)))
 
 
+@loads("fcclip_")
+def load_fcclip(name: str, state: Mapping[str, Tensor]) -> None:
+    """Build FC-CLIP by the config of the same name and load."""
+    from ovseg.checkpoint.fcclip import Weights
+    from ovseg.meta_arch.fcclip import FCCLIP
+
+    cfg = load_config(config_root() / f"fcclip/{name}.yaml")
+    FCCLIP(**FCCLIP.parts(cfg, Weights(state, name)))
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return the entries of ``state_dict``.
 

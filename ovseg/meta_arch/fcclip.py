@@ -104,8 +104,12 @@ class FCCLIP(ConvMaskModel):
         Raises:
             WeightsError: The checkpoint is missing or does not fit.
         """
+        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
+
+    @staticmethod
+    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         node = cfg.MODEL.FCCLIP
-        weights = Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
         return {
             **conv_parts(cfg, node, holds_clip=weights is not None and weights.holds_clip),
             "ensemble": Ensemble(node.ALPHA, node.BETA, node.VALID_MASKS_ONLY),
