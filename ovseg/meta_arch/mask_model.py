@@ -111,8 +111,9 @@ class MaskModel(WordedModel):
 
     def resize(self, batch: Batch, index: int, mask_logits: Tensor) -> MaskResize:
         """Plan the way of the masks (Q, h, w) of an image to its photograph."""
-        grid, padded = mask_logits.shape[-2:], batch.images.shape[-2:]
-        return plan_resize(tuple(grid), tuple(padded), batch.sizes[index], batch.outputs[index])
+        grid = (mask_logits.shape[-2], mask_logits.shape[-1])
+        padded = (batch.images.shape[2], batch.images.shape[3])
+        return plan_resize(grid, padded, batch.sizes[index], batch.outputs[index])
 
     def semantic(self, probabilities: Tensor, mask_logits: Tensor, resize: MaskResize) -> dict[str, Any]:
         """Label an image.
@@ -179,5 +180,5 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for key, tensor in sorted(tensors):
         digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
