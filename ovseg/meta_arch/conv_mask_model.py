@@ -17,7 +17,7 @@ from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction, Target
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.meta_arch.mask_model import MaskModel, SizeRule, semantic_target
-from ovseg.meta_arch.mask_results import MaskRule, mask_results, plan_columns
+from ovseg.meta_arch.mask_results import MaskRule, object_results
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 from ovseg.proposals.pixel_decoder import PixelDecoder
@@ -76,8 +76,8 @@ class ConvMaskModel(MaskModel):
                 result (default: the image's own); in training ``instances`` or ``sem_seg``, see `targets`.
 
         Returns:
-            For each image what `ovseg.meta_arch.mask_results.mask_results` gives; instances, like ``sem_seg``, only
-            with `full_scores`, for both hold a map a piece. In training the losses, to be added up.
+            For each image what `semantic` and `ovseg.meta_arch.mask_results.object_results` give; instances, like
+            ``sem_seg``, only with `full_scores`, for both hold a map a piece. In training the losses, to be added up.
 
         Raises:
             ConfigError: No vocabulary has been set.
@@ -128,15 +128,16 @@ class ConvMaskModel(MaskModel):
         levels = self.clip.levels(batch.images)
         proposals = self.propose(levels)[-1]
         scores = self.class_scores(levels, proposals, self.trained_logits(proposals))
-        assert self.queries is not None and self.vocabulary is not None
-        columns = plan_columns(self.queries.query_to_class, [entry.is_thing for entry in self.vocabulary])
+        assert self.vocabulary is not None
+        _, classes = self.columns()
+        things = [entry.is_thing for entry in self.vocabulary]
         rule = replace(self.rule, instances=self.rule.instances and self.full_scores)
-        padded = (batch.images.shape[2], batch.images.shape[3])
         found = []
-        for index, one in enumerate(scores.softmax(-1)):
-            sizes = padded, batch.sizes[index], batch.outputs[index]
-            threshold = self.background.threshold
-            found.append(mask_results(one, proposals.masks[index], *sizes, rule, columns, threshold, self.full_scores))
+        for index, (own, masks) in enumerate(zip(scores.softmax(-1), proposals.masks, strict=True)):
+            # As in the originals: maps of classes are resized, unless anything but labels is wanted.
+            resize = self.resize(batch, index, masks, sigmoid_first=not self.rule.objects)
+            objects = object_results(own, masks, resize, rule, classes, things)
+            found.append({**self.semantic(own, masks, resize), **objects})
         return found
 
 
@@ -193,7 +194,6 @@ def conv_parts(cfg: CfgNode, node: CfgNode, holds_clip: bool) -> dict[str, Any]:
         "rule": MaskRule(
             panoptic=node.PANOPTIC,
             instances=node.INSTANCES,
-            sigmoid_first=True,
             object_threshold=node.OBJECT_THRESHOLD,
             overlap_threshold=node.OVERLAP_THRESHOLD,
             top_k=cfg.TEST.DETECTIONS_PER_IMAGE,

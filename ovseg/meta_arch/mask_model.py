@@ -86,6 +86,13 @@ class MaskModel(WordedModel):
             self.refresh_hash()
         return self
 
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """Load weights as ever; the hash follows."""
+        result = super().load_state_dict(*arguments, **options)
+        if not self.training:
+            self.refresh_hash()
+        return result
+
     def refresh_hash(self) -> None:
         """Read the hash of the trained parts from them."""
         self._head_hash = hash_tensors(
@@ -109,11 +116,11 @@ class MaskModel(WordedModel):
         outputs = [(entry.get("height", h), entry.get("width", w)) for entry, (h, w) in zip(inputs, sizes, strict=True)]
         return Batch(torch.stack(padded), sizes, outputs)
 
-    def resize(self, batch: Batch, index: int, mask_logits: Tensor) -> MaskResize:
-        """Plan the way of the masks (Q, h, w) of an image to its photograph."""
+    def resize(self, batch: Batch, index: int, mask_logits: Tensor, sigmoid_first: bool = False) -> MaskResize:
+        """Plan the way of the masks (Q, h, w) of an image to its photograph; see `plan_resize`."""
         grid = (mask_logits.shape[-2], mask_logits.shape[-1])
         padded = (batch.images.shape[2], batch.images.shape[3])
-        return plan_resize(grid, padded, batch.sizes[index], batch.outputs[index])
+        return plan_resize(grid, padded, batch.sizes[index], batch.outputs[index], sigmoid_first)
 
     def semantic(self, probabilities: Tensor, mask_logits: Tensor, resize: MaskResize) -> dict[str, Any]:
         """Label an image.
