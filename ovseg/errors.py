@@ -30,6 +30,10 @@ class ConfigError(OvsegError):
     """A configuration value, device or dtype is not allowed."""
 
 
+class TrainingError(OvsegError):
+    """A training broke down: a loss is not finite, or a pass does not fit into memory."""
+
+
 class EnvironmentProblem(OvsegError):
     """The installation lacks something; ``ovseg doctor`` tells more."""
 

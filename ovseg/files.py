@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -81,3 +82,21 @@ def _cannot_write(target: Path, error: OSError) -> str:
     if not target.parent.is_dir():
         return f"cannot write '{target}': there is no folder '{target.parent}'; create it first"
     return f"cannot write '{target}' ({error.strerror or error}); choose another place or free some space"
+
+
+def rewind(log: Path, step: int) -> None:
+    """Drop the rows that an interrupted run wrote after its last checkpoint, and a last line that was cut in two.
+
+    Args:
+        log: A file of JSON rows, each with its ``step``; it is made if there is none.
+        step: Rows from this step on are dropped.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    rows = []
+    for line in log.read_text().splitlines() if log.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    with atomic_write(log) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))

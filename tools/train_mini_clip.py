@@ -31,7 +31,7 @@ from ovseg.data.scenes.captions import caption
 from ovseg.data.scenes.composer import Composer, draw_concepts
 from ovseg.device import resolve_device
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
-from ovseg.files import atomic_write, check_writable
+from ovseg.files import atomic_write, check_writable, rewind
 
 ASSETS = Path(__file__).resolve().parents[1] / "ovseg/assets/mini"
 SLOTS = 4
@@ -288,16 +288,6 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return config["model_cfg"], config["preprocess_cfg"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{path}' is no open_clip config ({error}); expected model_cfg and preprocess_cfg") from error
-
-
-def rewind(log: Path, step: int) -> None:
-    """Drop the rows that an interrupted run wrote after its last checkpoint, and a last line that was cut in two."""
-    rows = []
-    for line in log.read_text().splitlines() if log.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    with atomic_write(log) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
 
 
 def plot(log: Path, target: Path) -> None:

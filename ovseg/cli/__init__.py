@@ -1,4 +1,4 @@
-"""The command line: ``ovseg segment | models | doctor | cache``. Thin: it parses, calls the library, prints.
+"""The command line: ``ovseg segment | models | train | datasets | ...``. Thin: it parses, calls the library, prints.
 
 The modules of the commands import nothing heavy by themselves, only in ``run``: help is there at once.
 """
@@ -19,6 +19,8 @@ from ovseg.errors import EnvironmentProblem, OvsegError, unknown_name
 COMMANDS = {
     "segment": "label every pixel of images with your words",
     "models": "list models: licence, size, where weights come from",
+    "train": "train a model, on your own data too",
+    "datasets": "check a data set before training",
     "doctor": "check the installation and say what mends it",
     "cache": "list or clear the cached text embeddings",
 }

@@ -63,7 +63,8 @@ def architecture(arch: str) -> dict[str, Any]:
 
 def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
     """Load a folder with a config and weights; see `BaseClip.from_folder`."""
-    folder = Path(folder)
+    embedded = Path(__file__).resolve().parents[1] / "assets" / folder
+    folder = embedded if (embedded / "open_clip_config.json").is_file() else Path(folder)
     config_path = folder / "open_clip_config.json"
     if not config_path.is_file():
         raise WeightsError(f"{config_path} does not exist; expected a folder with it and {_FOLDER_WEIGHTS[0]}")

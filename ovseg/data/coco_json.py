@@ -66,7 +66,7 @@ def _class_list(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _record(image: dict[str, Any], images: Path) -> dict[str, Any]:
-    sizes = {key: image[key] for key in ("height", "width") if key in image}
+    sizes: dict[str, Any] = {key: image[key] for key in ("height", "width") if key in image}
     return {"file_name": str(images / image["file_name"]), "image_id": image["id"], **sizes}
 
 

@@ -1,7 +1,7 @@
 """Training samples in an order that depends on a seed and on the step alone, whoever loads them.
 
-Sample n of a run is image n modulo N of the epoch's permutation, with random changes drawn from (seed, n). So a run that
-goes on from step s sees what it would have seen, and the number of processes and workers changes nothing.
+Sample n of a run is image n modulo N of the epoch's permutation, with random changes drawn from (seed, n). So a run
+that goes on from step s sees what it would have seen, and the number of processes and workers changes nothing.
 """
 
 from __future__ import annotations

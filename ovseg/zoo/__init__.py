@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovseg.checkpoint.trained import is_trained_file, load_trained
 from ovseg.config import load_config
 from ovseg.errors import EnvironmentProblem, unknown_name
 from ovseg.mappings import merge
@@ -67,7 +68,20 @@ def load(
     if (card := released_card(str(model))) and not cfg.MODEL.WEIGHTS:
         cfg = model_config(model, merge(overrides or {}, {"MODEL": {"WEIGHTS": str(find_released(card))}}), protocol)
     architecture, words = registry.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.TEXT.VOCABULARY
-    return Segmenter(architecture(cfg), str(model), device, dtype, batch_size, words)
+    return Segmenter(_build(architecture, cfg), str(model), device, dtype, batch_size, words)
+
+
+def _build(architecture: Any, cfg: CfgNode) -> Any:
+    """Build a model; of weights that were trained here, its frozen part comes from where the config says."""
+    weights = cfg.MODEL.WEIGHTS
+    if not is_trained_file(weights):
+        return architecture(cfg)
+    plain = cfg.clone()
+    plain.defrost()
+    plain.MODEL.WEIGHTS = ""
+    model = architecture(plain)
+    load_trained(model, weights)
+    return model
 
 
 def model_config(model: str | Path, overrides: dict[str, Any] | None = None, protocol: str = "") -> CfgNode:

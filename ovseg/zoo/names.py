@@ -51,7 +51,7 @@ def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
         raise _not_found(model, folder, embedded)
     changes = {} if not (folder / "open_clip_config.json").is_file() else _clip(FOLDER=str(folder))
     if (folder / "config.yaml").is_file():
-        return folder / "config.yaml", changes
+        return folder / "config.yaml", merge(changes, _trained(folder))
     if not changes:
         raise WeightsError(f"folder '{model}' holds no model; expected open_clip_config.json (and weights) in it")
     return config_root() / "training_free/clip.yaml", changes
@@ -74,6 +74,13 @@ def _embedded() -> dict[str, Card]:
 def released_card(model: str) -> Card | None:
     """Return the card of a released model, or None if the name is another."""
     return next((card for card in list_models() if card.weights == "released" and card.name == model), None)
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """Return the weights and words that a training has left in a folder, where it has."""
+    weights, words = folder / "model.safetensors", folder / "classes.json"
+    found: dict[str, Any] = {"WEIGHTS": str(weights)} if weights.is_file() else {}
+    return {"MODEL": {**found, **({"TEXT": {"VOCABULARY": str(words)}} if words.is_file() else {})}}
 
 
 def _methods() -> dict[str, str]:

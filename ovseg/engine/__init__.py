@@ -1,0 +1,1 @@
+"""Training: the loop, its hooks, optimizer groups and schedules, checkpoints, processes."""

@@ -1,0 +1,96 @@
+"""A whole training from a config file: data, model, loop, exported model."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detectron2.utils import comm
+
+from ovseg.config import config_root
+from ovseg.data.checking import require_sound
+from ovseg.data.registration import load_datasets
+from ovseg.engine.checkpoints import export
+from ovseg.engine.expectation import describe
+from ovseg.engine.hooks import Log, Save, Validation, log, report, start_log
+from ovseg.engine.trainer import Trainer
+from ovseg.engine.validation import load_test_sets, validate
+from ovseg.errors import ConfigError
+from ovseg.files import check_writable
+from ovseg.zoo import load, model_config
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+CHECKED = 64  # images of each data set that are read before training; all names of files are compared
+
+
+def read_options(words: Sequence[str]) -> dict[str, Any]:
+    """Turn ``KEY VALUE KEY VALUE`` of a command line into nested changes to a config.
+
+    Raises:
+        ConfigError: A value is missing.
+    """
+    if len(words) % 2:
+        raise ConfigError(f"'{words[-1]}' has no value; expected KEY VALUE pairs such as SOLVER.MAX_ITER 1000")
+    changes: dict[str, Any] = {}
+    for key, text in zip(words[::2], words[1::2], strict=True):
+        node = changes
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        try:
+            node[last] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            node[last] = text
+    return changes
+
+
+def find_config(name: str) -> str:
+    """Return the path of a config: a file, or one of those that are shipped (``san/san_mini_scenes.yaml``)."""
+    shipped = config_root() / name.removeprefix("configs/")
+    return name if Path(name).is_file() or not shipped.is_file() else str(shipped)
+
+
+def train(config: str, changes: dict[str, Any], resume: bool = False, eval_only: bool = False) -> None:
+    """Train a model, or only evaluate it; in every process of a run.
+
+    Args:
+        config: A YAML file.
+        changes: Nested changes to it.
+        resume: Go on with the run in ``OUTPUT_DIR``.
+        eval_only: Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``.
+
+    Raises:
+        OvsegError: The data, the config or the folder of the run cannot be used, or the training broke down.
+    """
+    path = find_config(config)
+    cfg = model_config(path, changes)
+    tests = load_test_sets(cfg.DATASETS.TEST, cfg.DATASETS.VOCABULARY)
+    folder = check_writable(cfg.OUTPUT_DIR)
+    start_log(folder)
+    if eval_only:
+        for name, scores in validate(_model(path, changes, cfg), tests).items():
+            report(name, scores)
+        return
+    datasets = load_datasets(cfg.DATASETS.TRAIN, cfg.DATASETS.VOCABULARY)
+    for dataset in {dataset.name: dataset for dataset in (*datasets, *tests)}.values():
+        require_sound(dataset, CHECKED)
+    trainer = Trainer(cfg, _model(path, changes, cfg), datasets, resume)
+    for line in describe(trainer):
+        log.info(line)
+    if trainer.start_iter:
+        log.info(f"going on at step {trainer.start_iter} of '{folder}'")
+    log_hook = Log(folder, trainer.start_iter)
+    trainer.register_hooks([log_hook, Validation(tests, log_hook), Save()])
+    trainer.fit()
+    if comm.is_main_process():
+        export(trainer, folder)
+        log.info(f"done: ovseg segment IMAGE --model {folder}")
+    comm.synchronize()
+
+
+def _model(path: str, changes: dict[str, Any], cfg: CfgNode) -> Any:
+    return load(path, cfg.MODEL.DEVICE, "fp32", overrides=changes).model
