@@ -1,1 +1,1 @@
-"""Losses, one file per method; pure functions on tensors."""
+"""Losses: points, matching and criterion of sets of masks, and those of single methods; functions on tensors."""
