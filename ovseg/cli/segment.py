@@ -57,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", default="", help="settings of a benchmark (voc21, coco171, ...) or common (default: the model's)"
     )
     parser.add_argument("--background", help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)")
-    parser.add_argument("--templates", help="simple | vild14 | openai80 | none (default: that of the model)")
+    parser.add_argument(
+        "--templates", help="none | simple | image_of | vild14 | openai80 | maskclip85 (default: that of the model)"
+    )
     _add_text_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")

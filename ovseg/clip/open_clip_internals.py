@@ -69,9 +69,13 @@ class Block:
         projected = F.linear(joined, self.attn.out_proj.weight, self.attn.out_proj.bias)
         return self.module.ls_1(getattr(self.module, "ln_attn", _same)(projected))
 
+    def second_norm(self, tokens: Tensor) -> Tensor:
+        """Return the tokens (B, N, C) as the feed-forward half sees them."""
+        return self.module.ln_2(tokens)
+
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """Return what the feed-forward half adds to tokens (B, N, C)."""
-        return self.module.ls_2(self.module.mlp(self.module.ln_2(tokens)))
+        return self.module.ls_2(self.module.mlp(self.second_norm(tokens)))
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Run the block as CLIP has it: (B, N, C) to (B, N, C)."""

@@ -75,7 +75,7 @@ class CLIP_DINOiser(Recalibration):
         """Run all but the last block as CLIP has them; keep what the feed-forward half of the first reads."""
         for block in blocks[:-1]:
             tokens = tokens + block.project(attend(*block.qkv(tokens)))
-            context.stash.setdefault("inner", block.module.ln_2(tokens)[:, 1:].mT.unflatten(-1, context.grid))
+            context.stash.setdefault("inner", block.second_norm(tokens)[:, 1:].mT.unflatten(-1, context.grid))
             tokens = tokens + block.feed_forward(tokens)
         return self.run_block(tokens, blocks[-1], context)
 

@@ -114,6 +114,7 @@ _IN_THE_SCENE = tuple(
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "simple": ("a photo of a {}.",),
+    "image_of": ("Image of a {}.",),  # Zero-guidance segmentation
     "vild14": _VILD14,
     "openai80": _OPENAI80,
     "maskclip85": (*_OPENAI80, *_IN_THE_SCENE),

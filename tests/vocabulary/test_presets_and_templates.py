@@ -92,6 +92,7 @@ def test_templates() -> None:
         "vild14": 14,
         "openai80": 80,
         "maskclip85": 85,
+        "image_of": 1,
     }
     assert resolve_templates("simple") == ("a photo of a {}.",)
     assert resolve_templates(["one {}", "{0} and {}"]) == ("one {}", "{0} and {}")
