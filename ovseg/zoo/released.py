@@ -41,7 +41,7 @@ def _from_hub(card: Card) -> Path:
     try:
         return Path(hf_hub_download(card.hub, card.file))
     except Exception as error:  # whatever the network, the hub's client or the disk raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0][:160]
         raise WeightsError(_explain(card, f"could not be fetched from {card.hub} ({reason})")) from error
 
 

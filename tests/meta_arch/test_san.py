@@ -154,7 +154,22 @@ def test_the_hash_follows_training(model):
     before = model.weights_hash
     model.train()
     torch.nn.init.ones_(model.void_row)
-    assert model.eval().weights_hash != before and model.weights_hash.startswith(model.clip.weights_hash)
+    trained = model.eval().weights_hash
+    assert trained != before and trained.startswith(model.clip.weights_hash)
+    model.load_state_dict({**model.state_dict(), "void_row": torch.zeros_like(model.void_row)})
+    assert model.weights_hash not in (before, trained)
+
+
+def test_groups_of_the_optimizer_are_those_of_the_original(model, tiny_clip):
+    from ovseg.engine.optimizer import parameter_groups
+
+    cfg = load_config(config_root() / "san/san_vit_b_16.yaml", settings(tiny_clip))
+    names = {id(value): name for name, value in model.named_parameters()}
+    decay = {names[id(value)]: g["weight_decay"] for g in parameter_groups(model, cfg) for value in g["params"]}
+    free = {name for name, value in decay.items() if not value}
+    assert {"position", "side_adapter.pos_embed", "side_adapter.query_embed", "side_adapter.query_pos_embed"} <= free
+    assert all("embed" in name or ".norm" in name or name == "position" for name in free)
+    assert not any("fusion" in name for name in free) and "side_adapter.patch_embed.weight" not in free
 
 
 def test_training_without_targets(model):
