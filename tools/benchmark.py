@@ -4,6 +4,7 @@ Examples:
     python tools/benchmark.py postprocess
     python tools/benchmark.py postprocess --classes 20,1000 --size 3840x2160 --json postprocess.json
     python tools/benchmark.py recalibrations --arch ViT-B-16 --size 448
+    python tools/benchmark.py evaluation --classes 847
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
+import benchmark_evaluation
 import benchmark_recalibrations
 import torch
 from rich.console import Console
@@ -291,6 +293,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     methods = commands.add_parser("recalibrations", help="training-free methods beside a plain image encoding")
     benchmark_recalibrations.add_arguments(methods)
     methods.set_defaults(run=benchmark_recalibrations.run)
+    counting = commands.add_parser("evaluation", help="evaluators beside Detectron2's and COCO's definition of PQ")
+    benchmark_evaluation.add_arguments(counting)
+    counting.set_defaults(run=benchmark_evaluation.run)
     return parser.parse_args(argv)
 
 

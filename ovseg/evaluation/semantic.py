@@ -1,4 +1,4 @@
-"""Semantic segmentation: mIoU from one confusion matrix, over present classes and over all classes."""
+"""Semantic segmentation: all numbers from one confusion matrix and the pixels near contours, with stated rules."""
 
 from __future__ import annotations
 
@@ -7,109 +7,241 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
 
 from ovseg.errors import InputError
+from ovseg.evaluation.common import check_same_shape, class_flags, mean, plain, runs, same_flags, share, sums
+
+BOUNDARY_RATIO = 0.02
+"""Width of the band along contours, as a share of the image's diagonal (Boundary IoU, arXiv:2103.16562)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SemanticResult:
-    """Scores of one data set; IoUs and means are in 0..1.
+    """Scores of one data set; shares and means are in 0..1, NaN where there is nothing to average.
 
-    The field reports the mean over two different denominators under one name (Detectron2 changed its rule in July 2022
-    without a new version), so both are here: over the classes that occur in the ground truth, and over all classes of
-    the list, where one that does not occur counts 0.
+    The field reports the mean over different denominators under one name (Detectron2 changed its rule in July 2022
+    without a new version), so all are here: over the classes that occur in the ground truth (Detectron2 since), over
+    those that occur in ground truth or predictions (Detectron2 0.6 and its wheels), and over all classes of the list.
+    A class that is absent from the ground truth counts 0 wherever it is in the denominator.
 
     Attributes:
         iou: (K,) float64, NaN for classes in neither ground truth nor predictions.
+        accuracy: (K,) float64, share of a class's pixels that are right; NaN without any.
+        boundary_iou: (K,) float64, as `iou` within the bands along contours; NaN if not measured.
+        truth_pixels: (K,) int64, pixels of each class in the ground truth.
+        predicted_pixels: (K,) int64, pixels predicted as each class, without those on void.
         miou_present: Mean IoU over classes that occur in the ground truth.
-        miou_all: Mean IoU over all classes, absent ones 0.
+        miou_seen: Mean IoU over classes that occur in ground truth or predictions.
+        miou_all: Mean IoU over all classes.
         present: Number of classes in the ground truth.
+        seen: Number of classes in ground truth or predictions.
         total: Number of classes in the list.
-        pixel_accuracy: Share of labelled pixels that are right; "no class" is wrong.
-        foreground_miou: Mean IoU over the thing classes in the ground truth; NaN without any.
+        pixel_accuracy: pACC, share of labelled pixels that are right; "no class" is wrong.
+        mean_accuracy: mACC, mean of `accuracy` over present classes.
+        frequency_weighted_iou: fwIoU, mean IoU weighted by the share of pixels in the ground truth.
+        boundary_miou: Mean of `boundary_iou` over present classes.
+        foreground_miou: Mean IoU over present things.
+        base_miou: Mean IoU over present classes that are not novel.
+        novel_miou: Mean IoU over present novel classes.
+        base_present: Number of present classes that are not novel; 0 without a split.
+        novel_present: Number of present novel classes.
+        void_share: Share of all pixels that have no ground truth, and count nowhere.
+        no_class_share: Share of labelled pixels that were predicted as no class.
     """
 
     iou: np.ndarray
+    accuracy: np.ndarray
+    boundary_iou: np.ndarray
+    truth_pixels: np.ndarray
+    predicted_pixels: np.ndarray
     miou_present: float
+    miou_seen: float
     miou_all: float
     present: int
+    seen: int
     total: int
     pixel_accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
+    boundary_miou: float
     foreground_miou: float
+    base_miou: float
+    novel_miou: float
+    base_present: int
+    novel_present: int
+    void_share: float
+    no_class_share: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers without the per-class list."""
-        return {k: (round(v, 6) if isinstance(v, float) else v) for k, v in vars(self).items() if k != "iou"}
+        """Return the numbers without the per-class lists; None for NaN."""
+        return plain(self)
 
 
-class SemanticEvaluator(DatasetEvaluator):
+class SemanticEvaluator:
     """Accumulates a (K, K + 1) confusion matrix; memory does not grow with the number of images.
 
-    Ground truth outside 0..K-1 is void and counts nowhere. Predictions of no class (-1) are an extra column: they miss
-    their ground-truth class and are nobody's false positive.
+    Rules: ground truth outside 0..K-1 is void and counts nowhere, whatever was predicted there. Predictions of no class
+    (-1) are an extra column: they miss their ground-truth class and are nobody's false positive. For Boundary IoU a
+    pixel counts if within `BOUNDARY_RATIO` of the diagonal (a square window, as erosion by 3 x 3) there is another
+    label or the end of the image; void and no class are labels with contours of their own.
     """
 
-    def __init__(self, num_classes: int, things: Sequence[bool] | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        things: Sequence[bool] | None = None,
+        novel: Sequence[bool] | None = None,
+        boundary: bool = False,
+    ) -> None:
         """Start empty.
 
         Args:
             num_classes: K, length of the class list.
             things: For each class whether it is a thing; all are without it.
+            novel: For each class whether training has not seen it; without it there is no split.
+            boundary: Whether to measure Boundary IoU, which takes several times as long as the rest.
+
+        Raises:
+            InputError: Flags do not fit the number of classes.
         """
         self.num_classes = num_classes
-        self.things = np.ones(num_classes, bool) if things is None else np.asarray(things, bool)
+        flags = class_flags(things, num_classes, "things")
+        self.things = np.ones(num_classes, bool) if flags is None else flags
+        self.novel = class_flags(novel, num_classes, "novel")
+        self.boundary = boundary
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
         self.confusion = np.zeros((self.num_classes, self.num_classes + 1), np.int64)
-
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Add images.
-
-        Args:
-            inputs: Each with ``sem_seg`` (H, W) integer ground truth.
-            outputs: Each with ``labels`` (H, W) integer predictions, -1 for no class.
-
-        Raises:
-            InputError: Sizes differ, or a prediction is no class of the list.
-        """
-        for entry, output in zip(inputs, outputs, strict=True):
-            self.add(np.asarray(entry["sem_seg"]), np.asarray(output["labels"]))
+        self.bands = np.zeros((3, self.num_classes), np.int64)  # near contours: hits, ground truth, predictions
+        self.void_pixels = 0
 
     def add(self, target: np.ndarray, labels: np.ndarray) -> None:
-        """Add one image: (H, W) ground truth and (H, W) predictions."""
-        if target.shape != labels.shape:
-            raise InputError(f"prediction is {labels.shape} but ground truth {target.shape}; expected equal sizes")
-        if labels.size and not -1 <= labels.min() <= labels.max() < self.num_classes:
+        """Add one image.
+
+        Args:
+            target: (H, W) integer ground truth; outside 0..K-1 void.
+            labels: (H, W) integer predictions; -1 for no class.
+
+        Raises:
+            InputError: Sizes differ, a prediction is no class of the list, or a dtype cannot hold all classes.
+        """
+        target, labels = np.asarray(target), np.asarray(labels)
+        check_same_shape(target, labels)
+        for what, array in (("ground truth", target), ("prediction", labels)):
+            if array.dtype.kind not in "iu" or np.iinfo(array.dtype).max < self.num_classes - 1:
+                raise InputError(
+                    f"{what} is {array.dtype}, which cannot hold {self.num_classes} classes; expected wider integers "
+                    "(int32 in memory, 16-bit PNG in files)"
+                )
+        truth, guess, lengths = runs(target, labels)
+        if guess.size and not (guess.min() >= -1 and guess.max() < self.num_classes):
             raise InputError(
-                f"prediction has labels {labels.min()}..{labels.max()}; expected -1..{self.num_classes - 1} (class ids)"
+                f"prediction has labels {guess.min()}..{guess.max()}; expected -1..{self.num_classes - 1} (class ids)"
             )
-        valid = (target >= 0) & (target < self.num_classes)
-        columns = np.where(labels[valid] < 0, self.num_classes, labels[valid]).astype(np.int64)
-        pairs = target[valid].astype(np.int64) * (self.num_classes + 1) + columns
-        self.confusion += np.bincount(pairs, minlength=self.confusion.size).reshape(self.confusion.shape)
+        valid = self._valid(truth)
+        truth, guess, lengths = (a[valid].astype(np.int64) for a in (truth, guess, lengths))
+        columns = np.where(guess < 0, self.num_classes, guess)
+        np.add.at(self.confusion.reshape(-1), truth * (self.num_classes + 1) + columns, lengths)
+        self.void_pixels += int(target.size - lengths.sum())
+        if self.boundary:
+            self._add_bands(target, labels)
+
+    def merge(self, other: SemanticEvaluator) -> None:
+        """Add what another one has seen, exactly as if its images had been added here.
+
+        Raises:
+            InputError: It counts other classes or measures something else.
+        """
+        same = same_flags(self.things, other.things) and same_flags(self.novel, other.novel)
+        if self.num_classes != other.num_classes or self.boundary != other.boundary or not same:
+            raise InputError(
+                f"cannot merge evaluators of {self.num_classes} and {other.num_classes} classes or of different flags; "
+                "expected both made with the same arguments"
+            )
+        self.confusion += other.confusion
+        self.bands += other.bands
+        self.void_pixels += other.void_pixels
 
     def evaluate(self) -> SemanticResult:
         """Return the scores of all images added so far."""
-        matrix = self.confusion
-        hits = np.diag(matrix).astype(np.float64)
-        truth, predicted = matrix.sum(1), matrix[:, :-1].sum(0)
-        with np.errstate(invalid="ignore"):
-            iou = hits / (truth + predicted - hits)
-        present = truth > 0
-        foreground = present & self.things
+        hits = np.diag(self.confusion)
+        truth, predicted = self.confusion.sum(1), self.confusion[:, :-1].sum(0)
+        labelled, present, seen = int(truth.sum()), truth > 0, (truth > 0) | (predicted > 0)
+        iou, accuracy, boundary_iou = _iou(hits, truth, predicted), _divide(hits, truth), _iou(*self.bands)
+        novel = np.zeros_like(present) if self.novel is None else self.novel
+        base = np.zeros_like(present) if self.novel is None else ~self.novel
+        over = iou[present]
         return SemanticResult(
             iou=iou,
-            miou_present=_mean(iou[present]),
-            miou_all=float(np.nan_to_num(iou).sum() / max(self.num_classes, 1)),
+            accuracy=accuracy,
+            boundary_iou=boundary_iou,
+            truth_pixels=truth,
+            predicted_pixels=predicted,
+            miou_present=mean(over),
+            miou_seen=mean(over, int(seen.sum())),
+            miou_all=mean(over, self.num_classes),
             present=int(present.sum()),
+            seen=int(seen.sum()),
             total=self.num_classes,
-            pixel_accuracy=float(hits.sum() / truth.sum()) if truth.sum() else float("nan"),
-            foreground_miou=_mean(iou[foreground]),
+            pixel_accuracy=share(hits.sum(), labelled),
+            mean_accuracy=mean(accuracy[present]),
+            frequency_weighted_iou=share((truth[present] * over).sum(), labelled),
+            boundary_miou=mean(boundary_iou[present]),
+            foreground_miou=mean(iou[present & self.things]),
+            base_miou=mean(iou[present & base]),
+            novel_miou=mean(iou[present & novel]),
+            base_present=int((present & base).sum()),
+            novel_present=int((present & novel).sum()),
+            void_share=share(self.void_pixels, self.void_pixels + labelled),
+            no_class_share=share(self.confusion[:, -1].sum(), labelled),
         )
 
+    def _valid(self, target: np.ndarray) -> np.ndarray:
+        """Whether each value of the ground truth is a class."""
+        return (target >= 0) & (target < self.num_classes)
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else float("nan")
+    def _add_bands(self, target: np.ndarray, labels: np.ndarray) -> None:
+        """Count the pixels of each class that lie near its contours."""
+        valid = self._valid(target)
+        width = max(1, round(BOUNDARY_RATIO * float(np.hypot(*target.shape))))
+        near_truth = valid & contour_band(np.where(valid, target, np.int32(self.num_classes)), width)
+        near_guess = valid & contour_band(labels, width)
+        truth, guess, lengths = runs(
+            np.where(near_truth, target, np.int32(-1)), np.where(near_guess, labels, np.int32(-1))
+        )
+        hit = truth == guess
+        for row, classes, pixels in zip(
+            self.bands, (truth[hit], truth, guess), (lengths[hit], lengths, lengths), strict=True
+        ):
+            row += sums(classes, pixels, self.num_classes)
+
+
+def contour_band(labels: np.ndarray, width: int) -> np.ndarray:
+    """Return the pixels (H, W) bool whose square window of 2 width + 1 holds another label or leaves the map.
+
+    Args:
+        labels: (H, W) integers, -1..2^24.
+        width: Of the band, in pixels.
+    """
+    import cv2
+
+    if labels.size == 0:
+        return np.zeros(labels.shape, bool)
+    # OpenCV filters no int32. In 16 bits -1 becomes 65535, a value of its own; beyond them float32 is exact.
+    values: Any = labels.astype(np.uint16 if labels.max() < 2**16 - 1 else np.float32)
+    window = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * width + 1, 2 * width + 1))
+    band = cv2.erode(values, window) != cv2.dilate(values, window)
+    for edge in (band[:width], band[-width:], band[:, :width], band[:, -width:]):
+        edge[:] = True
+    return band
+
+
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole as float64; NaN for a whole of 0."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+def _iou(hits: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return _divide(hits, truth + predicted - hits)

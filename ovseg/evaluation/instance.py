@@ -1,0 +1,307 @@
+"""Average precision and recall of instances by COCO's own code, from run-length encoded masks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ovseg.data.dataset import INSTANCE, Dataset, Segments
+from ovseg.errors import InputError
+from ovseg.evaluation.common import class_flags, mean, plain, same_flags
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceMasks:
+    """The objects of one image, masks as run lengths; they may overlap.
+
+    Attributes:
+        size: Height and width.
+        rles: For each object pycocotools' compressed encoding.
+        classes: (N,) int64.
+        scores: (N,) float64; ones in the ground truth.
+        crowd: (N,) bool; all False in predictions.
+        areas: (N,) float64 pixels, which decide what is small, medium and large.
+    """
+
+    size: tuple[int, int]
+    rles: list[dict[str, Any]]
+    classes: np.ndarray
+    scores: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+
+    @classmethod
+    def from_masks(cls, masks: Any, classes: Any, scores: Any) -> InstanceMasks:
+        """Encode predictions.
+
+        Args:
+            masks: (N, H, W) bool, array or tensor.
+            classes: (N,) integers.
+            scores: (N,) floats.
+
+        Raises:
+            InputError: The numbers of masks, classes and scores differ.
+        """
+        masks, classes, scores = (np.asarray(a.cpu() if hasattr(a, "cpu") else a) for a in (masks, classes, scores))
+        if masks.ndim != 3 or not masks.shape[:1] == classes.shape == scores.shape:
+            raise InputError(
+                f"got masks {masks.shape}, classes {classes.shape} and scores {scores.shape}; expected (N, H, W) masks "
+                "with one class and score each"
+            )
+        rles = [_encode(mask) for mask in masks]
+        none = np.zeros(len(rles), bool)
+        return cls(masks.shape[1:], rles, classes.astype(np.int64), scores.astype(np.float64), none, _areas(rles))
+
+    @classmethod
+    def from_segments(cls, segments: Segments, wanted: np.ndarray) -> InstanceMasks:
+        """Encode the segments of the classes that are wanted, (K,) bool; the things of a panoptic ground truth."""
+        chosen = np.flatnonzero(wanted[segments.classes])
+        rles = [_encode(segments.ids == place) for place in chosen]
+        classes, crowd = segments.classes[chosen], segments.crowd[chosen]
+        return cls(segments.ids.shape, rles, classes, np.ones(len(rles)), crowd, _areas(rles))
+
+    @classmethod
+    def from_annotations(
+        cls, annotations: Sequence[dict[str, Any]], size: tuple[int, int], classes: Sequence[int] | np.ndarray
+    ) -> InstanceMasks:
+        """Take COCO annotations (polygons or run lengths) as they are, with their own areas.
+
+        Args:
+            annotations: Each with ``segmentation``.
+            size: Height and width of the image.
+            classes: Class of each annotation.
+        """
+        rles = [_outline(annotation["segmentation"], size) for annotation in annotations]
+        areas = [a.get("area", own) for a, own in zip(annotations, _areas(rles), strict=True)]
+        crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool)
+        ids = np.asarray(classes, np.int64)
+        return cls(size, rles, ids, np.ones(len(rles)), crowd, np.array(areas, np.float64))
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceResult:
+    """COCO's numbers of one data set; 0..1, NaN where there is nothing to average.
+
+    Attributes:
+        class_ap: (K,) float64 AP of each class; NaN for classes without ground truth, and if classes do not count.
+        ap: AP at IoU 0.50:0.95 over the classes with ground truth (COCO's rule).
+        ap50: AP at IoU 0.5.
+        ap75: AP at IoU 0.75.
+        ap_small: AP of objects below 32^2 pixels.
+        ap_medium: AP of objects between.
+        ap_large: AP of objects above 96^2 pixels.
+        ar_1: Average recall with one detection per image and class.
+        ar_10: Average recall with 10.
+        ar_100: Average recall with 100.
+        ap_all: Mean AP over all classes of the list, those without ground truth 0.
+        ap_base: AP of classes that are not novel; NaN without a split.
+        ap_novel: AP of novel classes.
+        present: Number of classes with ground truth.
+        total: Number of classes in the list.
+    """
+
+    class_ap: np.ndarray
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar_1: float
+    ar_10: float
+    ar_100: float
+    ap_all: float
+    ap_base: float
+    ap_novel: float
+    present: int
+    total: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers without the per-class list; None for NaN."""
+        return plain(self)
+
+
+class InstanceEvaluator:
+    """Keeps the run lengths of all objects and lets pycocotools match them; a few hundred bytes an object.
+
+    Boxes are those of the masks, in ground truth and predictions alike. Images are counted in the order of their ids,
+    so neither the order of adding nor the process changes a number.
+    """
+
+    def __init__(self, num_classes: int, novel: Sequence[bool] | None = None) -> None:
+        """Start empty.
+
+        Args:
+            num_classes: K, length of the class list.
+            novel: For each class whether training has not seen it; without it there is no split.
+
+        Raises:
+            InputError: Flags do not fit the number of classes.
+        """
+        self.num_classes = num_classes
+        self.novel = class_flags(novel, num_classes, "novel")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.images: dict[int | str, tuple[InstanceMasks, InstanceMasks]] = {}
+
+    def add(self, image_id: int | str, truth: InstanceMasks, prediction: InstanceMasks) -> None:
+        """Add one image.
+
+        Args:
+            image_id: Different for each image of the data set; all numbers or all strings.
+            truth: Ground truth.
+            prediction: What was found, best or not first.
+
+        Raises:
+            InputError: The image was added before, sizes differ, a class is not in the list, or a score is not finite.
+        """
+        if image_id in self.images:
+            raise InputError(f"image {image_id!r} was added twice; expected each image once")
+        if truth.size != prediction.size:
+            raise InputError(
+                f"predicted masks of image {image_id!r} are {prediction.size} but ground truth {truth.size}; expected "
+                "equal sizes (H, W)"
+            )
+        classes = np.concatenate([truth.classes, prediction.classes])
+        if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
+            raise InputError(
+                f"image {image_id!r} has classes {classes.min()}..{classes.max()}; expected 0..{self.num_classes - 1}"
+            )
+        if not np.isfinite(prediction.scores).all():
+            raise InputError(f"image {image_id!r} has scores that are not finite; expected numbers to sort by")
+        self.images[image_id] = truth, prediction
+
+    def merge(self, other: InstanceEvaluator) -> None:
+        """Add what another one has seen, exactly as if its images had been added here.
+
+        Raises:
+            InputError: It counts other classes, or has seen one of the same images.
+        """
+        if self.num_classes != other.num_classes or not same_flags(self.novel, other.novel):
+            raise InputError(
+                f"cannot merge evaluators of {self.num_classes} and {other.num_classes} classes or of different flags; "
+                "expected both made with the same arguments"
+            )
+        twice = sorted(self.images.keys() & other.images.keys())
+        if twice:
+            raise InputError(f"image {twice[0]!r} is in both evaluators; expected each image once")
+        self.images |= other.images
+
+    def evaluate(self, boxes: bool = False, class_agnostic: bool = False) -> InstanceResult:
+        """Return the scores of all images added so far.
+
+        Args:
+            boxes: Compare the boxes of the masks in place of the masks.
+            class_agnostic: Forget the classes: how well objects of any kind are found.
+        """
+        precision, recall = self._run(boxes, class_agnostic)  # (IoU, recall, K, area, most), (IoU, K, area, most)
+        per_class = np.full(self.num_classes, np.nan)
+        if not class_agnostic:
+            whole = precision[:, :, :, 0, -1]
+            found = (whole > -1).any((0, 1))
+            per_class[found] = whole[:, :, found].mean((0, 1))
+        none = np.zeros(self.num_classes, bool)
+        novel, base = (none, none) if self.novel is None else (self.novel, ~self.novel)
+        present = np.unique(np.concatenate([t.classes[~t.crowd] for t, _ in self.images.values()] or [[]]))
+        known = ~np.isnan(per_class)
+        tables = {"ap": precision[..., 0, -1], "ap50": precision[0, ..., 0, -1], "ap75": precision[5, ..., 0, -1]}
+        tables |= {f"ap_{name}": precision[..., area, -1] for area, name in enumerate(("small", "medium", "large"), 1)}
+        tables |= {f"ar_{most}": recall[..., 0, place] for place, most in enumerate((1, 10, 100))}
+        numbers: dict[str, Any] = {name: mean(table[table > -1]) for name, table in tables.items()}  # -1: no truth
+        return InstanceResult(
+            class_ap=per_class,
+            **numbers,
+            ap_all=float("nan") if class_agnostic else mean(per_class[known], self.num_classes),
+            ap_base=mean(per_class[base & known]),
+            ap_novel=mean(per_class[novel & known]),
+            present=len(present),
+            total=self.num_classes,
+        )
+
+    def _run(self, boxes: bool, class_agnostic: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return COCO's tables of precision and recall."""
+        from pycocotools.cocoeval import COCOeval
+
+        with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress with print
+            run = COCOeval(self._coco(0), self._coco(1), "bbox" if boxes else "segm")
+            run.params.useCats = int(not class_agnostic)
+            run.evaluate()
+            run.accumulate()
+        return run.eval["precision"], run.eval["recall"]
+
+    def _coco(self, side: int) -> Any:
+        """Return the ground truth (0) or the predictions (1) as pycocotools' data set."""
+        from pycocotools import mask
+        from pycocotools.coco import COCO
+
+        ordered = [self.images[key][side] for key in sorted(self.images)]
+        annotations = [
+            {
+                "image_id": number,
+                "category_id": int(objects.classes[i]) + 1,
+                "segmentation": rle,
+                "bbox": mask.toBbox(rle).tolist(),
+                "area": float(objects.areas[i]),
+                "score": float(objects.scores[i]),
+                "iscrowd": int(objects.crowd[i]),
+            }
+            for number, objects in enumerate(ordered)
+            for i, rle in enumerate(objects.rles)
+        ]
+        found = COCO()
+        found.dataset = {
+            "images": [{"id": i, "height": o.size[0], "width": o.size[1]} for i, o in enumerate(ordered)],
+            "annotations": [{"id": i, **one} for i, one in enumerate(annotations, 1)],  # COCO takes the id 0 for none
+            "categories": [{"id": i + 1, "name": str(i)} for i in range(self.num_classes)],
+        }
+        found.createIndex()
+        return found
+
+
+def true_instances(dataset: Dataset, record: dict[str, Any], size: tuple[int, int]) -> InstanceMasks:
+    """Return the objects of one image: COCO's outlines as they are, overlapping, or the things of a panoptic image.
+
+    Raises:
+        InputError: Files are missing or broken.
+    """
+    if dataset.kind != INSTANCE:
+        things = np.array([entry.is_thing for entry in dataset.classes])
+        return InstanceMasks.from_segments(dataset.read_segments(record, size), things)
+    classes = dataset.remap[np.array([a["category_id"] for a in record["annotations"]], np.int64)]
+    kept = [a for a, own in zip(record["annotations"], classes, strict=True) if own >= 0]
+    return InstanceMasks.from_annotations(kept, size, classes[classes >= 0])
+
+
+def _encode(mask: np.ndarray) -> dict[str, Any]:
+    from pycocotools import mask as coco_mask
+
+    rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle
+
+
+def _areas(rles: list[dict[str, Any]]) -> np.ndarray:
+    from pycocotools import mask as coco_mask
+
+    return np.asarray(coco_mask.area(rles), np.float64).reshape(len(rles))
+
+
+def _outline(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Return polygons or run lengths of a COCO file, compressed."""
+    from pycocotools import mask as coco_mask
+
+    rle = segmentation
+    if isinstance(segmentation, list):
+        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, *size)
+    return {**rle}

@@ -1,0 +1,208 @@
+"""Panoptic quality by the rules of COCO, without a loop over masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ovseg.data.dataset import Segments
+from ovseg.errors import InputError
+from ovseg.evaluation.common import check_same_shape, class_flags, mean, plain, runs, same_flags, sums
+
+# IoUs are summed as integers in units of 2^-40: in any order and over any processes the sum is the same. There is room
+# for eight million matches of a class.
+_UNIT = 2.0**40
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over a group of classes, 0..1 and NaN without any.
+
+    Attributes:
+        pq: Panoptic quality.
+        sq: Segmentation quality, mean IoU of matched segments; 0 for a class without.
+        rq: Recognition quality, F1 of segments.
+        classes: Number of classes averaged: those that occur in ground truth or predictions (COCO's rule).
+    """
+
+    pq: float
+    sq: float
+    rq: float
+    classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticResult:
+    """Scores of one data set; 0..1.
+
+    Attributes:
+        overall: All classes, as COCO reports PQ.
+        things: Things only.
+        stuff: Stuff only.
+        base: Classes that are not novel; empty without a split.
+        novel: Novel classes.
+        pq_present: Mean PQ over the classes in the ground truth.
+        pq_all: Mean PQ over all classes of the list, those that do not occur 0.
+        present: Number of classes in the ground truth.
+        total: Number of classes in the list.
+        pq: (K,) float64, NaN for classes in neither ground truth nor predictions.
+        sq: (K,) float64, likewise.
+        rq: (K,) float64, likewise.
+        counts: (3, K) int64, true positives, false positives and false negatives.
+    """
+
+    overall: Quality
+    things: Quality
+    stuff: Quality
+    base: Quality
+    novel: Quality
+    pq_present: float
+    pq_all: float
+    present: int
+    total: int
+    pq: np.ndarray
+    sq: np.ndarray
+    rq: np.ndarray
+    counts: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers without the per-class lists: ``pq``, ``pq_things``, ``sq_novel``, ...; None for NaN."""
+        numbers: dict[str, Any] = {}
+        for name in ("overall", "things", "stuff", "base", "novel"):
+            suffix = "" if name == "overall" else f"_{name}"
+            numbers |= {f"{key}{suffix}": value for key, value in plain(getattr(self, name)).items()}
+        return {**numbers, **plain(self)}
+
+
+class PanopticEvaluator:
+    """Accumulates matches, misses and IoUs of each class; memory does not grow with the number of images.
+
+    Rules of COCO (panopticapi; arXiv:1801.00868): a pair of one class matches if its IoU, without the prediction's
+    pixels on void, is above one half. Crowds match nothing and are not missed. A prediction without a match is no false
+    positive if more than half of it lies on void and on crowds of its class (on all of them, where an image has
+    several). Pixels of no predicted segment only take away from IoUs. Areas are counted in the map.
+    """
+
+    def __init__(
+        self, num_classes: int, things: Sequence[bool] | None = None, novel: Sequence[bool] | None = None
+    ) -> None:
+        """Start empty.
+
+        Args:
+            num_classes: K, length of the class list.
+            things: For each class whether it is a thing; all are without it.
+            novel: For each class whether training has not seen it; without it there is no split.
+
+        Raises:
+            InputError: Flags do not fit the number of classes.
+        """
+        self.num_classes = num_classes
+        flags = class_flags(things, num_classes, "things")
+        self.things = np.ones(num_classes, bool) if flags is None else flags
+        self.novel = class_flags(novel, num_classes, "novel")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.counts = np.zeros((3, self.num_classes), np.int64)  # true positives, false positives, false negatives
+        self.iou = np.zeros(self.num_classes, np.int64)  # of the true positives, in units of 2^-40
+
+    def add(self, truth: Segments, prediction: Segments) -> None:
+        """Add one image.
+
+        Args:
+            truth: Ground truth, from `Dataset.read_segments`.
+            prediction: From `ovseg.evaluation.segments`, or read from files like the truth.
+
+        Raises:
+            InputError: Sizes differ, a class is not in the list, or a predicted segment has no pixel.
+        """
+        check_same_shape(truth.ids, prediction.ids)
+        self._check(truth, "ground truth")
+        self._check(prediction, "prediction")
+        left, right, pixels = _histogram(truth.ids, prediction.ids)
+        true_area, area = sums(left, pixels, len(truth.classes)), sums(right, pixels, len(prediction.classes))
+        if not area.all():
+            raise InputError(
+                f"predicted segment {int(area.argmin())} has no pixel in the map; expected at least one, drop it"
+            )
+        on_void = sums(right[left < 0], pixels[left < 0], len(area))
+        both = (left >= 0) & (right >= 0)
+        left, right, pixels = left[both], right[both], pixels[both]
+        alike = truth.classes[left] == prediction.classes[right]
+        crowd = truth.crowd[left]
+        iou = pixels / (true_area[left] + area[right] - pixels - on_void[right])
+        hit = alike & ~crowd & (iou > 0.5)
+        missed, wrong = (
+            ~truth.crowd,
+            on_void + sums(right[alike & crowd], pixels[alike & crowd], len(area)) <= area / 2,
+        )
+        missed[left[hit]] = False
+        wrong[right[hit]] = False
+        classes = truth.classes[left[hit]]
+        np.add.at(self.iou, classes, np.rint(iou[hit] * _UNIT).astype(np.int64))
+        for row, found in zip(self.counts, (classes, prediction.classes[wrong], truth.classes[missed]), strict=True):
+            np.add.at(row, found, 1)
+
+    def merge(self, other: PanopticEvaluator) -> None:
+        """Add what another one has seen, exactly as if its images had been added here.
+
+        Raises:
+            InputError: It counts other classes.
+        """
+        if not (same_flags(self.things, other.things) and same_flags(self.novel, other.novel)):
+            raise InputError(
+                f"cannot merge evaluators of {self.num_classes} and {other.num_classes} classes or of different flags; "
+                "expected both made with the same arguments"
+            )
+        self.counts += other.counts
+        self.iou += other.iou
+
+    def evaluate(self) -> PanopticResult:
+        """Return the scores of all images added so far."""
+        hits, wrong, missed = self.counts
+        seen, present = hits + wrong + missed > 0, hits + missed > 0
+        iou, weight = self.iou / _UNIT, hits + (wrong + missed) / 2
+        with np.errstate(invalid="ignore"):
+            pq, rq = iou / weight, hits / weight
+        sq = np.where(seen, iou / np.maximum(hits, 1), np.nan)
+        none = np.zeros_like(seen)
+
+        def group(members: np.ndarray) -> Quality:
+            chosen = members & seen
+            return Quality(mean(pq[chosen]), mean(sq[chosen]), mean(rq[chosen]), int(chosen.sum()))
+
+        return PanopticResult(
+            overall=group(seen),
+            things=group(self.things),
+            stuff=group(~self.things),
+            base=group(none if self.novel is None else ~self.novel),
+            novel=group(none if self.novel is None else self.novel),
+            pq_present=mean(pq[present]),
+            pq_all=mean(pq[seen], self.num_classes),
+            present=int(present.sum()),
+            total=self.num_classes,
+            pq=pq,
+            sq=sq,
+            rq=rq,
+            counts=self.counts.copy(),
+        )
+
+    def _check(self, segments: Segments, what: str) -> None:
+        """Refuse classes that are not in the list."""
+        classes = segments.classes
+        if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
+            raise InputError(
+                f"{what} has segments of classes {classes.min()}..{classes.max()}; expected 0..{self.num_classes - 1}"
+            )
+
+
+def _histogram(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the distinct pairs of values of two maps (-1 and up), and the number of pixels of each."""
+    left, right, lengths = runs(first, second)
+    span = int(second.max(initial=0)) + 2
+    keys, place = np.unique((left.astype(np.int64) + 1) * span + right + 1, return_inverse=True)
+    return keys // span - 1, keys % span - 1, sums(place, lengths, len(keys))

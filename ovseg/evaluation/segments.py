@@ -1,0 +1,61 @@
+"""Panoptic results as segments, whatever they come as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ovseg.data.dataset import VOID, Segments
+from ovseg.errors import InputError
+from ovseg.evaluation.common import runs
+
+
+def from_panoptic_seg(ids: Any, infos: Sequence[dict[str, Any]]) -> Segments:
+    """Read ``panoptic_seg``, as our models and Detectron2's return it.
+
+    Args:
+        ids: (H, W) integer tensor or array; 0 is void.
+        infos: For each segment a dict with ``id`` and ``category_id``, the class as position in the class list.
+
+    Raises:
+        InputError: The map shows an id that the list lacks, or the list has one twice or 0.
+    """
+    pixels = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+    order = np.array([info["id"] for info in infos], np.int64)
+    if len(np.unique(order)) != len(order) or 0 in order:
+        raise InputError(f"panoptic segments have the ids {order.tolist()}; expected different ones, and 0 for void")
+    count = len(order)
+    if order.tolist() == list(range(1, count + 1)) and pixels.size and pixels.min() >= 0 and pixels.max() <= count:
+        places = np.subtract(pixels, 1, dtype=np.int32, casting="unsafe")  # as nearly all models number them
+    else:
+        places = _places(pixels, np.append(order, 0), np.append(np.arange(count), VOID))
+    return Segments(
+        places,
+        np.array([info["category_id"] for info in infos], np.int64),
+        np.zeros(count, bool),
+    )
+
+
+def from_labels(labels: np.ndarray) -> Segments:
+    """Read a label map (H, W): all pixels of a class are one segment, -1 is void. For models that only label."""
+    values = np.unique(labels)
+    classes = values[values >= 0].astype(np.int64)
+    places = np.where(values >= 0, np.cumsum(values >= 0) - 1, VOID)
+    return Segments(_places(labels, values, places), classes, np.zeros(len(classes), bool))
+
+
+def _places(pixels: np.ndarray, values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Replace each value of a map by its place, (H, W) int32; looked up once for each run of equal pixels.
+
+    Raises:
+        InputError: The map has another value.
+    """
+    heads, lengths = runs(pixels)
+    order = np.argsort(values)
+    found = order[np.searchsorted(values, heads, sorter=order).clip(max=len(values) - 1)]
+    wrong = heads[values[found] != heads]
+    if wrong.size:
+        raise InputError(f"panoptic map shows segment {wrong[0]}, which its list of segments lacks; mend either")
+    return places[found].astype(np.int32).repeat(lengths).reshape(pixels.shape)
