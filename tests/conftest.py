@@ -94,6 +94,39 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _conv_clip(folder: Path, vision: dict[str, object]) -> Path:
+    """Write a convolutional CLIP with random weights whose batch norms let signals through."""
+    from safetensors.torch import save_file
+
+    from ovseg.clip.conv_clip import check_config
+    from ovseg.clip.open_clip_internals import build_model
+
+    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TINY_CLIP["model_cfg"]["text_cfg"]}}
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        model = build_model(config["model_cfg"], "tiny", check_config)
+    for key, value in model.named_parameters():
+        if key.endswith(("gamma", "bn3.weight")):  # layer scales and last norms start near 0
+            value.data.fill_(0.5)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_convnext(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a CLIP with a ConvNeXt of 24 to 64 channels and random weights."""
+    vision = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64}
+    return _conv_clip(tmp_path_factory.mktemp("tiny-convnext"), vision)
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a CLIP with a ResNet of 32 to 256 channels and random weights."""
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 64}
+    return _conv_clip(tmp_path_factory.mktemp("tiny-resnet"), vision)
+
+
 def make_photo(width: int, height: int, seed: int = 0) -> np.ndarray:
     """Return (height, width, 3) uint8 of smooth coloured blobs with some noise."""
     rng = np.random.default_rng(seed)

@@ -24,7 +24,7 @@ def check_config(model_cfg: dict[str, Any], name: str) -> None:
     """
     vision = vision_config(model_cfg, name)
     tower = str(vision.get("timm_model_name") or "")
-    if not tower.startswith("convnext") and (tower or not isinstance(vision.get("layers"), list | tuple)):
+    if "convnext" not in tower and (tower or not isinstance(vision.get("layers"), list | tuple)):
         kind = f"the timm tower {tower}" if tower else "a vision transformer"
         raise ConfigError(f"{name} has {kind}; expected a ConvNeXt or ResNet such as convnext_large_d_320 or RN50")
 

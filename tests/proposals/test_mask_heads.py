@@ -1,0 +1,143 @@
+"""Pixel decoder and masked decoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ovseg.errors import ConfigError
+from ovseg.proposals.attention import Attention
+from ovseg.proposals.masked_decoder import MaskedDecoder
+from ovseg.proposals.pixel_decoder import DeformableAttention, PixelDecoder
+from ovseg.proposals.sine_position import sine_position
+
+CHANNELS = {"res2": 6, "res3": 8, "res4": 10, "res5": 12}
+
+
+def levels(batch=2, size=(64, 96), dtype=torch.float32):
+    generator = torch.Generator().manual_seed(4)
+    sides = {f"res{i}": 2**i for i in range(2, 6)}
+    return {
+        name: torch.randn(batch, CHANNELS[name], size[0] // side, size[1] // side, generator=generator).to(dtype)
+        for name, side in sides.items()
+    }
+
+
+def heads(**options):
+    torch.manual_seed(5)
+    pixel = PixelDecoder(CHANNELS, 32, 4, 48, 2)
+    return pixel.eval(), MaskedDecoder(12, 32, **{"queries": 7, "heads": 4, "ffn": 48, "layers": 4, **options}).eval()
+
+
+def test_shapes_from_coarse_to_fine():
+    pixel, decoder = heads()
+    mask_features, scales = pixel(levels())
+    assert mask_features.shape == (2, 32, 16, 24)
+    assert [tuple(x.shape[1:]) for x in scales] == [(32, 2, 3), (32, 4, 6), (32, 8, 12)]
+    found = decoder(scales, mask_features, every=True)
+    assert len(found) == 5
+    assert {(tuple(p.embeddings.shape), tuple(p.masks.shape)) for p in found} == {((2, 7, 12), (2, 7, 16, 24))}
+
+
+def test_the_last_prediction_is_the_same_without_the_others():
+    pixel, decoder = heads()
+    mask_features, scales = pixel(levels())
+    alone, every = decoder(scales, mask_features), decoder(scales, mask_features, every=True)
+    assert len(alone) == 1
+    for one, other in zip(alone[-1], every[-1], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_images_of_a_batch_do_not_meet():
+    pixel, decoder = heads()
+    features = levels()
+    both = decoder(*reversed(pixel(features)))[-1]
+    for i in range(2):
+        one = decoder(*reversed(pixel({name: x[i : i + 1] for name, x in features.items()})))[-1]
+        torch.testing.assert_close(both.masks[i], one.masks[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_mask_decides_where_to_look_and_an_empty_one_looks_everywhere():
+    _, decoder = heads()
+    x, pixels = torch.randn(1, 7, 32), torch.randn(1, 32, 9)
+    allowed = decoder.allowed(x, pixels)
+    masks = decoder.mask_embed(decoder.decoder_norm(x)) @ pixels
+    some = (masks >= 0).any(-1)
+    assert torch.equal(allowed[some], masks[some] >= 0) and allowed[~some].all()
+    assert decoder.allowed(x, torch.zeros(1, 32, 9)).all()
+    constant = decoder.mask_embed(decoder.decoder_norm(x))[:, :1].mT * -1.0
+    assert decoder.allowed(x, constant.expand(1, 32, 9))[0, 0].all()
+
+
+def test_masks_of_a_level_are_resized_masks():
+    """Resizing the features and then taking products is resizing the products."""
+    _, decoder = heads()
+    x, features = torch.randn(1, 7, 32), torch.randn(1, 32, 16, 24)
+    kernels = decoder.mask_embed(decoder.decoder_norm(x))
+    masks = torch.einsum("bqc,bchw->bqhw", kernels, features)
+    for size in ((2, 3), (4, 6), (8, 12)):
+        small = F.interpolate(features, size, mode="bilinear", align_corners=False)
+        wanted = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(torch.einsum("bqc,bchw->bqhw", kernels, small), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_every_weight_of_the_head():
+    pixel, decoder = heads()
+    mask_features, scales = pixel(levels())
+    sum(p.embeddings.sum() + p.masks.sum() for p in decoder(scales, mask_features, every=True)).backward()
+    without = [name for head in (pixel, decoder) for name, p in head.named_parameters() if p.grad is None]
+    assert without == ["log_scale"]  # the classifier's, which is outside
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    pixel, decoder = heads()
+    wanted = decoder(*reversed(pixel(levels())))[-1].masks
+    pixel, decoder = pixel.to(dtype), decoder.to(dtype)
+    found = decoder(*reversed(pixel(levels(dtype=dtype))))[-1].masks
+    assert found.dtype == dtype and found.isfinite().all()
+    assert F.cosine_similarity(found.float().flatten(), wanted.flatten(), dim=0) > 0.9
+
+
+def test_the_pixel_decoder_stays_in_single_precision_under_autocast():
+    pixel, decoder = heads()
+    with torch.autocast("cpu", torch.bfloat16):
+        mask_features, scales = pixel(levels())
+        found = decoder(scales, mask_features)[-1]
+    assert {x.dtype for x in (mask_features, *scales)} == {torch.float32}
+    assert found.masks.isfinite().all()
+
+
+def test_attention_is_that_of_torch():
+    torch.manual_seed(6)
+    own, theirs = Attention(16, 4), torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    theirs.load_state_dict(own.state_dict())
+    query, key, value = torch.randn(2, 3, 16), torch.randn(2, 5, 16), torch.randn(2, 5, 16)
+    allowed = torch.rand(2, 3, 5) > 0.4
+    allowed[..., 0] = True
+    wanted, _ = theirs(query, key, value, attn_mask=~allowed.repeat_interleave(4, 0))
+    torch.testing.assert_close(own(query, key, value, allowed), wanted)
+    torch.testing.assert_close(own(query, key, value), theirs(query, key, value)[0])
+
+
+def test_offsets_start_in_all_directions():
+    module = DeformableAttention(32, 4)
+    offsets = module.offsets.bias.view(4, 3, 4, 2)
+    assert offsets[0, 0].tolist() == [[1, 0], [2, 0], [3, 0], [4, 0]]
+    assert torch.equal(offsets.abs().amax(-1), torch.arange(1.0, 5).expand(4, 3, 4))
+
+
+def test_sine_positions():
+    found = sine_position((3, 5), 8)
+    assert found.shape == (8, 3, 5)
+    assert torch.equal(found[:4, :, 0], found[:4, :, 4]) and torch.equal(found[4:, 0], found[4:, 2])
+    torch.testing.assert_close(found[0, :, 0], torch.tensor([1.0, 2, 3]).mul(2 * torch.pi / 3).sin(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1, :, 0], torch.tensor([1.0, 2, 3]).mul(2 * torch.pi / 3).cos(), atol=1e-5, rtol=0)
+
+
+def test_widths_that_do_not_work_are_refused():
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        PixelDecoder(CHANNELS, 48)
+    with pytest.raises(ConfigError, match="multiple of the heads"):
+        DeformableAttention(32, 5)
