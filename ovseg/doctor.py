@@ -44,6 +44,7 @@ PACKAGES = {
     "pycocotools": ("pycocotools.mask",),
     "pyyaml": ("yaml",),
     "safetensors": ("safetensors.torch",),
+    "scipy": ("scipy.optimize",),
     "huggingface_hub": ("huggingface_hub",),
     "open_clip_torch": ("open_clip",),
     "segment-anything": ("segment_anything",),
@@ -51,6 +52,7 @@ PACKAGES = {
 NEEDS = {
     "torchvision": ("torch",),
     "safetensors": ("torch", "numpy"),
+    "scipy": ("numpy",),
     "open_clip_torch": ("torch", "torchvision"),
     "segment-anything": ("torch", "torchvision"),
     "detectron2": ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "pycocotools"),
