@@ -1,21 +1,33 @@
-"""The semantic evaluator: hand-computed numbers, both denominators, and properties."""
+"""The semantic evaluator: hand-computed numbers, all denominators, Detectron2's numbers, and properties."""
 
 from __future__ import annotations
 
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovseg.errors import InputError
-from ovseg.evaluation import SemanticEvaluator
+from ovseg.evaluation import SemanticEvaluator, SemanticResult
+from ovseg.evaluation.semantic import contour_band
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+from benchmark_evaluation import Labels, detectron2_evaluator, detectron2_numbers, make_scene
 
 VOID = 65535
 
 
-def score(target: list[list[int]], labels: list[list[int]], classes: int, things: list[bool] | None = None):
+def score(
+    target: list[list[int]], labels: list[list[int]], classes: int, things: list[bool] | None = None
+) -> SemanticResult:
     evaluator = SemanticEvaluator(classes, things)
-    evaluator.process([{"sem_seg": np.array(target)}], [{"labels": np.array(labels)}])
+    evaluator.add(np.array(target), np.array(labels))
     return evaluator.evaluate()
 
 
@@ -56,22 +68,103 @@ def test_wrong_predictions_are_errors(target: list[list[int]], labels: list[list
         score(target, labels, 2)
 
 
+def test_the_split_into_base_and_novel_and_the_other_means() -> None:
+    evaluator = SemanticEvaluator(4, novel=[False, False, True, True])
+    evaluator.add(np.array([[0, 0, 1, 2, VOID]]), np.array([[0, 1, 1, -1, 3]], np.int32))
+    result = evaluator.evaluate()
+    assert (result.base_miou, result.novel_miou) == (0.5, 0)  # IoUs 1/2, 1/2 and 0; class 3 is absent
+    assert (result.base_present, result.novel_present, result.present, result.seen) == (2, 1, 3, 3)
+    assert result.mean_accuracy == pytest.approx((0.5 + 1 + 0) / 3)
+    assert result.frequency_weighted_iou == pytest.approx((2 * 0.5 + 0.5 + 0) / 4)
+    assert (result.void_share, result.no_class_share) == (0.2, 0.25)
+    assert result.truth_pixels.tolist() == [2, 1, 1, 0] and result.predicted_pixels.tolist() == [1, 2, 0, 0]
+
+
+def test_json_is_json_and_has_no_lists() -> None:
+    numbers = score([[0]], [[0]], 1).to_json()
+    assert numbers["miou_present"] == 1 and numbers["base_miou"] is None and "iou" not in numbers
+    json.dumps(numbers, allow_nan=False)
+
+
+@pytest.mark.parametrize("dtypes", [(np.uint8, np.int32), (np.uint16, np.uint8), (float, np.int32)])
+def test_labels_never_pass_through_eight_bits(dtypes: tuple[type, type]) -> None:
+    with pytest.raises(InputError, match="cannot hold 300 classes; expected wider integers"):
+        SemanticEvaluator(300).add(np.zeros((2, 2), dtypes[0]), np.zeros((2, 2), dtypes[1]))
+
+
+def test_high_labels_of_many_classes_count() -> None:
+    evaluator = SemanticEvaluator(1000)
+    evaluator.add(np.array([[999, 998]], np.uint16), np.array([[999, 998 - 256]], np.int16))
+    result = evaluator.evaluate()
+    assert (result.iou[999], result.iou[998], result.iou[742]) == (1, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("classes", [3, 300])
+def test_numbers_are_those_of_detectron2_by_both_of_its_rules(classes: int) -> None:
+    truth, labels = make_scene((120, 160), classes, 20, seed=classes).labels()
+    theirs, ours = detectron2_evaluator(truth, classes), SemanticEvaluator(classes)
+    theirs.process([{"file_name": "image"}], [{"sem_seg": Labels(labels)}])
+    ours.add(truth, labels)
+    numbers = detectron2_numbers(theirs)
+    assert {key: getattr(ours.evaluate(), key) for key in numbers} == pytest.approx(numbers, abs=1e-12)
+
+
+def band_by_erosion(mask: np.ndarray, width: int) -> np.ndarray:
+    """The definition's: what erosion with 3 x 3, again and again, takes from a mask (H, W) in a frame of zeros."""
+    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    return mask & (cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1] == 0)
+
+
+@pytest.mark.parametrize("high", [0, 70000])  # the filter has two types of numbers
+def test_the_band_is_what_erosion_takes_of_each_class(high: int) -> None:
+    labels = make_scene((90, 110), 5, 9, seed=1).labels()[1]
+    labels[labels == 4] = high - 1
+    for width in (1, 4, 60):
+        expected = np.any([band_by_erosion(labels == label, width) for label in np.unique(labels)], 0)
+        assert np.array_equal(contour_band(labels, width), expected)
+
+
+def test_boundary_iou_is_the_definition_class_by_class() -> None:
+    truth, labels = make_scene((150, 200), 4, 12, seed=2).labels()
+    labels[:9, :9] = -1
+    evaluator = SemanticEvaluator(4, boundary=True)
+    evaluator.add(truth, labels)
+    for label, found in enumerate(evaluator.evaluate().boundary_iou):
+        near = band_by_erosion(truth == label, 5)  # 2 % of a diagonal of 250
+        guess = band_by_erosion(labels == label, 5) & (truth < 4)
+        assert found == pytest.approx((near & guess).sum() / (near | guess).sum())
+
+
+def test_only_equal_evaluators_merge() -> None:
+    with pytest.raises(InputError, match="cannot merge evaluators of 2 and 3 classes"):
+        SemanticEvaluator(2).merge(SemanticEvaluator(3))
+    with pytest.raises(InputError, match="of different flags"):
+        SemanticEvaluator(2).merge(SemanticEvaluator(2, novel=[True, False]))
+    with pytest.raises(InputError, match="novel has 1 flags; expected one for each of the 2 classes"):
+        SemanticEvaluator(2, novel=[True])
+
+
 maps = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed))
 
 
 @settings(max_examples=40, deadline=None)
 @given(maps, st.integers(1, 6))
-def test_order_and_splitting_do_not_matter_and_perfect_is_one(rng: np.random.Generator, classes: int) -> None:
-    targets = [rng.integers(0, classes, (5, 7)) for _ in range(3)]
-    labels = [rng.integers(-1, classes, (5, 7)) for _ in range(3)]
-    forward, backward, perfect = (SemanticEvaluator(classes) for _ in range(3))
-    for target, label in zip(targets, labels, strict=True):
-        forward.add(target, label)
-        perfect.add(target, target)
-    for target, label in zip(targets[::-1], labels[::-1], strict=True):
-        backward.add(target, label)
-    assert np.array_equal(forward.confusion, backward.confusion)
-    assert perfect.evaluate().miou_present == perfect.evaluate().pixel_accuracy == 1
+def test_order_and_processes_do_not_matter_and_perfect_is_one(rng: np.random.Generator, classes: int) -> None:
+    pairs = [(rng.integers(0, classes + 1, (5, 7)), rng.integers(-1, classes, (5, 7))) for _ in range(4)]
+    pairs.append((np.zeros((5, 7), int), np.zeros((5, 7), int)))
+    whole, first, second, perfect = (SemanticEvaluator(classes, boundary=True) for _ in range(4))
+    for target, label in pairs:
+        whole.add(target, label)
+        perfect.add(target, np.where(target < classes, target, -1))
+    for place in rng.permutation(5):
+        (first if place % 2 else second).add(*pairs[place])
+    first.merge(pickle.loads(pickle.dumps(second)))
+    assert first.evaluate().to_json() == whole.evaluate().to_json()
+    assert np.array_equal(first.confusion, whole.confusion) and np.array_equal(first.bands, whole.bands)
+    result = perfect.evaluate()
+    assert result.miou_present == result.pixel_accuracy == result.mean_accuracy == 1
+    assert result.frequency_weighted_iou == result.boundary_miou == 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -84,3 +177,4 @@ def test_an_absent_class_changes_all_and_not_present(rng: np.random.Generator, c
     assert small.evaluate().miou_present == pytest.approx(large.evaluate().miou_present)
     expected = small.evaluate().miou_all * classes / (classes + 1)
     assert large.evaluate().miou_all == pytest.approx(expected)
+    assert small.evaluate().miou_seen == pytest.approx(large.evaluate().miou_seen)
