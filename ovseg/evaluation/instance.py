@@ -233,25 +233,26 @@ class InstanceEvaluator:
         from pycocotools.cocoeval import COCOeval
 
         with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress with print
-            run = COCOeval(self._coco(0), self._coco(1), "bbox" if boxes else "segm")
+            run = COCOeval(self._coco(0, False), self._coco(1, boxes), "bbox" if boxes else "segm")
             run.params.useCats = int(not class_agnostic)
             run.evaluate()
             run.accumulate()
         return run.eval["precision"], run.eval["recall"]
 
-    def _coco(self, side: int) -> Any:
-        """Return the ground truth (0) or the predictions (1) as pycocotools' data set."""
+    def _coco(self, side: int, boxes: bool) -> Any:
+        """Return the ground truth (0) or the predictions (1), with areas of their boxes, as pycocotools' data set."""
         from pycocotools import mask
         from pycocotools.coco import COCO
 
         ordered = [self.images[key][side] for key in sorted(self.images)]
+        outer = [mask.toBbox(objects.rles).reshape(-1, 4) for objects in ordered]
         annotations = [
             {
                 "image_id": number,
                 "category_id": int(objects.classes[i]) + 1,
                 "segmentation": rle,
-                "bbox": mask.toBbox(rle).tolist(),
-                "area": float(objects.areas[i]),
+                "bbox": outer[number][i].tolist(),
+                "area": float(outer[number][i, 2:].prod() if boxes else objects.areas[i]),
                 "score": float(objects.scores[i]),
                 "iscrowd": int(objects.crowd[i]),
             }
