@@ -58,9 +58,9 @@ class DeformableAttention(nn.Module):
             (B, M, C).
         """
         heads, levels, points = self.split
-        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=query.dtype, device=query.device)
-        offsets = self.offsets(query).unflatten(-1, (heads, levels, points, 2)) / sizes[:, None]
-        places = reference.to(query.dtype)[:, None, None, None] + offsets
+        sizes = torch.tensor([(w, h) for h, w in shapes], device=query.device)
+        offsets = self.offsets(query).unflatten(-1, (heads, levels, points, 2)).to(reference.dtype) / sizes[:, None]
+        places = reference[:, None, None, None] + offsets
         weights = self.weights(query).unflatten(-1, (heads, levels * points)).softmax(-1)
         values = self.value(value).unflatten(-1, (heads, -1))
         return self.output(ms_deform_attn(values, shapes, places, weights.unflatten(-1, (levels, points))))
