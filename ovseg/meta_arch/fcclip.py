@@ -73,12 +73,13 @@ class FCCLIP(ConvMaskModel):
     Attributes:
         ensemble: How the trained classifier and the CLIP's are mixed.
         trained_names: The words that the head was trained on; a class is seen if it has one of them, to the letter.
+            None until they are known: then no class is seen, and training makes them those that it is given.
         seen: Bool (K,), which columns of the current words are seen.
     """
 
     @configurable
     def __init__(
-        self, *, ensemble: Ensemble, trained_names: frozenset[str], weights: Weights | None = None, **parts: Any
+        self, *, ensemble: Ensemble, trained_names: frozenset[str] | None, weights: Weights | None = None, **parts: Any
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place.
 
@@ -110,10 +111,11 @@ class FCCLIP(ConvMaskModel):
     def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         node = cfg.MODEL.FCCLIP
+        words = node.TRAINED_VOCABULARY or cfg.MODEL.TEXT.VOCABULARY
         return {
             **conv_parts(cfg, node, holds_clip=weights is not None and weights.holds_clip),
             "ensemble": Ensemble(node.ALPHA, node.BETA, node.VALID_MASKS_ONLY),
-            "trained_names": frozenset(Vocabulary.parse(node.TRAINED_VOCABULARY).queries),
+            "trained_names": frozenset(Vocabulary.parse(words).queries) if words else None,
             "weights": weights,
         }
 
@@ -126,7 +128,7 @@ class FCCLIP(ConvMaskModel):
             "protocol": asdict(self.protocol),
             "rule": asdict(self.rule),
             "ensemble": asdict(self.ensemble),
-            "trained_names": len(self.trained_names),
+            "trained_names": len(self.trained_names or ()),
             "text": self.text.to_json(),
         }
 
@@ -138,10 +140,11 @@ class FCCLIP(ConvMaskModel):
     ) -> Queries:
         """Choose the words of the following calls; see `WordedModel.set_vocabulary`."""
         queries = super().set_vocabulary(vocabulary, background, templates)
+        if self.training and self.trained_names is None:
+            self.trained_names = frozenset(vocabulary.queries)
         words = words_of_no_class(vocabulary, self.background)[0]
-        self.seen = seen_classes(
-            [*(entry.names for entry in vocabulary), *((word,) for word in words)], self.trained_names
-        )
+        names = [*(entry.names for entry in vocabulary), *((word,) for word in words)]
+        self.seen = seen_classes(names, self.trained_names or frozenset())
         return queries
 
     def class_scores(self, levels: dict[str, Tensor], proposals: Proposals, trained: Tensor) -> Tensor:

@@ -128,6 +128,16 @@ def test_a_class_is_seen_by_one_name_to_the_letter():
     assert seen_classes((entry.names for entry in Vocabulary.parse("coco133")), known).all()
 
 
+def test_the_words_of_a_training_are_seen_behind_it(tiny_convnext):
+    model = build(tiny_convnext, TRAINED_VOCABULARY="")
+    assert not model.seen.any()
+    model.train().set_vocabulary(Vocabulary.parse(["cat", "quark"]))
+    model.eval().set_vocabulary(Vocabulary.parse(WORDS))
+    assert model.seen.tolist() == [True, False, True]
+    told = build(tiny_convnext, TRAINED_VOCABULARY="", text={"VOCABULARY": "sofa, bed"})
+    assert told.seen.tolist() == [False, True, False]
+
+
 def test_seen_classes_trust_the_trained_classifier_more():
     trained, own = torch.tensor([[[2.0, 0, -9]]]), torch.tensor([[[0.0, 2, -9]]])
     masks, grid = torch.ones(1, 1, 2, 2), (1, 1)
