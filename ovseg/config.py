@@ -75,6 +75,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     _add_training(cfg)
     _add_san(cfg)
     _add_fcclip(cfg)
+    _add_maft(cfg)
 
 
 def _add_training(cfg: CfgNode) -> None:
@@ -138,6 +139,17 @@ def _add_fcclip(cfg: CfgNode) -> None:
     fcclip.BETA = 0.8  # and for all others
     fcclip.VALID_MASKS_ONLY = False  # True: trust the trained classifier where a mask is empty at 1/32
     fcclip.TRAINED_VOCABULARY = ""  # preset or file with the words of the training; empty: TEXT.VOCABULARY
+
+
+def _add_maft(cfg: CfgNode) -> None:
+    """Add the defaults of MAFT+: those of its released models for semantic segmentation."""
+    maft = cfg.MODEL.MAFT = query_head()
+    maft.QUERIES = 100
+    maft.PANOPTIC = maft.INSTANCES = False
+    maft.OBJECT_THRESHOLD, maft.OVERLAP_THRESHOLD = 0.2, 0.7
+    maft.TRANSFER_HEADS = 8  # of the attention by which texts look at the image
+    maft.PANOPTIC_TRANSFER = False  # True: the norm is on the change of the texts alone, as in the panoptic model
+    maft.RC_WEIGHT = 0.1  # of the loss that keeps CLIP near to what it was
 
 
 def query_head() -> CfgNode:

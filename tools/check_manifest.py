@@ -64,6 +64,16 @@ def load_fcclip(name: str, state: Mapping[str, Tensor]) -> None:
     FCCLIP(**FCCLIP.parts(cfg, Weights(state, name)))
 
 
+@loads("maftp_")
+def load_maft_plus(name: str, state: Mapping[str, Tensor]) -> None:
+    """Build MAFT+ by the config of the same name and load."""
+    from ovseg.checkpoint.fcclip import Weights
+    from ovseg.meta_arch.maft_plus import MAFTPlus
+
+    cfg = load_config(config_root() / f"maft_plus/{name}.yaml")
+    MAFTPlus(**MAFTPlus.parts(cfg, Weights(state, name)))
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return the entries of ``state_dict``.
 

@@ -66,8 +66,8 @@ class Weights(NamedTuple):
 
     @property
     def holds_clip(self) -> bool:
-        """Whether it brings its CLIP along; the released ones do."""
-        return any(key.startswith(("clip.", "backbone.")) for key in self.state)
+        """Whether it brings its whole CLIP along; the released ones do."""
+        return any(f"{start}.logit_scale" in self.state for start in ("clip.model", "backbone.clip_model"))
 
 
 def official_name(key: str) -> str:

@@ -118,10 +118,12 @@ class ConvMaskModel(MaskModel):
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]], draw: Draw = uniform_points) -> dict[str, Tensor]:
         """Return the weighted losses of a batch; ``draw`` gives the random points."""
-        batch = self.batch(batched_inputs)
-        levels = self.clip.levels(batch.images)
-        stages = [Prediction(self.trained_logits(p), p.masks) for p in self.propose(levels, every=True)]
-        return self.criterion(stages, targets(batched_inputs, batch.images), draw)
+        images = self.batch(batched_inputs).images
+        return self.criterion(self.stages(self.clip.levels(images)), targets(batched_inputs, images), draw)
+
+    def stages(self, levels: dict[str, Tensor]) -> list[Prediction]:
+        """Return what every layer of the head predicts on the levels of the CLIP, the final one last."""
+        return [Prediction(self.trained_logits(p), p.masks) for p in self.propose(levels, every=True)]
 
     def _segment(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.batch(batched_inputs)
@@ -168,6 +170,13 @@ def targets(batched_inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Ta
     return found
 
 
+def read_clip(source: CfgNode, empty: bool = False) -> ConvClip:
+    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights."""
+    if source.FOLDER:
+        return ConvClip.from_folder(source.FOLDER)
+    return ConvClip.empty(source.ARCH) if empty else ConvClip.load(source.ARCH, source.PRETRAINED)
+
+
 def conv_parts(cfg: CfgNode, node: CfgNode, holds_clip: bool) -> dict[str, Any]:
     """Build what a config says of the parts that all models of this kind have.
 
@@ -176,13 +185,7 @@ def conv_parts(cfg: CfgNode, node: CfgNode, holds_clip: bool) -> dict[str, Any]:
         node: The part of it with the values of the head (see `ovseg.config.query_head`).
         holds_clip: Whether the checkpoint brings the CLIP along; then it is built without weights.
     """
-    source = cfg.MODEL.CLIP
-    if source.FOLDER:
-        clip = ConvClip.from_folder(source.FOLDER)
-    elif holds_clip:
-        clip = ConvClip.empty(source.ARCH)
-    else:
-        clip = ConvClip.load(source.ARCH, source.PRETRAINED)
+    clip = read_clip(cfg.MODEL.CLIP, holds_clip)
     shares = LossWeights(*node.LOSS_WEIGHTS)
     return {
         "clip": clip,

@@ -1,0 +1,170 @@
+"""MAFT+: FC-CLIP's head on a CLIP whose image tower is tuned with it, and texts that look at the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from ovseg.checkpoint.fcclip import Weights
+from ovseg.checkpoint.maft_plus import load_maft_plus
+from ovseg.clip.conv_clip import ConvClip
+from ovseg.clip.convnext import ConvNeXtTower
+from ovseg.errors import ConfigError
+from ovseg.losses.mask_aware import mask_aware_loss
+from ovseg.losses.points import Draw, uniform_points
+from ovseg.losses.representation import representation_loss
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, conv_parts, read_clip, targets
+from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
+from ovseg.proposals.content_transfer import ContentTransfer
+from ovseg.proposals.ensemble import void_share, with_void
+from ovseg.proposals.masked_decoder import Proposals
+
+
+@META_ARCH_REGISTRY.register()
+class MAFTPlus(ConvMaskModel):
+    """MAFT+.
+
+    Jiao et al., "Collaborative Vision-Text Representation Optimizing for Open-Vocabulary Segmentation", ECCV 2024
+    (arXiv 2408.00744; github.com/jiaosiyu1999/MAFT-Plus). Trained are the head, the transfer and, of CLIP's image
+    tower, all but its last norm and projection; the losses of the masks do not reach CLIP. Call `set_vocabulary` first.
+
+    Attributes:
+        transfer: What adapts the texts to an image.
+        compensation: Weight of the loss that keeps CLIP near to what it was.
+    """
+
+    head = (*ConvMaskModel.head, "transfer.", "clip.model.visual.trunk.")
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        transfer: ContentTransfer,
+        original: Callable[[], ConvClip],
+        compensation: float = 0.1,
+        weights: Weights | None = None,
+        **parts: Any,
+    ) -> None:
+        """Put the parts together; a Detectron2 config is accepted in their place.
+
+        Args:
+            transfer: See there.
+            original: Gives the CLIP from which training started; it is asked when there is something to learn from it.
+            compensation: See there.
+            weights: In the layout of the released ones, or ours; None leaves CLIP as it was and the head untrained.
+            parts: Those of `ConvMaskModel`.
+
+        Raises:
+            ConfigError: The CLIP is no ConvNeXt.
+            WeightsError: The weights do not fit.
+        """
+        super().__init__(**parts)
+        if not isinstance(self.clip.tower, ConvNeXtTower):
+            raise ConfigError(f"MAFT+ embeds pixels as a ConvNeXt does, which {self.clip.name} is not; use a ConvNeXt")
+        self.transfer, self.original, self.compensation = transfer, original, compensation
+        trunk = self.clip.tower.trunk
+        for part in (trunk.stem, trunk.stages, trunk.norm_pre):
+            part.requires_grad_(True)
+        if weights is not None:
+            load_maft_plus(self, weights)
+            self.clip.refresh()
+        if not self.void.weight.is_meta:  # a model that is yet to be filled has no values
+            self.refresh_hash()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the parts that a config names; ``MODEL.WEIGHTS`` is a released checkpoint or one of ours.
+
+        Raises:
+            WeightsError: The checkpoint is missing or does not fit.
+        """
+        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
+
+    @staticmethod
+    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
+        node = cfg.MODEL.MAFT
+        parts = conv_parts(cfg, node, holds_clip=weights is not None and weights.holds_clip)
+        return {
+            **parts,
+            "transfer": ContentTransfer(parts["clip"].embed_dim, node.TRANSFER_HEADS, node.PANOPTIC_TRANSFER),
+            "original": partial(read_clip, cfg.MODEL.CLIP),
+            "compensation": node.RC_WEIGHT,
+            "weights": weights,
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        return {
+            "architecture": type(self).__name__,
+            "clip": self.clip.name,
+            "protocol": asdict(self.protocol),
+            "rule": asdict(self.rule),
+            "panoptic_transfer": self.transfer.panoptic,
+            "text": self.text.to_json(),
+        }
+
+    @cached_property
+    def teacher(self) -> ConvNeXtTower:
+        """The image tower as it was before it was tuned, frozen.
+
+        It is no part of the module, so that no state dict holds it and results do without it.
+        """
+        return self.original().to(self.clip.device).tower
+
+    def class_scores(self, levels: dict[str, Tensor], proposals: Proposals, trained: Tensor) -> Tensor:
+        """Let CLIP name the masks by the texts of the image; the trained classifier only says which are objects."""
+        return with_void(self.adapted_logits(levels["dense"], proposals.masks)[..., :-1], void_share(trained))
+
+    def adapted_logits(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
+        """Compare what CLIP sees inside of masks with texts that have looked at the image.
+
+        Args:
+            dense: CLIP's features (B, C, h, w).
+            mask_logits: (B, Q, H, W); no gradient reaches them.
+
+        Returns:
+            (B, Q, K + 1), "no object" last. The texts are not of unit length, so these are not scaled cosines.
+        """
+        texts = self.transfer(self.image_features(dense), self.rows())
+        scale = min(self.clip.logit_scale, LARGEST_SCALE)
+        return class_logits(self.clip.pool(dense, mask_logits), texts, scale, self.columns()[0], void=True)
+
+    def image_features(self, dense: Tensor) -> Tensor:
+        """Return what the texts look at, (B, D, h, w), of CLIP's features (B, C, h, w).
+
+        The original cuts the features, which lie channel by channel, into h * w vectors of length C as if they lay
+        pixel by pixel. The released weights have learnt on these, so they are made here, too.
+        """
+        vectors = dense.reshape(len(dense), -1, dense.shape[1])
+        return self.clip.tower.embed(vectors).mT.unflatten(2, dense.shape[2:])
+
+    def losses(self, batched_inputs: Sequence[dict[str, Any]], draw: Draw = uniform_points) -> dict[str, Tensor]:
+        """Return the weighted losses of a batch; ``draw`` gives the random points.
+
+        To those of `SetCriterion` come ``loss_ma`` (`mask_aware_loss`) and ``loss_rc`` (`representation_loss`), which
+        tune CLIP. Unlike in the original, the tower runs once for all of them; that gives the same, as it has no
+        dropout here.
+
+        Raises:
+            InputError: The images are too small for `representation_loss`.
+        """
+        images = self.batch(batched_inputs).images
+        levels, wanted = self.clip.levels(images), targets(batched_inputs, images)
+        stages = self.stages({name: level.detach() for name, level in levels.items()})
+        dense, masks = levels["dense"], stages[-1].mask_logits.detach()
+        with torch.no_grad():
+            before = self.teacher.levels(images)["dense"]
+        return {
+            **self.criterion(stages, wanted, draw),
+            "loss_ma": mask_aware_loss(self.adapted_logits(dense, masks), masks, wanted),
+            "loss_rc": self.compensation * representation_loss(dense, before),
+        }
