@@ -157,3 +157,61 @@ def photos(tmp_path: Path) -> Path:
     for index, (name, size) in enumerate({"a.jpg": (96, 72), "b.png": (96, 72), "c.webp": (60, 80)}.items()):
         Image.fromarray(make_photo(*size, seed=index)).save(folder / name)
     return folder
+
+
+# A SAN that takes a step in a few milliseconds, on the tiny CLIP.
+TINY_TRAINING = """\
+VERSION: 2
+MODEL:
+  META_ARCHITECTURE: SAN
+  DEVICE: cpu
+  CLIP: {{FOLDER: {clip}}}
+  TEXT: {{TEMPLATES: none}}
+  PROTOCOL: {{SHORT_SIDE: 32, LONG_SIDE: 64}}
+  SAN: {{CLIP_RESOLUTION: 1.0, SIZE_DIVISIBILITY: 8, FRONT_BLOCKS: 1, WIDTH: 24, DEPTH: 2, HEADS: 2, PATCH: 8,
+    IMAGE_SIZE: 32, QUERIES: 6, FUSION: ["0->0", "1->1"], SUPERVISED_BLOCKS: [2], CHANNELS: 16, HIDDEN: 16, POINTS: 64}}
+DATASETS: {{TRAIN: [{data}], TEST: []}}
+INPUT:
+  MIN_SIZE_TRAIN: [24, 32, 40]
+  MAX_SIZE_TRAIN: 80
+  CROP: {{ENABLED: true, TYPE: absolute, SIZE: [32, 32]}}
+  COLOR_AUG_SSD: true
+DATALOADER: {{NUM_WORKERS: 0}}
+SOLVER:
+  BASE_LR: 0.003
+  MAX_ITER: 8
+  IMS_PER_BATCH: 2
+  CHECKPOINT_PERIOD: 3
+  LOG_PERIOD: 2
+  CLIP_GRADIENTS: {{ENABLED: true, CLIP_VALUE: 1.0}}
+OUTPUT_DIR: {output}
+"""
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    """A folder of twelve photographs in the layout images/ + labels/ + classes.txt; two classes, some void."""
+    folder = tmp_path / "own"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    (folder / "classes.txt").write_text("glorp|glorps\nblix\n", encoding="utf-8")
+    for index in range(12):
+        rng = np.random.default_rng(index)
+        pixels = make_photo(48, 40, seed=index) // 4
+        labels = np.full((40, 48), 255, np.uint8)
+        top, left = rng.integers(0, 16), rng.integers(0, 20)
+        for label, color in enumerate(((255, 0, 0), (0, 0, 255))):
+            place = (slice(top, top + 16), slice(left + 12 * label, left + 12 * label + 12))
+            pixels[place], labels[place] = color, label
+        Image.fromarray(pixels).save(folder / "images" / f"{index:02d}.jpg", quality=95)
+        Image.fromarray(labels).save(folder / "labels" / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def training_config(tmp_path: Path, tiny_clip: Path, own_data: Path) -> Path:
+    """A config that trains a tiny SAN on `own_data` into ``run`` beside it."""
+    path = tmp_path / "tiny.yaml"
+    text = TINY_TRAINING.format(clip=tiny_clip, data=own_data, output=tmp_path / "run")
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -15,7 +15,7 @@ from ovseg.data.registration import load_datasets
 from ovseg.engine.checkpoints import export
 from ovseg.engine.expectation import describe
 from ovseg.engine.hooks import Log, Save, Validation, log, report, start_log
-from ovseg.engine.trainer import Trainer
+from ovseg.engine.trainer import Trainer, seed_everything
 from ovseg.engine.validation import load_test_sets, validate
 from ovseg.errors import ConfigError
 from ovseg.files import check_writable
@@ -93,4 +93,6 @@ def train(config: str, changes: dict[str, Any], resume: bool = False, eval_only:
 
 
 def _model(path: str, changes: dict[str, Any], cfg: CfgNode) -> Any:
+    """Build the model; what is new in it starts the same in every run of this seed."""
+    seed_everything(cfg.SEED)
     return load(path, cfg.MODEL.DEVICE, "fp32", overrides=changes).model

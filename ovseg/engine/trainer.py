@@ -1,7 +1,7 @@
 """The loop: batches in, losses of the model out, one step of the optimizer; everything around it is a hook.
 
 A run depends on its config and on the number of the step alone: the order of images and their changes (see
-`ovseg.data.loader`), the random numbers of the model (seeded anew for every step) and the learning rate. So a run that
+`ovseg.data.loader`), the random numbers of the model (seeded anew for every pass) and the learning rate. So a run that
 was killed and goes on from its checkpoint takes the very steps that it would have taken.
 """
 
@@ -112,7 +112,6 @@ class Trainer(TrainerBase):
             TrainingError: A loss or gradient is not finite.
             InputError: An image or its masks cannot be used.
         """
-        seed_everything(self.cfg.SEED, self.iter, self.share.rank)
         factor, passes = learning_rate_factor(self.cfg, self.iter), self.cfg.SOLVER.ACCUMULATE
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -122,6 +121,7 @@ class Trainer(TrainerBase):
             start = time.perf_counter()
             batch = next(self.batches)
             waited += time.perf_counter() - start
+            seed_everything(self.cfg.SEED, self.iter, number, self.share.rank)  # behind the loader, which draws too
             losses = self._learn(batch, passes, last=number == passes - 1)
             totals = {name: totals.get(name, 0.0) + value / passes for name, value in losses.items()}
         norm = self._step()
@@ -205,9 +205,9 @@ def amp_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" else AMP_DTYPES[node.DTYPE]
 
 
-def seed_everything(seed: int, step: int, rank: int) -> None:
-    """Seed all random numbers that a model may draw in a step."""
-    number = int(stream(seed, 2, step, rank).integers(2**32))
+def seed_everything(seed: int, *place: int) -> None:
+    """Seed all random numbers that a model may draw; `place` says where in the run it stands."""
+    number = int(stream(seed, 2, *place).integers(2**32))
     torch.manual_seed(number)
     np.random.seed(number)
     random.seed(number)
