@@ -18,22 +18,27 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ovseg.data.coco_json import read_coco_json
+from ovseg.data.dataset import Dataset, Segments
+from ovseg.data.images import read_image
 from ovseg.errors import InputError, OvsegError
-from ovseg.evaluation import SemanticEvaluator
+from ovseg.evaluation import InstanceEvaluator, PanopticEvaluator, SemanticEvaluator
+from ovseg.evaluation.instance import InstanceMasks, true_instances
+from ovseg.evaluation.segments import from_labels, from_panoptic_seg
 from ovseg.files import atomic_write
 from ovseg.recalibration import list_recalibrations
+from ovseg.segmentation import Segmentation
 from ovseg.segmenter import Segmenter
-from ovseg.vocabulary import ClassEntry, Vocabulary
+from ovseg.vocabulary import Vocabulary
 from ovseg.zoo import load
 
 COLUMNS = {
@@ -42,74 +47,102 @@ COLUMNS = {
     "foreground_miou": "things",
     "things_per_image": "by image",
     "pixel_accuracy": "pixels",
+    "pq": "PQ",
+    "ap": "AP",
 }
 
 
-@dataclass
-class Split:
-    """One split of Scenes on disk: its classes in the order of their ids, and (image, semantic PNG) files."""
-
-    name: str
-    classes: list[ClassEntry]
-    files: list[tuple[Path, Path]]
-
-    @classmethod
-    def read(cls, folder: Path, limit: int | None) -> Split:
-        """Read the annotation file of `folder`; missing or broken ones are errors."""
-        path = folder / "panoptic.json"
-        try:
-            data = json.loads(path.read_text())
-            entries = [ClassEntry((c["name"], *c["synonyms"]), bool(c["isthing"])) for c in data["categories"]]
-            names = [Path(image["file_name"]).stem for image in data["images"]]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"cannot read '{path}' ({error}); make it with datasets/prepare_scenes.py") from error
-        pairs = [(folder / f"images/{name}.jpg", folder / f"semantic/{name}.png") for name in names[:limit]]
-        return cls(folder.name, entries, pairs)
+def read_split(folder: Path, limit: int | None) -> Dataset:
+    """Read a split of Scenes; missing or broken files are errors."""
+    path = folder / "panoptic.json"
+    try:
+        dataset = read_coco_json(path, folder / "images", folder / "panoptic", folder.name)
+    except InputError as error:
+        raise InputError(f"{error}; make it with datasets/prepare_scenes.py") from error
+    return replace(dataset, records=dataset.records[:limit])
 
 
-def evaluate(segmenter: Segmenter, split: Split, distractors: int | None) -> dict[str, Any]:
+class Scores:
+    """What is measured over a split: labels, labels of single images, panoptic segments and instances."""
+
+    def __init__(self, split: Dataset) -> None:
+        self.split = split
+        things = [entry.is_thing for entry in split.classes]
+        self.labels, self.alone = (SemanticEvaluator(len(things), things) for _ in range(2))
+        self.segments, self.objects = PanopticEvaluator(len(things), things), InstanceEvaluator(len(things))
+        self.by_image: list[float] = []
+        self.has_objects = False
+
+    def add(self, record: dict[str, Any], truth: Segments, result: Segmentation, ids: np.ndarray) -> None:
+        """Compare a result, whose class ids stand for ``ids`` of the split, with the truth."""
+        labels = np.append(ids, -1)[result.labels]
+        self.labels.add(truth.semantic(), labels)
+        self.alone.reset()
+        self.alone.add(truth.semantic(), labels)
+        self.by_image.append(self.alone.evaluate().foreground_miou)
+        found = from_labels(labels)
+        if result.panoptic is not None:
+            infos = [{"id": s.id, "category_id": int(ids[s.class_id])} for s in result.panoptic.segments]
+            found = from_panoptic_seg(result.panoptic.ids, infos)
+        self.segments.add(truth, found)
+        if result.instances is not None:
+            self.has_objects = True
+            found_objects = InstanceMasks(
+                labels.shape,
+                [dict(one.rle) for one in result.instances],
+                ids[[one.class_id for one in result.instances]].astype(np.int64),
+                np.array([one.score for one in result.instances], np.float64),
+                np.zeros(len(result.instances), bool),
+                np.array([one.area for one in result.instances], np.float64),
+            )
+            self.objects.add(record["image_id"], true_instances(self.split, record, labels.shape), found_objects)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all numbers; AP is None for models that tell no objects."""
+        return {
+            **self.labels.evaluate().to_json(),
+            "things_per_image": round(float(np.nanmean(self.by_image)), 6),
+            "pq": self.segments.evaluate().to_json()["pq"],
+            "ap": self.objects.evaluate().to_json()["ap"] if self.has_objects else None,
+        }
+
+
+def evaluate(segmenter: Segmenter, split: Dataset, distractors: int | None) -> dict[str, Any]:
     """Label all images of a split and compare with its masks; see the top of this file for `distractors`."""
-    things = [entry.is_thing for entry in split.classes]
-    evaluator, alone = (SemanticEvaluator(len(things), things) for _ in range(2))
-    by_image = []
-    everything = Vocabulary(tuple(split.classes))
-    seconds = []
-    for index, (image, truth) in enumerate(
-        track(split.files, split.name, transient=True, disable=not sys.stderr.isatty())
-    ):
-        target = np.asarray(Image.open(truth)).astype(np.int64)
+    scores, seconds = Scores(split), []
+    rows = track(split.records, split.name, transient=True, disable=not sys.stderr.isatty())
+    for index, record in enumerate(rows):
+        image = read_image(record["file_name"])
+        truth = split.read_segments(record, image.pixels.shape[:2])
         ids = np.arange(len(split.classes))
         if distractors is not None:
-            own = np.unique(target[target < len(ids)])
+            own = np.unique(truth.classes)
             rng = np.random.default_rng([index, distractors])
             ids = np.concatenate([own, rng.permutation(np.setdiff1d(ids, own))[:distractors]])
         segmenter.set_vocabulary(
-            everything if distractors is None else Vocabulary(tuple(split.classes[i] for i in ids))
+            split.classes if distractors is None else Vocabulary(tuple(split.classes[i] for i in ids))
         )
         start = time.perf_counter()
-        result = next(segmenter.stream([image]))
+        result = next(segmenter.stream([image.path]))
         seconds.append(time.perf_counter() - start)
-        labels = np.append(ids, -1)[result.labels]
-        evaluator.add(target, labels)
-        alone.reset()
-        alone.add(target, labels)
-        by_image.append(alone.evaluate().foreground_miou)
-    scores = {**evaluator.evaluate().to_json(), "things_per_image": round(float(np.nanmean(by_image)), 6)}
+        scores.add(record, truth, result, ids)
     return {
         "split": split.name,
-        "images": len(split.files),
-        **scores,
+        "images": len(split.records),
+        **scores.to_json(),
         "ms_per_image": round(1000 * float(np.median(seconds))),
     }
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return the results as a table for the terminal."""
-    view = Table(title="mIoU: present, all, thing classes, things by image; pixel accuracy", title_justify="left")
+    view = Table(
+        title="mIoU: present, all, thing classes, things by image; pixel accuracy; PQ; AP", title_justify="left"
+    )
     for column in ("model", "split", *COLUMNS.values(), "classes", "ms"):
         view.add_column(column, justify="left" if column in ("model", "split") else "right")
     for row in rows:
-        scores = [f"{100 * row[c]:.1f}" for c in COLUMNS]
+        scores = ["-" if row[c] is None else f"{100 * row[c]:.1f}" for c in COLUMNS]
         classes = f"{row['present']} / {row['total']}"
         view.add_row(row["model"], row["split"], *scores, classes, str(row["ms_per_image"]))
     return view
@@ -184,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.all_training_free
         else args.models.split(",")
     )
-    splits = [Split.read(args.data / name, args.limit) for name in args.splits.split(",")]
+    splits = [read_split(args.data / name, args.limit) for name in args.splits.split(",")]
     protocol = {"SHORT_SIDE": args.short_side} if args.short_side else {}
     rows = []
     for name in names:

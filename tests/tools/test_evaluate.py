@@ -14,6 +14,7 @@ from PIL import Image
 
 from ovseg.data.scenes.bank import Bank
 from ovseg.errors import OvsegError
+from ovseg.panoptic import Instance, Panoptic, PanopticSegment
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,24 +62,32 @@ def test_perfect_labels_score_one(
     script: ModuleType, scenes: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With distractors labels count in each image's own list; a model that is always right must still score 1."""
-    split = script.Split.read(scenes / "val", None)
+    split = script.read_split(scenes / "val", None)
     segmenter = script.load(str(tiny_clip))
-    names = {path.name: truth for path, truth in split.files}
+    records = {Path(record["file_name"]).name: record for record in split.records}
 
     class Right:
         def __init__(self, image: Path) -> None:
-            target = np.asarray(Image.open(names[image.name])).astype(np.int64)
+            truth = split.read_segments(records[image.name], (64, 64))
             place = {entry.name: i for i, entry in enumerate(segmenter.model.vocabulary)}
-            table = np.array([place.get(entry.name, -1) for entry in split.classes])
-            self.labels = np.where(target < len(table), table[np.minimum(target, len(table) - 1)], 0)
+            own = np.array([place[split.classes[c].name] for c in truth.classes])
+            self.labels = np.append(own, 0)[truth.ids]
+            ids, order = (truth.ids + 1).astype(np.int32), range(len(own))
+            segments = tuple(
+                PanopticSegment(i + 1, int(own[i]), split.classes[truth.classes[i]].is_thing, 1.0) for i in order
+            )
+            self.panoptic = Panoptic(ids, segments)
+            masks = [(truth.ids == i, int(own[i])) for i in order if segments[i].is_thing]
+            self.instances = tuple(Instance.from_mask(mask, place, 1.0) for mask, place in masks)
 
     monkeypatch.setattr(segmenter, "stream", lambda images: map(Right, images))
     for distractors in (None, 2):
-        assert script.evaluate(segmenter, split, distractors)["miou_present"] == 1
+        found = script.evaluate(segmenter, split, distractors)
+        assert (found["miou_present"], found["pq"], found["ap"]) == (1, 1, 1)
 
 
 def test_distractors_are_the_same_every_time(script: ModuleType, scenes: Path, tiny_clip: Path) -> None:
-    split = script.Split.read(scenes / "val", 2)
+    split = script.read_split(scenes / "val", 2)
     segmenter = script.load(str(tiny_clip))
     first, second = (script.evaluate(segmenter, split, 3) for _ in range(2))
     assert {**first, "ms_per_image": 0} == {**second, "ms_per_image": 0} and first["images"] == 2
