@@ -29,8 +29,9 @@ class ConvNeXtTower:
         x = found = self.trunk.stem(images)
         levels = {"stem": found}
         for name, stage in zip(STAGES, self.trunk.stages, strict=True):
-            x = levels[name] = stage(x)
-        levels["dense"] = self.trunk.norm_pre(x)
+            x = stage(x)  # timm's lie pixel by pixel; heads get them channel by channel, on which kernels round alike
+            levels[name] = x.contiguous()
+        levels["dense"] = self.trunk.norm_pre(x).contiguous()
         return levels
 
     def embed(self, vectors: Tensor) -> Tensor:

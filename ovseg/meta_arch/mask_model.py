@@ -107,8 +107,12 @@ class MaskModel(WordedModel):
     def batch(self, inputs: Sequence[dict[str, Any]]) -> Batch:
         """Normalise images (3, h, w) RGB in 0..255 and pad them to the size of the largest, in whole multiples."""
         weight = next(self.clip.parameters())
-        mean, std = (torch.tensor(x, device=weight.device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
-        images = [((entry["image"].to(weight.device).float() / 255 - mean) / std).to(weight.dtype) for entry in inputs]
+        # Mean and deviation are brought to 0..255 and not the image to 0..1: the originals round so, to the last bit.
+        mean, std = (
+            torch.tensor([255 * x for x in values], device=weight.device).view(3, 1, 1)
+            for values in (self.clip.mean, self.clip.std)
+        )
+        images = [((entry["image"].to(weight.device).float() - mean) / std).to(weight.dtype) for entry in inputs]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         unit = self.size_divisibility
         high, wide = (-(-max(sides) // unit) * unit for sides in zip(*sizes, strict=True))
