@@ -29,7 +29,8 @@ def test_presets(name: str, classes: int, things: int, some: dict[int, str]) -> 
 
 
 def test_presets_are_all_tested_and_consistent() -> None:
-    assert list_presets() == sorted("voc20 voc21 pc59 pc60 coco80 coco133 coco171 ade150 cityscapes19 scenes".split())
+    wanted = "voc20 voc21 pc59 pc60 coco80 coco133 coco171 cocostuff171 ade150 cityscapes19 scenes"
+    assert list_presets() == sorted(wanted.split())
     for small, large in (("voc20", "voc21"), ("pc59", "pc60")):
         assert Vocabulary.parse(small).classes == Vocabulary.parse(large).classes[1:]
     assert Vocabulary.parse("coco80").classes == Vocabulary.parse("coco171").classes[:80]
@@ -47,6 +48,14 @@ def test_coco133_is_the_training_vocabulary_of_fcclip() -> None:
     meta = pytest.importorskip("detectron2.data.datasets.builtin_meta")
     assert [entry.is_thing for entry in vocabulary] == [bool(c["isthing"]) for c in meta.COCO_CATEGORIES]
     assert vocabulary[62].names == ("tv",) and vocabulary[119].names == ("sky", "clouds")
+
+
+def test_cocostuff171_is_the_training_vocabulary_of_maft_plus() -> None:
+    vocabulary, plain = Vocabulary.parse("cocostuff171"), Vocabulary.parse("coco171")
+    assert (len(vocabulary), len(vocabulary.queries)) == (171, 328)
+    assert [entry.is_thing for entry in vocabulary] == [entry.is_thing for entry in plain]
+    other = [entry.names for entry, known in zip(vocabulary, plain, strict=True) if known.name not in entry.names]
+    assert len(other) == 5 and vocabulary[170].names == ("wood",)
 
 
 def test_detectron2_agrees_on_order() -> None:
