@@ -5,4 +5,4 @@ from ovseg.meta_arch.maft_plus import MAFTPlus
 from ovseg.meta_arch.san import SAN
 from ovseg.meta_arch.training_free import TrainingFree
 
-__all__ = ["FCCLIP", "MAFTPlus", "SAN", "TrainingFree"]
+__all__ = ["FCCLIP", "SAN", "MAFTPlus", "TrainingFree"]

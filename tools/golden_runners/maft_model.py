@@ -15,7 +15,7 @@ from golden_runners.mask_losses import in_order
 from ovseg.checkpoint.fcclip import Weights
 from ovseg.checkpoint.maft_plus import official_name
 from ovseg.losses.criterion import SetCriterion
-from ovseg.mask_postprocess import class_maps, plan_resize
+from ovseg.mask_postprocess import class_maps
 from ovseg.meta_arch.maft_plus import MAFTPlus
 from ovseg.meta_arch.mask_model import SizeRule
 from ovseg.meta_arch.mask_results import MaskRule
