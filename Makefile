@@ -1,15 +1,17 @@
 # Everything from a fresh clone: needs python >= 3.10 with venv, make and, for the first run, the network.
 PYTHON ?= python3
 VENV ?= .venv
+TRAIN_STEPS ?= 1500
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ovseg-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test clean
+.PHONY: help install demo train-demo test clean
 
 help:
 	@echo "make demo     install into $(VENV), segment the example photographs, say where the pictures are"
+	@echo "make train-demo  make Scenes (network), train a small SAN on the embedded CLIP: TRAIN_STEPS=1500 take ~20 minutes on two cores"
 	@echo "make test     install into $(VENV), then ruff, mypy and pytest"
 	@echo "make install  only install into $(VENV) (a few GB the first time, nothing when up to date)"
 	@echo "make clean    remove $(VENV), caches and build folders"
@@ -21,6 +23,13 @@ install: $(STAMP)
 demo: $(STAMP)
 	@echo "== demo: examples/ with the embedded model"
 	$(BIN)/python tools/demo.py
+
+# Interrupted by anything, the same command goes on where the last checkpoint was written.
+train-demo: $(STAMP)
+	@test -f data/scenes/train/panoptic.json || $(BIN)/python datasets/prepare_scenes.py --output data/scenes --splits train,val,novel
+	$(BIN)/ovseg datasets check data/scenes/train --limit 100 --drawing data/scenes/train_samples.png
+	$(BIN)/ovseg train --config-file configs/san/san_mini_scenes.yaml --resume SOLVER.MAX_ITER $(TRAIN_STEPS)
+	$(BIN)/ovseg segment data/scenes/val/images/val_00000.jpg --classes scenes --model runs/san_mini_scenes --output runs/san_mini_scenes/example
 
 test: $(STAMP)
 	@echo "== style (ruff), types (mypy), tests (pytest)"

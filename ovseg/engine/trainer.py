@@ -91,7 +91,7 @@ class Trainer(TrainerBase):
         self.batches = self._batches(self.start_iter)
         try:
             self.train(self.start_iter, self.max_iter)
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise TrainingError(
                 f"step {self.iter} does not fit into the memory of {self.device} with {self.share.batch} images per "
                 f"pass; double SOLVER.ACCUMULATE, which keeps the batch of {self.cfg.SOLVER.IMS_PER_BATCH}"
