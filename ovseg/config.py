@@ -138,6 +138,7 @@ def _add_fcclip(cfg: CfgNode) -> None:
     fcclip.ALPHA = 0.4  # exponent of CLIP's own probability for classes of the training
     fcclip.BETA = 0.8  # and for all others
     fcclip.VALID_MASKS_ONLY = False  # True: trust the trained classifier where a mask is empty at 1/32
+    fcclip.VIT = False  # True: CLIP is a ViT, with the dense features of MODEL.RECALIBRATION (ours)
     fcclip.TRAINED_VOCABULARY = ""  # preset or file with the words of the training; empty: TEXT.VOCABULARY
 
 

@@ -223,6 +223,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in names:
         changes = {"MODEL": {"PROTOCOL": protocol}} if protocol else None
         segmenter = load(name, args.device, overrides=changes, protocol=args.protocol)
+        rule = getattr(segmenter.model, "rule", None)
+        segmenter.model.full_scores = getattr(rule, "instances", False)  # models that tell objects do so only then
         for split in splits:
             rows.append({"model": name, **evaluate(segmenter, split, args.distractors)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)

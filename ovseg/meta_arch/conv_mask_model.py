@@ -1,17 +1,19 @@
-"""What FC-CLIP and MAFT+ share: a convolutional CLIP, a pixel decoder and a masked decoder on its levels."""
+"""What FC-CLIP and MAFT+ share: a CLIP with levels, most often convolutional, a pixel and a masked decoder on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ovseg.clip.base import BaseClip
 from ovseg.clip.conv_clip import STRIDE, ConvClip
+from ovseg.clip.vit_levels import VitClip
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction, Target
@@ -22,6 +24,8 @@ from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 from ovseg.proposals.pixel_decoder import PixelDecoder
 from ovseg.vocabulary import TextOptions
+
+Clip = TypeVar("Clip", bound=BaseClip)
 
 
 class ConvMaskModel(MaskModel):
@@ -41,7 +45,7 @@ class ConvMaskModel(MaskModel):
     def __init__(
         self,
         *,
-        clip: ConvClip,
+        clip: ConvClip | VitClip,
         pixel_decoder: PixelDecoder,
         decoder: MaskedDecoder,
         protocol: SizeRule,
@@ -170,22 +174,21 @@ def targets(batched_inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Ta
     return found
 
 
-def read_clip(source: CfgNode, empty: bool = False) -> ConvClip:
+def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
     """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights."""
     if source.FOLDER:
-        return ConvClip.from_folder(source.FOLDER)
-    return ConvClip.empty(source.ARCH) if empty else ConvClip.load(source.ARCH, source.PRETRAINED)
+        return kind.from_folder(source.FOLDER)
+    return kind.empty(source.ARCH) if empty else kind.load(source.ARCH, source.PRETRAINED)
 
 
-def conv_parts(cfg: CfgNode, node: CfgNode, holds_clip: bool) -> dict[str, Any]:
+def conv_parts(cfg: CfgNode, node: CfgNode, clip: ConvClip | VitClip) -> dict[str, Any]:
     """Build what a config says of the parts that all models of this kind have.
 
     Args:
         cfg: The whole config.
         node: The part of it with the values of the head (see `ovseg.config.query_head`).
-        holds_clip: Whether the checkpoint brings the CLIP along; then it is built without weights.
+        clip: What the head is built for.
     """
-    clip = read_clip(cfg.MODEL.CLIP, holds_clip)
     shares = LossWeights(*node.LOSS_WEIGHTS)
     return {
         "clip": clip,

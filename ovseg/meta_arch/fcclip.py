@@ -12,12 +12,15 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from ovseg.checkpoint.fcclip import Weights, load_fcclip
+from ovseg.clip.conv_clip import ConvClip
+from ovseg.clip.vit_levels import VitClip
 from ovseg.errors import ConfigError
-from ovseg.meta_arch.conv_mask_model import ConvMaskModel, conv_parts
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, conv_parts, read_clip
 from ovseg.ops.mask_pooling import resize_masks
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.ensemble import fuse, void_share, with_void
 from ovseg.proposals.masked_decoder import Proposals
+from ovseg.recalibration import build_recalibration
 from ovseg.vocabulary import Background, Queries, Vocabulary
 from ovseg.vocabulary.embedder import words_of_no_class
 
@@ -70,6 +73,9 @@ class FCCLIP(ConvMaskModel):
     Yu et al., "Convolutions Die Hard: Open-Vocabulary Segmentation with Single Frozen Convolutional CLIP",
     NeurIPS 2023 (github.com/bytedance/fc-clip). Call `set_vocabulary` first.
 
+    Ours, and not the paper's, is that CLIP may be a ViT (``MODEL.FCCLIP.VIT``) with the dense features of
+    ``MODEL.RECALIBRATION``; see `ovseg.clip.vit_levels`.
+
     Attributes:
         ensemble: How the trained classifier and the CLIP's are mixed.
         trained_names: The words that the head was trained on; a class is seen if it has one of them, to the letter.
@@ -110,10 +116,18 @@ class FCCLIP(ConvMaskModel):
     @staticmethod
     def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
-        node = cfg.MODEL.FCCLIP
+        node, source = cfg.MODEL.FCCLIP, cfg.MODEL.CLIP
+        empty = weights is not None and weights.holds_clip
+        clip: ConvClip | VitClip
+        if node.VIT:
+            method = cfg.MODEL.RECALIBRATION
+            recalibration = build_recalibration(method.NAME, **{k.lower(): v for k, v in method.OPTIONS.items()})
+            clip = read_clip(VitClip, source, empty).recalibrated(recalibration)
+        else:
+            clip = read_clip(ConvClip, source, empty)
         words = node.TRAINED_VOCABULARY or cfg.MODEL.TEXT.VOCABULARY
         return {
-            **conv_parts(cfg, node, holds_clip=weights is not None and weights.holds_clip),
+            **conv_parts(cfg, node, clip),
             "ensemble": Ensemble(node.ALPHA, node.BETA, node.VALID_MASKS_ONLY),
             "trained_names": frozenset(Vocabulary.parse(words).queries) if words else None,
             "weights": weights,
@@ -122,6 +136,7 @@ class FCCLIP(ConvMaskModel):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        method = self.clip.recalibration if isinstance(self.clip, VitClip) else None
         return {
             "architecture": type(self).__name__,
             "clip": self.clip.name,
@@ -130,6 +145,7 @@ class FCCLIP(ConvMaskModel):
             "ensemble": asdict(self.ensemble),
             "trained_names": len(self.trained_names or ()),
             "text": self.text.to_json(),
+            **({"recalibration": method.name, "options": method.options} if method else {}),
         }
 
     def set_vocabulary(

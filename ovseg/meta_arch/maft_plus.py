@@ -91,11 +91,11 @@ class MAFTPlus(ConvMaskModel):
     def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         node = cfg.MODEL.MAFT
-        parts = conv_parts(cfg, node, holds_clip=weights is not None and weights.holds_clip)
+        clip = read_clip(ConvClip, cfg.MODEL.CLIP, empty=weights is not None and weights.holds_clip)
         return {
-            **parts,
-            "transfer": ContentTransfer(parts["clip"].embed_dim, node.TRANSFER_HEADS, node.PANOPTIC_TRANSFER),
-            "original": partial(read_clip, cfg.MODEL.CLIP),
+            **conv_parts(cfg, node, clip),
+            "transfer": ContentTransfer(clip.embed_dim, node.TRANSFER_HEADS, node.PANOPTIC_TRANSFER),
+            "original": partial(read_clip, ConvClip, cfg.MODEL.CLIP),
             "compensation": node.RC_WEIGHT,
             "weights": weights,
         }
