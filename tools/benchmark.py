@@ -5,21 +5,17 @@ Examples:
     python tools/benchmark.py postprocess --classes 20,1000 --size 3840x2160 --json postprocess.json
     python tools/benchmark.py recalibrations --arch ViT-B-16 --size 448
     python tools/benchmark.py evaluation --classes 847
+    python tools/benchmark.py models --repeats 5
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +23,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
 import benchmark_evaluation
+import benchmark_models
 import benchmark_recalibrations
 import torch
+from benchmark_common import MIB, PeakMemory, in_fresh_process, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -36,14 +34,12 @@ from torch.nn import functional as F
 
 from ovseg.data.windows import bilinear_matrix
 from ovseg.device import resolve_device
-from ovseg.errors import EnvironmentProblem, OvsegError
+from ovseg.errors import OvsegError
 from ovseg.files import atomic_write, check_writable
 from ovseg.postprocess import ScoreRule, segment_map
 
 OURS, BASELINE = "segment_map", "F.interpolate + argmax"
 MIN_AGREEMENT = 0.9999  # the rest is ties within rounding
-STATM = Path("/proc/self/statm")
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -78,59 +74,6 @@ class Measurement:
     agreement: float | None
 
 
-class PeakMemory:
-    """Peak memory of a block above the level before it, in ``extra`` (bytes).
-
-    On the CPU it is the resident set size, sampled by a thread (PyTorch lets it run during its operations); elsewhere
-    what PyTorch's allocator of the device counts.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        """Prepare for work on `device`.
-
-        Raises:
-            EnvironmentProblem: Memory cannot be measured on this system or device.
-        """
-        self.module = None if device.type == "cpu" else getattr(torch, device.type)
-        if self.module is None and not STATM.exists():
-            raise EnvironmentProblem("memory on the CPU is read from /proc/self/statm, which needs Linux; run it there")
-        if self.module is not None and not hasattr(self.module, "reset_peak_memory_stats"):
-            raise EnvironmentProblem(f"PyTorch counts no peak memory on '{device.type}'; use --device cpu")
-        self.extra = 0
-
-    def __enter__(self) -> PeakMemory:
-        """Take the level and start to watch."""
-        if self.module is not None:
-            self.module.synchronize()
-            self.module.reset_peak_memory_stats()
-            self.level = self.module.memory_allocated()
-            return self
-        self.level = self.peak = _resident()
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._sample, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop watching."""
-        if self.module is not None:
-            self.module.synchronize()
-            self.extra = self.module.max_memory_allocated() - self.level
-            return
-        self.done.set()
-        self.thread.join()
-        self.extra = max(self.peak, _resident()) - self.level
-
-    def _sample(self) -> None:
-        while not self.done.wait(0.001):
-            self.peak = max(self.peak, _resident())
-
-
-def _resident() -> int:
-    """Bytes of this process that are in memory."""
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def baseline(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels (H, W) the usual way: all maps at the output size, then the argmax. It gives no scores."""
     return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0].argmax(0)
@@ -149,7 +92,7 @@ def reference_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def measure(case: Case) -> Measurement:
-    """Run one case; in a process of its own, because memory freed earlier would be used again unseen."""
+    """Run one case; `run_case` does it in a process of its own."""
     generator = torch.Generator().manual_seed(case.classes)
     logits = torch.randn(case.classes, *case.grid, generator=generator).to(case.device)
     call = _call(case, logits)
@@ -194,14 +137,7 @@ def run_case(case: Case) -> Measurement | None:
     """
     if case.method == BASELINE and not fits(case):
         return None
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(measure, case).result()
-    except BrokenProcessPool as error:
-        raise EnvironmentProblem(
-            f"{case.method} with {case.classes} classes was ended by the system; expected enough free memory: "
-            "close other programs, or choose a smaller --size"
-        ) from error
+    return in_fresh_process(measure, case, f"{case.method} with {case.classes} classes")
 
 
 def postprocess(args: argparse.Namespace) -> int:
@@ -271,12 +207,6 @@ def _counts(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no count; expected 1 or more")
-    return int(text)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -286,7 +216,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     post.add_argument("--size", type=_sides, default=(1080, 1920), help="output WIDTHxHEIGHT in pixels (1920x1080)")
     post.add_argument("--grid", type=_sides, default=(68, 120), help="WIDTHxHEIGHT in patches (120x68)")
     post.add_argument("--limit-mb", type=float, default=300, help="most extra memory of segment_map (%(default)s)")
-    post.add_argument("--repeats", type=_positive, default=3, help="timed calls after the first (%(default)s)")
+    post.add_argument("--repeats", type=positive, default=3, help="timed calls after the first (%(default)s)")
     post.add_argument("--device", default="auto")
     post.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     post.set_defaults(run=postprocess)
@@ -296,6 +226,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     counting = commands.add_parser("evaluation", help="evaluators beside Detectron2's and COCO's definition of PQ")
     benchmark_evaluation.add_arguments(counting)
     counting.set_defaults(run=benchmark_evaluation.run)
+    stages = commands.add_parser("models", help="models that propose masks, stage by stage, with random weights")
+    benchmark_models.add_arguments(stages)
+    stages.set_defaults(run=benchmark_models.run)
     return parser.parse_args(argv)
 
 

@@ -1,0 +1,194 @@
+"""What the benchmarks share: peak memory, processes of their own, and what the stages of a call cost."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import torch
+
+from ovseg.errors import EnvironmentProblem
+
+STATM = Path("/proc/self/statm")
+MIB = 2**20
+CPU = torch.device("cpu")
+WHOLE, REST = "whole", "rest"  # of a call
+
+Case = TypeVar("Case")
+Result = TypeVar("Result")
+
+
+class PeakMemory:
+    """Peak memory of a block above the level before it, in ``extra`` (bytes).
+
+    On the CPU it is the resident set size, sampled by a thread (PyTorch lets it run during its operations); elsewhere
+    what PyTorch's allocator of the device counts.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Prepare for work on `device`.
+
+        Raises:
+            EnvironmentProblem: Memory cannot be measured on this system or device.
+        """
+        self.module = None if device.type == "cpu" else getattr(torch, device.type)
+        if self.module is None and not STATM.exists():
+            raise EnvironmentProblem("memory on the CPU is read from /proc/self/statm, which needs Linux; run it there")
+        if self.module is not None and not hasattr(self.module, "reset_peak_memory_stats"):
+            raise EnvironmentProblem(f"PyTorch counts no peak memory on '{device.type}'; use --device cpu")
+        self.extra = 0
+
+    def __enter__(self) -> PeakMemory:
+        """Take the level and start to watch."""
+        if self.module is not None:
+            self.module.synchronize()
+            self.module.reset_peak_memory_stats()
+            self.level = self.module.memory_allocated()
+            return self
+        self.level = self.peak = _resident()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._sample, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching."""
+        if self.module is not None:
+            self.module.synchronize()
+            self.extra = self.module.max_memory_allocated() - self.level
+            return
+        self.done.set()
+        self.thread.join()
+        self.extra = max(self.peak, _resident()) - self.level
+
+    def _sample(self) -> None:
+        while not self.done.wait(0.001):
+            self.peak = max(self.peak, _resident())
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def in_fresh_process(
+    measure: Callable[[Case], Result], case: Case, what: str, environment: Mapping[str, str] | None = None
+) -> Result:
+    """Run `measure` in a process of its own, because memory freed earlier would be used again unseen.
+
+    Args:
+        measure: A function of a module.
+        case: Its argument.
+        what: What to call it in messages.
+        environment: Variables that are added to those of this process.
+
+    Raises:
+        EnvironmentProblem: The process was ended from outside, most likely for want of memory.
+    """
+    try:
+        with (
+            mock.patch.dict(os.environ, environment or {}),
+            ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+        ):
+            return pool.submit(measure, case).result()
+    except BrokenProcessPool as error:
+        raise EnvironmentProblem(
+            f"{what} was ended by the system; expected enough free memory: close other programs, or choose a smaller "
+            "--size"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a model's way from an image to results, as a function that is called once for an image.
+
+    Attributes:
+        name: What it is called in the table.
+        owner: Module, class or object that has the function.
+        function: Its name there.
+        calls: How often it may run for an image.
+        extra: Whether it runs only for evaluators, which want a map of every class or object (`full_scores`).
+    """
+
+    name: str
+    owner: Any
+    function: str
+    calls: int = 1
+    extra: bool = False
+
+
+@dataclass
+class Cost:
+    """What a stage took in one call of a model.
+
+    Attributes:
+        calls: How often it ran.
+        seconds: Without the stages that are called in it.
+        bytes: Peak above the level before the stage, with what is called in it; 0 where memory is not watched.
+        at_most: How often it may run.
+        extra: Whether it is for evaluators.
+    """
+
+    calls: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    at_most: int = 1
+    extra: bool = False
+
+
+class Recorder:
+    """Takes down what stages cost while the block of `running` runs."""
+
+    def __init__(self, stages: list[Stage], memory: bool = False) -> None:
+        """Prepare; with ``memory`` their peaks are watched, which takes time."""
+        self.stages, self.memory = stages, memory
+        self.costs = {stage.name: Cost(at_most=stage.calls, extra=stage.extra) for stage in stages}
+        self.inner: list[float] = []  # for each open stage the seconds of the stages in it
+
+    @contextmanager
+    def running(self) -> Iterator[dict[str, Cost]]:
+        """Record the calls of the block."""
+        with ExitStack() as stack:
+            for stage in self.stages:
+                own = getattr(stage.owner, stage.function)
+                stack.enter_context(mock.patch.object(stage.owner, stage.function, self._recorded(stage.name, own)))
+            yield self.costs
+
+    def _recorded(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+        cost = self.costs[name]
+
+        @functools.wraps(own)
+        def call(*arguments: Any, **options: Any) -> Any:
+            cost.calls += 1
+            self.inner.append(0.0)
+            with PeakMemory(CPU) if self.memory else nullcontext() as peak:
+                start = time.perf_counter()
+                result = own(*arguments, **options)
+                took = time.perf_counter() - start
+            cost.seconds += took - self.inner.pop()
+            if self.inner:
+                self.inner[-1] += took
+            if peak is not None:
+                cost.bytes = max(cost.bytes, peak.extra)
+            return result
+
+        return call
+
+
+def positive(text: str) -> int:
+    """Read a positive whole number."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no count; expected 1 or more")
+    return int(text)
