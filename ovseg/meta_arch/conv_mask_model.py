@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ class ConvMaskModel(MaskModel):
         criterion: The losses of training.
     """
 
-    head = ("pixel_decoder.", "decoder.", "void.")
+    head: ClassVar[tuple[str, ...]] = ("pixel_decoder.", "decoder.", "void.")
     size_divisibility = STRIDE
 
     def __init__(

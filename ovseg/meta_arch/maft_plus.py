@@ -118,7 +118,10 @@ class MAFTPlus(ConvMaskModel):
 
         It is no part of the module, so that no state dict holds it and results do without it.
         """
-        return self.original().to(self.clip.device).tower
+        tower = self.original().tower
+        assert isinstance(tower, ConvNeXtTower)  # as that of the tuned one, which has been checked
+        tower.trunk.to(self.clip.device, self.clip.dtype)
+        return tower
 
     def class_scores(self, levels: dict[str, Tensor], proposals: Proposals, trained: Tensor) -> Tensor:
         """Let CLIP name the masks by the texts of the image; the trained classifier only says which are objects."""
