@@ -1,0 +1,50 @@
+"""docs/methods.md has one row for each registered method, with the goldens that are there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import make_methods_page as tool
+
+from ovseg.errors import InputError
+from ovseg.recalibration import list_recalibrations, recalibration_class
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = [line.split(" | ") for line in (ROOT / "docs/methods.md").read_text().splitlines() if line.startswith("| [")]
+
+
+def test_one_row_for_each_method():
+    assert [re.search(r"\[(\w+)\]", row[0])[1] for row in ROWS] == list_recalibrations()
+    for row in ROWS:
+        path = re.search(r"\(\.\./(.+)\)", row[0])[1]
+        assert (ROOT / path).is_file() and all(cell.strip(" |") for cell in row)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_goldens_are_those_of_the_folder(row):
+    name = re.search(r"\[(\w+)\]", row[0])[1]
+    cases = len(list((ROOT / "tests/golden" / name.lower()).glob("*.json")))
+    expected = f"{cases} of {cases}" if cases else f"none: {recalibration_class(name).without_golden}"
+    assert row[-1].strip(" |") == expected
+
+
+def test_a_method_without_a_measured_cost_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(tool, "COSTS", tmp_path / "costs.json")
+    with pytest.raises(InputError, match=r"make it with tools/benchmark\.py recalibrations"):
+        tool.read_costs()
+    tool.COSTS.write_text('{"rows": [{"method": "CLIP", "ratio": 1.0}]}')
+    with pytest.raises(InputError, match="lacks CLIP_DINOiser"):
+        tool.read_costs()
+
+
+def test_check_tells_when_the_page_is_old(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tool, "PAGE", tmp_path / "methods.md")
+    monkeypatch.setattr(tool, "page", lambda: "new")
+    assert tool.main(["--check"]) == 1 and "out of date" in capsys.readouterr().out
+    assert tool.main([]) == 0 and tool.PAGE.read_text() == "new"
+    assert tool.main(["--check"]) == 0
