@@ -63,7 +63,7 @@ class Timing:
 
 
 def import_stages() -> ModuleType:
-    """Import what needs Detectron2, without which other benchmarks do; it scripts functions, which is deprecated."""
+    """Import the models, which takes seconds, only when they are wanted; Detectron2 scripts functions, which warns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         import benchmark_stages
