@@ -47,6 +47,17 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.TEXT.SUBCLASSES = ""
     cfg.MODEL.TEXT.AUTOCLIP = 0.0  # share of the largest entropy; 0 is off
     cfg.MODEL.TEXT.VOCABULARY = ""  # default words of a model; empty: the user gives them
+    _add_protocol(cfg)
+    _add_training(cfg)
+    _add_san(cfg)
+    _add_fcclip(cfg)
+    _add_maft(cfg)
+
+
+def _add_protocol(cfg: CfgNode) -> None:
+    """Add what papers set per benchmark."""
+    from detectron2.config import CfgNode as Node
+
     protocol = cfg.MODEL.PROTOCOL = Node()
     protocol.SHORT_SIDE = 336  # pixels; the longer side follows, up to LONG_SIDE
     protocol.LONG_SIDE = 2048
@@ -72,10 +83,6 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     protocol.PAMR_STEPS = 0
     protocol.PAMR_DILATIONS = (8, 16)
     protocol.PAMR_AT = "output"  # output: at the photograph's size, as in the papers | network: at the input's
-    _add_training(cfg)
-    _add_san(cfg)
-    _add_fcclip(cfg)
-    _add_maft(cfg)
 
 
 def _add_training(cfg: CfgNode) -> None:

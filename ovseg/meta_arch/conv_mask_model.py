@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ovseg.checkpoint.fcclip import Weights
 from ovseg.clip.base import BaseClip
 from ovseg.clip.conv_clip import STRIDE, ConvClip
 from ovseg.clip.vit_levels import VitClip
@@ -66,6 +67,20 @@ class ConvMaskModel(MaskModel):
         self.pixel_decoder, self.decoder = pixel_decoder, decoder
         self.void = nn.Embedding(1, clip.embed_dim)
         self.protocol, self.rule, self.criterion = protocol, rule, criterion
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the parts that a config names; ``MODEL.WEIGHTS`` is a released checkpoint or one of ours.
+
+        Raises:
+            WeightsError: The checkpoint is missing or does not fit.
+        """
+        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
+
+    @staticmethod
+    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
+        raise NotImplementedError
 
     @property
     def patch_size(self) -> int:

@@ -104,15 +104,6 @@ class FCCLIP(ConvMaskModel):
         if not self.void.weight.is_meta:  # a model that is yet to be filled has no values
             self.refresh_hash()
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the parts that a config names; ``MODEL.WEIGHTS`` is a released checkpoint or one of ours.
-
-        Raises:
-            WeightsError: The checkpoint is missing or does not fit.
-        """
-        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
-
     @staticmethod
     def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""

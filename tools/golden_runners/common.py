@@ -112,9 +112,7 @@ def window_scores(
     """Return the patch scores (T, h, w) of all windows, and the matrices that take them to the output's size."""
     image, size, crop = inputs["image"], tuple(config["ori"]), config["crop"]
     stride = config["stride"] if crop else 0
-    plan = plan_windows(
-        tuple(image.shape[2:]), clip.patch_size, crop, stride, padding, config.get("pad_multiple", 0)
-    )
+    plan = plan_windows(tuple(image.shape[2:]), clip.patch_size, crop, stride, padding, config.get("pad_multiple", 0))
     texts = queries(inputs["text_embeddings"])
 
     def score(windows: Tensor, regions: Tensor | None = None) -> Tensor:
