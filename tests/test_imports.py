@@ -25,6 +25,10 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     assert not (modules_after(f"import {module}") - modules_after("import torch")) & HEAVY
 
 
+def test_cards_need_no_torch() -> None:
+    assert "torch" not in modules_after("from ovseg.zoo import list_models; assert list_models()")
+
+
 def test_the_probe_sees_heavy_modules() -> None:
     assert "cv2" in modules_after("import cv2")
 

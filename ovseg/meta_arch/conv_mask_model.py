@@ -17,9 +17,9 @@ from ovseg.clip.conv_clip import STRIDE, ConvClip
 from ovseg.clip.vit_levels import VitClip
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import LossWeights, Prediction, Target
+from ovseg.losses.matcher import LossWeights, Prediction
 from ovseg.losses.points import Draw, uniform_points
-from ovseg.meta_arch.mask_model import MaskModel, SizeRule, semantic_target
+from ovseg.meta_arch.mask_model import MaskModel, SizeRule, read_targets
 from ovseg.meta_arch.mask_results import MaskRule, object_results
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
@@ -138,7 +138,7 @@ class ConvMaskModel(MaskModel):
     def losses(self, batched_inputs: Sequence[dict[str, Any]], draw: Draw = uniform_points) -> dict[str, Tensor]:
         """Return the weighted losses of a batch; ``draw`` gives the random points."""
         images = self.batch(batched_inputs).images
-        return self.criterion(self.stages(self.clip.levels(images)), targets(batched_inputs, images), draw)
+        return self.criterion(self.stages(self.clip.levels(images)), read_targets(batched_inputs, images), draw)
 
     def stages(self, levels: dict[str, Tensor]) -> list[Prediction]:
         """Return what every layer of the head predicts on the levels of the CLIP, the final one last."""
@@ -160,33 +160,6 @@ class ConvMaskModel(MaskModel):
             objects = object_results(own, masks, resize, rule, classes, things)
             found.append({**self.semantic(own, masks, resize), **objects})
         return found
-
-
-def targets(batched_inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Target]:
-    """Read what is to be found from Detectron2's training inputs.
-
-    Args:
-        batched_inputs: Each with ``instances`` (Detectron2's, with ``gt_classes`` (N,) and ``gt_masks`` as bit masks
-            (N, h, w)) or with ``sem_seg`` (h, w), whose classes become a mask each and 255 none.
-        images: The padded batch (B, 3, H, W).
-
-    Raises:
-        ConfigError: An image has neither.
-    """
-    size = (images.shape[2], images.shape[3])
-    found = []
-    for entry in batched_inputs:
-        if "instances" in entry:
-            own = entry["instances"]
-            masks = getattr(own.gt_masks, "tensor", own.gt_masks)
-            padded = F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))
-            target = Target(own.gt_classes, padded)
-        elif "sem_seg" in entry:
-            target = semantic_target(entry["sem_seg"], size)
-        else:
-            raise ConfigError(f"a training image has {sorted(entry)}; expected 'instances' or 'sem_seg' among them")
-        found.append(Target(target.labels.to(images.device), target.masks.to(images.device)))
-    return found
 
 
 def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:

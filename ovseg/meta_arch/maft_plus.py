@@ -20,7 +20,8 @@ from ovseg.errors import ConfigError
 from ovseg.losses.mask_aware import mask_aware_loss
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.losses.representation import representation_loss
-from ovseg.meta_arch.conv_mask_model import ConvMaskModel, conv_parts, read_clip, targets
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, conv_parts, read_clip
+from ovseg.meta_arch.mask_model import read_targets
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.content_transfer import ContentTransfer
 from ovseg.proposals.ensemble import void_share, with_void
@@ -152,7 +153,7 @@ class MAFTPlus(ConvMaskModel):
             InputError: The images are too small for `representation_loss`.
         """
         images = self.batch(batched_inputs).images
-        levels, wanted = self.clip.levels(images), targets(batched_inputs, images)
+        levels, wanted = self.clip.levels(images), read_targets(batched_inputs, images)
         stages = self.stages({name: level.detach() for name, level in levels.items()})
         dense, masks = levels["dense"], stages[-1].mask_logits.detach()
         with torch.no_grad():

@@ -16,7 +16,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.checkpoint.trained import is_trained_file, load_trained
 from ovseg.config import load_config
 from ovseg.errors import EnvironmentProblem, unknown_name
 from ovseg.mappings import merge
@@ -73,6 +72,8 @@ def load(
 
 def _build(architecture: Any, cfg: CfgNode) -> Any:
     """Build a model; of weights that were trained here, its frozen part comes from where the config says."""
+    from ovseg.checkpoint.trained import is_trained_file, load_trained  # here, for cards need no PyTorch
+
     weights = cfg.MODEL.WEIGHTS
     if not is_trained_file(weights):
         return architecture(cfg)
