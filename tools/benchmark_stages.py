@@ -28,9 +28,9 @@ def san_stages(model: Any) -> list[Stage]:
     """Return the stages of a SAN."""
     return [
         Stage("normalise, pad", model, "batch"),
-        Stage("CLIP front", san, "run_front"),
+        Stage("CLIP", san, "run_patches"),
         Stage("side adapter", model.side_adapter, "forward"),
-        Stage("CLIP tail", san, "run_tail"),
+        Stage("tokens of masks", san, "run_tail"),
         Stage("text tower", model.clip, "text", calls=0),
         Stage("text classifier", san, "class_logits"),
         Stage("labels", mask_model, "semantic_map"),

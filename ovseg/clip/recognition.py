@@ -1,11 +1,12 @@
 """CLIP in two parts, with tokens of a side network between them, as SAN has it.
 
-The front blocks run as they are, and their tokens are tapped on the way. In the last blocks ("tail") Q extra tokens,
-one for each proposed mask, start as copies of the class token and gather what attention biases show them.
+The front blocks run as they are. In the last blocks ("tail") Q extra tokens, one for each proposed mask, start as copies
+of the class token and gather what attention biases show them. Patches are tapped on the way for the side network.
 
 The original keeps them in one sequence with the class token and the patches, under a mask of -100 that hides them from
 all others and the class token from them. So patches never depend on them, and here patches and class token run once as
-ever, while each extra token attends to itself and to the patches: the same result without the (Q + N)^2 attention.
+ever, to the depth of the last tap, and leave their keys and values to the extra tokens: the same result without the
+(Q + N)^2 attention.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.open_clip_internals import Block, VisualTower
+from ovseg.clip.open_clip_internals import Block
 from ovseg.errors import ConfigError
 
 POOLINGS = ("max", "avg", "bilinear", "bicubic")
@@ -25,50 +26,57 @@ POOLINGS = ("max", "avg", "bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
-class Front:
-    """What the front blocks give.
+class Patches:
+    """What patches and class token give on their way through CLIP.
 
     Attributes:
-        tokens: (B, 1 + h * w, C) that leave the last of them, class token first.
-        grid: Patch rows and columns (h, w).
-        taps: Patch tokens (B, C, h, w) by number of blocks behind them; 0 is what enters the first block.
+        tokens: (B, 1 + N, C) that enter the tail, class token first.
+        taps: Tokens (B, 1 + N, C) by number of blocks behind them; 0 is what enters the first block.
+        seen: For each block of the tail, keys and values (B, heads, N, d) of the patches.
     """
 
     tokens: Tensor
-    grid: tuple[int, int]
     taps: dict[int, Tensor]
+    seen: list[tuple[Tensor, Tensor]]
 
 
-def run_front(
-    tower: VisualTower, images: Tensor, blocks: int, taps: Iterable[int] = (), table: Tensor | None = None
-) -> Front:
-    """Run the first blocks of CLIP.
+def run_patches(tokens: Tensor, blocks: Sequence[Block], front: int, taps: Iterable[int] = ()) -> Patches:
+    """Run patches and class token through CLIP as ever; behind the last tap, only as far as the tail needs.
 
     Args:
-        tower: The image tower.
-        images: Normalised (B, 3, H, W); sides are floored to patches.
-        blocks: How many.
+        tokens: (B, 1 + N, C) that enter the first block, class token first.
+        blocks: All blocks of CLIP.
+        front: How many of them are not of the tail.
         taps: Which tokens to keep.
-        table: Position embeddings (1 + g_h * g_w, C) in the place of CLIP's own, which SAN trains.
     """
-    tokens, grid = tower.embed(images, "bicubic_by_grid", table)
-    wanted, kept = set(taps), {}
-    for index in range(blocks + 1):
-        if index:
-            tokens = tower.blocks[index - 1](tokens)
-        if index in wanted:
-            kept[index] = tokens[:, 1:].mT.unflatten(2, grid)
-    return Front(tokens, grid, kept)
+    wanted = set(taps)
+    states = {0: tokens} if 0 in wanted else {}
+    entering, seen = tokens, []
+    for depth, block in enumerate(blocks, start=1):
+        query, key, value = block.qkv(tokens)
+        if depth > front:
+            seen.append((key[:, :, 1:], value[:, :, 1:]))
+        if depth == len(blocks) and depth not in wanted:
+            break
+        tokens = tokens + block.project(F.scaled_dot_product_attention(query, key, value))
+        tokens = tokens + block.feed_forward(tokens)
+        if depth == front:
+            entering = tokens
+        if depth in wanted:
+            states[depth] = tokens
+    return Patches(entering, states, seen)
 
 
-def run_tail(tokens: Tensor, blocks: Sequence[Block], biases: Sequence[Tensor], starts: Tensor) -> Tensor:
+def run_tail(
+    starts: Tensor, blocks: Sequence[Block], seen: Sequence[tuple[Tensor, Tensor]], biases: Sequence[Tensor]
+) -> Tensor:
     """Lead tokens of their own through the last blocks of CLIP, one for each mask.
 
     Args:
-        tokens: (B, 1 + N, C) that enter the first of the blocks, class token first.
-        blocks: The last blocks of CLIP.
-        biases: One for each block, or one for all: (B, heads or 1, Q, N), added to the scores of the patches.
         starts: Extra tokens (B, Q, C) that enter the first of the blocks.
+        blocks: The last blocks of CLIP.
+        seen: For each block, keys and values (B, heads, N, d) of the patches.
+        biases: One for each block, or one for all: (B, heads or 1, Q, N), added to the scores of the patches.
 
     Returns:
         Extra tokens (B, Q, C) that leave the last block.
@@ -78,15 +86,10 @@ def run_tail(tokens: Tensor, blocks: Sequence[Block], biases: Sequence[Tensor], 
     """
     if len(biases) not in (1, len(blocks)):
         raise ConfigError(f"got {len(biases)} attention biases for {len(blocks)} blocks; expected 1 or {len(blocks)}")
-    for index, block in enumerate(blocks):
-        query, key, value = block.qkv(tokens)
-        own = block.qkv(starts)
-        led = _attend(own, key[:, :, 1:], value[:, :, 1:], biases[index % len(biases)], block.scale)
+    for index, (block, (key, value)) in enumerate(zip(blocks, seen, strict=True)):
+        led = _attend(block.qkv(starts), key, value, biases[index % len(biases)], block.scale)
         starts = starts + block.project(led)
         starts = starts + block.feed_forward(starts)
-        if index + 1 < len(blocks):  # of the last block, patches are of no use
-            tokens = tokens + block.project(F.scaled_dot_product_attention(query, key, value))
-            tokens = tokens + block.feed_forward(tokens)
     return starts
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ovseg.checkpoint.files import read_part
 from ovseg.checkpoint.san import holds_clip, load_san
 from ovseg.clip import FrozenClip
-from ovseg.clip.recognition import pool_bias, run_front, run_tail
+from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction
@@ -70,10 +70,10 @@ class SAN(MaskModel):
             raise ConfigError(
                 "MODEL.TEXT.AUTOCLIP weights templates by patches, which SAN does not compare; set it to 0"
             )
-        if not max(side_adapter.taps) <= front_blocks < clip.depth:
+        if not (0 <= front_blocks < clip.depth and max(side_adapter.taps) <= clip.depth):
             raise ConfigError(
-                f"{front_blocks} front blocks with taps up to {max(side_adapter.taps)}; expected at least as many as "
-                f"the last tap and fewer than the {clip.depth} blocks of {clip.name}"
+                f"{front_blocks} front blocks and taps up to {max(side_adapter.taps)}; expected fewer front blocks than "
+                f"the {clip.depth} of {clip.name}, and no taps beyond them"
             )
         self.side_adapter, self.criterion, self.protocol = side_adapter, criterion, protocol
         self.front_blocks, self.clip_resolution, self.size_divisibility = (
@@ -209,13 +209,16 @@ class SAN(MaskModel):
 
     def propose(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return embeddings (B, Q, D), not of unit length, and mask logits (B, Q, h, w) of each stage; as `predict`."""
-        tower = self.clip.tower
-        front = run_front(tower, self.shrink(images), self.front_blocks, self.side_adapter.taps, self.position)
+        tower, front = self.clip.tower, self.front_blocks
+        tokens, grid = tower.embed(self.shrink(images), "bicubic_by_grid", self.position)
+        patches = run_patches(tokens, tower.blocks, front, self.side_adapter.taps)
+        taps = {tap: kept[:, 1:].mT.unflatten(2, grid) for tap, kept in patches.taps.items()}
+        starts = self.sls_starts(patches.tokens)
         found = []
-        for stage in self.side_adapter(images, front.taps, all_stages=self.training):
-            biases = [pool_bias(bias, front.grid, self.bias_pooling) for bias in stage.biases]
-            tokens = run_tail(front.tokens, tower.blocks[self.front_blocks :], biases, self.sls_starts(front.tokens))
-            found.append((tower.visual.ln_post(tokens) @ tower.visual.proj, stage.masks))
+        for stage in self.side_adapter(images, taps, all_stages=self.training):
+            biases = [pool_bias(bias, grid, self.bias_pooling) for bias in stage.biases]
+            led = run_tail(starts, tower.blocks[front:], patches.seen, biases)
+            found.append((tower.visual.ln_post(led) @ tower.visual.proj, stage.masks))
         return found
 
     def shrink(self, images: Tensor) -> Tensor:

@@ -6,13 +6,21 @@ import pytest
 import torch
 
 from ovseg.clip import FrozenClip
-from ovseg.clip.recognition import pool_bias, run_front, run_tail
+from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def clip(tiny_clip):
     return FrozenClip.from_folder(tiny_clip)
+
+
+def embed(clip, images, table=None):
+    return clip.tower.embed(images, "bicubic_by_grid", table)[0]
+
+
+def cheap_tail(tokens, blocks, biases, starts):
+    return run_tail(starts, blocks, run_patches(tokens, blocks, 0).seen, biases)
 
 
 def literal_tail(tokens, blocks, biases, starts):
@@ -39,17 +47,17 @@ def literal_tail(tokens, blocks, biases, starts):
 def test_the_cheap_form_is_the_literal_one(clip, heads, layers, copies):
     generator = torch.Generator().manual_seed(heads + 10 * layers)
     images = torch.randn(2, 3, 40, 56, generator=generator)
-    front = run_front(clip.tower, images, 0)
-    starts = front.tokens[:, :1].expand(-1, 6, -1) if copies else torch.randn(2, 6, 32, generator=generator)
+    tokens = embed(clip, images)
+    starts = tokens[:, :1].expand(-1, 6, -1) if copies else torch.randn(2, 6, 32, generator=generator)
     biases = [3 * torch.randn(2, heads, 6, 35, generator=generator) for _ in range(layers)]
-    got = run_tail(front.tokens, clip.blocks, biases, starts)
-    torch.testing.assert_close(got, literal_tail(front.tokens, clip.blocks, biases, starts), atol=2e-5, rtol=1e-5)
+    got = cheap_tail(tokens, clip.blocks, biases, starts)
+    torch.testing.assert_close(got, literal_tail(tokens, clip.blocks, biases, starts), atol=2e-5, rtol=1e-5)
 
 
 def test_gradients_are_those_of_the_literal_form(clip):
-    tokens = run_front(clip.tower, torch.randn(1, 3, 32, 32), 0).tokens
+    tokens = embed(clip, torch.randn(1, 3, 32, 32))
     found = []
-    for tail in (run_tail, literal_tail):
+    for tail in (cheap_tail, literal_tail):
         bias, own = torch.ones(1, 2, 3, 16).requires_grad_(), tokens.clone().requires_grad_()
         tail(own, clip.blocks, [bias * torch.arange(16)], own[:, :1].expand(-1, 3, -1)).square().sum().backward()
         found.append((bias.grad, own.grad))
@@ -58,32 +66,42 @@ def test_gradients_are_those_of_the_literal_form(clip):
 
 
 def test_masks_do_not_see_each_other(clip):
-    tokens = run_front(clip.tower, torch.randn(1, 3, 32, 32), 1).tokens
+    seen = run_patches(embed(clip, torch.randn(1, 3, 32, 32)), clip.blocks, 1).seen
     bias, starts = torch.randn(1, 2, 5, 16), torch.randn(1, 5, 32)
-    together = run_tail(tokens, clip.blocks[1:], [bias], starts)
-    alone = run_tail(tokens, clip.blocks[1:], [bias[:, :, 2:3]], starts[:, 2:3])
+    together = run_tail(starts, clip.blocks[1:], seen, [bias])
+    alone = run_tail(starts[:, 2:3], clip.blocks[1:], seen, [bias[:, :, 2:3]])
     torch.testing.assert_close(together[:, 2:3], alone)
 
 
-def test_taps_are_the_tokens_of_clip(clip):
-    images = torch.randn(1, 3, 40, 32)
-    front = run_front(clip.tower, images, 2, (0, 2))
-    tokens, grid = clip.tower.embed(images, "bicubic_by_grid")
-    assert front.grid == grid == (5, 4) and sorted(front.taps) == [0, 2]
-    torch.testing.assert_close(front.taps[0].flatten(2).mT, tokens[:, 1:])
+@pytest.mark.parametrize("front", [0, 1, 2])
+def test_taps_are_the_tokens_of_clip_and_may_lie_in_the_tail(clip, front):
+    tokens = embed(clip, torch.randn(1, 3, 40, 32))
+    patches = run_patches(tokens, clip.blocks, front, (0, 2))
+    states = [tokens]
     for block in clip.blocks:
-        tokens = block(tokens)
-    torch.testing.assert_close(front.tokens, tokens)
-    torch.testing.assert_close(front.taps[2][0, :, 1, 3], tokens[0, 1 + 7])
+        states.append(block(states[-1]))
+    assert sorted(patches.taps) == [0, 2] and len(patches.seen) == 2 - front
+    torch.testing.assert_close(patches.tokens, states[front])
+    for tap, kept in patches.taps.items():
+        torch.testing.assert_close(kept, states[tap])
+    for state, block, (key, value) in zip(states[front:], clip.blocks[front:], patches.seen, strict=False):
+        torch.testing.assert_close(key, block.qkv(state)[1][:, :, 1:])
+        torch.testing.assert_close(value, block.qkv(state)[2][:, :, 1:])
+
+
+def test_the_last_block_does_not_run_for_patches_that_nobody_wants(clip, monkeypatch):
+    tokens = embed(clip, torch.randn(1, 3, 32, 32))
+    monkeypatch.setattr(clip.blocks[-1], "feed_forward", lambda tokens: pytest.fail("the last block ran"))
+    run_patches(tokens, clip.blocks, 1, (0, 1))
 
 
 def test_a_table_of_ones_own_takes_the_place_of_clips(clip):
     images, own = torch.randn(1, 3, 32, 32), clip.tower.visual.positional_embedding
     table = (own.detach() + 1).requires_grad_()
-    front = run_front(clip.tower, images, 1, table=table)
-    front.tokens.square().sum().backward()
+    tokens = embed(clip, images, table)
+    run_patches(tokens, clip.blocks, 1).tokens.square().sum().backward()
     assert table.grad.abs().sum() > 0 and own.grad is None
-    assert not torch.allclose(front.tokens, run_front(clip.tower, images, 1).tokens)
+    assert not torch.allclose(tokens, embed(clip, images))
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg", "bilinear", "bicubic"])
@@ -103,14 +121,15 @@ def test_half_precision(tiny_clip, dtype):
     found = []
     for kind in (torch.float32, dtype):
         clip = clip.to(kind)
-        tokens = run_front(clip.tower, images, 1).tokens
-        found.append(run_tail(tokens, clip.blocks[1:], [bias.to(kind)], tokens[:, :1].expand(-1, 4, -1)))
+        patches = run_patches(embed(clip, images), clip.blocks, 1)
+        starts = patches.tokens[:, :1].expand(-1, 4, -1)
+        found.append(run_tail(starts, clip.blocks[1:], patches.seen, [bias.to(kind)]))
     assert found[1].dtype == dtype
     assert (found[1].float() - found[0]).norm() < 0.05 * found[0].norm()
 
 
 def test_mistakes(clip):
     with pytest.raises(ConfigError, match="got 3 attention biases for 2 blocks; expected 1 or 2"):
-        run_tail(torch.zeros(1, 17, 32), clip.blocks, [torch.zeros(1, 1, 2, 16)] * 3, torch.zeros(1, 2, 32))
+        run_tail(torch.zeros(1, 2, 32), clip.blocks, [], [torch.zeros(1, 1, 2, 16)] * 3)
     with pytest.raises(ConfigError, match="pooling of attention biases is 'nearest'; expected one of max"):
         pool_bias(torch.zeros(1, 1, 1, 4, 4), (2, 2), "nearest")

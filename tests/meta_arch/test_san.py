@@ -236,7 +236,7 @@ def test_api_and_command_line(config_file, photo, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"FRONT_BLOCKS": 2}, "2 front blocks with taps up to 1"),
+        ({"FRONT_BLOCKS": 2}, "2 front blocks and taps up to 1"),
         ({"FUSION": ["0-0"]}, "MODEL.SAN.FUSION has '0-0'; expected two numbers such as '3->1'"),
         ({"SLS_TOKEN": "cls"}, "sls_token is 'cls'"),
     ],

@@ -13,7 +13,7 @@ from golden_runners.san_criterion import build_criterion, case_draws, inspect, r
 from ovseg.checkpoint.san import load_san, official_name
 from ovseg.clip import FrozenClip
 from ovseg.clip.open_clip_internals import build_model
-from ovseg.clip.recognition import pool_bias, run_front, run_tail
+from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.mask_postprocess import class_maps, plan_resize
@@ -61,7 +61,8 @@ def recognition(case: Any) -> dict[str, Tensor]:
     tokens = torch.cat([inputs["cls_token"].transpose(0, 1), features.flatten(2).mT], dim=1)
     given = [inputs[f"attn_bias_layer{i}"] for i in range(config["num_bias_layers"])]
     biases = [pool_bias(bias, tuple(features.shape[2:]), model.bias_pooling) for bias in given]
-    led = run_tail(tokens, tower.blocks[model.front_blocks :], biases, model.sls_starts(tokens))
+    tail = tower.blocks[model.front_blocks :]
+    led = run_tail(model.sls_starts(tokens), tail, run_patches(tokens, tail, 0).seen, biases)
     embeddings = tower.visual.ln_post(led) @ tower.visual.proj
     masks = [attention_mask(bias, tower.blocks[0].heads, config["rec_cross_attn"]) for bias in biases]
     return {
@@ -91,13 +92,14 @@ def full(case: Any) -> dict[str, Tensor]:
     model = build(case)
     batch = model.batch(batch_of(case))
     shrunk = model.shrink(batch.images)
-    front = run_front(model.clip.tower, shrunk, model.front_blocks, range(model.front_blocks + 1), model.position)
+    tower, front = model.clip.tower, model.front_blocks
+    tokens, grid = tower.embed(shrunk, "bicubic_by_grid", model.position)
+    kept = run_patches(tokens, tower.blocks, front, range(front + 1)).taps
+    taps = {tap: tokens[:, 1:].mT.unflatten(2, grid) for tap, tokens in kept.items()}
     found = {"intermediate.clip_input": shrunk}
-    for tap, tokens in front.taps.items():
-        found[f"intermediate.clip_feat_{tap}"] = tokens
-    cls = run_classes(model, shrunk)
-    found |= {f"intermediate.clip_feat_{tap}_cls_token": token for tap, token in cls.items()}
-    stage = model.side_adapter(batch.images, front.taps)[-1]
+    found |= {f"intermediate.clip_feat_{tap}": tokens for tap, tokens in taps.items()}
+    found |= {f"intermediate.clip_feat_{tap}_cls_token": tokens[:, :1].transpose(0, 1) for tap, tokens in kept.items()}
+    stage = model.side_adapter(batch.images, taps)[-1]
     found |= {f"intermediate.attn_bias_layer{i}": bias for i, bias in enumerate(stage.biases)}
     rows = torch.cat([inputs["text_embeddings"], model.void_row])
     found["intermediate.classifier_weight"] = model.clip.logit_scale * F.normalize(rows, dim=-1)
@@ -119,13 +121,6 @@ def resized_last(model: SAN, case: Any) -> list[Tensor]:
     sizes = zip(batch.sizes, batch.outputs, strict=True)
     plans = [plan_resize(masks.shape[2:], batch.images.shape[2:], *pair, sigmoid_first=True) for pair in sizes]
     return [class_maps(logits[i].softmax(-1), masks[i], plan) for i, plan in enumerate(plans)]
-
-
-def run_classes(model: SAN, images: Tensor) -> dict[int, Tensor]:
-    """Return the class token (1, B, C) behind each of the front blocks."""
-    depths = range(model.front_blocks + 1)
-    fronts = {depth: run_front(model.clip.tower, images, depth, table=model.position) for depth in depths}
-    return {depth: front.tokens[:, :1].transpose(0, 1) for depth, front in fronts.items()}
 
 
 def training_stages(model: SAN, images: Tensor) -> list[Prediction]:
