@@ -1,0 +1,71 @@
+"""The operators of this toolkit in `torch.library`, and the compiled kernels where they have been built.
+
+Every operator is defined here in Python with a plain PyTorch form, which runs on any device. A library that
+`ovseg.ops.build` has made adds kernels for the CPU and CUDA in front of it; nothing else changes for a caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovseg.cache_dir import cache_dir
+
+SOURCES = Path(__file__).parent / "csrc"
+PREBUILT = Path(__file__).parent / "prebuilt"
+"""Where an installation with ``OVSEG_BUILD_OPS=1`` puts its library."""
+
+SWITCH = "OVSEG_OPS"
+"""Environment variable: ``torch`` leaves compiled kernels alone."""
+
+_DEFINITIONS = torch.library.Library("ovseg", "DEF")
+
+
+def define(schema: str, plain: Callable[..., Any], shapes: Callable[..., Any]) -> None:
+    """Register an operator ``ovseg::NAME``.
+
+    Args:
+        schema: ``name(Tensor a, int b) -> Tensor``.
+        plain: The form in plain PyTorch operations, for every device without a kernel.
+        shapes: Returns empty tensors of the right shapes and dtypes, for tracing.
+    """
+    name = schema.partition("(")[0]
+    _DEFINITIONS.define(schema)
+    _DEFINITIONS.impl(name, plain, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"ovseg::{name}", shapes, lib=_DEFINITIONS)
+
+
+@cache
+def build_key() -> str:
+    """Return what a compiled library must have been made for: release of torch, vectors of the CPU, our sources."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    capability = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "")
+    return f"torch{torch.__version__}-{capability}-{digest.hexdigest()[:12]}"
+
+
+def library_name() -> str:
+    """Return the file name of a library that fits this installation."""
+    return f"ovseg_ops-{build_key()}.so"
+
+
+def find_library() -> Path | None:
+    """Return the compiled library that fits, or None where there is none."""
+    folders = (PREBUILT, cache_dir() / "ops")
+    return next((path for folder in folders if (path := folder / library_name()).is_file()), None)
+
+
+@cache
+def load_kernels() -> Path | None:
+    """Load the compiled kernels; return their library, or None where there is none or `SWITCH` says ``torch``."""
+    path = None if os.environ.get(SWITCH) == "torch" else find_library()
+    if path is not None:
+        torch.ops.load_library(path)
+    return path
