@@ -5,8 +5,12 @@ Detectron2 has no package of its own on the package index: tools/install_detectr
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -30,12 +34,37 @@ DETECTRON2_NEEDS = [
 ]
 
 
+def build_operators(folder: Path) -> None:
+    """Compile the operators into a folder, for the PyTorch that they will run with.
+
+    That is the one of the environment that is installed into. pip builds in an isolated one and hides the other's
+    packages by PYTHONPATH, so the compiler is started without it.
+    """
+    environment = dict(os.environ)
+    if importlib.util.find_spec("torch") is None:
+        environment = {key: text for key, text in environment.items() if key not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
+    call = [sys.executable, "-c"]
+    if subprocess.run([*call, "import torch"], env=environment, cwd=ROOT, check=False).returncode:
+        raise SystemExit(
+            "error: OVSEG_BUILD_OPS=1 compiles against PyTorch, which this Python does not have; install torch first, "
+            "then run `OVSEG_BUILD_OPS=1 pip install --no-build-isolation .`, or install without and run "
+            "`ovseg build-ops`"
+        )
+    build = "import sys, pathlib; from ovseg.ops.build import build; build(pathlib.Path(sys.argv[1]), report=print)"
+    subprocess.run([*call, build, folder], env=environment, cwd=ROOT, check=True)
+
+
 class BuildWithConfigs(build_py):
-    """Puts a copy of configs/ into the package, where `ovseg.config.config_root` finds it in an installed wheel."""
+    """Puts a copy of configs/ into the package, where `ovseg.config.config_root` finds it in an installed wheel.
+
+    With ``OVSEG_BUILD_OPS=1`` in the environment the compiled operators, too.
+    """
 
     def run(self) -> None:
         """Build as usual, then copy; an editable installation reads the checkout's own."""
         super().run()
+        if os.environ.get("OVSEG_BUILD_OPS") == "1":
+            build_operators((ROOT if self.editable_mode else Path(self.build_lib).resolve()) / "ovseg/ops/prebuilt")
         if not self.editable_mode:
             target = Path(self.build_lib) / "ovseg" / "zoo" / "configs"
             shutil.copytree(ROOT / "configs", target, dirs_exist_ok=True)
@@ -50,7 +79,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ovseg", "ovseg.*"]),
-    package_data={"ovseg": ["py.typed", "assets/**/*", "**/*.yaml", "**/*.json", "**/*.txt"]},
+    package_data={"ovseg": ["py.typed", "assets/**/*", "ops/csrc/*", "**/*.yaml", "**/*.json", "**/*.txt"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["ovseg = ovseg.cli:main"]},
     install_requires=[

@@ -10,19 +10,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ovseg.cache_dir import cache_dir
 from ovseg.errors import EnvironmentProblem
-from ovseg.files import atomic_write
+from ovseg.files import atomic_write, check_writable
 from ovseg.ops.library import SOURCES, library_name
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities that CUDA kernels are made for."""
+
+WARNINGS = ("-Wall", "-Wextra")
 
 _VECTORS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
@@ -31,8 +34,9 @@ _VECTORS = {
 
 
 def find_compiler() -> str | None:
-    """Return the C++ compiler: ``$CXX``, else c++, g++ or clang++ on the path; None where there is none."""
-    return next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))), None)
+    """Return the C++ compiler: ``$CXX``, else g++, c++ or clang++ on the path; None where there is none."""
+    names = (os.environ.get("CXX"), "g++", "c++", "clang++")  # PyTorch's threads are those of g++'s OpenMP
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def find_nvcc() -> str | None:
@@ -41,12 +45,13 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
 
 
-def build(folder: Path | None = None, cuda: bool | None = None) -> Path:
+def build(folder: Path | None = None, cuda: bool | None = None, report: Callable[[str], None] = lambda _: None) -> Path:
     """Compile and link all operators.
 
     Args:
         folder: Where the library goes; by default where `ovseg.ops.library.find_library` looks.
         cuda: Whether CUDA kernels are in it; by default where torch is a CUDA build and there is nvcc.
+        report: Is told in a few words what has been done.
 
     Returns:
         The library.
@@ -61,18 +66,22 @@ def build(folder: Path | None = None, cuda: bool | None = None) -> Path:
             "(Debian: `apt-get install g++`), or leave it: everything runs without, in plain PyTorch"
         )
     with_cuda = cuda if cuda is not None else torch.version.cuda is not None and nvcc is not None
-    if with_cuda and nvcc is None:
-        raise EnvironmentProblem("there is no nvcc for the CUDA operators; install the CUDA toolkit or set CUDA_HOME")
-    target = (folder or cache_dir() / "ops") / library_name()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ovseg-build-") as work:
-        commands = {Path(work) / f"{path.name}.o": path for path in sources(with_cuda)}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [pool.submit(_compile, path, target, compiler, nvcc) for target, path in commands.items()]
-            for job in jobs:
-                job.result()
+    if with_cuda and (nvcc is None or torch.version.cuda is None):
+        lacking = (
+            "torch is built without CUDA" if nvcc else "there is no nvcc; install the CUDA toolkit or set CUDA_HOME"
+        )
+        raise EnvironmentProblem(f"operators for CUDA cannot be built: {lacking}; `--no-cuda` builds those for the CPU")
+    tools = Tools(compiler, nvcc if with_cuda else None)
+    target = check_writable(folder or cache_dir() / "ops") / library_name()
+    with tempfile.TemporaryDirectory(prefix="ovseg-build-") as work, ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {
+            pool.submit(run, tools.compile(path, Path(work) / f"{path.name}.o")): path for path in sources(with_cuda)
+        }
+        for done, job in enumerate(as_completed(jobs), 1):
+            job.result()
+            report(f"{done}/{len(jobs)} {jobs[job].name}")
         with atomic_write(target) as temporary:
-            run([compiler, "-shared", "-o", temporary, *commands, *_link_options(with_cuda)])
+            run(tools.link(sorted(Path(work).glob("*.o")), temporary))
     return target
 
 
@@ -82,20 +91,67 @@ def sources(cuda: bool) -> list[Path]:
     return sorted(path for pattern in patterns for path in SOURCES.glob(pattern))
 
 
-def nvcc_options(architectures: Iterable[str] = ARCHITECTURES) -> list[str]:
+@dataclass(frozen=True)
+class Tools:
+    """The compilers and the commands for them.
+
+    Attributes:
+        compiler: Of C++.
+        nvcc: Of CUDA; None for a library without.
+    """
+
+    compiler: str
+    nvcc: str | None
+
+    def compile(self, source: Path, target: Path) -> list[str | Path]:
+        """Return the command that compiles a source to an object file."""
+        if source.suffix == ".cpp" and not source.stem.endswith("_cuda"):
+            return [self.compiler, *cpu_options(), *torch_options(), "-c", source, "-o", target]
+        assert self.nvcc is not None
+        options = (
+            kernel_options(architectures(self.nvcc)) if source.suffix == ".cu" else ["-std=c++20", *torch_options()]
+        )
+        return [self.nvcc, "-ccbin", self.compiler, "-O3", "-Xcompiler=-fPIC", *options, "-c", source, "-o", target]
+
+    def link(self, objects: Iterable[Path], target: Path) -> list[str | Path]:
+        """Return the command that makes a library of object files; nvcc brings CUDA's runtime with it, linked in."""
+        folder = Path(torch.__file__).parent / "lib"
+        libraries = [
+            f"-l{name}" for name in ["c10", "torch", "torch_cpu", *(["c10_cuda", "torch_cuda"] if self.nvcc else [])]
+        ]
+        rest: list[str | Path] = ["-shared", "-o", target, *objects, f"-L{folder}", *libraries]
+        if self.nvcc:
+            return [self.nvcc, "-ccbin", self.compiler, *rest, f"-Xlinker=-rpath,{folder}", *map(_for_host, _threads())]
+        return [self.compiler, *rest, f"-Wl,-rpath,{folder}", *_threads()]
+
+
+def architectures(nvcc: str) -> list[str]:
+    """Return those of `ARCHITECTURES` that this nvcc knows."""
+    known = run([nvcc, "--list-gpu-arch"]).split()
+    return [name for name in ARCHITECTURES if f"compute_{name}" in known]
+
+
+def kernel_options(architectures: Iterable[str]) -> list[str]:
     """Return nvcc's options for kernels, with code for each architecture."""
-    codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
-    return ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC", *codes]
+    return ["-std=c++17", *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures)]
 
 
 def cpu_options() -> list[str]:
     """Return the C++ compiler's options: warnings of mistakes, and the vectors that this CPU has."""
     vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), [])
-    return ["-O3", "-std=c++20", "-fPIC", "-Wall", "-Wextra", "-fno-math-errno", "-fno-trapping-math", *vectors]
+    threads = [] if sys.platform == "darwin" else ["-fopenmp"]  # without it `at::parallel_for` is a plain loop
+    return ["-O3", "-std=c++20", "-fPIC", *WARNINGS, "-fno-math-errno", "-fno-trapping-math", *vectors, *threads]
 
 
-def run(command: list[str | Path]) -> None:
-    """Run a compiler.
+def torch_options() -> list[str]:
+    """Return the options with which a source sees PyTorch's headers."""
+    root = Path(torch.__file__).parent / "include"
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    return ["-isystem", str(root), "-isystem", str(root / "torch" / "csrc" / "api" / "include"), abi]
+
+
+def run(command: list[str | Path]) -> str:
+    """Run a compiler; return what it prints.
 
     Raises:
         EnvironmentProblem: It failed; the message has its last lines.
@@ -104,24 +160,18 @@ def run(command: list[str | Path]) -> None:
     if done.returncode:
         text = "\n".join((done.stderr or done.stdout).strip().splitlines()[-20:])
         raise EnvironmentProblem(f"the compiler failed ({' '.join(map(str, command))}):\n{text}")
+    return done.stdout
 
 
-def _compile(source: Path, target: Path, compiler: str, nvcc: str | None) -> None:
-    if source.suffix == ".cu":
-        run([nvcc or "nvcc", *nvcc_options(), "-c", source, "-o", target])
-    else:
-        run([compiler, *cpu_options(), *_torch_options(), "-c", source, "-o", target])
+def _threads() -> list[str]:
+    """Return the linker's options for OpenMP: the library that torch has loaded, not another with its own threads."""
+    if sys.platform == "darwin":
+        return []
+    root = Path(torch.__file__).parent
+    own = [str(path) for folder in (root / "lib", root.parent / "torch.libs") for path in folder.glob("libgomp*.so*")]
+    return [*own, "-Wl,--as-needed", "-fopenmp"]
 
 
-def _torch_options() -> list[str]:
-    from torch.utils.cpp_extension import include_paths
-
-    kind = "cuda" if torch.version.cuda else "cpu"
-    folders = [option for path in include_paths(kind) for option in ("-isystem", path)]
-    return [*folders, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
-
-
-def _link_options(cuda: bool) -> list[str]:
-    folder = Path(torch.__file__).parent / "lib"
-    names = ["c10", "torch", "torch_cpu", *(["c10_cuda", "torch_cuda"] if cuda else [])]
-    return [f"-L{folder}", f"-Wl,-rpath,{folder}", *(f"-l{name}" for name in names)]
+def _for_host(option: str) -> str:
+    """Return an option of the C++ compiler that links as nvcc takes it."""
+    return f"-Xcompiler={option}" if option == "-fopenmp" else f"-Xlinker={option.removeprefix('-Wl,')}"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ovseg.cache_dir import cache_dir
+from ovseg.errors import EnvironmentProblem
 
 SOURCES = Path(__file__).parent / "csrc"
 PREBUILT = Path(__file__).parent / "prebuilt"
@@ -25,10 +26,13 @@ SWITCH = "OVSEG_OPS"
 """Environment variable: ``torch`` leaves compiled kernels alone."""
 
 _DEFINITIONS = torch.library.Library("ovseg", "DEF")
+_NAMES: set[str] = set()
 
 
 def define(schema: str, plain: Callable[..., Any], shapes: Callable[..., Any]) -> None:
     """Register an operator ``ovseg::NAME``.
+
+    Gradients are added by ``torch.library.register_autograd("ovseg::NAME", backward, setup_context=...)``.
 
     Args:
         schema: ``name(Tensor a, int b) -> Tensor``.
@@ -36,6 +40,7 @@ def define(schema: str, plain: Callable[..., Any], shapes: Callable[..., Any]) -
         shapes: Returns empty tensors of the right shapes and dtypes, for tracing.
     """
     name = schema.partition("(")[0]
+    _NAMES.add(name)
     _DEFINITIONS.define(schema)
     _DEFINITIONS.impl(name, plain, "CompositeExplicitAutograd")
     torch.library.register_fake(f"ovseg::{name}", shapes, lib=_DEFINITIONS)
@@ -67,5 +72,22 @@ def load_kernels() -> Path | None:
     """Load the compiled kernels; return their library, or None where there is none or `SWITCH` says ``torch``."""
     path = None if os.environ.get(SWITCH) == "torch" else find_library()
     if path is not None:
-        torch.ops.load_library(path)
+        try:
+            torch.ops.load_library(path)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"the compiled operators {path} cannot be loaded ({error}); build them again with `ovseg build-ops`, "
+                f"or do without: `export {SWITCH}=torch`"
+            ) from error
     return path
+
+
+def kernel_devices(name: str) -> list[str]:
+    """Return the devices for which an operator has a compiled kernel: some of ``cpu`` and ``cuda``."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return [key.lower() for key in ("CPU", "CUDA") if has(f"ovseg::{name}", key)]
+
+
+def operators() -> list[str]:
+    """Return the names of all operators that are defined."""
+    return sorted(_NAMES)
