@@ -1,20 +1,28 @@
 """Evaluation with stated rules: streaming evaluators that merge exactly; Detectron2's interface in its own module."""
 
-from ovseg.evaluation.instance import InstanceEvaluator, InstanceMasks, InstanceResult, true_instances
-from ovseg.evaluation.panoptic import PanopticEvaluator, PanopticResult, Quality
+from ovseg.evaluation.instance import InstanceEvaluator, InstanceMasks, InstanceRecord, InstanceResult, true_instances
+from ovseg.evaluation.panoptic import PanopticEvaluator, PanopticRecord, PanopticResult, Quality
 from ovseg.evaluation.segments import from_labels, from_panoptic_seg
-from ovseg.evaluation.semantic import SemanticEvaluator, SemanticResult
+from ovseg.evaluation.semantic import SemanticEvaluator, SemanticRecord, SemanticResult
+from ovseg.evaluation.state import Evaluator, Record, load_states, save_states
 
 __all__ = [
+    "Evaluator",
     "InstanceEvaluator",
     "InstanceMasks",
+    "InstanceRecord",
     "InstanceResult",
     "PanopticEvaluator",
+    "PanopticRecord",
     "PanopticResult",
     "Quality",
+    "Record",
     "SemanticEvaluator",
+    "SemanticRecord",
     "SemanticResult",
     "from_labels",
     "from_panoptic_seg",
+    "load_states",
+    "save_states",
     "true_instances",
 ]

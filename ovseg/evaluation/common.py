@@ -69,9 +69,9 @@ def class_flags(flags: Sequence[bool] | np.ndarray | None, num_classes: int, wha
     return np.asarray(flags, bool)
 
 
-def same_flags(first: np.ndarray | None, second: np.ndarray | None) -> bool:
-    """Whether two lists of flags are equal, or both left out."""
-    return np.array_equal(first, second) if first is not None and second is not None else first is second
+def flag_list(flags: np.ndarray | None) -> list[int] | None:
+    """Return flags as JSON values, None for None."""
+    return None if flags is None else flags.astype(int).tolist()
 
 
 def mean(values: np.ndarray, over: int | None = None) -> float:

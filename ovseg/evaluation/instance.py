@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from ovseg.data.dataset import INSTANCE, Dataset, Segments
 from ovseg.errors import InputError
-from ovseg.evaluation.common import class_flags, mean, plain, same_flags
+from ovseg.evaluation.common import class_flags, flag_list, mean, plain
+from ovseg.evaluation.state import Evaluator
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +84,56 @@ class InstanceMasks:
         ids = np.asarray(classes, np.int64)
         return cls(size, rles, ids, np.ones(len(rles)), crowd, np.array(areas, np.float64))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; `from_json` reads them back to the bit."""
+        rles = [rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"] for rle in self.rles]
+        lists = {name: getattr(self, name).tolist() for name in ("classes", "scores", "crowd", "areas")}
+        return {"size": [int(side) for side in self.size], "rles": rles, **lists}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> InstanceMasks:
+        """Read what `to_json` wrote."""
+        height, width = values["size"]
+        rles = [{"size": [height, width], "counts": counts.encode()} for counts in values["rles"]]
+        classes, crowd = np.array(values["classes"], np.int64), np.array(values["crowd"], bool)
+        scores, areas = (np.array(values[name], np.float64) for name in ("scores", "areas"))
+        return cls((height, width), rles, classes, scores, crowd, areas)
+
     def __len__(self) -> int:
         return len(self.rles)
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceRecord:
+    """One image: its objects and those that were found. Average precision ranks them over all images.
+
+    Attributes:
+        image_id: Different for each image of the data set.
+        truth: Ground truth.
+        prediction: What was found.
+    """
+
+    image_id: int | str
+    truth: InstanceMasks
+    prediction: InstanceMasks
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; `from_json` reads them back to the bit."""
+        return {"image_id": self.image_id, "truth": self.truth.to_json(), "prediction": self.prediction.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> InstanceRecord:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: A field is missing or of another kind.
+        """
+        try:
+            sides = [InstanceMasks.from_json(values[side]) for side in ("truth", "prediction")]
+            return cls(values["image_id"], *sides)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"record of objects cannot be read ({error!r})"
+            raise InputError(f"{what}; expected image_id, truth and prediction as to_json writes them") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +179,7 @@ class InstanceResult:
         return plain(self)
 
 
-class InstanceEvaluator:
+class InstanceEvaluator(Evaluator[InstanceResult]):
     """Keeps the run lengths of all objects and lets pycocotools match them; a few hundred bytes an object.
 
     Boxes are those of the masks, in ground truth and predictions alike. Images are counted in the order of their ids,
@@ -150,12 +200,16 @@ class InstanceEvaluator:
         self.novel = class_flags(novel, num_classes, "novel")
         self.reset()
 
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {"kind": "instance", "num_classes": self.num_classes, "novel": flag_list(self.novel)}
+
     def reset(self) -> None:
         """Forget all images."""
         self.images: dict[int | str, tuple[InstanceMasks, InstanceMasks]] = {}
 
-    def add(self, image_id: int | str, truth: InstanceMasks, prediction: InstanceMasks) -> None:
-        """Add one image.
+    def add(self, image_id: int | str, truth: InstanceMasks, prediction: InstanceMasks) -> InstanceRecord:
+        """Check and count one image.
 
         Args:
             image_id: Different for each image of the data set; all numbers or all strings.
@@ -165,6 +219,13 @@ class InstanceEvaluator:
         Raises:
             InputError: The image was added before, sizes differ, a class is not in the list, or a score is not finite.
         """
+        record = InstanceRecord(image_id, truth, prediction)
+        self.count(record)
+        return record
+
+    def count(self, record: InstanceRecord) -> None:
+        """Count an image; raises as `add`."""
+        image_id, truth, prediction = record.image_id, record.truth, record.prediction
         if image_id in self.images:
             raise InputError(f"image {image_id!r} was added twice; expected each image once")
         if truth.size != prediction.size:
@@ -181,17 +242,24 @@ class InstanceEvaluator:
             raise InputError(f"image {image_id!r} has scores that are not finite; expected numbers to sort by")
         self.images[image_id] = truth, prediction
 
-    def merge(self, other: InstanceEvaluator) -> None:
+    def state(self) -> dict[str, np.ndarray]:
+        """Return all objects as an array of bytes."""
+        rows = [InstanceRecord(key, *pair).to_json() for key, pair in self.images.items()]
+        return {"images": np.frombuffer(json.dumps(rows).encode(), np.uint8)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a `state` of an evaluator with the same arguments; what was counted here is forgotten."""
+        self.reset()
+        for row in json.loads(state["images"].tobytes()):
+            self.count(InstanceRecord.from_json(row))
+
+    def merge(self, other: Any) -> None:
         """Add what another one has seen, exactly as if its images had been added here.
 
         Raises:
             InputError: It counts other classes, or has seen one of the same images.
         """
-        if self.num_classes != other.num_classes or not same_flags(self.novel, other.novel):
-            raise InputError(
-                f"cannot merge evaluators of {self.num_classes} and {other.num_classes} classes or of different flags; "
-                "expected both made with the same arguments"
-            )
+        self._check_settings(other.settings(), "merge evaluators")
         twice = sorted(self.images.keys() & other.images.keys())
         if twice:
             raise InputError(f"image {twice[0]!r} is in both evaluators; expected each image once")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ovseg.data.dataset import Segments
 from ovseg.errors import InputError
-from ovseg.evaluation.common import check_same_shape, class_flags, mean, plain, runs, same_flags, sums
+from ovseg.evaluation.common import check_same_shape, class_flags, flag_list, mean, plain, runs, sums
+from ovseg.evaluation.state import Evaluator, Record
 
 # IoUs are summed as integers in units of 2^-40: in any order and over any processes the sum is the same. There is room
 # for eight million matches of a class.
@@ -77,7 +78,36 @@ class PanopticResult:
         return {**numbers, **plain(self)}
 
 
-class PanopticEvaluator:
+@dataclass(frozen=True, eq=False)
+class PanopticRecord(Record):
+    """One image: what matched and what did not.
+
+    Attributes:
+        matched: (N,) int64, class of each matched pair of segments.
+        iou: (N,) int64, its IoU in units of 2^-40.
+        wrong: (P,) int64, class of each predicted segment that is a false positive.
+        missed: (M,) int64, class of each segment of the ground truth that was not found.
+    """
+
+    matched: np.ndarray
+    iou: np.ndarray
+    wrong: np.ndarray
+    missed: np.ndarray
+
+    def table(self, num_classes: int) -> np.ndarray:
+        """Return IoUs in units of 2^-40, matches, false positives and misses of each class, (4, K) int64."""
+        ones = [(classes, np.ones_like(classes)) for classes in (self.matched, self.wrong, self.missed)]
+        return np.stack([sums(*pair, num_classes) for pair in ((self.matched, self.iou), *ones)])
+
+    def pq(self) -> float:
+        """Return the mean PQ over the classes of the image or of its predictions; NaN without any. Ranks images."""
+        classes = np.concatenate([self.matched, self.wrong, self.missed])
+        iou, hits, wrong, missed = self.table(int(classes.max(initial=-1)) + 1)
+        seen = hits + wrong + missed > 0
+        return mean(iou[seen] / _UNIT / (hits + (wrong + missed) / 2)[seen])
+
+
+class PanopticEvaluator(Evaluator[PanopticResult]):
     """Accumulates matches, misses and IoUs of each class; memory does not grow with the number of images.
 
     Rules of COCO (panopticapi; arXiv:1801.00868): a pair of one class matches if its IoU, without the prediction's
@@ -85,6 +115,8 @@ class PanopticEvaluator:
     positive if more than half of it lies on void and on crowds of its class (on all of them, where an image has
     several). Pixels of no predicted segment only take away from IoUs. Areas are counted in the map.
     """
+
+    SUMS: ClassVar[tuple[str, ...]] = ("counts", "iou")
 
     def __init__(
         self, num_classes: int, things: Sequence[bool] | None = None, novel: Sequence[bool] | None = None
@@ -105,13 +137,35 @@ class PanopticEvaluator:
         self.novel = class_flags(novel, num_classes, "novel")
         self.reset()
 
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments."""
+        flags = {"things": flag_list(self.things), "novel": flag_list(self.novel)}
+        return {"kind": "panoptic", "num_classes": self.num_classes, **flags}
+
     def reset(self) -> None:
         """Forget all images."""
         self.counts = np.zeros((3, self.num_classes), np.int64)  # true positives, false positives, false negatives
         self.iou = np.zeros(self.num_classes, np.int64)  # of the true positives, in units of 2^-40
 
-    def add(self, truth: Segments, prediction: Segments) -> None:
-        """Add one image.
+    def add(self, truth: Segments, prediction: Segments) -> PanopticRecord:
+        """Measure and count one image; see `measure`."""
+        record = self.measure(truth, prediction)
+        self.count(record)
+        return record
+
+    def count(self, record: PanopticRecord) -> None:
+        """Count an image that was measured.
+
+        Raises:
+            InputError: It has classes that are not in the list.
+        """
+        self._check(np.concatenate([record.matched, record.wrong, record.missed]), "record")
+        iou, *counts = record.table(self.num_classes)
+        self.iou += iou
+        self.counts += np.stack(counts)
+
+    def measure(self, truth: Segments, prediction: Segments) -> PanopticRecord:
+        """Compare the segments of one image with its ground truth.
 
         Args:
             truth: Ground truth, from `Dataset.read_segments`.
@@ -121,8 +175,8 @@ class PanopticEvaluator:
             InputError: Sizes differ, a class is not in the list, or a predicted segment has no pixel.
         """
         check_same_shape(truth.ids, prediction.ids)
-        self._check(truth, "ground truth")
-        self._check(prediction, "prediction")
+        self._check(truth.classes, "ground truth")
+        self._check(prediction.classes, "prediction")
         left, right, pixels = _histogram(truth.ids, prediction.ids)
         true_area, area = sums(left, pixels, len(truth.classes)), sums(right, pixels, len(prediction.classes))
         if not area.all():
@@ -142,24 +196,8 @@ class PanopticEvaluator:
         )
         missed[left[hit]] = False
         wrong[right[hit]] = False
-        classes = truth.classes[left[hit]]
-        np.add.at(self.iou, classes, np.rint(iou[hit] * _UNIT).astype(np.int64))
-        for row, found in zip(self.counts, (classes, prediction.classes[wrong], truth.classes[missed]), strict=True):
-            np.add.at(row, found, 1)
-
-    def merge(self, other: PanopticEvaluator) -> None:
-        """Add what another one has seen, exactly as if its images had been added here.
-
-        Raises:
-            InputError: It counts other classes.
-        """
-        if not (same_flags(self.things, other.things) and same_flags(self.novel, other.novel)):
-            raise InputError(
-                f"cannot merge evaluators of {self.num_classes} and {other.num_classes} classes or of different flags; "
-                "expected both made with the same arguments"
-            )
-        self.counts += other.counts
-        self.iou += other.iou
+        units = np.rint(iou[hit] * _UNIT).astype(np.int64)
+        return PanopticRecord(truth.classes[left[hit]], units, prediction.classes[wrong], truth.classes[missed])
 
     def evaluate(self) -> PanopticResult:
         """Return the scores of all images added so far."""
@@ -191,9 +229,8 @@ class PanopticEvaluator:
             counts=self.counts.copy(),
         )
 
-    def _check(self, segments: Segments, what: str) -> None:
+    def _check(self, classes: np.ndarray, what: str) -> None:
         """Refuse classes that are not in the list."""
-        classes = segments.classes
         if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
             raise InputError(
                 f"{what} has segments of classes {classes.min()}..{classes.max()}; expected 0..{self.num_classes - 1}"

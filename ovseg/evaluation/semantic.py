@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ovseg.errors import InputError
-from ovseg.evaluation.common import check_same_shape, class_flags, mean, plain, runs, same_flags, share, sums
+from ovseg.evaluation.common import check_same_shape, class_flags, flag_list, mean, plain, runs, share, sums
+from ovseg.evaluation.state import Evaluator, Record
 
 BOUNDARY_RATIO = 0.02
 """Width of the band along contours, as a share of the image's diagonal (Boundary IoU, arXiv:2103.16562)."""
@@ -77,7 +78,40 @@ class SemanticResult:
         return plain(self)
 
 
-class SemanticEvaluator:
+@dataclass(frozen=True, eq=False)
+class SemanticRecord(Record):
+    """One image: its confusion matrix without the zeros.
+
+    Attributes:
+        truth: (N,) int64, class in the ground truth of each pair that occurs.
+        guess: (N,) int64, predicted class of the pair; -1 for no class.
+        pixels: (N,) int64, how many pixels the pair has.
+        void: Pixels without ground truth.
+        bands: (4, M) int64 for Boundary IoU: classes, and their hits, ground truth and predictions near contours; M is
+            0 where it is not measured.
+    """
+
+    truth: np.ndarray
+    guess: np.ndarray
+    pixels: np.ndarray
+    void: int
+    bands: np.ndarray
+
+    def table(self, num_classes: int) -> np.ndarray:
+        """Return hits, ground truth and predictions of each class, (3, K) int64 pixels; unions are row 1 + 2 - 0."""
+        hit = self.truth == self.guess
+        rows = ((self.truth[hit], self.pixels[hit]), (self.truth, self.pixels), (self.guess, self.pixels))
+        return np.stack([sums(classes, pixels, num_classes) for classes, pixels in rows])
+
+    def miou(self) -> float:
+        """Return the mean IoU over the classes that the image shows; NaN if all is void. Ranks images."""
+        known, place = np.unique(np.concatenate([self.truth, self.guess]), return_inverse=True)
+        truth, guess = np.split(place, 2)  # "no class" becomes a class, which the ground truth does not show
+        hits, true, predicted = SemanticRecord(truth, guess, self.pixels, 0, self.bands).table(len(known))
+        return mean(_iou(hits, true, predicted)[true > 0])
+
+
+class SemanticEvaluator(Evaluator[SemanticResult]):
     """Accumulates a (K, K + 1) confusion matrix; memory does not grow with the number of images.
 
     Rules: ground truth outside 0..K-1 is void and counts nowhere, whatever was predicted there. Predictions of no class
@@ -85,6 +119,8 @@ class SemanticEvaluator:
     pixel counts if within `BOUNDARY_RATIO` of the diagonal (a square window, as erosion by 3 x 3) there is another
     label or the end of the image; void and no class are labels with contours of their own.
     """
+
+    SUMS: ClassVar[tuple[str, ...]] = ("confusion", "bands", "void_pixels")
 
     def __init__(
         self,
@@ -111,14 +147,40 @@ class SemanticEvaluator:
         self.boundary = boundary
         self.reset()
 
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments."""
+        flags = {"things": flag_list(self.things), "novel": flag_list(self.novel)}
+        return {"kind": "semantic", "num_classes": self.num_classes, **flags, "boundary": self.boundary}
+
     def reset(self) -> None:
         """Forget all images."""
         self.confusion = np.zeros((self.num_classes, self.num_classes + 1), np.int64)
         self.bands = np.zeros((3, self.num_classes), np.int64)  # near contours: hits, ground truth, predictions
-        self.void_pixels = 0
+        self.void_pixels: Any = np.int64(0)
 
-    def add(self, target: np.ndarray, labels: np.ndarray) -> None:
-        """Add one image.
+    def add(self, target: np.ndarray, labels: np.ndarray) -> SemanticRecord:
+        """Measure and count one image; see `measure`."""
+        record = self.measure(target, labels)
+        self.count(record)
+        return record
+
+    def count(self, record: SemanticRecord) -> None:
+        """Count an image that was measured.
+
+        Raises:
+            InputError: It has classes that are not in the list.
+        """
+        classes = np.concatenate([record.truth, record.bands[0], record.guess])
+        if classes.size and not (classes.min() >= -1 and classes.max() < self.num_classes):
+            raise InputError(
+                f"record has classes {classes.min()}..{classes.max()}; expected 0..{self.num_classes - 1}, mend it"
+            )
+        self.confusion[record.truth, record.guess] += record.pixels  # each pair is there once; -1 is the last column
+        self.bands[:, record.bands[0]] += record.bands[1:]
+        self.void_pixels += record.void
+
+    def measure(self, target: np.ndarray, labels: np.ndarray) -> SemanticRecord:
+        """Compare the labels of one image with its ground truth.
 
         Args:
             target: (H, W) integer ground truth; outside 0..K-1 void.
@@ -142,27 +204,9 @@ class SemanticEvaluator:
             )
         valid = self._valid(truth)
         truth, guess, lengths = (a[valid].astype(np.int64) for a in (truth, guess, lengths))
-        columns = np.where(guess < 0, self.num_classes, guess)
-        np.add.at(self.confusion.reshape(-1), truth * (self.num_classes + 1) + columns, lengths)
-        self.void_pixels += int(target.size - lengths.sum())
-        if self.boundary:
-            self._add_bands(target, labels)
-
-    def merge(self, other: SemanticEvaluator) -> None:
-        """Add what another one has seen, exactly as if its images had been added here.
-
-        Raises:
-            InputError: It counts other classes or measures something else.
-        """
-        same = same_flags(self.things, other.things) and same_flags(self.novel, other.novel)
-        if self.num_classes != other.num_classes or self.boundary != other.boundary or not same:
-            raise InputError(
-                f"cannot merge evaluators of {self.num_classes} and {other.num_classes} classes or of different flags; "
-                "expected both made with the same arguments"
-            )
-        self.confusion += other.confusion
-        self.bands += other.bands
-        self.void_pixels += other.void_pixels
+        first, second, pixels = pair_counts(truth, guess, lengths, self.num_classes)
+        bands = self._measure_bands(target, labels) if self.boundary else np.zeros((4, 0), np.int64)
+        return SemanticRecord(first, second, pixels, int(target.size - lengths.sum()), bands)
 
     def evaluate(self) -> SemanticResult:
         """Return the scores of all images added so far."""
@@ -202,8 +246,8 @@ class SemanticEvaluator:
         """Whether each value of the ground truth is a class."""
         return (target >= 0) & (target < self.num_classes)
 
-    def _add_bands(self, target: np.ndarray, labels: np.ndarray) -> None:
-        """Count the pixels of each class that lie near its contours."""
+    def _measure_bands(self, target: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Count the pixels of each class that lie near its contours; see `SemanticRecord.bands`."""
         valid = self._valid(target)
         width = max(1, round(BOUNDARY_RATIO * float(np.hypot(*target.shape))))
         near_truth = valid & contour_band(np.where(valid, target, np.int32(self.num_classes)), width)
@@ -212,10 +256,33 @@ class SemanticEvaluator:
             np.where(near_truth, target, np.int32(-1)), np.where(near_guess, labels, np.int32(-1))
         )
         hit = truth == guess
-        for row, classes, pixels in zip(
-            self.bands, (truth[hit], truth, guess), (lengths[hit], lengths, lengths), strict=True
-        ):
-            row += sums(classes, pixels, self.num_classes)
+        pairs = ((truth[hit], lengths[hit]), (truth, lengths), (guess, lengths))
+        table = np.stack([sums(classes, pixels, self.num_classes) for classes, pixels in pairs])
+        classes = np.flatnonzero(table.any(0))
+        return np.concatenate([classes[None], table[:, classes]])
+
+
+def pair_counts(
+    first: np.ndarray, second: np.ndarray, weights: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Add up integers by pairs of classes, without sorting and without a matrix of all classes.
+
+    Args:
+        first: (R,) int64, 0..count-1.
+        second: (R,) int64, -1..count-1.
+        weights: (R,) int64 to add up; sums stay exact below 2^53.
+        count: Number of classes.
+
+    Returns:
+        The distinct pairs, (N,) int64 each, in ascending order, and their sums (N,) int64.
+    """
+    rows, columns = (np.flatnonzero(np.bincount(a, minlength=1)) for a in (first, second + 1))
+    row_of, column_of = np.zeros(count, np.int64), np.zeros(count + 1, np.int64)
+    row_of[rows], column_of[columns] = np.arange(len(rows)), np.arange(len(columns))
+    cells = row_of[first] * len(columns) + column_of[second + 1]
+    table = np.bincount(cells, weights, len(rows) * len(columns)).astype(np.int64)
+    found = np.flatnonzero(table)
+    return rows[found // max(1, len(columns))], columns[found % max(1, len(columns))] - 1, table[found]
 
 
 def contour_band(labels: np.ndarray, width: int) -> np.ndarray:
