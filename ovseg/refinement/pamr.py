@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError
 
-_OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+_AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+_CPU_MAPS, _CPU_ROWS = 8, 16  # of a strip that stays in the cache with its neighbours and weights
+_MAPS = 64  # at once on other devices
 
 
 def pamr(image: Tensor, mask: Tensor, steps: int = 10, dilations: Sequence[int] = (8, 16)) -> Tensor:
@@ -72,8 +74,13 @@ def deviation(image: Tensor, dilations: Sequence[int]) -> Tensor:
     return squares.div_(samples - 1).sqrt_()
 
 
+@torch.no_grad()
 def propagate(mask: Tensor, weights: Tensor, steps: int, dilations: Sequence[int]) -> Tensor:
     """Replace every pixel of maps (B, C, H, W) by the weighted mean of its neighbours, ``steps`` times.
+
+    A few maps take all their steps before the next ones are touched, and on the CPU a strip of rows sees all neighbours
+    before the next: sums, neighbours and weights stay in the cache, and nothing of the size of all maps is made but the
+    result.
 
     Args:
         mask: Float32 maps; not changed.
@@ -82,25 +89,63 @@ def propagate(mask: Tensor, weights: Tensor, steps: int, dilations: Sequence[int
         dilations: Distances in pixels.
 
     Raises:
-        ConfigError: ``steps`` is negative.
+        ConfigError: ``steps`` is negative, or the dilations are none that `affinity` takes.
     """
     if steps < 0:
         raise ConfigError(f"pamr_steps is {steps}; expected 0 (off) or more")
-    for _ in range(steps):
-        refined = torch.zeros_like(mask)
-        for weight, neighbour in zip(weights.unbind(1), _neighbours(mask, dilations), strict=True):
-            refined.addcmul_(weight[:, None], neighbour)
-        mask = refined
-    return mask
+    offsets, margin = _offsets(dilations), max(dilations)
+    if not steps:
+        return mask
+    refined = torch.empty_like(mask)
+    chunk = _CPU_MAPS if mask.device.type == "cpu" else _MAPS
+    for maps, target in zip(mask.split(chunk, dim=1), refined.split(chunk, dim=1), strict=True):
+        source = F.pad(maps, (margin,) * 4, mode="replicate")
+        other = torch.empty_like(source) if steps > 1 else source
+        for _ in range(steps - 1):
+            _step(source, weights, offsets, other[..., margin:-margin, margin:-margin])
+            _repeat_border(other, margin)
+            source, other = other, source
+        _step(source, weights, offsets, target)
+    return refined
+
+
+def _step(padded: Tensor, weights: Tensor, offsets: Sequence[tuple[int, int]], target: Tensor) -> None:
+    """Write the weighted mean of all neighbours to ``target`` (B, C, H, W); the maps have a border that holds them."""
+    height, width = target.shape[2:]
+    margin = (padded.shape[3] - width) // 2
+    rows = _CPU_ROWS if target.device.type == "cpu" else height
+    for start in range(0, height, rows):
+        strip = target[:, :, start : start + rows]
+        for index, (dy, dx) in enumerate(offsets):
+            top, left = margin + start + dy, margin + dx
+            seen = padded[:, :, top : top + strip.shape[2], left : left + width]
+            weight = weights[:, index, None, start : start + rows]
+            if index:
+                strip.addcmul_(weight, seen)
+            else:
+                torch.mul(weight, seen, out=strip)
+
+
+def _repeat_border(padded: Tensor, margin: int) -> None:
+    """Repeat the outermost pixels of the maps inside a border of ``margin`` pixels over it: columns, then rows."""
+    inner = padded[:, :, margin:-margin]
+    inner[..., :margin] = inner[..., margin : margin + 1]
+    inner[..., -margin:] = inner[..., -margin - 1 : -margin]
+    padded[:, :, :margin] = padded[:, :, margin : margin + 1]
+    padded[:, :, -margin:] = padded[:, :, -margin - 1 : -margin]
+
+
+def _offsets(dilations: Sequence[int]) -> list[tuple[int, int]]:
+    """Return rows and columns to the neighbours, dilation by dilation."""
+    if not dilations or min(dilations) < 1:
+        raise ConfigError(f"pamr_dilations are {tuple(dilations)}; expected one or more distances of at least 1 pixel")
+    return [(distance * dy, distance * dx) for distance in dilations for dy, dx in _AROUND]
 
 
 def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
     """Yield maps (B, C, H, W) as seen from each pixel's neighbours; outside the image the border repeats."""
     height, width = maps.shape[2:]
-    if not dilations or min(dilations) < 1:
-        raise ConfigError(f"pamr_dilations are {tuple(dilations)}; expected one or more distances of at least 1 pixel")
-    for distance in dilations:
-        padded = F.pad(maps, (distance,) * 4, mode="replicate")
-        for dy, dx in _OFFSETS:
-            top, left = distance * (1 + dy), distance * (1 + dx)
-            yield padded[..., top : top + height, left : left + width]
+    offsets, margin = _offsets(dilations), max(dilations)
+    padded = F.pad(maps, (margin,) * 4, mode="replicate")
+    for dy, dx in offsets:
+        yield padded[..., margin + dy : margin + dy + height, margin + dx : margin + dx + width]
