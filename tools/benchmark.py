@@ -6,6 +6,7 @@ Examples:
     python tools/benchmark.py recalibrations --arch ViT-B-16 --size 448
     python tools/benchmark.py evaluation --classes 847
     python tools/benchmark.py models --repeats 5
+    python tools/benchmark.py ops --only mask_pool --json ops.json
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import benchmark_evaluation
 import benchmark_models
+import benchmark_ops
 import benchmark_recalibrations
 import torch
 from benchmark_common import MIB, PeakMemory, in_fresh_process, positive
@@ -229,6 +231,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     stages = commands.add_parser("models", help="models that propose masks, stage by stage, with random weights")
     benchmark_models.add_arguments(stages)
     stages.set_defaults(run=benchmark_models.run)
+    operators = commands.add_parser("ops", help="our operators: time, memory, and the limits of the machine")
+    benchmark_ops.add_arguments(operators)
+    operators.set_defaults(run=benchmark_ops.run)
     return parser.parse_args(argv)
 
 
