@@ -1,7 +1,9 @@
-"""Check a data set before training: what is in it, and what is wrong with it, one line per problem.
+"""Prepare benchmarks, see which are there, check data sets before training or evaluation, and look at samples.
 
-Problems are: images without masks and masks without images, ids that are not in the list of classes, labels of too few
-bits, sizes that differ, files that cannot be read. Eight images with their masks are drawn into one PNG.
+`prepare` downloads what may be downloaded, says in one line what only you may fetch, converts labels into class ids once
+(a killed run goes on), reads every image and writes manifest.json. `check` lists what is in a data set and what is wrong
+with it: images without masks, ids that are not in the list of classes, labels of too few bits, sizes that differ, files
+that cannot be read.
 """
 
 from __future__ import annotations
@@ -13,17 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovseg.data.checking import Report
+    from ovseg.data.dataset import Dataset
 
 EXAMPLES = """\
 examples:
+  ovseg datasets status --root /data
+  ovseg datasets prepare ade150 coco_stuff --root /data
+  ovseg datasets prepare ade150_train --check-only
   ovseg datasets check mydata
   ovseg datasets check data/scenes/train --drawing scenes.png
   ovseg datasets check coco_stuff_train2017 --limit 500 --json
+  ovseg datasets show ade150_val --output samples.png
 
-layouts:
+layouts of own folders:
   images/a.jpg + labels/a.png + classes.txt    value of a pixel = line of classes.txt, from 0; 255 or 65535 = no class
   images/ + one COCO JSON file                 polygons or run lengths
   images/ + panoptic/ + panoptic.json          COCO panoptic, as datasets/prepare_scenes.py writes it
+
+Benchmarks lie below --root, else $DETECTRON2_DATASETS, else datasets/; datasets/README.md tells where each comes from.
 
 exit codes: 0 nothing is wrong, 1 there are problems, 2 the data set cannot be read at all
 """
@@ -31,30 +40,118 @@ exit codes: 0 nothing is wrong, 1 there are problems, 2 the data set cannot be r
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg datasets``."""
-    parser.add_argument("action", choices=["check"], help="what to do")
-    parser.add_argument("data", metavar="DIR", help="a folder, or a name such as coco_stuff_train2017")
-    parser.add_argument("--vocabulary", default="", help="check with these classes instead of its own")
-    parser.add_argument("--limit", type=int, help="read only so many images, evenly spread (default: all)")
-    parser.add_argument("--drawing", type=Path, help="where the samples are drawn (default: NAME_samples.png here)")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    prepare = actions.add_parser("prepare", help="fetch, convert and check benchmarks")
+    prepare.add_argument("data", nargs="+", metavar="NAME", help="benchmarks (their first split), or splits")
+    prepare.add_argument("--check-only", action="store_true", help="change nothing, say what is wrong")
+    status = actions.add_parser("status", help="list the benchmarks and what is missing")
+    check = actions.add_parser("check", help="read a data set and list what is wrong")
+    check.add_argument("data", metavar="DIR|NAME", help="a folder, or a name such as coco_stuff_train2017")
+    check.add_argument("--vocabulary", default="", help="check with these classes instead of its own")
+    check.add_argument("--limit", type=int, help="read only so many images, evenly spread (default: all)")
+    check.add_argument("--drawing", type=Path, help="where the samples are drawn (default: NAME_samples.png here)")
+    show = actions.add_parser("show", help="draw samples with their labels")
+    show.add_argument("data", metavar="DIR|NAME", help="a folder, or a name such as ade150_val")
+    show.add_argument("--output", type=Path, required=True, help="the picture")
+    show.add_argument("--count", type=int, default=8, help="how many images (default: 8)")
+    for one in (status, check):
+        one.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    for one in (prepare, status, check, show):
+        one.add_argument("--root", type=Path, help="folder of the benchmarks")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what was asked for."""
+    actions = {"prepare": _prepare, "status": _status, "check": _check, "show": _show}
+    return actions[args.action](args)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from ovseg.data.benchmarks import data_root, find_places
+    from ovseg.data.benchmarks.prepare import check_only, prepare
+    from ovseg.errors import InputError
+
+    places = [place for name in args.data for place in find_places(name, data_root(args.root))]
+    problems = 0
+    for place in places:
+        try:
+            outcome = (check_only if args.check_only else prepare)(place)
+        except InputError as error:
+            if len(places) == 1:
+                raise
+            print(f"problem: {error}")
+            problems += 1
+            continue
+        print(
+            f"{place.name}: {outcome.images} images, {outcome.present} of {outcome.total} classes occur; "
+            f"{place.benchmark.rule}"
+        )
+        _print_problems(outcome.problems)
+        problems += len(outcome.problems)
+    return 1 if problems else 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from ovseg.data.benchmarks import data_root
+    from ovseg.data.benchmarks.status import PROBLEMS, status
+
+    states = list(status(data_root(args.root)))
+    if args.json:
+        rows = [{"name": s.place.name, "state": s.state, "images": s.images, "line": s.line} for s in states]
+        print(json.dumps(rows, indent=1))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        view = Table()
+        for column in ("name", "state", "images", "what to do"):
+            view.add_column(column, justify="right" if column == "images" else "left", overflow="fold")
+        for s in states:
+            images = f"{'-' if s.images is None else s.images} of {s.place.rules.count}"
+            view.add_row(s.place.name, s.state, images, Text(s.line))
+        Console().print(view)
+    return 1 if any(state.state == PROBLEMS for state in states) else 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from ovseg.data.registration import load_datasets
+    from ovseg.errors import ConfigError
+
+    if args.count < 1:
+        raise ConfigError(f"--count is {args.count}; expected at least 1")
+    _draw(load_datasets([args.data], root=args.root)[0], args.output, args.count)
+    print(f"samples are drawn in {args.output}")
+    return 0
+
+
+def _draw(dataset: Dataset, path: Path, count: int = 8) -> None:
+    """Draw samples into a file.
+
+    Raises:
+        InputError: None can be drawn, or the file cannot be written.
+    """
+    from ovseg.data.checking import draw_samples
+    from ovseg.files import atomic_write
+
+    picture = draw_samples(dataset, count)
+    with atomic_write(path) as temporary:
+        picture.save(temporary)
+
+
+def _check(args: argparse.Namespace) -> int:
     """Check, print and draw."""
-    from ovseg.data.checking import check_dataset, draw_samples
+    from ovseg.data.checking import check_dataset
     from ovseg.data.registration import load_datasets
     from ovseg.errors import ConfigError, InputError
-    from ovseg.files import atomic_write
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}; expected at least 1")
-    dataset = load_datasets([args.data], args.vocabulary)[0]
+    dataset = load_datasets([args.data], args.vocabulary, args.root)[0]
     report = check_dataset(dataset, args.limit)
     drawing = args.drawing or Path(f"{Path(args.data).resolve().name}_samples.png")
     try:
-        picture = draw_samples(dataset)
-        with atomic_write(drawing) as temporary:
-            picture.save(temporary)
+        _draw(dataset, drawing)
     except InputError as error:
         report.problems.append(str(error))
     if args.json:
@@ -99,6 +196,10 @@ def _print(report: Report, drawing: Path) -> None:
     print(f"{found} of {len(dataset.classes)} classes occur; {100 * report.void / total:.1f} % of the pixels are void")
     if drawing.is_file():
         print(f"samples are drawn in {drawing}")
-    for problem in report.problems:
-        print(f"problem: {problem}")
+    _print_problems(report.problems)
     print(f"{len(report.problems)} problem{'' if len(report.problems) == 1 else 's'}")
+
+
+def _print_problems(problems: list[str]) -> None:
+    for problem in problems:
+        print(f"problem: {problem}")

@@ -1,8 +1,7 @@
 """Data sets by name: entries of Detectron2's catalogs, made from folders and from the usual layout of COCO.
 
-A name is ``coco_stuff_train2017``, ``coco_stuff_val2017``, ``coco_panoptic_train2017`` or ``coco_panoptic_val2017``
-(below the folder that the environment variable DETECTRON2_DATASETS names, else ``datasets``), or the path of a folder
-(see `ovseg.data.own_data`).
+A name is that of a benchmark's split, such as ``coco_stuff_train2017`` or ``ade150_val`` (below the folder that the
+environment variable DETECTRON2_DATASETS names, else ``datasets``), or the path of a folder (see `ovseg.data.own_data`).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ovseg.data.benchmarks import benchmark_names, data_root, read_benchmark
 from ovseg.data.coco_json import read_coco_json
 from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, VOID, Dataset, identity_lookup
 from ovseg.data.own_data import read_folder, read_label_pairs
@@ -27,26 +27,32 @@ COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 
 def dataset_names() -> list[str]:
     """Return the names that are known besides folders."""
-    return [f"coco_{kind}_{split}" for kind in ("panoptic", "stuff") for split in COCO_SPLITS]
+    return [*(f"coco_{kind}_{split}" for kind in ("panoptic", "stuff") for split in COCO_SPLITS), *benchmark_names()]
 
 
-def read_dataset(name: str) -> Dataset:
+def read_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """Read a data set by name.
+
+    Args:
+        name: Of a benchmark's split, or the path of a folder.
+        root: Folder of the benchmarks; None is that of the environment.
 
     Raises:
         InputError: Files are missing or not as they should be.
         UnknownNameError: It is neither a name nor a folder.
     """
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "coco"
+    if name in benchmark_names():
+        return read_benchmark(name, data_root(root))
     if name in dataset_names():
         _, kind, split = name.split("_")
-        return _coco_stuff(name, root, split) if kind == "stuff" else _coco_panoptic(name, root, split)
+        reader = _coco_stuff if kind == "stuff" else _coco_panoptic
+        return reader(name, data_root(root) / "coco", split)
     if Path(name).expanduser().is_dir() or os.sep in name:
         return read_folder(Path(name).expanduser())
     raise unknown_name("data set (and no folder of that name)", name, dataset_names())
 
 
-def register_dataset(name: str) -> Dataset:
+def register_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """Read a data set and enter it into Detectron2's DatasetCatalog and MetadataCatalog under its name.
 
     The metadata have ``thing_classes``, ``stuff_classes`` (all names, as semantic evaluators want them),
@@ -57,7 +63,7 @@ def register_dataset(name: str) -> Dataset:
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    dataset = read_dataset(name)
+    dataset = read_dataset(name, root)
     for catalog in (DatasetCatalog, MetadataCatalog):
         catalog.pop(name, None)  # the folder may have changed since
     DatasetCatalog.register(name, partial(_records, dataset))
@@ -71,12 +77,15 @@ def register_dataset(name: str) -> Dataset:
     return dataset
 
 
-def load_datasets(names: Sequence[str], vocabulary: str = "") -> list[Dataset]:
+def load_datasets(
+    names: Sequence[str], vocabulary: str = "", root: str | os.PathLike[str] | None = None
+) -> list[Dataset]:
     """Register several data sets that are learnt from together.
 
     Args:
         names: Names or folders.
         vocabulary: Words in place of their own (see `Dataset.with_classes`); empty for those of the first one.
+        root: Folder of the benchmarks; None is that of the environment.
 
     Raises:
         InputError: No name was given, or the classes of two differ.
@@ -84,7 +93,7 @@ def load_datasets(names: Sequence[str], vocabulary: str = "") -> list[Dataset]:
     """
     if not names:
         raise InputError("no data set to train on; set DATASETS.TRAIN to names or folders, or give --data FOLDER")
-    found = [register_dataset(name) for name in names]
+    found = [register_dataset(name, root) for name in names]
     for dataset in found[1:]:
         if dataset.classes != found[0].classes and not vocabulary:
             raise InputError(

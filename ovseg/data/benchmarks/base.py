@@ -1,0 +1,236 @@
+"""What a benchmark says of itself: where its files come from, how they lie on disk, and what its labels mean.
+
+A tree of files is accepted as it was published and in the usual rearrangements; each is a `Layout`. Labels whose values
+are no class ids yet are converted once, into ``ROOT/ovseg/NAME/labels`` (see `ovseg.data.benchmarks.prepare`); the
+published files are never changed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from ovseg.data.dataset import Dataset
+from ovseg.errors import InputError
+from ovseg.vocabulary import Vocabulary
+
+DOWNLOADS = "downloads"  # below the root: archives, by us or by hand
+MADE = "ovseg"  # below the root: what is made here
+
+Classes: TypeAlias = str | Callable[[Path], Vocabulary]
+"""A vocabulary preset, or a function that reads the list from the data set's own files (it gets their folder)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to be fetched before a benchmark can be used.
+
+    Attributes:
+        what: In words, with its size.
+        file: Name of the archive or file; it is unpacked when it lies in ROOT/downloads, whoever put it there.
+        into: Folder below the root where it is unpacked.
+        provides: Paths below the benchmark's folder (any of them shows that it is there; ``*`` is a wildcard).
+        url: Where it may be downloaded from without asking; empty when only the user may fetch it.
+        page: Where the user finds it (registration, licence).
+        sha256: Of the file, where known.
+        size: Of the file in bytes, where known.
+        splits: Splits that need it; empty for all.
+    """
+
+    what: str
+    file: str
+    into: str
+    provides: tuple[str, ...]
+    url: str = ""
+    page: str = ""
+    sha256: str = ""
+    size: int = 0
+    splits: tuple[str, ...] = ()
+
+    def present(self, folder: Path) -> bool:
+        """Whether what it provides is in the benchmark's folder."""
+        return any(exists(folder, path) for path in self.provides)
+
+    def line(self, place: Place) -> str:
+        """Return the one line that says what to do when it is missing."""
+        into, goal = place.root / self.into, place.folder / self.provides[0]
+        command = f"`ovseg datasets prepare {place.benchmark.name} --root {place.root}`"
+        if self.url:
+            return f"{command} downloads {self.url} ({self.what}) and unpacks it in '{into}'"
+        archive = f"put {self.file} in '{place.root / DOWNLOADS}' and run {command}, or unpack it yourself in '{into}'"
+        return f"fetch {self.what} from {self.page} (only you may), {archive} so that '{goal}' exists"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A split of a benchmark below a root.
+
+    Attributes:
+        benchmark: Whose it is.
+        split: Its name there.
+        root: Folder of all data sets, as Detectron2's DETECTRON2_DATASETS.
+    """
+
+    benchmark: Benchmark
+    split: str
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The name in the catalogs."""
+        return f"{self.benchmark.name}_{self.split}"
+
+    @property
+    def rules(self) -> Split:
+        """How the split is found and read."""
+        return self.benchmark.splits[self.split]
+
+    @property
+    def folder(self) -> Path:
+        """The benchmark's folder: the first usual one with a whole tree, else the first that exists, else the first."""
+        folders = [self.root / name for name in self.benchmark.folders]
+        whole = (folder for folder in folders if self.rules.complete(folder))
+        return next(whole, next((folder for folder in folders if folder.is_dir()), folders[0]))
+
+    @property
+    def made(self) -> Path:
+        """Folder of what is made here: converted labels, classes.json and manifest.json."""
+        return self.root / MADE / self.name
+
+    def sources(self) -> list[Source]:
+        """Return what this split needs."""
+        return [one for one in self.benchmark.sources if not one.splits or self.split in one.splits]
+
+    def missing(self, path: str) -> InputError:
+        """Build the error for a path that is missing in the benchmark's folder."""
+        near = [one for one in self.sources() if any(path.startswith(p.split("*")[0]) for p in one.provides)]
+        lines = [one.line(self) for one in near or self.sources() if not one.present(self.folder)] or [
+            f"add it, or unpack {' and '.join(one.file for one in near or self.sources())} again"
+        ]
+        return InputError(f"{self.name}: '{self.folder / path}' is missing; {lines[0]}")
+
+    def classes(self) -> Vocabulary:
+        """Return the class list: a preset, or what the data set's own files say."""
+        source = self.benchmark.classes
+        return source(self.folder) if callable(source) else Vocabulary.parse(source)
+
+
+class Split(ABC):
+    """One split of a benchmark: its expected size, and how it is found, converted and read."""
+
+    count: int
+    """Images that the benchmark has."""
+
+    @abstractmethod
+    def complete(self, folder: Path) -> bool:
+        """Whether the published files are all in a folder."""
+
+    @abstractmethod
+    def require(self, place: Place) -> None:
+        """Look for the published files.
+
+        Raises:
+            InputError: Something is missing; the line says what, and what mends it.
+        """
+
+    def converts(self, place: Place) -> bool:
+        """Whether labels have to be converted before they can be read."""
+        return False
+
+    def convert(self, place: Place) -> list[str]:
+        """Convert the labels that are not converted yet.
+
+        Returns:
+            One line for each file that could not be used.
+        """
+        return []
+
+    @abstractmethod
+    def read(self, place: Place) -> Dataset:
+        """List the images and labels.
+
+        Raises:
+            OvsegError: Files are missing or not as they should be.
+        """
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set with fixed splits, classes and rules.
+
+    Attributes:
+        name: In commands; with ``_SPLIT`` behind it, in the catalogs.
+        title: For people.
+        folders: Usual folders below the root, the best first.
+        classes: Where its class list comes from.
+        rule: What the values of its labels mean and what is ignored, in words.
+        sources: What has to be fetched.
+        splits: By name; the first one is what is evaluated on.
+        aliases: Further names of splits in the catalogs (other toolkits'), by split.
+        metric: What is measured: semantic, panoptic, instance, binary or referring.
+        background: Whether class 0 is "anything else", so that thresholds make sense.
+        present: Classes that occur in the first split, where they are known to be fewer than the list has.
+        licence: In a few words.
+        paper: Who made it, where.
+    """
+
+    name: str
+    title: str
+    folders: tuple[str, ...]
+    classes: Classes
+    rule: str
+    sources: tuple[Source, ...]
+    splits: Mapping[str, Split]
+    licence: str
+    paper: str
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metric: str = "semantic"
+    background: bool = False
+    present: int | None = None
+
+
+Decoder: TypeAlias = Callable[[str], np.ndarray]
+"""Reads the labels of one stem: classes (H, W) int32, -1 void."""
+
+Rule: TypeAlias = Callable[[Place, str], Decoder]
+"""Makes a decoder for a place and a pattern of label files."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the images and labels of a split lie below the benchmark's folder.
+
+    Attributes:
+        images: Pattern of the files of images; ``{}`` is the stem that an image and its label share, folders included.
+        labels: Pattern of the labels; without ``{}``, one file that holds all.
+        rule: Reads the labels; None when their values are class ids, and 255 (65535 beyond 255 classes) is void.
+        listed: Gives the stems of the split where they are listed (it gets the folder); None takes all labels.
+        needs: Further files that have to be there.
+    """
+
+    images: str
+    labels: str
+    rule: Rule | None = None
+    listed: Callable[[Path], list[str]] | None = None
+    needs: tuple[str, ...] = ()
+
+    def parts(self) -> list[str]:
+        """Return the paths that have to exist, images first."""
+        return [
+            *(pattern.split("{}")[0].rsplit("/", 1)[0] or "." for pattern in (self.images, self.labels)),
+            *self.needs,
+        ]
+
+    def absent(self, folder: Path) -> list[str]:
+        """Return those of `parts` that do not."""
+        return [path for path in self.parts() if not exists(folder, path)]
+
+
+def exists(folder: Path, path: str) -> bool:
+    """Whether a path, possibly with wildcards, exists below a folder."""
+    return any(folder.glob(path)) if "*" in path else (folder / path).exists()

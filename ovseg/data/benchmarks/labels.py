@@ -1,0 +1,196 @@
+"""Splits of label images: pairs of files, and the conversion of labels into class ids, which goes on after a kill."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ovseg.data.benchmarks.base import Decoder, Layout, Place, Rule, Split
+from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, VOID, Dataset, identity_lookup, read_label_image
+from ovseg.data.images import IMAGE_SUFFIXES
+from ovseg.errors import InputError
+from ovseg.files import atomic_write
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LabelSplit(Split):
+    """Images with label images, in one of several layouts.
+
+    Attributes:
+        count: Images that the benchmark has.
+        layouts: In order of preference; the first whole one is used.
+    """
+
+    count: int
+    layouts: tuple[Layout, ...]
+
+    def complete(self, folder: Path) -> bool:
+        """Whether a folder has one of the layouts."""
+        return any(not layout.absent(folder) for layout in self.layouts)
+
+    def require(self, place: Place) -> None:
+        """Find the layout; see `Split.require`."""
+        self.layout(place)
+
+    def layout(self, place: Place) -> Layout:
+        """Return the first whole layout.
+
+        Raises:
+            InputError: There is none; what the nearest one lacks is named.
+        """
+        absent = [(layout, layout.absent(place.folder)) for layout in self.layouts]
+        layout, lacks = min(absent, key=lambda pair: len(pair[1]))
+        if lacks:
+            raise place.missing(lacks[0])
+        return layout
+
+    def converts(self, place: Place) -> bool:
+        """Whether the labels of the layout at hand are no class ids yet."""
+        return self.layout(place).rule is not None
+
+    def convert(self, place: Place) -> list[str]:
+        """Write class ids for all labels that have none yet; see `Split.convert`."""
+        layout = self.layout(place)
+        if layout.rule is None:
+            return []
+        decode, count = layout.rule(place, layout.labels), len(place.classes())
+        stems = list_stems(place.folder, layout)[0]
+        todo = [stem for stem in stems if not converted(place, stem).is_file()]
+        for folder in {converted(place, stem).parent for stem in todo}:
+            folder.mkdir(parents=True, exist_ok=True)
+        done = in_threads(partial(_convert, place, decode, count), todo, place.name)
+        return [problem for problem in done if problem]
+
+    def read(self, place: Place) -> Dataset:
+        """List the pairs; see `Split.read`."""
+        layout, classes = self.layout(place), place.classes()
+        stems, problems = list_stems(place.folder, layout)
+        records: list[dict[str, Any]] = []
+        for stem in stems:
+            label = place.folder / layout.labels.format(stem) if layout.rule is None else converted(place, stem)
+            image = place.folder / layout.images.format(stem)
+            records.append({"file_name": str(image), "image_id": stem, "sem_seg_file_name": str(label)})
+        lookup, remap = identity_lookup(len(classes)), np.arange(len(classes), dtype=np.int32)
+        return Dataset(place.name, classes, SEMANTIC, records, lookup, remap, tuple(problems))
+
+
+def converted(place: Place, stem: str) -> Path:
+    """Return the file of a stem's class ids."""
+    return place.made / "labels" / f"{stem}.png"
+
+
+def list_stems(folder: Path, layout: Layout) -> tuple[list[str], list[str]]:
+    """Pair the images and labels of a layout.
+
+    Returns:
+        The stems of the pairs, sorted, and one line for each file without its partner.
+    """
+    images = _stems(folder, layout.images)
+    labels = _stems(folder, layout.labels) if "{}" in layout.labels else images
+    wanted = set(layout.listed(folder)) if layout.listed else images | labels
+    problems = [
+        f"image '{folder / layout.images.format(stem)}' is missing; unpack its archive again"
+        for stem in sorted(wanted - images)
+    ]
+    problems += [
+        f"label '{folder / layout.labels.format(stem)}' is missing; unpack its archive again"
+        for stem in sorted(wanted - labels)
+    ]
+    return sorted(wanted & images & labels), problems
+
+
+def _stems(folder: Path, pattern: str) -> set[str]:
+    """Return what ``{}`` stands for in the files of a pattern."""
+    before, after = pattern.split("{}")
+    start = folder / before.rpartition("/")[0]
+    found = (path.relative_to(folder).as_posix() for path in start.rglob(f"*{after}"))
+    return {path[len(before) : len(path) - len(after)] for path in found if path.startswith(before)}
+
+
+def _convert(place: Place, decode: Decoder, count: int, stem: str) -> str:
+    """Write the class ids of one stem; return what went wrong."""
+    try:
+        ids = decode(stem)
+    except InputError as error:
+        return str(error)
+    if ids.size and not (ids.min() >= VOID and ids.max() < count):
+        return f"label of '{stem}' holds class {ids.max()}; expected -1 to {count - 1}"
+    write_labels(converted(place, stem), ids, count)
+    return ""
+
+
+def write_labels(path: Path, ids: np.ndarray, count: int) -> None:
+    """Write classes (H, W) as a PNG: 8 bits and void 255 up to 255 classes, else 16 bits and void 65535."""
+    dtype, void = (np.uint8, 255) if count <= 255 else (np.uint16, 65535)
+    with atomic_write(path) as temporary:
+        Image.fromarray(np.where(ids < 0, void, ids).astype(dtype)).save(temporary)
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], what: str) -> list[Result]:
+    """Do work on many items, with a progress bar on a terminal; results are in the order of the items."""
+    from rich.progress import track
+
+    todo = list(items)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(work, todo)
+        return list(track(results, what, total=len(todo), disable=not sys.stderr.isatty()))
+
+
+def by_value(table: np.ndarray) -> Rule:
+    """Make the rule of label images whose values are looked up in a table (65536,) int32, see `Dataset.lookup`."""
+    return partial(_value_decoder, table)
+
+
+def _value_decoder(table: np.ndarray, place: Place, pattern: str) -> Decoder:
+    def decode(stem: str) -> np.ndarray:
+        path = place.folder / pattern.format(stem)
+        values = read_label_image(path)[0]
+        ids: np.ndarray = table[values]
+        if (ids == UNLISTED).any():
+            wrong = values[ids == UNLISTED]
+            allowed = np.flatnonzero(table != UNLISTED)
+            raise InputError(
+                f"label '{path}' holds the value {wrong[0]} ({(wrong == wrong[0]).sum()} pixels); expected one of the "
+                f"{len(allowed)} values {allowed[0]} to {allowed[-1]} of {place.benchmark.name}: is it of this data set?"
+            )
+        return ids
+
+    return decode
+
+
+def table_of(values: dict[int, int]) -> np.ndarray:
+    """Make a table (65536,) int32 from the class of each value; all other values are mistakes."""
+    table = np.full(LABEL_VALUES, UNLISTED, np.int32)
+    table[list(values)] = list(values.values())
+    return table
+
+
+def counted_from_one(count: int, zero: int = VOID) -> np.ndarray:
+    """Make the table of labels that count classes from 1; ``zero`` is what 0 means, 255 (or 65535) is void."""
+    return table_of({255 if count < 255 else 65535: VOID, 0: zero, **{i + 1: i for i in range(count)}})
+
+
+def lines(path: str) -> Callable[[Path], list[str]]:
+    """Make a reader of the stems that a text file lists, one a line (its first word)."""
+
+    def read(folder: Path) -> list[str]:
+        text = (folder / path).read_text(encoding="utf-8")
+        return [line.split()[0].removesuffix(".jpg") for line in text.splitlines() if line.strip()]
+
+    return read
+
+
+def image_suffix(path: Path) -> bool:
+    """Whether a file looks like an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES

@@ -1,0 +1,178 @@
+"""Preparing a split: fetch, convert what is not converted, read every image and label once, write ``manifest.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+import PIL
+
+from ovseg._version import __version__
+from ovseg.data.benchmarks.base import Place
+from ovseg.data.benchmarks.fetch import fetch, file_hash
+from ovseg.data.benchmarks.labels import in_threads
+from ovseg.data.benchmarks.manifest import read_manifest, write_manifest
+from ovseg.data.dataset import INSTANCE, Dataset
+from ovseg.data.images import read_image
+from ovseg.errors import InputError
+from ovseg.files import atomic_write, check_writable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of preparing a split.
+
+    Attributes:
+        place: The split.
+        images: Sound pairs of image and label.
+        present: Classes that occur.
+        total: Classes of the list.
+        problems: One line each; empty when all is as it should be.
+    """
+
+    place: Place
+    images: int
+    present: int
+    total: int
+    problems: list[str]
+
+
+def prepare(place: Place) -> Outcome:
+    """Prepare a split; what an earlier run has done is not done again, except that all is read and checked.
+
+    Raises:
+        InputError: Files are missing; the line says what mends it.
+    """
+    check_writable(place.root)
+    problems = _fetch_all(place)
+    place.rules.require(place)
+    classes = place.classes()
+    head = {
+        "name": place.name,
+        "folder": place.folder.relative_to(place.root).as_posix(),
+        "expected": place.rules.count,
+        "classes": len(classes),
+        "vocabulary": classes.hash,
+        "rule": place.benchmark.rule,
+    }
+    earlier = read_manifest(place)
+    if earlier is None or any(earlier.get(key) != value for key, value in head.items() if key != "folder"):
+        rmtree(place.made / "labels", ignore_errors=True)  # of another list of classes or another rule
+    write_manifest(place, {**head, "complete": False, "broken": {}})
+    problems += place.rules.convert(place)
+    dataset = place.rules.read(place)
+    found = verify(dataset)
+    problems += [*dataset.problems, *found.broken.values(), *count_problems(place, len(dataset.records))]
+    with atomic_write(place.made / "classes.json") as temporary:
+        temporary.write_text(json.dumps(classes.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_manifest(
+        place,
+        {
+            **head,
+            "complete": True,
+            "images": len(found.files),
+            "present": int(found.present.sum()),
+            "void": dataset.ignore_label,
+            "versions": {"ovseg": __version__, "numpy": np.__version__, "pillow": PIL.__version__},
+            "problems": problems,
+            "broken": found.broken,
+            "files": found.files,
+        },
+    )
+    return Outcome(place, len(found.files), int(found.present.sum()), len(classes), problems)
+
+
+def _fetch_all(place: Place) -> list[str]:
+    """Fetch what is missing; a source that fails does not keep the others from coming."""
+    problems = []
+    for source in place.sources():
+        try:
+            fetch(place, source)
+        except InputError as error:
+            problems.append(str(error))
+    try:
+        place.rules.require(place)
+    except InputError as error:
+        raise InputError(problems[0] if problems else str(error)) from error
+    return problems
+
+
+def check_only(place: Place) -> Outcome:
+    """Look at what is there and change nothing: the tree, the counts, and the checksums of what was made.
+
+    Raises:
+        InputError: Files are missing; the line says what mends it.
+    """
+    place.rules.require(place)
+    manifest = read_manifest(place)
+    total = len(place.classes())
+    if not (manifest and manifest["complete"]):
+        command = f"`ovseg datasets prepare {place.name} --root {place.root}`"
+        return Outcome(place, 0, 0, total, [f"{place.name} is there but not prepared; run {command}"])
+    dataset = place.rules.read(place)
+    problems = [*manifest["problems"]]
+    problems += [one for one in count_problems(place, len(dataset.records)) if one not in problems]
+    changed = in_threads(partial(_changed, manifest["files"]), dataset.records, place.name)
+    problems += [line for line in changed if line]
+    return Outcome(place, manifest["images"], manifest["present"], total, problems)
+
+
+def _changed(files: dict[str, str], record: dict[str, Any]) -> str:
+    path = mask_file(record)
+    expected = files.get(str(record["image_id"]))
+    if path is None or expected is None or (path.is_file() and file_hash(path) == expected):
+        return ""
+    return f"label '{path}' is not what it was when it was checked; delete it and prepare again"
+
+
+def count_problems(place: Place, images: int) -> list[str]:
+    """Compare the number of pairs with that of the benchmark."""
+    if images == place.rules.count:
+        return []
+    return [
+        f"{place.name} has {images} images with labels in '{place.folder}', the benchmark has {place.rules.count}; "
+        "its numbers will not be comparable: unpack the archives again"
+    ]
+
+
+@dataclass(eq=False)
+class Verified:
+    """What reading a data set has shown: checksums of its masks, lines on what is broken, (K,) classes present."""
+
+    files: dict[str, str]
+    broken: dict[str, str]
+    present: np.ndarray
+
+
+def verify(dataset: Dataset) -> Verified:
+    """Read every image and its masks."""
+    found = Verified({}, {}, np.zeros(len(dataset.classes), bool))
+    for key, digest, problem, classes in in_threads(partial(_verify, dataset), dataset.records, dataset.name):
+        if problem:
+            found.broken[key] = problem
+        else:
+            found.files[key] = digest
+            found.present[classes] = True
+    return found
+
+
+def _verify(dataset: Dataset, record: dict[str, Any]) -> tuple[str, str, str, np.ndarray]:
+    """Return the id of an image, the checksum of its masks, what is wrong, and its classes."""
+    key = str(record["image_id"])
+    try:
+        segments = dataset.read_segments(record, read_image(record["file_name"]).pixels.shape[:2])
+    except InputError as error:
+        return key, "", str(error), np.zeros(0, np.int64)
+    path = None if dataset.kind == INSTANCE else mask_file(record)
+    return key, file_hash(path) if path else "", "", segments.classes
+
+
+def mask_file(record: dict[str, Any]) -> Path | None:
+    """Return the file of an image's masks; None where they are in a JSON file."""
+    found = record.get("sem_seg_file_name") or record.get("pan_seg_file_name")
+    return Path(found) if found else None

@@ -1,0 +1,54 @@
+"""Which benchmarks are below a root, and in what state; nothing but folders and manifests is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovseg.data.benchmarks.base import Place
+from ovseg.data.benchmarks.manifest import read_manifest
+from ovseg.data.benchmarks.registry import BENCHMARKS
+from ovseg.errors import InputError, OvsegError
+
+READY, PROBLEMS, UNPREPARED, MISSING = "ready", "problems", "not prepared", "missing"
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of a split.
+
+    Attributes:
+        place: The split.
+        state: ``ready``, ``problems`` (prepared, with some), ``not prepared`` (the files are there) or ``missing``.
+        images: Sound images; None where it is not prepared.
+        line: What mends it, or the first problem; empty when it is ready.
+    """
+
+    place: Place
+    state: str
+    images: int | None
+    line: str
+
+
+def status(root: Path) -> Iterator[State]:
+    """Yield the state of every split of every benchmark."""
+    for benchmark in BENCHMARKS.values():
+        for split in benchmark.splits:
+            yield state_of(Place(benchmark, split, root))
+
+
+def state_of(place: Place) -> State:
+    """Return the state of one split."""
+    try:
+        place.rules.require(place)
+        manifest = read_manifest(place)
+    except InputError as error:
+        return State(place, MISSING, None, str(error))
+    except OvsegError as error:
+        return State(place, PROBLEMS, None, str(error))
+    if not (manifest and manifest["complete"]):
+        command = f"`ovseg datasets prepare {place.name} --root {place.root}`"
+        return State(place, UNPREPARED, None, f"run {command}")
+    problems = manifest["problems"]
+    return State(place, PROBLEMS if problems else READY, manifest["images"], problems[0] if problems else "")
