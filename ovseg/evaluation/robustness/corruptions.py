@@ -218,7 +218,7 @@ def _grid(size: tuple[int, ...], step: float, rng: np.random.Generator) -> np.nd
 
 
 def _clouds(size: tuple[int, ...], step: float, decay: float, rng: np.random.Generator) -> np.ndarray:
-    """Return noise (H, W) float32, -1..1: hills `step` pixels apart, and smaller ones, `decay` times fainter by halves."""
+    """Return noise (H, W) float32, -1..1: hills `step` pixels apart, then halves, each `decay` times fainter."""
     total, weight = np.zeros(size, np.float32), 1.0
     while True:
         total += weight * _grid(size, step, rng)
