@@ -44,7 +44,7 @@ FCCLIP_HEAD = {
     "DECODER_FFN": 32,
 }
 RESULTS = {
-    "san": ["normalise, pad", "CLIP front", "side adapter", "CLIP tail", "text classifier", "labels"],
+    "san": ["normalise, pad", "CLIP", "side adapter", "tokens of masks", "text classifier", "labels"],
     "fcclip": [
         "normalise, pad",
         "trunk",
@@ -78,10 +78,8 @@ def configs(tiny_clip, tiny_convnext, tmp_path_factory) -> dict[str, str]:
 def here(monkeypatch, tiny_clip) -> None:
     """Measure in this process, beside a tiny CLIP: fresh processes and full towers take seconds."""
     monkeypatch.setattr(tool, "in_fresh_process", lambda measure, case, *_: measure(case))
-    monkeypatch.setattr(
-        tool.benchmark_recalibrations, "random_clip", lambda arch, size: FrozenClip.from_folder(tiny_clip)
-    )
-    monkeypatch.setattr(tool, "BASELINE_SIZE", 32)
+    monkeypatch.setattr(benchmark_common, "random_clip", lambda arch, size: FrozenClip.from_folder(tiny_clip))
+    monkeypatch.setattr(benchmark_common, "UNIT_SIZE", 32)
 
 
 def arguments(configs: dict[str, str], *more: str) -> list[str]:
@@ -148,7 +146,7 @@ def test_the_exit_status_tells_of_a_stage_that_runs_twice(configs, capsys, monke
     monkeypatch.setattr(SAN, "propose", twice)
     assert benchmark.main([*arguments({"san": configs["san"]}), "--limit-mb", "1000"]) == 1
     printed = " ".join(capsys.readouterr().out.split())
-    assert "CLIP tail ran 2 times on one image; expected at most 1" in printed
+    assert "tokens of masks ran 2 times on one image; expected at most 1" in printed
     assert "text classifier ran" not in printed
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: peak memory, processes of their own, and what the stages of a call cost."""
+"""What the benchmarks share: the unit of time, peak memory, processes of their own, and what stages of a call cost."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import argparse
 import functools
 import multiprocessing
 import os
+import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
 import torch
 
 from ovseg.errors import EnvironmentProblem
 
+if TYPE_CHECKING:
+    from ovseg.clip import FrozenClip
+
 STATM = Path("/proc/self/statm")
 MIB = 2**20
 CPU = torch.device("cpu")
 WHOLE, REST = "whole", "rest"  # of a call
+UNIT, UNIT_ARCH, UNIT_SIZE = "open_clip encode_image", "ViT-B-16", 224
 
 Case = TypeVar("Case")
 Result = TypeVar("Result")
@@ -185,6 +190,41 @@ class Recorder:
             return result
 
         return call
+
+
+def random_clip(arch: str, size: int) -> FrozenClip:
+    """Build a CLIP with random weights whose position table fits the image, so that nothing is resized."""
+    from ovseg.clip import FrozenClip
+    from ovseg.clip.open_clip_internals import build_model, import_open_clip
+
+    model_cfg = import_open_clip().get_model_config(arch)
+    model_cfg["vision_cfg"]["image_size"] = size
+    model_cfg["quick_gelu"] = True
+    return FrozenClip.from_config(model_cfg, build_model(model_cfg, arch).state_dict(), arch)
+
+
+def unit_clock() -> Callable[[], float]:
+    """Return a function that measures the unit in which models are timed.
+
+    It encodes one image by a plain open_clip in float32 on the CPU, at each call, and returns the seconds. Call it
+    right before each timed call, so that a slow moment of the machine hits both alike.
+    """
+    model = random_clip(UNIT_ARCH, UNIT_SIZE).model
+    image = torch.randn(1, 3, UNIT_SIZE, UNIT_SIZE)
+
+    @torch.inference_mode()
+    def encode() -> float:
+        start = time.perf_counter()
+        model.encode_image(image)
+        return time.perf_counter() - start
+
+    encode()  # the first call prepares what later ones use
+    return encode
+
+
+def ratio(ours: Sequence[float], baseline: Sequence[float]) -> float:
+    """Return the median over rounds of how much longer ours took than the baseline of the same round."""
+    return statistics.median(a / b for a, b in zip(ours, baseline, strict=False))
 
 
 def positive(text: str) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,9 +17,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import benchmark_recalibrations
 import torch
-from benchmark_common import CPU, MIB, REST, WHOLE, Cost, PeakMemory, in_fresh_process, positive
+from benchmark_common import (
+    CPU,
+    MIB,
+    REST,
+    UNIT,
+    UNIT_ARCH,
+    UNIT_SIZE,
+    WHOLE,
+    Cost,
+    PeakMemory,
+    in_fresh_process,
+    positive,
+    ratio,
+    unit_clock,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +40,6 @@ from ovseg.config import config_root
 from ovseg.files import atomic_write, check_writable
 
 SHIPPED = {"san": "san/san_vit_b_16.yaml", "fcclip": "fcclip/fcclip_cocopan.yaml"}
-BASELINE, BASELINE_ARCH, BASELINE_SIZE = "open_clip encode_image", "ViT-B-16", 224
 WARM_UP = 64  # pixels
 KEEP_NOTHING = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}  # for glibc: give blocks from 64 KiB back at once
 
@@ -93,7 +104,7 @@ def prepare(case: Case) -> Callable[..., dict[str, Cost]]:
 
 def measure_time(case: Case) -> Timing:
     """Time a model and, in turn, a plain image encoding, so that a slow moment of the machine hits them alike."""
-    run, encode = prepare(case), plain_encoding()
+    run, encode = prepare(case), unit_clock()
     run()  # the first call prepares what later ones use
     rounds, baseline = [], []
     for _ in range(case.repeats):
@@ -114,21 +125,6 @@ def weigh(case: Case, what: str) -> dict[str, Cost]:
     from run to run.
     """
     return in_fresh_process(measure_memory, case, what, KEEP_NOTHING)
-
-
-def plain_encoding() -> Callable[[], float]:
-    """Return a function that encodes an image by open_clip and returns the seconds."""
-    clip = benchmark_recalibrations.random_clip(BASELINE_ARCH, BASELINE_SIZE)
-    image = torch.randn(1, 3, BASELINE_SIZE, BASELINE_SIZE)
-
-    @torch.inference_mode()
-    def encode() -> float:
-        start = time.perf_counter()
-        clip.model.encode_image(image)
-        return time.perf_counter() - start
-
-    encode()  # the first call prepares what later ones use
-    return encode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +209,7 @@ def rows_of(timing: Timing, memory: dict[str, Cost]) -> list[dict[str, Any]]:
                 "calls": max(costs[name].calls for costs in (memory, *timing.rounds)),
                 "at_most": cost.at_most,
                 "seconds": statistics.median(seconds),
-                "encodings": benchmark_recalibrations.ratio(seconds, timing.baseline),
+                "encodings": ratio(seconds, timing.baseline),
                 "share": None if cost.extra else statistics.median(seconds) / whole,
                 "extra_mib": None if name == REST else cost.bytes / MIB,
             }
@@ -238,8 +234,8 @@ def print_model(found: dict[str, Any], args: argparse.Namespace, console: Consol
     """Print the table of a model, and below it how its memory grows."""
     title = (
         f"{found['model']}: {args.size}x{args.size} pixels, {args.classes} classes, "
-        f"{torch.get_num_threads()} threads, median of {args.repeats}; one {BASELINE} of {BASELINE_ARCH} at "
-        f"{BASELINE_SIZE} px takes {found['baseline_seconds']:.3f} s"
+        f"{torch.get_num_threads()} threads, median of {args.repeats}; one {UNIT} of {UNIT_ARCH} at "
+        f"{UNIT_SIZE} px takes {found['baseline_seconds']:.3f} s"
     )
     caption = "* for evaluators alone, no part of the whole"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")

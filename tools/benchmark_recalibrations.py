@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_common import random_clip, ratio
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from ovseg.clip import FrozenClip
-from ovseg.clip.open_clip_internals import build_model, import_open_clip
 from ovseg.device import resolve_device
 from ovseg.files import atomic_write
 from ovseg.recalibration import Recalibration, build_recalibration, list_recalibrations
@@ -67,14 +67,6 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(slow))
 
 
-def random_clip(arch: str, size: int) -> FrozenClip:
-    """Build a CLIP with random weights whose position table fits the image, so that nothing is resized."""
-    model_cfg = import_open_clip().get_model_config(arch)
-    model_cfg["vision_cfg"]["image_size"] = size
-    model_cfg["quick_gelu"] = True
-    return FrozenClip.from_config(model_cfg, build_model(model_cfg, arch).state_dict(), arch)
-
-
 @torch.inference_mode()
 def measure(
     clip: FrozenClip, methods: dict[str, Recalibration], size: int, classes: int, repeats: int
@@ -104,11 +96,6 @@ def measure(
             if turn:  # the first round only warms up
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def ratio(ours: list[float], baseline: list[float]) -> float:
-    """Return the median over rounds of how much longer ours took than the baseline of the same round."""
-    return statistics.median(a / b for a, b in zip(ours, baseline, strict=False))
 
 
 def print_table(rows: list[dict[str, Any]], baseline_ms: float, where: str) -> None:
