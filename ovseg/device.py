@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from ovseg.errors import ConfigError
@@ -56,3 +58,19 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"unknown dtype '{name}'; expected auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def device_of_process(name: str, rank: int) -> str:
+    """Share accelerators out: ``auto`` and ``cuda`` become ``cuda:1`` in process 1, and so on in turn; others stay."""
+    if name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    return f"cuda:{rank % torch.cuda.device_count()}"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were in use so far: of the accelerator, or of this process."""
+    if device.type != "cpu" and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -18,6 +18,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ovseg.data.dataset import Dataset
+from ovseg.device import peak_memory
 from ovseg.engine.validation import validate
 from ovseg.files import rewind
 
@@ -49,15 +50,6 @@ def memory_in_use(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     pages = Path("/proc/self/statm")
     return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else peak_memory(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that were in use so far: of the accelerator, or of this process."""
-    if device.type != "cpu" and torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Log(HookBase):

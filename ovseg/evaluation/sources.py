@@ -1,0 +1,150 @@
+"""Where labels come from: a model that is run, or files that were written before."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ovseg.data.images import LoadedImage
+from ovseg.errors import InputError
+from ovseg.evaluation.instance import InstanceMasks
+from ovseg.evaluation.measures import Found
+from ovseg.evaluation.segments import from_panoptic_seg
+from ovseg.segmentation import Segmentation, read_label_png
+from ovseg.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ovseg.segmenter import Segmenter
+
+SUFFIXES = (".npz", ".labels.png", ".png")
+"""Of saved predictions, in the order in which they are looked for behind the stem of an image."""
+
+
+class Source(Protocol):
+    """Gives labels for images.
+
+    Attributes:
+        description: What makes the predictions, as JSON values; equal in all processes of a run.
+    """
+
+    description: dict[str, Any]
+
+    def __call__(self, image: LoadedImage, ids: np.ndarray) -> Found:
+        """Label an image with the classes ``ids`` (N,) of the data set.
+
+        Raises:
+            InputError: The image or its prediction cannot be used.
+        """
+
+
+class ModelSource:
+    """Runs a model."""
+
+    def __init__(
+        self, segmenter: Segmenter, classes: Vocabulary, background: str | None = None, templates: str | None = None
+    ) -> None:
+        """Ask for all classes once, so that every later list takes its embeddings from the cache, in any process.
+
+        Raises:
+            OvsegError: As `Segmenter.set_vocabulary`.
+        """
+        self.segmenter, self.classes, self.words = segmenter, classes, (background, templates)
+        rule = getattr(segmenter.model, "rule", None)
+        segmenter.model.full_scores = getattr(rule, "instances", False)  # models that tell objects do so only then
+        segmenter.set_vocabulary(classes, *self.words)
+        model = segmenter.model
+        self.description = {
+            "model": segmenter.name,
+            "weights_hash": model.weights_hash,
+            "settings": model.settings,
+            "background": model.background.policy,
+            "templates": model.templates,
+            "notes": list(model.queries.notes),
+            "device": str(segmenter.device).partition(":")[0],
+            "dtype": str(segmenter.dtype).removeprefix("torch."),
+        }
+
+    def __call__(self, image: LoadedImage, ids: np.ndarray) -> Found:
+        """Segment an image; see `Source`."""
+        whole = np.array_equal(ids, np.arange(len(self.classes)))
+        words = self.classes if whole else Vocabulary(tuple(self.classes[i] for i in ids))
+        self.segmenter.set_vocabulary(words, *self.words)
+        start = time.perf_counter()
+        result = next(self.segmenter.stream([image.pixels if image.path is None else image.path]))
+        return from_segmentation(result, ids, time.perf_counter() - start)
+
+
+class SavedSource:
+    """Reads predictions that `ovseg segment`, `Segmentation.save` or another program has written.
+
+    ``STEM.npz`` is what `Segmentation.save` writes; ``STEM.labels.png`` or ``STEM.png`` a picture of class ids (8 or 16
+    bits, 65535 no class). Ids count in the vocabulary of the evaluation.
+    """
+
+    def __init__(self, folder: Path, classes: Vocabulary) -> None:
+        """Take a folder.
+
+        Raises:
+            InputError: It does not exist.
+        """
+        if not folder.is_dir():
+            raise InputError(f"folder of predictions '{folder}' does not exist; expected files STEM{SUFFIXES[1]} in it")
+        self.folder, self.classes = folder, classes
+        unknown = {"weights_hash": "", "settings": {}, "templates": "", "notes": [], "device": "", "dtype": ""}
+        self.description = {"model": str(folder), **unknown, "background": ""}
+
+    def __call__(self, image: LoadedImage, ids: np.ndarray) -> Found:
+        """Read the prediction of an image; see `Source`."""
+        stem = Path(image.name).stem
+        found = [path for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
+        if not found:
+            raise InputError(f"prediction '{self.folder / stem}{SUFFIXES[1]}' is missing; make it, or leave --limit")
+        if found[0].suffix == ".npz":
+            result = Segmentation.load(found[0])
+            if result.classes.names != self.classes.names:
+                raise InputError(
+                    f"prediction '{found[0]}' has {len(result.classes)} other classes; expected the "
+                    f"{len(self.classes)} of the evaluation ({self.classes.names[0]}, ...)"
+                )
+            return from_segmentation(result, ids, 0.0)
+        return Found(self._read_png(found[0]))
+
+    def _read_png(self, path: Path) -> np.ndarray:
+        from ovseg.data.dataset import read_label_image
+
+        values, bits = read_label_image(path)
+        labels = read_label_png(path) if bits == 16 else values.astype(np.int32)
+        if labels.max(initial=-1) >= len(self.classes):
+            raise InputError(
+                f"prediction '{path}' holds the value {labels.max()}; expected 0 to {len(self.classes) - 1}, or 65535 "
+                "for no class"
+            )
+        return labels
+
+
+def from_segmentation(result: Segmentation, ids: np.ndarray, seconds: float) -> Found:
+    """Return a result in the ids of the data set.
+
+    Args:
+        result: Its class ids are places in ``ids``.
+        ids: (N,) integers, class of the data set for each class of the result.
+        seconds: Time of the model.
+    """
+    labels = np.append(ids, -1)[result.labels].astype(np.int32)
+    segments = objects = None
+    if result.panoptic is not None:
+        infos = [{"id": s.id, "category_id": int(ids[s.class_id])} for s in result.panoptic.segments]
+        segments = from_panoptic_seg(result.panoptic.ids, infos)
+    if result.instances is not None:
+        objects = InstanceMasks(
+            (labels.shape[0], labels.shape[1]),
+            [dict(one.rle) for one in result.instances],
+            ids[np.array([one.class_id for one in result.instances], np.int64)].astype(np.int64),
+            np.array([one.score for one in result.instances], np.float64),
+            np.zeros(len(result.instances), bool),
+            np.array([one.area for one in result.instances], np.float64),
+        )
+    return Found(labels, result.scores, segments, objects, seconds, tuple(result.meta.get("notes", ())))
