@@ -67,9 +67,14 @@ def find_library() -> Path | None:
     return next((path for folder in folders if (path := folder / library_name()).is_file()), None)
 
 
-@cache
+@torch.compiler.assume_constant_result  # torch.compile calls it while it traces, instead of tracing into it
 def load_kernels() -> Path | None:
     """Load the compiled kernels; return their library, or None where there is none or `SWITCH` says ``torch``."""
+    return _load()
+
+
+@cache
+def _load() -> Path | None:
     path = None if os.environ.get(SWITCH) == "torch" else find_library()
     if path is not None:
         try:
