@@ -2,6 +2,14 @@
 
 from ovseg.evaluation.instance import InstanceEvaluator, InstanceMasks, InstanceRecord, InstanceResult, true_instances
 from ovseg.evaluation.panoptic import PanopticEvaluator, PanopticRecord, PanopticResult, Quality
+from ovseg.evaluation.prompts import (
+    PromptEvaluator,
+    PromptRecord,
+    PromptResult,
+    ReferringEvaluator,
+    ReferringRecord,
+    ReferringResult,
+)
 from ovseg.evaluation.segments import from_labels, from_panoptic_seg
 from ovseg.evaluation.semantic import SemanticEvaluator, SemanticRecord, SemanticResult
 from ovseg.evaluation.state import Evaluator, Record, load_states, save_states
@@ -15,8 +23,14 @@ __all__ = [
     "PanopticEvaluator",
     "PanopticRecord",
     "PanopticResult",
+    "PromptEvaluator",
+    "PromptRecord",
+    "PromptResult",
     "Quality",
     "Record",
+    "ReferringEvaluator",
+    "ReferringRecord",
+    "ReferringResult",
     "SemanticEvaluator",
     "SemanticRecord",
     "SemanticResult",

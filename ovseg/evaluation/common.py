@@ -10,6 +10,10 @@ import numpy as np
 
 from ovseg.errors import InputError
 
+# IoUs are summed as integers in units of 2^-40: in any order and over any processes the sum is the same. There is room
+# for eight million of them.
+UNIT = 2.0**40
+
 
 def runs(*maps: np.ndarray) -> tuple[np.ndarray, ...]:
     """Shorten maps of one size to their common runs: pixels in reading order where none of them changes.

@@ -15,6 +15,7 @@ from ovseg.data.dataset import Dataset
 from ovseg.errors import InputError
 from ovseg.evaluation.instance import InstanceEvaluator, InstanceMasks, true_instances
 from ovseg.evaluation.panoptic import PanopticEvaluator
+from ovseg.evaluation.prompts import PromptEvaluator, ReferringEvaluator
 from ovseg.evaluation.segments import from_panoptic_seg
 from ovseg.evaluation.semantic import SemanticEvaluator
 
@@ -26,14 +27,33 @@ class _Gathered(DatasetEvaluator):
 
     task: str
 
-    def __init__(self, dataset: Dataset, evaluator: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, evaluator: Any) -> None:
         self.evaluator = evaluator
-        self.records = {record["file_name"]: record for record in dataset.records}
 
     def reset(self) -> None:
         """Forget all images."""
         self.evaluator.reset()
+
+    def evaluate(self) -> Results | None:
+        """Return the numbers in percent, with counts as they are; None on all processes but the first."""
+        comm.synchronize()
+        parts = comm.gather(self.evaluator)
+        if not comm.is_main_process():
+            return None
+        whole = copy.deepcopy(parts[0])
+        for part in parts[1:]:
+            whole.merge(part)
+        numbers = whole.evaluate().to_json()
+        return OrderedDict({self.task: {k: 100 * v if isinstance(v, float) else v for k, v in numbers.items()}})
+
+
+class _Compared(_Gathered):
+    """With the ground truth of a data set."""
+
+    def __init__(self, dataset: Dataset, evaluator: Any) -> None:
+        super().__init__(evaluator)
+        self.dataset = dataset
+        self.records = {record["file_name"]: record for record in dataset.records}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add images.
@@ -52,23 +72,11 @@ class _Gathered(DatasetEvaluator):
                 )
             self._add(self.records[entry["file_name"]], (entry["height"], entry["width"]), output)
 
-    def evaluate(self) -> Results | None:
-        """Return the numbers in percent, with counts as they are; None on all processes but the first."""
-        comm.synchronize()
-        parts = comm.gather(self.evaluator)
-        if not comm.is_main_process():
-            return None
-        whole = copy.deepcopy(parts[0])
-        for part in parts[1:]:
-            whole.merge(part)
-        numbers = whole.evaluate().to_json()
-        return OrderedDict({self.task: {k: 100 * v if isinstance(v, float) else v for k, v in numbers.items()}})
-
     def _add(self, record: dict[str, Any], size: tuple[int, int], output: dict[str, Any]) -> None:
         raise NotImplementedError
 
 
-class SemanticDatasetEvaluator(_Gathered):
+class SemanticDatasetEvaluator(_Compared):
     """mIoU and its kin of ``labels`` (H, W), or of the argmax of ``sem_seg`` (K, H, W) where a model has no labels."""
 
     task = "sem_seg"
@@ -80,10 +88,10 @@ class SemanticDatasetEvaluator(_Gathered):
     def _add(self, record: dict[str, Any], size: tuple[int, int], output: dict[str, Any]) -> None:
         labels = output["labels"] if "labels" in output else output["sem_seg"].argmax(0)
         truth = self.dataset.read_segments(record, size).semantic()
-        self.evaluator.add(truth, np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels))
+        self.evaluator.add(truth, _array(labels))
 
 
-class PanopticDatasetEvaluator(_Gathered):
+class PanopticDatasetEvaluator(_Compared):
     """PQ, SQ and RQ of ``panoptic_seg``, whose ``category_id`` is the position of the class in the list."""
 
     task = "panoptic_seg"
@@ -96,7 +104,7 @@ class PanopticDatasetEvaluator(_Gathered):
         self.evaluator.add(self.dataset.read_segments(record, size), from_panoptic_seg(*output["panoptic_seg"]))
 
 
-class InstanceDatasetEvaluator(_Gathered):
+class InstanceDatasetEvaluator(_Compared):
     """AP and AR of ``instances``: their ``pred_masks``, ``pred_classes`` and ``scores``."""
 
     task = "segm"
@@ -109,6 +117,56 @@ class InstanceDatasetEvaluator(_Gathered):
         found = output["instances"]
         prediction = InstanceMasks.from_masks(found.pred_masks, found.pred_classes, found.scores)
         self.evaluator.add(record["file_name"], true_instances(self.dataset, record, size), prediction)
+
+
+class _Prompted(_Gathered):
+    """With ground truth that comes along in the inputs: ``mask`` (H, W) bool, and ``void`` where some do not count."""
+
+    compared: str
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Add prompts.
+
+        Args:
+            inputs: One dict for each pair of an image and a prompt.
+            outputs: What the model returned for them.
+
+        Raises:
+            InputError: An input has no mask, an output lacks what is compared, or sizes differ.
+        """
+        for entry, output in zip(inputs, outputs, strict=True):
+            if "mask" not in entry or self.compared not in output:
+                raise InputError(
+                    f"inputs have {sorted(entry)} and outputs {sorted(output)}; expected 'mask' and '{self.compared}'"
+                )
+            void = entry.get("void")
+            self.evaluator.add(
+                _array(entry["mask"]), _array(output[self.compared]), None if void is None else _array(void)
+            )
+
+
+class PromptDatasetEvaluator(_Prompted):
+    """mIoU, FgIoU and AP of ``scores`` (H, W), 0..1, one prompt at a time."""
+
+    task, compared = "prompts", "scores"
+
+    def __init__(self, threshold: float = 0.5, steps: int = 101) -> None:
+        """Start empty; see `PromptEvaluator`."""
+        super().__init__(PromptEvaluator(threshold, steps))
+
+
+class ReferringDatasetEvaluator(_Prompted):
+    """Overall and mean IoU of ``found`` (H, W) bool, one expression at a time."""
+
+    task, compared = "referring", "found"
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__(ReferringEvaluator())
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
 
 
 def _things(dataset: Dataset) -> list[bool]:

@@ -10,12 +10,8 @@ import numpy as np
 
 from ovseg.data.dataset import Segments
 from ovseg.errors import InputError
-from ovseg.evaluation.common import check_same_shape, class_flags, flag_list, mean, plain, runs, sums
+from ovseg.evaluation.common import UNIT, check_same_shape, class_flags, flag_list, mean, plain, runs, sums
 from ovseg.evaluation.state import Evaluator, Record
-
-# IoUs are summed as integers in units of 2^-40: in any order and over any processes the sum is the same. There is room
-# for eight million matches of a class.
-_UNIT = 2.0**40
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ class PanopticRecord(Record):
         classes = np.concatenate([self.matched, self.wrong, self.missed])
         iou, hits, wrong, missed = self.table(int(classes.max(initial=-1)) + 1)
         seen = hits + wrong + missed > 0
-        return mean(iou[seen] / _UNIT / (hits + (wrong + missed) / 2)[seen])
+        return mean(iou[seen] / UNIT / (hits + (wrong + missed) / 2)[seen])
 
 
 class PanopticEvaluator(Evaluator[PanopticResult]):
@@ -196,14 +192,14 @@ class PanopticEvaluator(Evaluator[PanopticResult]):
         )
         missed[left[hit]] = False
         wrong[right[hit]] = False
-        units = np.rint(iou[hit] * _UNIT).astype(np.int64)
+        units = np.rint(iou[hit] * UNIT).astype(np.int64)
         return PanopticRecord(truth.classes[left[hit]], units, prediction.classes[wrong], truth.classes[missed])
 
     def evaluate(self) -> PanopticResult:
         """Return the scores of all images added so far."""
         hits, wrong, missed = self.counts
         seen, present = hits + wrong + missed > 0, hits + missed > 0
-        iou, weight = self.iou / _UNIT, hits + (wrong + missed) / 2
+        iou, weight = self.iou / UNIT, hits + (wrong + missed) / 2
         with np.errstate(invalid="ignore"):
             pq, rq = iou / weight, hits / weight
         sq = np.where(seen, iou / np.maximum(hits, 1), np.nan)

@@ -21,6 +21,7 @@ import dataclasses
 import json
 import typing
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -103,10 +104,11 @@ class Evaluator(abc.ABC, Generic[T]):
         mine = self.settings()
         if mine != other:
             names = [name for name in mine if mine[name] != other.get(name)]
-            counts = f"{mine.get('num_classes', 'no')} and {other.get('num_classes', 'no')} classes"
+            differ = "different arguments"
+            if "num_classes" in mine:
+                differ = f"{mine['num_classes']} and {other.get('num_classes', 'no')} classes or of different flags"
             raise InputError(
-                f"cannot {what} of {counts} or of different flags ({', '.join(names)}); expected both made with the "
-                "same arguments"
+                f"cannot {what} of {differ} ({', '.join(names)}); expected both made with the same arguments"
             )
 
 
@@ -140,7 +142,7 @@ def load_states(path: str | Path, evaluators: Mapping[str, Evaluator[Any]]) -> s
         with np.load(path, allow_pickle=False) as file:
             settings, note = json.loads(str(file["settings"])), str(file["note"])
             found = {key: file[key] for key in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"state '{path}' cannot be read ({error}); expected one of save_states, start anew") from error
     if settings.keys() != evaluators.keys():
         raise InputError(f"state '{path}' has {sorted(settings)}; expected {sorted(evaluators)}, start anew")

@@ -4,7 +4,7 @@ Kinds and strengths are those of ImageNet-C (Hendrycks and Dietterich, "Benchmar
 Corruptions and Perturbations", ICLR 2019, arXiv:1903.12261), written anew in numpy and OpenCV. Three things differ on
 purpose, so numbers compare with each other and only roughly with those of other implementations: lengths in pixels grow
 with the short side of the image over 224, the size they were chosen for; frost is drawn, not pasted from photographs;
-elastic bends locally, by root mean squares of `_BEND` pixels, so that ground truth still fits the image.
+elastic bends locally, by root mean squares of one to three pixels, so that ground truth still fits the image.
 
 What is drawn depends on kind, severity, seed and image id; bits may change with the version of OpenCV.
 """
@@ -22,7 +22,7 @@ from ovseg.evaluation.robustness.condition import Condition
 from ovseg.vocabulary import Vocabulary
 
 SEVERITIES = (1, 2, 3, 4, 5)
-_BEND = (1.0, 1.5, 2.0, 3.0, 4.0)
+_BEND = (0.7, 1.1, 1.6, 2.1, 2.7)
 Image = np.ndarray  # (H, W, 3) float32, 0..1
 Change = Callable[[Image, Any, float, np.random.Generator], Image]
 
@@ -104,7 +104,8 @@ def _zoom_blur(image: Image, strength: tuple[float, float], scale: float, rng: n
 
 def _snow(image: Image, strength: tuple[float, ...], scale: float, rng: np.random.Generator) -> Image:
     mean, spread, size, threshold, length, sigma, kept = strength
-    flakes = _grid(image.shape[:2], size * scale / 2, rng) * np.float32(spread) + np.float32(mean)
+    # Two thirds: what linear interpolation, by which the strengths were chosen, leaves of the spread of enlarged noise.
+    flakes = _grid(image.shape[:2], size * scale, rng) * np.float32(spread * 2 / 3) + np.float32(mean)
     flakes = np.where(flakes < threshold, np.float32(0), flakes.clip(0, 1))
     flakes = _filter(flakes, _streak(length * scale, sigma * scale, rng.uniform(-135, -45)))[..., None]
     grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -145,7 +146,7 @@ def _elastic_transform(image: Image, strength: float, scale: float, rng: np.rand
 
     height, width = image.shape[:2]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    down, right = (_grid((height, width), 10 * scale, rng) for _ in range(2))
+    down, right = (_grid((height, width), 8 * scale, rng) for _ in range(2))
     bend = np.float32(strength * scale / np.sqrt(2))
     found: Image = cv2.remap(
         image, columns + bend * right, rows + bend * down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
