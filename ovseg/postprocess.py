@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import ConfigError
+from ovseg.ops.class_argmax import Race, class_argmax, first_competing, runs
 from ovseg.refinement import affinity, close_labels, propagate
 
-_GROUP = 8  # queries that share one comparison before the winner among them is looked up
-_CPU_TILE, _CPU_CHUNK = (32, 256), 2**19  # pixels of a tile; scores of a chunk, so that it stays in the cache
-_TILE, _CHUNK = (512, 8192), 2**24
+_CHUNK = 2**24  # pixels of whole maps that are computed at a time
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,12 @@ def segment_map(
     query_to_class = query_to_class.to(patch_logits.device)
     keep = _strong(patch_logits, rule)
     streamed = _Stream(patch_logits, rows, columns, rule, image)
-    winners, scores = streamed.best(keep)
+    labels, scores = streamed.best(keep, query_to_class)
     if rule.area_threshold > 0:
-        large = ~torch.isin(query_to_class, _small_classes(query_to_class[winners.long()], query_to_class, rule))
+        large = ~torch.isin(query_to_class, _small_classes(labels, query_to_class, rule))
         if not large[keep].all():
             keep &= large
-            winners, scores = streamed.best(keep)
-    labels = query_to_class.int()[winners.long()]
+            labels, scores = streamed.best(keep, query_to_class)
     if rule.prob_threshold > 0 or not keep.any():  # scores that are no probabilities may be negative
         low = scores < rule.prob_threshold if keep.any() else torch.ones_like(scores, dtype=torch.bool)
         labels.masked_fill_(low, rule.threshold_label)
@@ -179,26 +177,20 @@ class _Stream:
     def __init__(
         self, patch_logits: Tensor, rows: Tensor, columns: Tensor, rule: ScoreRule, image: Tensor | None
     ) -> None:
-        self.rule = rule
-        self.logits = patch_logits.float() * (1 if rule.min_max else rule.logit_scale)
-        self.rows, self.columns = rows.to(self.logits.device), columns.to(self.logits.device)
+        self.rule, self.logits = rule, patch_logits
+        self.rows, self.columns = rows.to(patch_logits.device), columns.to(patch_logits.device)
         self.size = (len(rows), len(columns))
-        on_cpu = self.logits.device.type == "cpu"
-        self.tile, self.chunk = (_CPU_TILE, _CPU_CHUNK) if on_cpu else (_TILE, _CHUNK)
         self.weights = affinity(image[None], rule.pamr_dilations) if rule.pamr_steps and image is not None else None
 
-    def best(self, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the index (H, W) int32 of the best of the kept queries, and its probability (H, W) among all."""
-        winners = torch.empty(self.size, dtype=torch.int32, device=self.logits.device)
-        scores = torch.empty(self.size, device=self.logits.device)
-        if self.weights is not None or self.rule.min_max or self.rule.keep_peak:
-            self._whole(keep, winners, scores)
-            return winners, scores
-        for top in range(0, self.size[0], self.tile[0]):
-            for left in range(0, self.size[1], self.tile[1]):
-                area = (slice(top, top + self.tile[0]), slice(left, left + self.tile[1]))
-                self._tile(area, keep, winners[area], scores[area])
-        return winners, scores
+    def best(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the class (H, W) int32 of the best of the kept queries, and its probability (H, W) among all."""
+        rule = self.rule
+        if self.weights is not None or rule.min_max or rule.keep_peak:
+            labels, scores = self._whole(keep, query_to_class)
+        else:
+            matrices, scale, softmax = (self.rows, self.columns), rule.logit_scale, rule.softmax
+            labels, scores = class_argmax(self.logits, *matrices, query_to_class, keep, scale, softmax)
+        return labels, scores if rule.softmax else scores.clamp_(0, 1)  # CLIPer's probabilities may exceed 1
 
     def maps(self) -> Iterator[Tensor]:
         """Yield the final logits (t, H, W) of all queries in order."""
@@ -208,12 +200,13 @@ class _Stream:
 
     def _maps(self, part: Tensor) -> Tensor:
         """Return whole maps (t, H, W) of some queries, refined and stretched as the rule says."""
-        maps = upsample(self.logits[part], self.rows, self.columns)
+        logits = self.logits[part].float() * (1 if self.rule.min_max else self.rule.logit_scale)
+        maps = upsample(logits, self.rows, self.columns)
         if self.weights is not None:
             maps = propagate(maps[None], self.weights, self.rule.pamr_steps, self.rule.pamr_dilations)[0]
         tiny = torch.finfo(maps.dtype).tiny
         if self.rule.keep_peak:
-            now, wanted = (peaks.amax((1, 2), keepdim=True).clamp_min(tiny) for peaks in (maps, self.logits[part]))
+            now, wanted = (peaks.amax((1, 2), keepdim=True).clamp_min(tiny) for peaks in (maps, logits))
             maps = maps * (wanted / now)
         if self.rule.min_max:
             low, high = maps.aminmax(dim=2)
@@ -222,83 +215,13 @@ class _Stream:
             maps = (maps - low) * (self.rule.logit_scale / (high - low + least))
         return maps
 
-    def _whole(self, keep: Tensor, winners: Tensor, scores: Tensor) -> None:
+    def _whole(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
         """Label all pixels at once, a few maps at a time."""
-        race = _Race(winners.numel(), self.logits.device, self.rule.softmax)
-        order, kept = _first(keep), int(keep.sum())
-        for part, competes in _runs(order, kept, max(1, _CHUNK // winners.numel())):
+        winners = torch.empty(self.size, dtype=torch.int32, device=self.logits.device)
+        scores = torch.empty(self.size, device=self.logits.device)
+        race = Race(winners, scores, self.rule.softmax)
+        order, kept = first_competing(keep), int(keep.sum())
+        for part, competes in runs(order, kept, max(1, _CHUNK // winners.numel())):
             race.add(self._maps(part).flatten(1), competes)
-        race.finish(order, winners, scores)
-
-    def _tile(self, area: tuple[slice, slice], keep: Tensor, winners: Tensor, scores: Tensor) -> None:
-        """Label one tile; only the few patches that it interpolates from enter the products.
-
-        Interpolation never exceeds the largest of its patches. So the queries come by falling maximum, and as soon as
-        that is below what every pixel has reached, the rest only adds to the sum.
-        """
-        rows, columns = self.rows[area[0]], self.columns[area[1]]
-        near_rows, near_columns = (near.any(0).nonzero().flatten() for near in (rows != 0, columns != 0))
-        rows, columns = rows[:, near_rows].contiguous(), columns[:, near_columns].mT.contiguous()
-        local = self.logits[:, near_rows][:, :, near_columns]
-        bounds = local.amax((1, 2))
-        order, kept = _first(keep, bounds), int(keep.sum())
-        race = _Race(winners.numel(), local.device, self.rule.softmax)
-        for part, competes in _runs(order, kept, max(_GROUP, self.chunk // winners.numel())):
-            contends = competes and bool(bounds[part[0]] >= race.top.min())
-            race.add((rows @ local[part] @ columns).flatten(1), contends)
-        race.finish(order, winners, scores)
-
-
-def _first(keep: Tensor, bounds: Tensor | None = None) -> Tensor:
-    """Return the indices of all queries, those that are kept first, and among them those of the largest bounds."""
-    kept, rest = keep.nonzero().flatten(), (~keep).nonzero().flatten()
-    return torch.cat([kept if bounds is None else kept[bounds[kept].argsort(descending=True, stable=True)], rest])
-
-
-def _runs(order: Tensor, kept: int, size: int) -> Iterator[tuple[Tensor, bool]]:
-    """Yield the queries a few at a time, those that compete first, and whether they do."""
-    for part in order[:kept].split(size) if kept else ():
-        yield part, True
-    for part in order[kept:].split(size) if kept < len(order) else ():
-        yield part, False
-
-
-class _Race:
-    """The running winner and the running log-sum-exp of a row of pixels."""
-
-    def __init__(self, pixels: int, device: torch.device, softmax: bool) -> None:
-        self.softmax = softmax
-        self.peak = torch.full((pixels,), -torch.inf, device=device)  # largest logit so far
-        self.total = torch.zeros(pixels, device=device)  # sum of exp(logit - peak) so far
-        self.top = self.peak  # largest logit among those that compete
-        self.winner = torch.zeros(pixels, dtype=torch.long, device=device)  # its place in the order of adding
-        self.added = 0
-
-    def add(self, logits: Tensor, competes: bool) -> None:
-        """Take more queries in; their logits (t, pixels) are overwritten. Those that cannot win need not compete."""
-        best = self._follow(logits) if competes else logits.amax(0)
-        peak = torch.maximum(self.peak, best)
-        self.total.mul_((self.peak - peak).exp_()).add_(logits.sub_(peak).exp_().sum(0))
-        self.peak = peak
-        self.added += len(logits)
-
-    def finish(self, order: Tensor, winners: Tensor, scores: Tensor) -> None:
-        """Write the winners, as places in ``order``, and their probabilities into maps of as many pixels."""
-        winners.copy_(order[self.winner].view_as(winners))
-        # What a method calls probabilities may exceed 1 (CLIPer); where no query competes the best is -inf.
-        best = (self.top - self.peak).exp_().div_(self.total) if self.softmax else self.top.clamp(0, 1)
-        scores.copy_(best.view_as(scores))
-
-    def _follow(self, logits: Tensor) -> Tensor:
-        """Update the winners; an argmax over few groups and then within one group is far cheaper than one over all."""
-        full = len(logits) // _GROUP * _GROUP
-        groups = [logits[:full].unflatten(0, (-1, _GROUP)).amax(1)] if full else []
-        groups += [logits[full:].amax(0, keepdim=True)] if full < len(logits) else []
-        best, group = torch.cat(groups).max(0)
-        changed = (best > self.top).nonzero().flatten()
-        first = group[changed] * _GROUP
-        members = first + torch.arange(_GROUP, device=logits.device)[:, None]
-        inside = logits[members.clamp_(max=len(logits) - 1), changed].argmax(0)
-        self.winner[changed] = first + inside + self.added
-        self.top = torch.maximum(self.top, best)
-        return best
+        race.finish(order)
+        return query_to_class.int()[winners.long()], scores
