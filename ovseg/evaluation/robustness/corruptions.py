@@ -6,7 +6,7 @@ purpose, so numbers compare with each other and only roughly with those of other
 with the short side of the image over 224, the size they were chosen for; frost is drawn, not pasted from photographs;
 elastic bends locally, by root mean squares of one to three pixels, so that ground truth still fits the image.
 
-What is drawn depends on kind, severity, seed and image id; bits may change with the version of OpenCV.
+What is drawn depends on kind, seed and image id; bits may change with the version of OpenCV.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Distractors(Condition):
                 f"{self.severity} distractors are asked for, but {where} have {len(pool)} names that the vocabulary "
                 "lacks; ask for fewer or give a longer list"
             )
-        order = Condition("distractors", 0, self.seed).rng().permutation(len(pool))[: self.severity]
+        order = self.rng().permutation(len(pool))[: self.severity]
         return Vocabulary((*vocabulary.classes, *(pool[i] for i in order)))
 
     def _pool(self, vocabulary: Vocabulary) -> list[ClassEntry]:

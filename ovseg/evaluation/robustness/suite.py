@@ -72,10 +72,11 @@ def _numbers(text: str, what: str) -> list[int]:
     found: list[int] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         first, _, last = part.partition("-")
-        try:
-            found += range(int(first), int(last or first) + 1)
-        except ValueError as error:
-            raise InputError(f"{what} is '{text}'; expected numbers such as 1,3 or 1-5") from error
+        digits = first.isdecimal() and (last or first).isdecimal()
+        numbers = range(int(first), int(last or first) + 1) if digits else range(0)
+        if not numbers:
+            raise InputError(f"{what} is '{text}'; expected numbers such as 1,3 or 1-5")
+        found += numbers
     return found
 
 

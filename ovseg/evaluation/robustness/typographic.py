@@ -60,14 +60,11 @@ class Typographic(Condition):
         picture = Image.fromarray(pixels)
         draw = ImageDraw.Draw(picture)
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=rim)
-        x, y = self._draws(image_id).random(2) * np.maximum([width - (right - left), height - (bottom - top)], 0)
+        x, y = self.rng(image_id).random(2) * np.maximum([width - (right - left), height - (bottom - top)], 0)
         draw.text((x - left, y - top), text, font=font, fill="white", stroke_width=rim, stroke_fill="black")
         return np.asarray(picture)
 
     def word(self, image_id: str, vocabulary: Vocabulary, present: Collection[int]) -> str:
         """Return the name that is written: of a class that the ground truth lacks; empty where it has all."""
         absent = sorted(set(range(len(vocabulary))) - {int(i) for i in present})
-        return vocabulary[absent[self._draws(image_id, "word").integers(len(absent))]].name if absent else ""
-
-    def _draws(self, *parts: str) -> np.random.Generator:
-        return Condition(self.name, 0, self.seed).rng(*parts)
+        return vocabulary[absent[self.rng(image_id, "word").integers(len(absent))]].name if absent else ""

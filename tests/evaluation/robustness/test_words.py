@@ -1,0 +1,118 @@
+"""Conditions that change the words: misspelt, said otherwise, more of them, and written on the photo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovseg.errors import InputError
+from ovseg.evaluation.robustness import Condition, Distractors, Paraphrase, Typographic, Typos
+from ovseg.evaluation.robustness.names import misspell
+from ovseg.vocabulary import Vocabulary
+
+VOC = Vocabulary.parse("voc20")
+COCO = Vocabulary.parse("coco133")
+LETTERS = st.text("abcdefghij klmnopqrstuvwxyzÄ中", min_size=1, max_size=20).filter(lambda text: text.strip())
+
+
+def edits(first: str, second: str) -> int:
+    """Number of insertions, deletions, replacements and swaps of neighbours that lead from one to the other."""
+    rows = np.zeros((len(first) + 1, len(second) + 1), int)
+    rows[:, 0], rows[0] = np.arange(len(first) + 1), np.arange(len(second) + 1)
+    for i in range(1, len(first) + 1):
+        for j in range(1, len(second) + 1):
+            same = first[i - 1] == second[j - 1]
+            rows[i, j] = min(rows[i - 1, j] + 1, rows[i, j - 1] + 1, rows[i - 1, j - 1] + (not same))
+            if i > 1 and j > 1 and first[i - 1] == second[j - 2] and first[i - 2] == second[j - 1]:
+                rows[i, j] = min(rows[i, j], rows[i - 2, j - 2] + 1)
+    return int(rows[-1, -1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(LETTERS, st.integers(1, 3), st.integers(0, 999))
+def test_a_misspelt_name_is_as_far_away_as_it_has_mistakes(name: str, count: int, seed: int) -> None:
+    wrong = misspell(name, count, np.random.default_rng(seed))
+    assert edits(name, wrong) <= count and name.count(" ") == wrong.count(" ")
+    assert wrong.split() and len(wrong.split()) == len(name.split())
+
+
+def test_all_four_kinds_of_mistakes_happen() -> None:
+    found = {misspell("cats", 1, np.random.default_rng(seed)) for seed in range(300)}
+    assert {"ctas", "cts", "caats", "cars", "casts"} - found == {"casts"}
+    assert all(edits("cats", one) == 1 for one in found - {"cats"})
+
+
+def test_misspelt_vocabularies_stay_vocabularies() -> None:
+    first, again, other = (Typos(severity=1, seed=seed).vocabulary(COCO) for seed in (0, 0, 1))
+    assert first == again and first != other and len(first) == len(COCO)
+    changed = [a != b for a, b in zip(first.queries, COCO.queries, strict=True)]
+    assert np.mean(changed) > 0.98
+    assert not {q for q, c in zip(first.queries, changed, strict=True) if c} & set(COCO.queries)
+    assert [e.is_thing for e in first] == [e.is_thing for e in COCO]
+    alone = Typos().vocabulary(Vocabulary.parse(["horse"]))
+    assert alone.names[0] == Typos().vocabulary(VOC).names[VOC.names.index("horse")]  # not by the place in the list
+    assert Typos(severity=2).vocabulary(Vocabulary.parse(["?!"])).names == ["?!"]
+
+
+def test_paraphrases_are_synonyms_first_and_sentences_else() -> None:
+    words = Vocabulary.parse(["cat|kitten|puss", "sofa|couch", "sky"])
+    assert Paraphrase(severity=1).vocabulary(words).names == ["kitten", "couch", "thing called sky"]
+    second = Paraphrase(severity=2).vocabulary(words)
+    assert second.names == ["puss", "thing that people call sofa", "thing that people call sky"]
+    assert second.queries == second.names
+    with pytest.raises(InputError, match="number 9; expected 1 to 5"):
+        Paraphrase(severity=9)
+
+
+def test_distractors_grow_and_are_no_class_of_the_vocabulary() -> None:
+    small, large = (Distractors(severity=n).vocabulary(VOC) for n in (10, 50))
+    assert large.names[:20] == VOC.names and small.names == large.names[:30] and len(large) == 70
+    assert small != Distractors(severity=10, seed=1).vocabulary(VOC)
+    source = Vocabulary.parse(["feline|cat", "moon", "CAR", "mars|venus"])
+    words = Vocabulary.parse(["cat", "car"])
+    assert sorted(Distractors(severity=2, source=source).vocabulary(words).names[2:]) == ["mars", "moon"]
+    with pytest.raises(InputError, match="3 distractors are asked for, but the given words have 2 names"):
+        Distractors(severity=3, source=source).vocabulary(words)
+    with pytest.raises(InputError, match="0 added names; expected 1 or more"):
+        Distractors(severity=0)
+
+
+def test_labels_of_added_names_become_no_class() -> None:
+    found = Distractors(severity=5).labels(np.array([[0, 19, 20], [24, -1, 3]], np.int32), 20)
+    assert found.tolist() == [[0, 19, -1], [-1, -1, 3]] and found.dtype == np.int32
+    assert Condition().labels(np.zeros((0, 3), np.int32), 2).shape == (0, 3)
+
+
+def test_the_clean_condition_changes_nothing() -> None:
+    pixels = np.zeros((3, 4, 3), np.uint8)
+    assert Condition().image(pixels, "a", VOC, [0]) is pixels and Condition().vocabulary(VOC) is VOC
+    assert Condition().key == "clean" and Typos(severity=2).key == "typos-2"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 120), st.sets(st.integers(0, 19)), st.integers(1, 5))
+def test_the_word_on_the_photo_is_of_an_absent_class(height: int, width: int, present: set[int], severity: int) -> None:
+    grey = np.full((height, width, 3), 128, np.uint8)
+    attack = Typographic(severity=severity)
+    found, word = attack.image(grey, "a.jpg", VOC, np.array(sorted(present))), attack.word("a.jpg", VOC, present)
+    assert found.shape == grey.shape and found.dtype == np.uint8
+    assert (word in VOC.names and VOC.names.index(word) not in present) if len(present) < 20 else word == ""
+    assert np.array_equal(found, attack.image(grey, "a.jpg", VOC, present))
+
+
+def test_letters_grow_and_have_a_rim() -> None:
+    grey = np.full((200, 300, 3), 128, np.uint8)
+    shares = []
+    for severity in range(1, 6):
+        found = Typographic(severity=severity).image(grey, "a.jpg", VOC, [0])
+        shares.append(float((found != 128).mean()))
+        assert found.max() > 240 and found.min() < 15
+    assert shares == sorted(shares) and shares[0] > 0.001 and shares[-1] < 0.5
+    assert {Typographic(severity=s).word("a.jpg", VOC, [0]) for s in range(1, 6)} == {
+        Typographic().word("a.jpg", VOC, [0])
+    }
+    assert len({Typographic().word(f"{i}.jpg", VOC, [0]) for i in range(20)}) > 5
+    with pytest.raises(InputError, match="severity 6; expected 1 to 5"):
+        Typographic(severity=6)
