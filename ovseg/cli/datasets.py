@@ -1,9 +1,9 @@
 """Prepare benchmarks, see which are there, check data sets before training or evaluation, and look at samples.
 
-`prepare` downloads what may be downloaded, says in one line what only you may fetch, converts labels into class ids once
-(a killed run goes on), reads every image and writes manifest.json. `check` lists what is in a data set and what is wrong
-with it: images without masks, ids that are not in the list of classes, labels of too few bits, sizes that differ, files
-that cannot be read.
+`prepare` downloads what may be downloaded, says in one line what only you may fetch, converts labels into class ids
+once (a killed run goes on), reads every image and writes manifest.json. `check` lists what is in a data set and what
+is wrong with it: images without masks, ids that are not in the list of classes, labels of too few bits, sizes that
+differ, files that cannot be read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data sets by name: entries of Detectron2's catalogs, made from folders and from the usual layout of COCO.
+"""Data sets by name: entries of Detectron2's catalogs, made from folders and from benchmarks.
 
 A name is that of a benchmark's split, such as ``coco_stuff_train2017`` or ``ade150_val`` (below the folder that the
 environment variable DETECTRON2_DATASETS names, else ``datasets``), or the path of a folder (see `ovseg.data.own_data`).
@@ -11,23 +11,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from ovseg.data.benchmarks import benchmark_names, data_root, read_benchmark
-from ovseg.data.coco_json import read_coco_json
-from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, VOID, Dataset, identity_lookup
-from ovseg.data.own_data import read_folder, read_label_pairs
+from ovseg.data.dataset import SEMANTIC, Dataset
+from ovseg.data.own_data import read_folder
 from ovseg.errors import InputError, unknown_name
 from ovseg.vocabulary import Vocabulary
-
-COCO_SPLITS = ("train2017", "val2017")
-# COCO counts 182 names, of which 11 have no pixel anywhere; stuffthingmaps hold the number minus one.
-COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 
 
 def dataset_names() -> list[str]:
     """Return the names that are known besides folders."""
-    return [*(f"coco_{kind}_{split}" for kind in ("panoptic", "stuff") for split in COCO_SPLITS), *benchmark_names()]
+    return list(benchmark_names())
 
 
 def read_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
@@ -43,10 +36,6 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Datas
     """
     if name in benchmark_names():
         return read_benchmark(name, data_root(root))
-    if name in dataset_names():
-        _, kind, split = name.split("_")
-        reader = _coco_stuff if kind == "stuff" else _coco_panoptic
-        return reader(name, data_root(root) / "coco", split)
     if Path(name).expanduser().is_dir() or os.sep in name:
         return read_folder(Path(name).expanduser())
     raise unknown_name("data set (and no folder of that name)", name, dataset_names())
@@ -105,38 +94,3 @@ def load_datasets(
 
 def _records(dataset: Dataset) -> list[dict[str, object]]:
     return dataset.records
-
-
-def _coco_panoptic(name: str, root: Path, split: str) -> Dataset:
-    """COCO panoptic: annotations/panoptic_SPLIT.json, panoptic_SPLIT/ and SPLIT/."""
-    path = root / "annotations" / f"panoptic_{split}.json"
-    if not path.is_file():
-        raise InputError(
-            f"'{path}' is missing; unpack COCO there, or set DETECTRON2_DATASETS to the folder above coco/"
-        )
-    return read_coco_json(path, root / split, root / f"panoptic_{split}", name)
-
-
-def _coco_stuff(name: str, root: Path, split: str) -> Dataset:
-    """COCO-Stuff, 171 classes: stuffthingmaps_detectron2/SPLIT (ids 0..170) or stuffthingmaps/SPLIT as published."""
-    converted = (root / "stuffthingmaps_detectron2" / split).is_dir()
-    labels = root / ("stuffthingmaps_detectron2" if converted else "stuffthingmaps") / split
-    if not labels.is_dir():
-        raise InputError(
-            f"'{labels}' is missing; unpack stuffthingmaps_trainval2017.zip of COCO-Stuff there, or set "
-            "DETECTRON2_DATASETS to the folder above coco/"
-        )
-    records, problems = read_label_pairs(root / split, labels)
-    classes = Vocabulary.parse("coco171")
-    lookup = identity_lookup(len(classes)) if converted else coco_stuff_lookup()
-    remap = np.arange(len(classes), dtype=np.int32)
-    return Dataset(name, classes, SEMANTIC, records, lookup, remap, tuple(problems))
-
-
-def coco_stuff_lookup() -> np.ndarray:
-    """Return the class (65536,) int32 of the values of COCO-Stuff's published label images."""
-    used = [number - 1 for number in range(1, 183) if number not in COCO_GAPS]
-    lookup = np.full(LABEL_VALUES, UNLISTED, np.int32)
-    lookup[used] = np.arange(len(used))
-    lookup[255] = VOID
-    return lookup

@@ -17,6 +17,7 @@ from ovseg.vocabulary.templates import fill
         ("coco80", 80, 80, {0: "person", 10: "fire hydrant", 79: "toothbrush"}),
         ("coco171", 171, 80, {0: "person", 80: "banner", 84: "building", 159: "brick wall", 170: "wood"}),
         ("ade150", 150, 100, {0: "wall", 12: "person", 119: "ball", 149: "flag"}),
+        ("coco81", 81, 80, {0: "background", 1: "person", 80: "toothbrush"}),
         ("cityscapes19", 19, 8, {0: "road", 11: "person", 18: "bicycle"}),
     ],
 )
@@ -29,9 +30,9 @@ def test_presets(name: str, classes: int, things: int, some: dict[int, str]) -> 
 
 
 def test_presets_are_all_tested_and_consistent() -> None:
-    wanted = "voc20 voc21 pc59 pc60 coco80 coco133 coco171 cocostuff171 ade150 cityscapes19 scenes"
+    wanted = "voc20 voc21 pc59 pc60 coco80 coco81 coco133 coco171 cocostuff171 ade150 cityscapes19 scenes"
     assert list_presets() == sorted(wanted.split())
-    for small, large in (("voc20", "voc21"), ("pc59", "pc60")):
+    for small, large in (("voc20", "voc21"), ("pc59", "pc60"), ("coco80", "coco81")):
         assert Vocabulary.parse(small).classes == Vocabulary.parse(large).classes[1:]
     assert Vocabulary.parse("coco80").classes == Vocabulary.parse("coco171").classes[:80]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -37,9 +38,10 @@ class Source:
         provides: Paths below the benchmark's folder (any of them shows that it is there; ``*`` is a wildcard).
         url: Where it may be downloaded from without asking; empty when only the user may fetch it.
         page: Where the user finds it (registration, licence).
-        sha256: Of the file, where known.
+        checksum: Of the file, where known, as ``sha256:HEX`` (or md5, sha1: what its publishers give).
         size: Of the file in bytes, where known.
         splits: Splits that need it; empty for all.
+        inside: Archives below the root that come out of it, and are unpacked where they are.
     """
 
     what: str
@@ -48,9 +50,10 @@ class Source:
     provides: tuple[str, ...]
     url: str = ""
     page: str = ""
-    sha256: str = ""
+    checksum: str = ""
     size: int = 0
     splits: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
 
     def present(self, folder: Path) -> bool:
         """Whether what it provides is in the benchmark's folder."""
@@ -90,9 +93,12 @@ class Place:
         """How the split is found and read."""
         return self.benchmark.splits[self.split]
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """The benchmark's folder: the first usual one with a whole tree, else the first that exists, else the first."""
+        """The benchmark's folder: the first usual one with a whole tree, else the first that exists, else the first.
+
+        It is looked for once; make a new `Place` after files have come.
+        """
         folders = [self.root / name for name in self.benchmark.folders]
         whole = (folder for folder in folders if self.rules.complete(folder))
         return next(whole, next((folder for folder in folders if folder.is_dir()), folders[0]))
@@ -109,10 +115,12 @@ class Place:
     def missing(self, path: str) -> InputError:
         """Build the error for a path that is missing in the benchmark's folder."""
         near = [one for one in self.sources() if any(path.startswith(p.split("*")[0]) for p in one.provides)]
+        path = path.split("|")[0].split("/**")[0]
         lines = [one.line(self) for one in near or self.sources() if not one.present(self.folder)] or [
             f"add it, or unpack {' and '.join(one.file for one in near or self.sources())} again"
         ]
-        return InputError(f"{self.name}: '{self.folder / path}' is missing; {lines[0]}")
+        root = "" if self.root.is_dir() else " (is it the right root? set DETECTRON2_DATASETS or --root)"
+        return InputError(f"{self.name}: '{self.folder / path}' is missing{root}; {lines[0]}")
 
     def classes(self) -> Vocabulary:
         """Return the class list: a preset, or what the data set's own files say."""
@@ -125,6 +133,8 @@ class Split(ABC):
 
     count: int
     """Images that the benchmark has."""
+    also: tuple[int, ...] = ()
+    """Further counts that are in use, where lists differ."""
 
     @abstractmethod
     def complete(self, folder: Path) -> bool:
@@ -210,7 +220,7 @@ class Layout:
         labels: Pattern of the labels; without ``{}``, one file that holds all.
         rule: Reads the labels; None when their values are class ids, and 255 (65535 beyond 255 classes) is void.
         listed: Gives the stems of the split where they are listed (it gets the folder); None takes all labels.
-        needs: Further files that have to be there.
+        needs: Further files that have to be there; ``a|b`` is any of two.
     """
 
     images: str
@@ -232,5 +242,5 @@ class Layout:
 
 
 def exists(folder: Path, path: str) -> bool:
-    """Whether a path, possibly with wildcards, exists below a folder."""
-    return any(folder.glob(path)) if "*" in path else (folder / path).exists()
+    """Whether a path, possibly with wildcards, exists below a folder; ``a|b`` asks for any of two."""
+    return any(any(folder.glob(one)) if "*" in one else (folder / one).exists() for one in path.split("|"))

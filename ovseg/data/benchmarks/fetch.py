@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, checked by size and SHA-256, and unpacking that is safe to repeat."""
+"""Downloads that go on where they stopped, checked by size and checksum, and unpacking that is safe to repeat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.error import HTTPError
 
 from ovseg.data.benchmarks.base import DOWNLOADS, Place, Source
@@ -20,6 +20,11 @@ CHUNK = 1 << 20
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
 
 
+def unfinished(place: Place, source: Source) -> Path:
+    """Return the file that exists while a source is being unpacked, and after that was broken off."""
+    return place.root / DOWNLOADS / f"{source.file}.unpacking"
+
+
 def fetch(place: Place, source: Source) -> None:
     """Bring what a source provides below the root: download it where that is allowed, and unpack it.
 
@@ -27,28 +32,31 @@ def fetch(place: Place, source: Source) -> None:
         InputError: It cannot be downloaded, only the user may fetch it, or the archive is corrupt.
     """
     folder = place.root / DOWNLOADS
-    archive = next((found for found in sorted(folder.glob(source.file)) if found.is_file()), folder / source.file)
-    unfinished = folder / f"{archive.name}.unpacking"
-    if source.present(place.folder) and not unfinished.exists():
+    archive = folder / source.file
+    marker = unfinished(place, source)
+    if source.present(place.folder) and not marker.exists():
         return
     if not archive.is_file():
         if not source.url:
             raise place.missing(source.provides[0])
-        download(source.url, archive, source.sha256, source.size)
+        download(source.url, archive, source.checksum, source.size)
     target = place.root / source.into
     target.mkdir(parents=True, exist_ok=True)
-    unfinished.touch()
+    marker.touch()
     unpack(archive, target)
-    unfinished.unlink()
+    for name in source.inside:
+        if (place.root / name).is_file():
+            unpack(place.root / name, (place.root / name).parent)
+    marker.unlink()
 
 
-def download(url: str, path: Path, sha256: str = "", size: int = 0) -> None:
+def download(url: str, path: Path, checksum: str = "", size: int = 0) -> None:
     """Download a file; what an interrupted run left in ``PATH.part`` is kept and continued.
 
     Args:
         url: Where from.
         path: Where to.
-        sha256: Expected checksum; empty where it is not known.
+        checksum: Expected, as ``sha256:HEX``; empty where it is not known.
         size: Expected bytes; 0 where they are not known.
 
     Raises:
@@ -67,16 +75,17 @@ def download(url: str, path: Path, sha256: str = "", size: int = 0) -> None:
     except (OSError, ValueError) as error:
         raise InputError(_cannot(url, path, str(getattr(error, "reason", error)))) from error
     got = part.stat().st_size
-    if (size and got != size) or (sha256 and file_hash(part) != sha256):
+    algorithm, _, digest = checksum.partition(":")
+    if (size and got != size) or (checksum and file_hash(part, algorithm) != digest):
         part.unlink()
         raise InputError(
-            f"'{url}' gave {got} bytes that are not the expected file ({size or 'unknown'} bytes, SHA-256 "
-            f"{sha256[:12] or 'unknown'}); try again, or fetch it by hand into '{path}'"
+            f"'{url}' gave {got} bytes that are not the expected file ({size or 'unknown'} bytes, "
+            f"{checksum or 'unknown checksum'}); try again, or fetch it by hand into '{path}'"
         )
     part.replace(path)
 
 
-def _receive(answer: IO[bytes], part: Path, have: int, what: str) -> None:
+def _receive(answer: Any, part: Path, have: int, what: str) -> None:
     from rich.progress import wrap_file
 
     length = int(getattr(answer, "length", 0) or 0)
@@ -94,9 +103,9 @@ def _cannot(url: str, path: Path, reason: str) -> str:
     return f"cannot download '{url}' ({reason}); run again to go on, or fetch it by hand into '{path}'"
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """Return the checksum of a file."""
+    digest = hashlib.new(algorithm)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)

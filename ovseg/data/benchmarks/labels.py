@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from ovseg.data.benchmarks.base import Decoder, Layout, Place, Rule, Split
+from ovseg.data.benchmarks.manifest import read_manifest
 from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, VOID, Dataset, identity_lookup, read_label_image
-from ovseg.data.images import IMAGE_SUFFIXES
 from ovseg.errors import InputError
 from ovseg.files import atomic_write
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class LabelSplit(Split):
     Attributes:
         count: Images that the benchmark has.
         layouts: In order of preference; the first whole one is used.
+        also: Further counts that are in use.
     """
 
     count: int
     layouts: tuple[Layout, ...]
+    also: tuple[int, ...] = ()
 
     def complete(self, folder: Path) -> bool:
         """Whether a folder has one of the layouts."""
@@ -74,8 +77,11 @@ class LabelSplit(Split):
 
     def read(self, place: Place) -> Dataset:
         """List the pairs; see `Split.read`."""
-        layout, classes = self.layout(place), place.classes()
-        stems, problems = list_stems(place.folder, layout)
+        layout, classes, manifest = self.layout(place), place.classes(), read_manifest(place)
+        if manifest and manifest["complete"]:
+            stems, problems = sorted(manifest["files"] | manifest["broken"]), list[str]()
+        else:
+            stems, problems = list_stems(place.folder, layout)
         records: list[dict[str, Any]] = []
         for stem in stems:
             label = place.folder / layout.labels.format(stem) if layout.rule is None else converted(place, stem)
@@ -162,7 +168,7 @@ def _value_decoder(table: np.ndarray, place: Place, pattern: str) -> Decoder:
             allowed = np.flatnonzero(table != UNLISTED)
             raise InputError(
                 f"label '{path}' holds the value {wrong[0]} ({(wrong == wrong[0]).sum()} pixels); expected one of the "
-                f"{len(allowed)} values {allowed[0]} to {allowed[-1]} of {place.benchmark.name}: is it of this data set?"
+                f"{len(allowed)} values {allowed[0]} to {allowed[-1]} of {place.benchmark.name}; is it of this set?"
             )
         return ids
 
@@ -176,9 +182,9 @@ def table_of(values: dict[int, int]) -> np.ndarray:
     return table
 
 
-def counted_from_one(count: int, zero: int = VOID) -> np.ndarray:
-    """Make the table of labels that count classes from 1; ``zero`` is what 0 means, 255 (or 65535) is void."""
-    return table_of({255 if count < 255 else 65535: VOID, 0: zero, **{i + 1: i for i in range(count)}})
+def counted_from_one(count: int) -> np.ndarray:
+    """Make the table of labels that count classes from 1; 0 and 255 (beyond 254 classes 65535) are void."""
+    return table_of({0: VOID, 255 if count < 255 else 65535: VOID, **{i + 1: i for i in range(count)}})
 
 
 def lines(path: str) -> Callable[[Path], list[str]]:
@@ -189,8 +195,3 @@ def lines(path: str) -> Callable[[Path], list[str]]:
         return [line.split()[0].removesuffix(".jpg") for line in text.splitlines() if line.strip()]
 
     return read
-
-
-def image_suffix(path: Path) -> bool:
-    """Whether a file looks like an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -14,7 +14,7 @@ import PIL
 
 from ovseg._version import __version__
 from ovseg.data.benchmarks.base import Place
-from ovseg.data.benchmarks.fetch import fetch, file_hash
+from ovseg.data.benchmarks.fetch import fetch, file_hash, unfinished
 from ovseg.data.benchmarks.labels import in_threads
 from ovseg.data.benchmarks.manifest import read_manifest, write_manifest
 from ovseg.data.dataset import INSTANCE, Dataset
@@ -50,6 +50,7 @@ def prepare(place: Place) -> Outcome:
     """
     check_writable(place.root)
     problems = _fetch_all(place)
+    place = replace(place)  # its folder is looked for anew
     place.rules.require(place)
     classes = place.classes()
     head = {
@@ -61,8 +62,8 @@ def prepare(place: Place) -> Outcome:
         "rule": place.benchmark.rule,
     }
     earlier = read_manifest(place)
-    if earlier is None or any(earlier.get(key) != value for key, value in head.items() if key != "folder"):
-        rmtree(place.made / "labels", ignore_errors=True)  # of another list of classes or another rule
+    if earlier is None or earlier["vocabulary"] != classes.hash:
+        rmtree(place.made / "labels", ignore_errors=True)  # of another list of classes, or by another rule
     write_manifest(place, {**head, "complete": False, "broken": {}})
     problems += place.rules.convert(place)
     dataset = place.rules.read(place)
@@ -88,17 +89,20 @@ def prepare(place: Place) -> Outcome:
 
 
 def _fetch_all(place: Place) -> list[str]:
-    """Fetch what is missing; a source that fails does not keep the others from coming."""
+    """Fetch what is missing; a source that fails does not keep the others from coming.
+
+    Raises:
+        InputError: A source failed, and without it there is nothing to prepare.
+    """
     problems = []
-    for source in place.sources():
+    broken_off = any(unfinished(place, source).exists() for source in place.sources())
+    for source in place.sources() if broken_off or not place.rules.complete(place.folder) else ():
         try:
             fetch(place, source)
         except InputError as error:
             problems.append(str(error))
-    try:
-        place.rules.require(place)
-    except InputError as error:
-        raise InputError(problems[0] if problems else str(error)) from error
+    if problems and not place.rules.complete(replace(place).folder):
+        raise InputError(problems[0])
     return problems
 
 
@@ -123,8 +127,10 @@ def check_only(place: Place) -> Outcome:
 
 
 def _changed(files: dict[str, str], record: dict[str, Any]) -> str:
-    path = mask_file(record)
-    expected = files.get(str(record["image_id"]))
+    """Say what is wrong with a pair that was sound; empty when it still is."""
+    if not Path(record["file_name"]).is_file():
+        return f"image '{record['file_name']}' is missing; unpack its archive again"
+    path, expected = mask_file(record), files.get(str(record["image_id"]))
     if path is None or expected is None or (path.is_file() and file_hash(path) == expected):
         return ""
     return f"label '{path}' is not what it was when it was checked; delete it and prepare again"
@@ -132,7 +138,7 @@ def _changed(files: dict[str, str], record: dict[str, Any]) -> str:
 
 def count_problems(place: Place, images: int) -> list[str]:
     """Compare the number of pairs with that of the benchmark."""
-    if images == place.rules.count:
+    if images in (place.rules.count, *place.rules.also):
         return []
     return [
         f"{place.name} has {images} images with labels in '{place.folder}', the benchmark has {place.rules.count}; "
