@@ -20,6 +20,7 @@ COMMANDS = {
     "segment": "label every pixel of images with your words",
     "models": "list models: licence, size, where weights come from",
     "train": "train a model, on your own data too",
+    "eval": "evaluate a model on a data set: result.json and a report",
     "datasets": "check a data set before training",
     "doctor": "check the installation and say what mends it",
     "cache": "list or clear the cached text embeddings",

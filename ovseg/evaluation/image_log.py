@@ -1,7 +1,7 @@
-"""The log of an evaluation: one line of JSON for each image, written at once, so that a killed run goes on where it was.
+"""The log of an evaluation: a line of JSON for each image, written at once, so that a killed run goes on where it was.
 
-Every process appends to a file of its own in ``records/``; when all images are done they become ``images.jsonl``, in the
-order of the data set. A line that a kill has cut in two does not count: its image is done again.
+Every process appends to a file of its own in ``records/``; when all images are done they become ``images.jsonl``, in
+the order of the data set. A line that a kill has cut in two does not count: its image is done again.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,10 +14,14 @@ from ovseg.data.dataset import Dataset
 from ovseg.data.registration import read_dataset
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.evaluation.measures import Measures, choose_tasks
+from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.sources import ModelSource, SavedSource, Source
 from ovseg.files import atomic_write
 from ovseg.json_text import dump
 from ovseg.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ovseg.segmenter import Segmenter
 
 PLAN = "run.json"
 
@@ -43,6 +47,8 @@ class Plan:
         novel: Classes that the training has not seen: names, or a file of them; empty for no split.
         boundary: Measure Boundary IoU too.
         seed: Of distractors and of what is random in a model.
+        root: Folder of the benchmarks; empty for that of the environment.
+        condition: What is done to photos and words before the model gets them.
     """
 
     dataset: str
@@ -61,6 +67,8 @@ class Plan:
     novel: str = ""
     boundary: bool = False
     seed: int = 0
+    root: str = ""
+    condition: Condition = field(default_factory=Condition)
 
     def check(self) -> None:
         """Find mistakes before anything is read.
@@ -72,6 +80,8 @@ class Plan:
             raise ConfigError(f"--limit is {self.limit}; expected at least 1")
         if self.distractors is not None and self.distractors < 0:
             raise ConfigError(f"--distractors is {self.distractors}; expected 0 or more")
+        if self.predictions and self.condition.FAMILY != "clean":
+            raise ConfigError("tests of robustness change what a model gets; expected a --model, not --predictions")
         if self.predictions and self.distractors is not None:
             raise ConfigError(
                 "--distractors with --predictions: each image has words of its own; expected a --model, or the whole "
@@ -84,7 +94,7 @@ class Plan:
         Raises:
             OvsegError: As `read_dataset` and `Dataset.with_classes`.
         """
-        dataset = read_dataset(self.dataset)
+        dataset = read_dataset(self.dataset, self.root or None)
         if self.vocabulary:
             dataset = dataset.with_classes(Vocabulary.parse(self.vocabulary))
         return dataclasses.replace(dataset, records=dataset.records[: self.limit])
@@ -98,18 +108,32 @@ class Plan:
         """
         return Measures(dataset, choose_tasks(dataset, self.tasks), self.novel_flags(dataset.classes), self.boundary)
 
-    def open_source(self, dataset: Dataset, device: str) -> Source:
-        """Load the model on a device, or open the folder of predictions.
+    @property
+    def model_key(self) -> str:
+        """What tells models apart; plans with one key can share a loaded model."""
+        return dump([self.predictions, self.model, self.protocol, self.overrides, self.device, self.dtype])
+
+    def load(self, device: str) -> Segmenter | None:
+        """Load the model on a device; None where predictions are read.
 
         Raises:
-            OvsegError: As `ovseg.load` and `Segmenter.set_vocabulary`.
+            OvsegError: As `ovseg.load`.
         """
         if self.predictions:
-            return SavedSource(Path(self.predictions).expanduser(), dataset.classes)
+            return None
         from ovseg.zoo import load  # it brings Detectron2
 
-        segmenter = load(self.model, device, self.dtype, overrides=self.overrides or None, protocol=self.protocol)
-        return ModelSource(segmenter, dataset.classes, self.background, self.templates)
+        return load(self.model, device, self.dtype, overrides=self.overrides or None, protocol=self.protocol)
+
+    def open_source(self, dataset: Dataset, segmenter: Segmenter | None) -> Source:
+        """Give the model its words, or open the folder of predictions.
+
+        Raises:
+            OvsegError: As `Segmenter.set_vocabulary`.
+        """
+        if segmenter is None:
+            return SavedSource(Path(self.predictions).expanduser(), dataset.classes)
+        return ModelSource(segmenter, dataset.classes, self.background, self.templates, self.condition)
 
     def novel_flags(self, classes: Vocabulary) -> list[bool] | None:
         """Return for each class whether it is novel; None without a split.
@@ -144,8 +168,10 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        values: dict[str, Any] = json.loads(dump(dataclasses.asdict(self)))
-        return values
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        values |= {"condition": [self.condition.FAMILY, self.condition.key, self.condition.seed]}
+        whole: dict[str, Any] = json.loads(dump(values))
+        return whole
 
 
 def claim(folder: Path, plan: Plan, dataset: Dataset) -> None:
@@ -174,14 +200,14 @@ def claim(folder: Path, plan: Plan, dataset: Dataset) -> None:
 
 
 def read_plan(folder: Path) -> Plan:
-    """Read what a folder of a run was asked for.
+    """Read what a folder of a run was asked for, without its condition.
 
     Raises:
         InputError: There is no run in it.
     """
     try:
         values = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        known = {entry.name for entry in dataclasses.fields(Plan)}
+        known = {entry.name for entry in dataclasses.fields(Plan)} - {"condition"}
         plan = Plan(**{key: value for key, value in values.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"'{folder}' holds no evaluation ({PLAN}); expected a folder of `ovseg eval`") from error

@@ -175,7 +175,7 @@ def _timing(run: Run) -> dict[str, Any]:
         "seconds_per_image": round(statistics.median(seconds), 6),
         "seconds_mean": round(statistics.fmean(seconds), 6),
         "peak_memory_mib": round(max((record.peak for record in run.log.good), default=0) / 2**20, 1),
-        "rule": "Median and mean over images of the model's time, with reading the image and making its labels, without "
+        "rule": "Median and mean over images of the model's time: reading the image and making its labels, without "
         "ground truth and metrics. Peak memory is the largest of one process: of the accelerator, or resident memory.",
     }
 

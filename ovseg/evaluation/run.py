@@ -7,6 +7,7 @@ changes a bit of them.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import sys
@@ -22,7 +23,7 @@ import torch
 from ovseg._version import __version__
 from ovseg.data.dataset import SEMANTIC, Dataset, Segments
 from ovseg.data.images import LoadedImage, read_image
-from ovseg.device import device_of_process, peak_memory, resolve_device
+from ovseg.device import device_of_process, peak_memory
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
 from ovseg.evaluation.image_log import ImageRecord, Log, appending, close_log, read_log
 from ovseg.evaluation.measures import Found, Measures
@@ -36,6 +37,17 @@ LABELS = "labels"
 Report = Callable[[int, int], None]
 """Called with the number of images that are done, and of all."""
 
+Item = tuple[int, int]
+"""Number of a job and place of an image in its data set."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan and the folder that its run is kept in."""
+
+    plan: Plan
+    folder: Path
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -43,111 +55,126 @@ class Run:
 
     Attributes:
         plan: What was asked for.
+        folder: Where it is kept.
         dataset: With the words of the evaluation and the records that were evaluated.
         log: What was measured.
         measures: Evaluators for its sums.
     """
 
     plan: Plan
+    folder: Path
     dataset: Dataset
     log: Log
     measures: Measures
 
 
-def evaluate(plan: Plan, folder: Path, processes: int = 1, report: Report | None = None) -> Run | None:
-    """Evaluate all images that are not in the folder's log yet.
+def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = None) -> list[Run] | None:
+    """Evaluate all images that are not in the logs yet.
 
     Under torchrun every process calls this; `processes` is not looked at then.
 
     Args:
-        plan: What to evaluate.
-        folder: Of the run; made if need be.
+        jobs: What to evaluate; a model that several in a row share is loaded once.
         processes: On this machine; each loads the model.
         report: Told about progress.
 
     Returns:
-        The run; None on all processes of torchrun but the first.
+        The runs; None on all processes of torchrun but the first.
 
     Raises:
-        OvsegError: The plan cannot be carried out; images that cannot be evaluated are in the log instead.
+        OvsegError: A plan cannot be carried out; images that cannot be evaluated are in the logs instead.
     """
-    plan.check()
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; expected at least 1")
-    dataset = plan.open_dataset()
-    measures = plan.open_measures(dataset)
-    check_writable(folder / LABELS)
-    claim(folder, plan, dataset)
+    opened = [_open(job) for job in jobs]
     tell = report or (lambda done, total: None)
     if torch.distributed.is_torchelastic_launched():
-        if not _run_own_part(plan, folder, dataset, measures, tell):
+        if not _run_own_part(jobs, opened, tell):
             return None
     else:
-        missing = _missing(folder, dataset)
+        missing = _missing(jobs, opened)
         if processes == 1 or len(missing) < 2:
-            work(plan, folder, dataset, measures, missing, tell)
+            work(jobs, missing, tell)
         else:
-            _spawn(plan, folder, missing, min(processes, len(missing)), tell)
-    log = read_log(folder)
+            _spawn(jobs, missing, min(processes, len(missing)), tell)
+    return [_close(job, dataset, measures) for job, (dataset, measures) in zip(jobs, opened, strict=True)]
+
+
+def _open(job: Job) -> tuple[Dataset, Measures]:
+    """Check a job before any work starts."""
+    job.plan.check()
+    dataset = job.plan.open_dataset()
+    measures = job.plan.open_measures(dataset)
+    check_writable(job.folder / LABELS)
+    claim(job.folder, job.plan, dataset)
+    return dataset, measures
+
+
+def _close(job: Job, dataset: Dataset, measures: Measures) -> Run:
+    log = read_log(job.folder)
     if len(log.images) < len(dataset.records):
         raise InputError(
             f"{len(log.images)} of {len(dataset.records)} images are done; run the same command again to go on"
         )
-    close_log(folder, log)
-    return Run(plan, dataset, log, measures)
+    close_log(job.folder, log)
+    return Run(job.plan, job.folder, dataset, log, measures)
 
 
-def work(
-    plan: Plan,
-    folder: Path,
-    dataset: Dataset,
-    measures: Measures,
-    indices: Sequence[int],
-    report: Report,
-    rank: int = 0,
-) -> None:
+def work(jobs: Sequence[Job], items: Sequence[Item], report: Report, rank: int = 0) -> None:
     """Evaluate images in this process.
 
     Args:
-        plan: What to evaluate.
-        folder: Of the run.
-        dataset: Of the plan.
-        measures: Of the plan.
-        indices: Places of the images in the data set.
-        report: Told how many of `indices` are done.
+        jobs: What to evaluate.
+        items: Number of the job and place of the image in its data set, job by job.
+        report: Told how many of `items` are done.
         rank: Number of this process, which chooses its accelerator.
     """
-    if not indices:
-        return
-    source = plan.open_source(dataset, device_of_process(plan.device, rank))
-    device = torch.device("cpu") if plan.predictions else resolve_device(device_of_process(plan.device, rank))
-    with appending(folder, {**source.description, "versions": versions()}, str(rank)) as append:
-        for done, index in enumerate(indices, 1):
-            append(_evaluate_image(plan, folder, dataset, measures, source, device, index))
-            report(done, len(indices))
+    segmenter, key, done = None, "", 0
+    for number, group in itertools.groupby(items, key=lambda item: item[0]):
+        job = jobs[number]
+        device = device_of_process(job.plan.device, rank)
+        if key != job.plan.model_key:
+            segmenter, key = job.plan.load(device), job.plan.model_key
+        dataset = job.plan.open_dataset()
+        worker = _Worker(job, dataset, job.plan.open_measures(dataset), job.plan.open_source(dataset, segmenter))
+        where = torch.device("cpu") if segmenter is None else segmenter.device
+        with appending(job.folder, {**worker.source.description, "versions": versions()}, str(rank)) as append:
+            for _, index in group:
+                append(worker.evaluate(index, where))
+                done += 1
+                report(done, len(items))
 
 
-def _evaluate_image(
-    plan: Plan, folder: Path, dataset: Dataset, measures: Measures, source: Source, device: torch.device, index: int
-) -> ImageRecord:
-    """Evaluate one image; what is wrong with it is said in its record."""
-    record = dataset.records[index]
-    path = Path(record["file_name"])
-    name = f"{path.parent.name}/{path.name}"
-    torch.manual_seed(plan.seed + index)  # methods that draw must not depend on what was drawn before a kill
-    try:
-        image = read_image(path)
-        truth, notes = read_truth(dataset, record, image, tuple(measures.evaluators))
-        ids = plan.class_ids(index, np.unique(truth.classes), len(dataset.classes))
-        found = fit(source(image, ids), truth.ids.shape, name)
-        measured, scores = measures.measure(record, truth, found)
-        save_labels(folder / LABELS / f"{path.stem}.png", found.labels)
-    except InputError as error:
-        return ImageRecord(index, name, error=str(error))
-    height, width = truth.ids.shape
-    memory = peak_memory(device)
-    notes = (*notes, *found.notes)
-    return ImageRecord(index, name, (height, width), "", found.seconds, memory, notes, scores, measured)
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    """What evaluates the images of a job in this process."""
+
+    job: Job
+    dataset: Dataset
+    measures: Measures
+    source: Source
+
+    def evaluate(self, index: int, device: torch.device) -> ImageRecord:
+        """Evaluate one image; what is wrong with it is said in its record."""
+        record, plan = self.dataset.records[index], self.job.plan
+        path = Path(record["file_name"])
+        name = f"{path.parent.name}/{path.name}"
+        torch.manual_seed(plan.seed + index)  # methods that draw must not depend on what was drawn before a kill
+        try:
+            image = read_image(path)
+            truth, notes = read_truth(self.dataset, record, image, tuple(self.measures.evaluators))
+            own = np.unique(truth.classes)
+            ids = plan.class_ids(index, own, len(self.dataset.classes))
+            found = fit(self.source(image, ids, own), truth.ids.shape, name)
+            measured, scores = self.measures.measure(record, truth, found)
+            save_labels(self.job.folder / LABELS / f"{path.stem}.png", found.labels)
+        except InputError as error:
+            return ImageRecord(index, name, error=str(error))
+        height, width = truth.ids.shape
+        notes = (*notes, *found.notes)
+        return ImageRecord(
+            index, name, (height, width), "", found.seconds, peak_memory(device), notes, scores, measured
+        )
 
 
 def read_truth(
@@ -199,12 +226,17 @@ def fit(found: Found, size: tuple[int, ...], name: str) -> Found:
             f"prediction of '{name}' is {width}x{height} pixels, its ground truth {size[1]}x{size[0]}; expected equal "
             "sizes, make it anew"
         )
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, (height, width), strict=True)
-    )
-    scores = None if found.scores is None else found.scores[rows[:, None], columns]
+    scores = None if found.scores is None else nearest(found.scores, size)
     note = f"labels of {width}x{height} were brought to {size[1]}x{size[0]}"
-    return Found(found.labels[rows[:, None], columns], scores, None, None, found.seconds, (*found.notes, note))
+    return Found(nearest(found.labels, size), scores, None, None, found.seconds, (*found.notes, note))
+
+
+def nearest(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Bring a map (H, W) to another size by the nearest pixel."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, values.shape, strict=True)
+    )
+    return values if values.shape == size else values[rows[:, None], columns]
 
 
 def save_labels(path: Path, labels: np.ndarray) -> None:
@@ -236,42 +268,42 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _missing(folder: Path, dataset: Dataset) -> list[int]:
-    """Return the places of the images to evaluate: those without a record, and those that failed."""
-    log = read_log(folder)
-    done = {record.index for record in log.good}
-    return [index for index in range(len(dataset.records)) if index not in done]
+def _missing(jobs: Sequence[Job], opened: Sequence[tuple[Dataset, Measures]]) -> list[Item]:
+    """Return the images to evaluate: those without a record, and those that failed."""
+    items: list[Item] = []
+    for number, (job, (dataset, _)) in enumerate(zip(jobs, opened, strict=True)):
+        done = {record.index for record in read_log(job.folder).good}
+        items += [(number, index) for index in range(len(dataset.records)) if index not in done]
+    return items
 
 
-def _run_own_part(plan: Plan, folder: Path, dataset: Dataset, measures: Measures, report: Report) -> bool:
+def _run_own_part(jobs: Sequence[Job], opened: Sequence[tuple[Dataset, Measures]], report: Report) -> bool:
     """Run the part of this process of torchrun; True on the first one, when all are done."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.distributed.init_process_group("gloo")
     try:
-        missing = _missing(folder, dataset)
-        torch.distributed.barrier()  # before anybody writes: all must see the same log
-        own = missing[rank::world]
+        missing = _missing(jobs, opened)
+        torch.distributed.barrier()  # before anybody writes: all must see the same logs
         local = int(os.environ.get("LOCAL_RANK", rank))
-        work(plan, folder, dataset, measures, own, report if rank == 0 else lambda done, total: None, local)
+        work(jobs, missing[rank::world], report if rank == 0 else lambda done, total: None, local)
         torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
     return rank == 0
 
 
-def _spawn(plan: Plan, folder: Path, indices: Sequence[int], processes: int, report: Report) -> None:
+def _spawn(jobs: Sequence[Job], items: Sequence[Item], processes: int, report: Report) -> None:
     """Run images in several processes of their own.
 
     Raises:
-        OvsegError: A process could not go on; what was done is in the log.
+        OvsegError: A process could not go on; what was done is in the logs.
     """
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    parts = [list(indices[rank::processes]) for rank in range(processes)]
     threads = max(1, torch.get_num_threads() // processes)
     workers = [
-        context.Process(target=_work_in_process, args=(plan, folder, part, rank, threads, queue), daemon=True)
-        for rank, part in enumerate(parts)
+        context.Process(target=_work_in_process, args=(jobs, items[rank::processes], rank, threads, queue), daemon=True)
+        for rank in range(processes)
     ]
     for worker in workers:
         worker.start()
@@ -280,7 +312,7 @@ def _spawn(plan: Plan, folder: Path, indices: Sequence[int], processes: int, rep
             for worker in workers:
                 worker.terminate()
             raise message
-        report(done, len(indices))
+        report(done, len(items))
     for rank, worker in enumerate(workers):
         worker.join()
         if worker.exitcode:
@@ -301,12 +333,10 @@ def _messages(workers: Sequence[Any], queue: Any) -> Iterator[Any]:
                 return
 
 
-def _work_in_process(plan: Plan, folder: Path, indices: list[int], rank: int, threads: int, queue: Any) -> None:
+def _work_in_process(jobs: Sequence[Job], items: Sequence[Item], rank: int, threads: int, queue: Any) -> None:
     """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
     torch.set_num_threads(threads)
     try:
-        dataset = plan.open_dataset()
-        measures = plan.open_measures(dataset)
-        work(plan, folder, dataset, measures, indices, lambda done, total: queue.put(done), rank)
+        work(jobs, items, lambda done, total: queue.put(done), rank)
     except OvsegError as error:
         queue.put(error)

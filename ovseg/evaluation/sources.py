@@ -12,6 +12,7 @@ from ovseg.data.images import LoadedImage
 from ovseg.errors import InputError
 from ovseg.evaluation.instance import InstanceMasks
 from ovseg.evaluation.measures import Found
+from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.segments import from_panoptic_seg
 from ovseg.segmentation import Segmentation, read_label_png
 from ovseg.vocabulary import Vocabulary
@@ -32,8 +33,13 @@ class Source(Protocol):
 
     description: dict[str, Any]
 
-    def __call__(self, image: LoadedImage, ids: np.ndarray) -> Found:
-        """Label an image with the classes ``ids`` (N,) of the data set.
+    def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
+        """Label an image.
+
+        Args:
+            image: Read from a file.
+            ids: (N,) integers, the classes of the data set to label it with.
+            present: Classes of its ground truth.
 
         Raises:
             InputError: The image or its prediction cannot be used.
@@ -44,17 +50,24 @@ class ModelSource:
     """Runs a model."""
 
     def __init__(
-        self, segmenter: Segmenter, classes: Vocabulary, background: str | None = None, templates: str | None = None
+        self,
+        segmenter: Segmenter,
+        classes: Vocabulary,
+        background: str | None,
+        templates: str | None,
+        condition: Condition,
     ) -> None:
         """Ask for all classes once, so that every later list takes its embeddings from the cache, in any process.
 
         Raises:
             OvsegError: As `Segmenter.set_vocabulary`.
         """
-        self.segmenter, self.classes, self.words = segmenter, classes, (background, templates)
+        self.segmenter, self.classes, self.condition = segmenter, classes, condition
+        self.words = background, templates
         rule = getattr(segmenter.model, "rule", None)
         segmenter.model.full_scores = getattr(rule, "instances", False)  # models that tell objects do so only then
-        segmenter.set_vocabulary(classes, *self.words)
+        self.whole = condition.vocabulary(classes)
+        segmenter.set_vocabulary(self.whole, *self.words)
         model = segmenter.model
         self.description = {
             "model": segmenter.name,
@@ -67,14 +80,18 @@ class ModelSource:
             "dtype": str(segmenter.dtype).removeprefix("torch."),
         }
 
-    def __call__(self, image: LoadedImage, ids: np.ndarray) -> Found:
+    def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
         """Segment an image; see `Source`."""
         whole = np.array_equal(ids, np.arange(len(self.classes)))
-        words = self.classes if whole else Vocabulary(tuple(self.classes[i] for i in ids))
+        words = self.whole if whole else self.condition.vocabulary(Vocabulary(tuple(self.classes[i] for i in ids)))
         self.segmenter.set_vocabulary(words, *self.words)
+        picture: Any = image.path
+        if self.condition.FAMILY != "clean":
+            picture = self.condition.image(image.pixels, image.name, self.classes, present.tolist())
         start = time.perf_counter()
-        result = next(self.segmenter.stream([image.pixels if image.path is None else image.path]))
-        return from_segmentation(result, ids, time.perf_counter() - start)
+        result = next(self.segmenter.stream([picture]))
+        seconds = time.perf_counter() - start
+        return from_segmentation(result, np.pad(ids, (0, len(words) - len(ids)), constant_values=-1), seconds)
 
 
 class SavedSource:
@@ -96,7 +113,7 @@ class SavedSource:
         unknown = {"weights_hash": "", "settings": {}, "templates": "", "notes": [], "device": "", "dtype": ""}
         self.description = {"model": str(folder), **unknown, "background": ""}
 
-    def __call__(self, image: LoadedImage, ids: np.ndarray) -> Found:
+    def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
         """Read the prediction of an image; see `Source`."""
         stem = Path(image.name).stem
         found = [path for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
@@ -130,21 +147,25 @@ def from_segmentation(result: Segmentation, ids: np.ndarray, seconds: float) -> 
 
     Args:
         result: Its class ids are places in ``ids``.
-        ids: (N,) integers, class of the data set for each class of the result.
+        ids: (N,) integers, class of the data set for each class of the result; -1 for words that are none of them,
+            whose pixels, segments and objects are dropped.
         seconds: Time of the model.
     """
     labels = np.append(ids, -1)[result.labels].astype(np.int32)
     segments = objects = None
     if result.panoptic is not None:
-        infos = [{"id": s.id, "category_id": int(ids[s.class_id])} for s in result.panoptic.segments]
-        segments = from_panoptic_seg(result.panoptic.ids, infos)
+        kept = [s for s in result.panoptic.segments if ids[s.class_id] >= 0]
+        shown = np.isin(result.panoptic.ids, [s.id for s in kept])
+        infos = [{"id": s.id, "category_id": int(ids[s.class_id])} for s in kept]
+        segments = from_panoptic_seg(np.where(shown, result.panoptic.ids, 0), infos)
     if result.instances is not None:
+        own = [one for one in result.instances if ids[one.class_id] >= 0]
         objects = InstanceMasks(
             (labels.shape[0], labels.shape[1]),
-            [dict(one.rle) for one in result.instances],
-            ids[np.array([one.class_id for one in result.instances], np.int64)].astype(np.int64),
-            np.array([one.score for one in result.instances], np.float64),
-            np.zeros(len(result.instances), bool),
-            np.array([one.area for one in result.instances], np.float64),
+            [dict(one.rle) for one in own],
+            ids[np.array([one.class_id for one in own], np.int64)].astype(np.int64),
+            np.array([one.score for one in own], np.float64),
+            np.zeros(len(own), bool),
+            np.array([one.area for one in own], np.float64),
         )
     return Found(labels, result.scores, segments, objects, seconds, tuple(result.meta.get("notes", ())))

@@ -1,0 +1,117 @@
+"""Evaluate a model on a data set: every number with its rule, and a report in one file.
+
+The folder gets result.json (all numbers, rules, settings, versions, hashes), per_class.csv, report.html (to open in a
+browser, also without a network), labels/ (16-bit PNGs of what was predicted) and images.jsonl (what was measured on each
+image, for `ovseg compare`). A run that was killed goes on where it was when the same command is given again, with equal
+numbers; images that failed are tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovseg.evaluation.plan import Plan
+
+EXAMPLES = """\
+examples:
+  ovseg eval --model sclip/ViT-B-16/openai --dataset voc20_val --output runs/sclip-voc20
+  ovseg eval --model mini --dataset data/scenes/val --distractors 12 --protocol common --output runs/mini
+  ovseg eval --dataset mydata --vocabulary words.txt --novel "cup, leaf" --processes 2 --output runs/mine
+  ovseg eval --dataset mydata --predictions labels/ --output runs/theirs
+  ovseg eval --dataset mydata --corruptions fog,blur:1-3 --typos 1,2 --openness 10,100 --output runs/robust
+  torchrun --nproc-per-node 8 -m ovseg.cli eval --model san-vit-b-16 --dataset ade150_val --output runs/san
+
+a data set is a name that training knows (below --root or $DETECTRON2_DATASETS), or a folder:
+  images/a.jpg + labels/a.png + classes.txt, or images/ and a COCO JSON file
+
+exit codes: 0 all images were evaluated, 1 some could not be (they are named), 2 a mistake in what was asked for
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ovseg eval``."""
+    add = parser.add_argument
+    add("--dataset", required=True, metavar="D", help="a name or a folder")
+    add("--root", default="", metavar="DIR", help="folder of the named data sets (default: $DETECTRON2_DATASETS)")
+    add("--model", default="mini", help="as for `ovseg segment` (default: mini)")
+    add("--predictions", default="", metavar="DIR", help="evaluate saved STEM.labels.png, STEM.png or STEM.npz instead")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the run")
+    add("--tasks", default="", help="of semantic,panoptic,instance (default: all that the ground truth can judge)")
+    add("--limit", type=int, metavar="N", help="only the first images")
+    add("--processes", type=int, default=1, metavar="N", help="on this machine, one for each GPU (default: 1)")
+    add("--boundary", action="store_true", help="measure Boundary IoU too")
+    add("--novel", default="", metavar="WORDS", help="classes that the training has not seen, names or a file")
+    add("--seed", type=int, default=0, help="of distractors, corruptions and what is random in a model (default: 0)")
+    words = parser.add_argument_group("words")
+    words.add_argument("--vocabulary", default="", help="in place of the data set's own: names, a file, or a preset")
+    words.add_argument(
+        "--distractors", type=int, metavar="N", help="label each image with its own classes and N others, not with all"
+    )
+    words.add_argument("--background", help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)")
+    words.add_argument("--templates", help="name of a template set (default: that of the model)")
+    model = parser.add_argument_group("model")
+    model.add_argument("--protocol", default="", help="settings of a benchmark, or common (default: the model's)")
+    model.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
+    model.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
+    robust = parser.add_argument_group("robustness: each condition is a run of its own; means and drops in the report")
+    robust.add_argument("--corruptions", default="", metavar="LIST", help="all, or such as fog,noise:1-3,snow:5")
+    robust.add_argument("--typos", default="", metavar="N", help="mistakes in each name, such as 1,2")
+    robust.add_argument("--paraphrases", default="", metavar="N", help="other wordings, such as 1-5")
+    robust.add_argument("--openness", default="", metavar="N", help="names added to the vocabulary, such as 10,100")
+    robust.add_argument("--typographic", default="", metavar="N", help="wrong words written on the photo, 1-5")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, write and print; images that fail are named, the others are done, and the exit code is 1."""
+    import dataclasses
+
+    from ovseg.cli.progress import progress
+    from ovseg.evaluation.finish import finish
+    from ovseg.evaluation.robustness import conditions
+    from ovseg.evaluation.run import Job, evaluate
+
+    tests = conditions(args.corruptions, args.typos, args.paraphrases, args.openness, args.typographic, seed=args.seed)
+    plan = _plan(args)
+    jobs = [Job(plan, args.output)]
+    for condition in tests[1:]:
+        own = dataclasses.replace(plan, condition=condition)
+        jobs.append(Job(own, args.output / "robustness" / condition.key))
+    with progress() as report:
+        runs = evaluate(jobs, args.processes, report)
+    if runs is None:  # torchrun: the first process writes
+        return 0
+    summary = finish(runs)
+    _print(summary, args.output)
+    return 1 if summary["failed"] else 0
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from ovseg.evaluation.plan import Plan
+
+    names = ("dataset", "root", "model", "predictions", "vocabulary", "protocol", "background", "templates", "device")
+    names += ("dtype", "distractors", "limit", "novel", "boundary", "seed")
+    tasks = tuple(filter(None, (task.strip() for task in args.tasks.split(","))))
+    return Plan(**{name: getattr(args, name) for name in names}, tasks=tasks)
+
+
+def _print(summary: dict[str, Any], folder: Path) -> None:
+    import sys
+
+    from ovseg.evaluation.page import percent
+    from ovseg.evaluation.report import TILES
+    from ovseg.evaluation.result import value
+
+    counts = summary["counts"]
+    names = {"present": counts.get("classes_present", 0), "all": counts["classes_all"]}
+    for task, name, text in TILES:
+        number = value(summary, task, name)
+        if number is not None:
+            print(f"{percent(number):>6}  {text.format(**names)}")
+    for line in summary["warnings"]:
+        print(f"warning: {line}", file=sys.stderr)
+    for one in summary["failed"]:
+        print(f"error: {one['image']}: {one['error']}", file=sys.stderr)
+    print(f"{counts['evaluated']} of {counts['images']} images evaluated; {folder / 'report.html'}")
