@@ -14,6 +14,8 @@ from ovseg.errors import InputError
 # for eight million of them.
 UNIT = 2.0**40
 
+_MOST_CELLS = 2**22
+
 
 def runs(*maps: np.ndarray) -> tuple[np.ndarray, ...]:
     """Shorten maps of one size to their common runs: pixels in reading order where none of them changes.
@@ -45,6 +47,38 @@ def sums(places: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     totals = np.zeros(count + 1, np.int64)
     np.add.at(totals, places, values)
     return totals[:count]
+
+
+def pair_counts(
+    first: np.ndarray, second: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Add up integers by pairs of ids; without sorting, unless an image has thousands of segments.
+
+    Args:
+        first: (R,) integers, -1 and up.
+        second: (R,) integers, -1 and up.
+        weights: (R,) int64 to add up; sums stay exact below 2^53.
+
+    Returns:
+        The distinct pairs, (N,) int64 each, in ascending order, and their sums (N,) int64.
+    """
+    (rows, row_of), (columns, column_of) = (_compact(one) for one in (first, second))
+    keys, cells = row_of * len(columns) + column_of, len(rows) * len(columns)
+    if cells > _MOST_CELLS:
+        found, place = np.unique(keys, return_inverse=True)
+        totals = sums(place, weights, len(found))
+    else:
+        table = np.bincount(keys, weights, cells).astype(np.int64)
+        found = np.flatnonzero(table)
+        totals = table[found]
+    return rows[found // max(1, len(columns))], columns[found % max(1, len(columns))], totals
+
+
+def _compact(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct ids (N,) int64 in ascending order, and the place (R,) int64 of each among them."""
+    shifted = ids.astype(np.int64) + 1
+    known = np.bincount(shifted) > 0
+    return np.flatnonzero(known) - 1, (known.cumsum() - 1)[shifted]
 
 
 def check_same_shape(truth: np.ndarray, prediction: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ovseg.data.dataset import Segments
 from ovseg.errors import InputError
-from ovseg.evaluation.common import UNIT, check_same_shape, class_flags, flag_list, mean, plain, runs, sums
+from ovseg.evaluation.common import UNIT, check_same_shape, class_flags, flag_list, mean, pair_counts, plain, runs, sums
 from ovseg.evaluation.state import Evaluator, Record
 
 
@@ -173,7 +173,7 @@ class PanopticEvaluator(Evaluator[PanopticResult]):
         check_same_shape(truth.ids, prediction.ids)
         self._check(truth.classes, "ground truth")
         self._check(prediction.classes, "prediction")
-        left, right, pixels = _histogram(truth.ids, prediction.ids)
+        left, right, pixels = pair_counts(*runs(truth.ids, prediction.ids))
         true_area, area = sums(left, pixels, len(truth.classes)), sums(right, pixels, len(prediction.classes))
         if not area.all():
             raise InputError(
@@ -231,11 +231,3 @@ class PanopticEvaluator(Evaluator[PanopticResult]):
             raise InputError(
                 f"{what} has segments of classes {classes.min()}..{classes.max()}; expected 0..{self.num_classes - 1}"
             )
-
-
-def _histogram(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the distinct pairs of values of two maps (-1 and up), and the number of pixels of each."""
-    left, right, lengths = runs(first, second)
-    span = int(second.max(initial=0)) + 2
-    keys, place = np.unique((left.astype(np.int64) + 1) * span + right + 1, return_inverse=True)
-    return keys // span - 1, keys % span - 1, sums(place, lengths, len(keys))

@@ -9,7 +9,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ovseg.errors import InputError
-from ovseg.evaluation.common import check_same_shape, class_flags, flag_list, mean, plain, runs, share, sums
+from ovseg.evaluation.common import (
+    check_same_shape,
+    class_flags,
+    flag_list,
+    mean,
+    pair_counts,
+    plain,
+    runs,
+    share,
+    sums,
+)
 from ovseg.evaluation.state import Evaluator, Record
 
 BOUNDARY_RATIO = 0.02
@@ -203,8 +213,8 @@ class SemanticEvaluator(Evaluator[SemanticResult]):
                 f"prediction has labels {guess.min()}..{guess.max()}; expected -1..{self.num_classes - 1} (class ids)"
             )
         valid = self._valid(truth)
-        truth, guess, lengths = (a[valid].astype(np.int64) for a in (truth, guess, lengths))
-        first, second, pixels = pair_counts(truth, guess, lengths, self.num_classes)
+        truth, guess, lengths = (a[valid] for a in (truth, guess, lengths))
+        first, second, pixels = pair_counts(truth, guess, lengths)
         bands = self._measure_bands(target, labels) if self.boundary else np.zeros((4, 0), np.int64)
         return SemanticRecord(first, second, pixels, int(target.size - lengths.sum()), bands)
 
@@ -262,44 +272,29 @@ class SemanticEvaluator(Evaluator[SemanticResult]):
         return np.concatenate([classes[None], table[:, classes]])
 
 
-def pair_counts(
-    first: np.ndarray, second: np.ndarray, weights: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Add up integers by pairs of classes, without sorting and without a matrix of all classes.
-
-    Args:
-        first: (R,) int64, 0..count-1.
-        second: (R,) int64, -1..count-1.
-        weights: (R,) int64 to add up; sums stay exact below 2^53.
-        count: Number of classes.
-
-    Returns:
-        The distinct pairs, (N,) int64 each, in ascending order, and their sums (N,) int64.
-    """
-    rows, columns = (np.flatnonzero(np.bincount(a, minlength=1)) for a in (first, second + 1))
-    row_of, column_of = np.zeros(count, np.int64), np.zeros(count + 1, np.int64)
-    row_of[rows], column_of[columns] = np.arange(len(rows)), np.arange(len(columns))
-    cells = row_of[first] * len(columns) + column_of[second + 1]
-    table = np.bincount(cells, weights, len(rows) * len(columns)).astype(np.int64)
-    found = np.flatnonzero(table)
-    return rows[found // max(1, len(columns))], columns[found % max(1, len(columns))] - 1, table[found]
-
-
 def contour_band(labels: np.ndarray, width: int) -> np.ndarray:
     """Return the pixels (H, W) bool whose square window of 2 width + 1 holds another label or leaves the map.
 
+    A window holds another label just where two neighbours in it differ, and those are counted in windows of any width
+    at one price.
+
     Args:
-        labels: (H, W) integers, -1..2^24.
+        labels: (H, W) integers.
         width: Of the band, in pixels.
     """
     import cv2
 
+    band = np.zeros(labels.shape, bool)
     if labels.size == 0:
-        return np.zeros(labels.shape, bool)
-    # OpenCV filters no int32. In 16 bits -1 becomes 65535, a value of its own; beyond them float32 is exact.
-    values: Any = labels.astype(np.uint16 if labels.max() < 2**16 - 1 else np.float32)
-    window = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * width + 1, 2 * width + 1))
-    band = cv2.erode(values, window) != cv2.dilate(values, window)
+        return band
+    window = 2 * width + 1
+    below, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    for differ, size in ((below, (window, window - 1)), (right, (window - 1, window))):
+        pairs = np.zeros(labels.shape, np.uint8)
+        pairs[: differ.shape[0], : differ.shape[1]] = differ
+        anchor = (width, width)
+        counts: Any = cv2.boxFilter(pairs, cv2.CV_32S, size, None, anchor, False, cv2.BORDER_CONSTANT)
+        band |= counts > 0
     for edge in (band[:width], band[-width:], band[:, :width], band[:, -width:]):
         edge[:] = True
     return band

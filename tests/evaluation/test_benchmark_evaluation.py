@@ -21,7 +21,7 @@ def test_numbers_agree_and_are_written(tmp_path: Path, capsys: pytest.CaptureFix
     assert benchmark.main([*SMALL, *limits]) == 0
     report = json.loads(path.read_text())
     assert report["difference"] < 1e-9 and report["problems"] == []
-    assert set(report["ratios"]) == {"semantic", "panoptic"} and all(report["seconds"].values())
+    assert set(report["ratios"]) == {"semantic", "semantic, boundary", "panoptic"} and all(report["seconds"].values())
     assert "detectron2" in capsys.readouterr().out
 
 

@@ -21,6 +21,8 @@ from ovseg.evaluation import InstanceEvaluator, InstanceMasks, true_instances
 from ovseg.evaluation.detectron2_adapters import (
     InstanceDatasetEvaluator,
     PanopticDatasetEvaluator,
+    PromptDatasetEvaluator,
+    ReferringDatasetEvaluator,
     SemanticDatasetEvaluator,
 )
 
@@ -99,6 +101,22 @@ def test_an_image_of_another_data_set_is_named(tmp_path: Path) -> None:
     evaluator = SemanticDatasetEvaluator(write_panoptic(tmp_path, 1))
     with pytest.raises(InputError, match=r"image 'other\.jpg' is not in"):
         evaluator.process([{"file_name": "other.jpg", "height": 8, "width": 10}], [{}])
+
+
+def test_prompts_bring_their_masks_along() -> None:
+    mask, void = torch.zeros(4, 6, dtype=torch.bool), torch.zeros(4, 6, dtype=torch.bool)
+    mask[:2], void[0, :3] = True, True
+    scores = torch.full((4, 6), 0.2)
+    scores[:3] = 0.8  # 9 right and 6 wrong of those that count
+    prompts, referring = PromptDatasetEvaluator(), ReferringDatasetEvaluator()
+    prompts.process([{"mask": mask, "void": void}], [{"scores": scores}])
+    referring.process([{"mask": mask, "void": void}], [{"found": scores > 0.5}])
+    assert prompts.evaluate()["prompts"]["miou"] == referring.evaluate()["referring"]["mean_iou"] == 60
+    assert prompts.evaluate()["prompts"]["ap"] == 60 and referring.evaluate()["referring"]["expressions"] == 1
+    prompts.reset()
+    assert prompts.evaluate()["prompts"]["prompts"] == 0
+    with pytest.raises(InputError, match=r"inputs have \['mask'\] and outputs \[\]; expected 'mask' and 'scores'"):
+        prompts.process([{"mask": mask}], [{}])
 
 
 def test_overlapping_outlines_of_instances_stay_whole(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovseg.errors import InputError
-from ovseg.evaluation import SemanticEvaluator, SemanticResult
+from ovseg.evaluation import SemanticEvaluator, SemanticResult, common
 from ovseg.evaluation.semantic import contour_band
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -116,7 +116,7 @@ def band_by_erosion(mask: np.ndarray, width: int) -> np.ndarray:
     return mask & (cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1] == 0)
 
 
-@pytest.mark.parametrize("high", [0, 70000])  # the filter has two types of numbers
+@pytest.mark.parametrize("high", [0, 70000])
 def test_the_band_is_what_erosion_takes_of_each_class(high: int) -> None:
     labels = make_scene((90, 110), 5, 9, seed=1).labels()[1]
     labels[labels == 4] = high - 1
@@ -143,6 +143,21 @@ def test_only_equal_evaluators_merge() -> None:
         SemanticEvaluator(2).merge(SemanticEvaluator(2, novel=[True, False]))
     with pytest.raises(InputError, match="novel has 1 flags; expected one for each of the 2 classes"):
         SemanticEvaluator(2, novel=[True])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([0, 2**22]))
+def test_pairs_are_counted_alike_by_tables_and_by_sorting(seed: int, cells: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second, weights = rng.integers(-1, 9, 30), rng.integers(-1, 900, 30) // 300 * 400, rng.integers(1, 9, 30)
+    found: dict[tuple[int, int], int] = {}
+    for a, b, weight in zip(first.tolist(), second.tolist(), weights.tolist(), strict=True):
+        found[a, b] = found.get((a, b), 0) + weight
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "_MOST_CELLS", cells)
+        rows = [column.tolist() for column in common.pair_counts(first, second, weights)]
+    assert dict(zip(zip(*rows[:2], strict=True), rows[2], strict=True)) == found
+    assert list(zip(*rows[:2], strict=True)) == sorted(found)
 
 
 maps = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed))
