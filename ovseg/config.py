@@ -130,6 +130,7 @@ def _add_san(cfg: CfgNode) -> None:
     san.BIAS_LAYERS = 1  # 1, or one for each block of CLIP that is led
     san.BIAS_POOLING = "max"  # max | avg | bilinear | bicubic
     san.RESCALE_BIAS = True
+    san.MASK_BIAS = 0.0  # share of the mask logits in the biases; the original has none
     san.CHANNELS = 256
     san.HIDDEN = 256
     san.MLP_LAYERS = 3

@@ -131,6 +131,7 @@ class SAN(MaskModel):
                 hidden=san.HIDDEN,
                 mlp_layers=san.MLP_LAYERS,
                 rescale_bias=san.RESCALE_BIAS,
+                mask_bias=san.MASK_BIAS,
             ),
             "criterion": SetCriterion(points=san.POINTS, void_weight=san.VOID_WEIGHT, weights=shares, costs=shares),
             "protocol": SizeRule.from_config(cfg),

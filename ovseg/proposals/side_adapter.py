@@ -56,6 +56,7 @@ class SideAdapter(nn.Module):
         hidden: int = 256,
         mlp_layers: int = 3,
         rescale_bias: bool = True,
+        mask_bias: float = 0.0,
     ) -> None:
         """Build it untrained.
 
@@ -75,6 +76,8 @@ class SideAdapter(nn.Module):
             hidden: Of the decoder's MLPs.
             mlp_layers: Of each of them.
             rescale_bias: Whether biases pass a learned scale and offset.
+            mask_bias: How much of the mask logits is added to the biases, without a gradient to the masks. The original
+                adds nothing and learns from scratch that a mask should look at itself; short trainings cannot.
 
         Raises:
             ConfigError: The last block is not supervised, or a number does not fit.
@@ -93,7 +96,9 @@ class SideAdapter(nn.Module):
         self.apply(_init_linear)
         for table in (self.pos_embed, self.query_embed, self.query_pos_embed):
             nn.init.trunc_normal_(table, std=0.02)
-        self.mask_decoder = MaskDecoder(width, channels, hidden, mlp_layers, bias_heads, bias_layers, rescale_bias)
+        self.mask_decoder = MaskDecoder(
+            width, channels, hidden, mlp_layers, bias_heads, bias_layers, rescale_bias, mask_bias
+        )
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -182,9 +187,10 @@ class MaskDecoder(nn.Module):
         bias_heads: int,
         bias_layers: int,
         rescale_bias: bool,
+        mask_bias: float,
     ) -> None:
         super().__init__()
-        self.bias_shape = (bias_layers, bias_heads, channels)
+        self.bias_shape, self.mask_bias = (bias_layers, bias_heads, channels), mask_bias
         self.query_mlp = Mlp(width, hidden, channels, mlp_layers)
         self.pix_mlp = Mlp(width, hidden, channels, mlp_layers)
         self.attn_mlp = Mlp(width, hidden, channels * bias_layers * bias_heads, mlp_layers)
@@ -197,6 +203,8 @@ class MaskDecoder(nn.Module):
         keys = self.attn_mlp(patches).unflatten(2, self.bias_shape).permute(2, 0, 3, 4, 1)  # (layers, B, heads, c, N)
         scores = (own[:, None] @ keys).unflatten(-1, grid)
         biases = self.bias_scaling(scores[..., None])[..., 0]
+        if self.mask_bias:
+            biases = biases + self.mask_bias * masks.detach()[:, None]
         return Stage(masks, list(biases), queries, patches.mT.unflatten(2, grid))
 
 

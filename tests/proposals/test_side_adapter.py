@@ -87,3 +87,12 @@ def test_half_precision(dtype):
 def test_mistakes(changes, message):
     with pytest.raises(ConfigError, match=message):
         build(**changes)
+
+
+def test_biases_may_follow_the_masks_without_a_gradient_to_them():
+    plain, follows = build(), build(mask_bias=2.0)
+    follows.load_state_dict(plain.state_dict())
+    (one, *_), (two, *_) = plain(*inputs()), follows(*inputs())
+    torch.testing.assert_close(two.biases[0], one.biases[0] + 2 * one.masks[:, None])
+    pixels = follows.mask_decoder.pix_mlp.layers[0].weight
+    assert torch.autograd.grad(two.biases[0].sum(), pixels, allow_unused=True) == (None,)
