@@ -209,7 +209,17 @@ class InstanceEvaluator(Evaluator[InstanceResult]):
         self.images: dict[int | str, tuple[InstanceMasks, InstanceMasks]] = {}
 
     def add(self, image_id: int | str, truth: InstanceMasks, prediction: InstanceMasks) -> InstanceRecord:
-        """Check and count one image.
+        """Measure and count one image; see `measure`.
+
+        Raises:
+            InputError: The image was added before, or as `measure`.
+        """
+        record = InstanceRecord(image_id, truth, prediction)
+        self.count(record)  # checks it
+        return record
+
+    def measure(self, image_id: int | str, truth: InstanceMasks, prediction: InstanceMasks) -> InstanceRecord:
+        """Check the objects of one image; they are matched when all are there.
 
         Args:
             image_id: Different for each image of the data set; all numbers or all strings.
@@ -217,17 +227,8 @@ class InstanceEvaluator(Evaluator[InstanceResult]):
             prediction: What was found, best or not first.
 
         Raises:
-            InputError: The image was added before, sizes differ, a class is not in the list, or a score is not finite.
+            InputError: Sizes differ, a class is not in the list, or a score is not finite.
         """
-        record = InstanceRecord(image_id, truth, prediction)
-        self.count(record)
-        return record
-
-    def count(self, record: InstanceRecord) -> None:
-        """Count an image; raises as `add`."""
-        image_id, truth, prediction = record.image_id, record.truth, record.prediction
-        if image_id in self.images:
-            raise InputError(f"image {image_id!r} was added twice; expected each image once")
         if truth.size != prediction.size:
             raise InputError(
                 f"predicted masks of image {image_id!r} are {prediction.size} but ground truth {truth.size}; expected "
@@ -240,7 +241,18 @@ class InstanceEvaluator(Evaluator[InstanceResult]):
             )
         if not np.isfinite(prediction.scores).all():
             raise InputError(f"image {image_id!r} has scores that are not finite; expected numbers to sort by")
-        self.images[image_id] = truth, prediction
+        return InstanceRecord(image_id, truth, prediction)
+
+    def count(self, record: InstanceRecord) -> None:
+        """Count an image that was measured.
+
+        Raises:
+            InputError: It was counted before, or does not fit the class list.
+        """
+        if record.image_id in self.images:
+            raise InputError(f"image {record.image_id!r} was added twice; expected each image once")
+        self.measure(record.image_id, record.truth, record.prediction)
+        self.images[record.image_id] = record.truth, record.prediction
 
     def state(self) -> dict[str, np.ndarray]:
         """Return all objects as an array of bytes."""

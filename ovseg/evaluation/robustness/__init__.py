@@ -7,7 +7,8 @@ The seam for ``ovseg eval`` is a list of `Condition`, the clean one first, and o
         words = condition.vocabulary(vocabulary)              # what the model is asked; classes keep their ids
         for image_id, pixels, truth in images:
             seen = condition.image(pixels, image_id, vocabulary, np.unique(truth.classes))
-            labels = condition.labels(model(seen, words), len(vocabulary))   # added names become "no class"
+            labels = model(seen, words)
+            labels[labels >= len(vocabulary)] = -1            # an added name is no class
             evaluator.add(truth.semantic(), labels)
     report = summarise([(condition, numbers) ...])            # clean, every condition, mean and drop of each family
 

@@ -48,12 +48,11 @@ class Condition:
         return pixels
 
     def vocabulary(self, vocabulary: Vocabulary) -> Vocabulary:
-        """Return the words that the model is asked: the classes keep their ids, added ones follow."""
-        return vocabulary
+        """Return the words that the model is asked: the classes keep their ids, added names follow.
 
-    def labels(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """Return predictions (H, W) in the data set's classes: what was labelled as an added name is no class, -1."""
-        return np.where(labels < num_classes, labels, np.int32(-1)) if labels.size else labels
+        What is labelled as an added name counts as no class, -1.
+        """
+        return vocabulary
 
     def rng(self, *parts: Any) -> np.random.Generator:
         """Return random numbers that depend on name, seed and `parts` alone; luck is the same at all severities."""

@@ -6,6 +6,7 @@ the number of added names. Smaller sets are parts of larger ones, so that the cu
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -58,11 +59,15 @@ class Distractors(Condition):
 
     def _pool(self, vocabulary: Vocabulary) -> list[ClassEntry]:
         """Return all that can be added, sorted by name: the order of presets does not count."""
-        sources = [Vocabulary.parse(name) for name in list_presets()] if self.source is None else [self.source]
+        source = _classes_of_presets() if self.source is None else self.source.classes
         taken = {fold(name) for name in vocabulary.queries}
         found: dict[str, ClassEntry] = {}
-        for source in sources:
-            for entry in source:
-                if not taken & {fold(name) for name in entry.names}:
-                    found.setdefault(fold(entry.name), ClassEntry((entry.name,), entry.is_thing))
+        for entry in source:
+            if not taken & {fold(name) for name in entry.names}:
+                found.setdefault(fold(entry.name), ClassEntry((entry.name,), entry.is_thing))
         return [found[key] for key in sorted(found)]
+
+
+@functools.cache
+def _classes_of_presets() -> tuple[ClassEntry, ...]:
+    return tuple(entry for name in list_presets() for entry in Vocabulary.parse(name))

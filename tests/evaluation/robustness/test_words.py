@@ -79,12 +79,6 @@ def test_distractors_grow_and_are_no_class_of_the_vocabulary() -> None:
         Distractors(severity=0)
 
 
-def test_labels_of_added_names_become_no_class() -> None:
-    found = Distractors(severity=5).labels(np.array([[0, 19, 20], [24, -1, 3]], np.int32), 20)
-    assert found.tolist() == [[0, 19, -1], [-1, -1, 3]] and found.dtype == np.int32
-    assert Condition().labels(np.zeros((0, 3), np.int32), 2).shape == (0, 3)
-
-
 def test_the_clean_condition_changes_nothing() -> None:
     pixels = np.zeros((3, 4, 3), np.uint8)
     assert Condition().image(pixels, "a", VOC, [0]) is pixels and Condition().vocabulary(VOC) is VOC
