@@ -1,11 +1,15 @@
-"""Evaluate models on Scenes: mIoU over present and over all classes, with the full vocabulary or a small one per image.
+r"""Evaluate models on Scenes and compare them: the table of README, from stored runs.
 
     python tools/evaluate.py --data data/scenes --splits val,novel,photo --models clip/mini,sclip/mini,mini
     python tools/evaluate.py --data data/scenes --splits val --models mini --distractors 12
     python tools/evaluate.py --data data/scenes --all-training-free --markdown table.md --plot table.png
+    python tools/evaluate.py --data data/scenes --all --protocol common --distractors 12 --limit 40 \
+        --output runs/scenes --into README.md
 
-Without --distractors every image is labelled with all names of the data set. With N of them it gets the classes it
-shows and N others, drawn anew for each image from a fixed seed.
+It is `ovseg eval` for every model and split, and `ovseg compare` for every split. With --output the runs are kept: the
+same command goes on where it was killed, and only writes its tables again when all is done. Without --distractors every
+image is labelled with all names of the data set. With N of them it gets the classes it shows and N others, drawn anew
+for each image from a fixed seed.
 
 IoUs are those of the whole split, one confusion matrix for all images: with --distractors a class also pays for the
 images in which it was a distractor. The column "by image" is the mean over images of the mean IoU of the things that
@@ -16,30 +20,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-import time
-from dataclasses import replace
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from ovseg.data.coco_json import read_coco_json
-from ovseg.data.dataset import Dataset, Segments
-from ovseg.data.images import read_image
-from ovseg.errors import InputError, OvsegError
-from ovseg.evaluation import InstanceEvaluator, PanopticEvaluator, SemanticEvaluator
-from ovseg.evaluation.instance import InstanceMasks, true_instances
-from ovseg.evaluation.segments import from_labels, from_panoptic_seg
+from ovseg.cli.progress import progress
+from ovseg.errors import ConfigError, InputError, OvsegError
+from ovseg.evaluation.compare import compare
+from ovseg.evaluation.compare_report import write_comparison
+from ovseg.evaluation.finish import finish
+from ovseg.evaluation.plan import Plan
+from ovseg.evaluation.result import value
+from ovseg.evaluation.run import Job, evaluate
 from ovseg.files import atomic_write
 from ovseg.recalibration import list_recalibrations
-from ovseg.segmentation import Segmentation
-from ovseg.segmenter import Segmenter
-from ovseg.vocabulary import Vocabulary
-from ovseg.zoo import load
+from ovseg.zoo import list_models
 
 COLUMNS = {
     "miou_present": "present",
@@ -50,87 +50,50 @@ COLUMNS = {
     "pq": "PQ",
     "ap": "AP",
 }
+BLOCK = "scenes"
+"""Name of the block in a Markdown file that --into rewrites."""
 
 
-def read_split(folder: Path, limit: int | None) -> Dataset:
-    """Read a split of Scenes; missing or broken files are errors."""
-    path = folder / "panoptic.json"
-    try:
-        dataset = read_coco_json(path, folder / "images", folder / "panoptic", folder.name)
-    except InputError as error:
-        raise InputError(f"{error}; make it with datasets/prepare_scenes.py") from error
-    return replace(dataset, records=dataset.records[:limit])
+def model_names(args: argparse.Namespace) -> list[str]:
+    """Return the models that are asked for: by name, every training-free method, or with these every model at hand."""
+    methods = [f"{method.lower()}/{args.clip}" for method in list_recalibrations()]
+    if args.all:
+        return [*methods, *(card.name for card in list_models() if card.installed)]
+    return methods if args.all_training_free else args.models.split(",")
 
 
-class Scores:
-    """What is measured over a split: labels, labels of single images, panoptic segments and instances."""
+def make_jobs(args: argparse.Namespace, folder: Path) -> list[Job]:
+    """Return a job for each model and split; missing or broken splits are errors.
 
-    def __init__(self, split: Dataset) -> None:
-        self.split = split
-        things = [entry.is_thing for entry in split.classes]
-        self.labels, self.alone = (SemanticEvaluator(len(things), things) for _ in range(2))
-        self.segments, self.objects = PanopticEvaluator(len(things), things), InstanceEvaluator(len(things))
-        self.by_image: list[float] = []
-        self.has_objects = False
-
-    def add(self, record: dict[str, Any], truth: Segments, result: Segmentation, ids: np.ndarray) -> None:
-        """Compare a result, whose class ids stand for ``ids`` of the split, with the truth."""
-        labels = np.append(ids, -1)[result.labels]
-        self.labels.add(truth.semantic(), labels)
-        self.alone.reset()
-        self.alone.add(truth.semantic(), labels)
-        self.by_image.append(self.alone.evaluate().foreground_miou)
-        found = from_labels(labels)
-        if result.panoptic is not None:
-            infos = [{"id": s.id, "category_id": int(ids[s.class_id])} for s in result.panoptic.segments]
-            found = from_panoptic_seg(result.panoptic.ids, infos)
-        self.segments.add(truth, found)
-        if result.instances is not None:
-            self.has_objects = True
-            found_objects = InstanceMasks(
-                labels.shape,
-                [dict(one.rle) for one in result.instances],
-                ids[[one.class_id for one in result.instances]].astype(np.int64),
-                np.array([one.score for one in result.instances], np.float64),
-                np.zeros(len(result.instances), bool),
-                np.array([one.area for one in result.instances], np.float64),
-            )
-            self.objects.add(record["image_id"], true_instances(self.split, record, labels.shape), found_objects)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all numbers; AP is None for models that tell no objects."""
-        return {
-            **self.labels.evaluate().to_json(),
-            "things_per_image": round(float(np.nanmean(self.by_image)), 6),
-            "pq": self.segments.evaluate().to_json()["pq"],
-            "ap": self.objects.evaluate().to_json()["ap"] if self.has_objects else None,
-        }
+    Raises:
+        InputError: A split is missing or broken.
+    """
+    changes = {"MODEL": {"PROTOCOL": {"SHORT_SIDE": args.short_side}}} if args.short_side else {}
+    common = {"protocol": args.protocol, "device": args.device, "distractors": args.distractors, "limit": args.limit}
+    splits = args.splits.split(",")
+    for split in splits:
+        try:
+            Plan(str(args.data / split)).open_dataset()
+        except InputError as error:
+            raise InputError(f"{error}; make it with datasets/prepare_scenes.py") from error
+    return [
+        Job(Plan(str(args.data / split), model, overrides=changes, **common), folder / model.replace("/", "-") / split)
+        for model in model_names(args)
+        for split in splits
+    ]
 
 
-def evaluate(segmenter: Segmenter, split: Dataset, distractors: int | None) -> dict[str, Any]:
-    """Label all images of a split and compare with its masks; see the top of this file for `distractors`."""
-    scores, seconds = Scores(split), []
-    rows = track(split.records, split.name, transient=True, disable=not sys.stderr.isatty())
-    for index, record in enumerate(rows):
-        image = read_image(record["file_name"])
-        truth = split.read_segments(record, image.pixels.shape[:2])
-        ids = np.arange(len(split.classes))
-        if distractors is not None:
-            own = np.unique(truth.classes)
-            rng = np.random.default_rng([index, distractors])
-            ids = np.concatenate([own, rng.permutation(np.setdiff1d(ids, own))[:distractors]])
-        segmenter.set_vocabulary(
-            split.classes if distractors is None else Vocabulary(tuple(split.classes[i] for i in ids))
-        )
-        start = time.perf_counter()
-        result = next(segmenter.stream([image.path]))
-        seconds.append(time.perf_counter() - start)
-        scores.add(record, truth, result, ids)
+def row(job: Job, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a run for the tables; AP is None for models that tell no objects."""
     return {
-        "split": split.name,
-        "images": len(split.records),
-        **scores.to_json(),
-        "ms_per_image": round(1000 * float(np.median(seconds))),
+        "model": job.plan.model,
+        "split": Path(job.plan.dataset).name,
+        "images": summary["counts"]["evaluated"],
+        **{name: entry["value"] for name, entry in summary["metrics"]["semantic"].items()},
+        "things_per_image": value(summary, "image", "things_miou"),
+        "pq": value(summary, "panoptic", "pq"),
+        "ap": value(summary, "instance", "ap"),
+        "ms_per_image": round(1000 * summary["timing"]["seconds_per_image"]),
     }
 
 
@@ -188,6 +151,34 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
+def conditions(args: argparse.Namespace, summary: dict[str, Any]) -> str:
+    """Say in a sentence under what the numbers were taken."""
+    words = "all words" if args.distractors is None else f"its own classes and {args.distractors} others"
+    return (
+        f"{summary['counts']['images']} images of each split, each labelled with {words}; protocol "
+        f"{summary['protocol']}, {summary['device']}, {summary['precision']}, ovseg {summary['versions']['ovseg']}, "
+        f"torch {summary['versions']['torch']}."
+    )
+
+
+def replace_block(path: Path, name: str, text: str) -> None:
+    """Put a text between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->`` of a Markdown file.
+
+    Raises:
+        InputError: The file cannot be read or lacks the two lines.
+    """
+    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror}); expected a Markdown file") from error
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if len(pattern.findall(content)) != 1:
+        raise InputError(f"'{path}' lacks the lines '{begin}' and '{end}'; expected them once, put them in its place")
+    with atomic_write(path) as temporary:
+        temporary.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", content), encoding="utf-8")
+
+
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,38 +188,44 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--all-training-free", action="store_true", help="every training-free method on the CLIP of --clip"
     )
+    parser.add_argument("--all", action="store_true", help="these, and every model whose weights are on this machine")
     parser.add_argument("--clip", default="mini", help="card, folder or ARCHITECTURE/TAG for --all-training-free")
     parser.add_argument("--distractors", type=int, help="label with an image's own classes and this many others")
     parser.add_argument("--limit", type=int, help="only the first images of each split")
     parser.add_argument("--short-side", type=int, help="network size in place of the model's own")
     parser.add_argument("--protocol", default="", help="settings of a benchmark, or common (default: the model's own)")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--processes", type=int, default=1, help="on this machine, one for each GPU")
+    parser.add_argument("--output", type=Path, help="keep runs, reports and a comparison of each split in this folder")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     parser.add_argument("--markdown", type=Path, help="write a Markdown table here")
+    parser.add_argument("--into", type=Path, help=f"write the table between the '{BLOCK}' marks of this Markdown file")
     parser.add_argument("--plot", type=Path, help="draw the table here, as a PNG")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit is {args.limit}; expected at least 1")
+    return args
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Evaluate every model on every split and print one table."""
-    args = parse_args(argv)
-    names = (
-        [f"{m.lower()}/{args.clip}" for m in list_recalibrations()]
-        if args.all_training_free
-        else args.models.split(",")
-    )
-    splits = [read_split(args.data / name, args.limit) for name in args.splits.split(",")]
-    protocol = {"SHORT_SIDE": args.short_side} if args.short_side else {}
-    rows = []
-    for name in names:
-        changes = {"MODEL": {"PROTOCOL": protocol}} if protocol else None
-        segmenter = load(name, args.device, overrides=changes, protocol=args.protocol)
-        rule = getattr(segmenter.model, "rule", None)
-        segmenter.model.full_scores = getattr(rule, "instances", False)  # models that tell objects do so only then
-        for split in splits:
-            rows.append({"model": name, **evaluate(segmenter, split, args.distractors)})
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    Console().print(table(rows))
+def run(args: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Evaluate every model on every split; with --output also compare them.
+
+    Returns:
+        A row and the whole result of each run; none in all processes of torchrun but the first.
+    """
+    jobs = make_jobs(args, folder)
+    with progress() as report:
+        runs = evaluate(jobs, args.processes, report) or []
+    summaries = [finish([one]) for one in runs]
+    rows = [row(job, summary) for job, summary in zip(jobs, summaries, strict=False)]
+    for split in args.splits.split(",") if args.output and len({one["model"] for one in rows}) > 1 else ():
+        folders = [job.folder for job in jobs if Path(job.plan.dataset).name == split]
+        write_comparison(folder / f"compare-{split}", *compare(folders))
+    return rows, summaries
+
+
+def write_tables(args: argparse.Namespace, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write what was asked for."""
     if args.plot:
         with atomic_write(args.plot) as temporary:
             plot(rows, temporary)
@@ -236,10 +233,30 @@ def main(argv: list[str] | None = None) -> None:
         if path:
             with atomic_write(path) as temporary:
                 temporary.write_text(text)
+    if args.into:
+        replace_block(args.into, BLOCK, f"{conditions(args, summary)}\n\n{markdown(rows)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate every model on every split and print one table.
+
+    Returns:
+        0, or 1 when images could not be evaluated.
+    """
+    args = parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        rows, summaries = run(args, args.output or Path(scratch))
+    if rows:
+        Console().print(table(rows))
+        write_tables(args, rows, summaries[0])
+    failed = [one for summary in summaries for one in summary["failed"]]
+    for one in failed:
+        print(f"error: {one['image']}: {one['error']}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except OvsegError as error:
         sys.exit(f"error: {error}")

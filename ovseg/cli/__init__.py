@@ -21,6 +21,7 @@ COMMANDS = {
     "models": "list models: licence, size, where weights come from",
     "train": "train a model, on your own data too",
     "eval": "evaluate a model on a data set: result.json and a report",
+    "compare": "compare evaluations: intervals, classes, pictures",
     "datasets": "check a data set before training",
     "doctor": "check the installation and say what mends it",
     "cache": "list or clear the cached text embeddings",

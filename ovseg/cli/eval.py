@@ -1,9 +1,9 @@
 """Evaluate a model on a data set: every number with its rule, and a report in one file.
 
 The folder gets result.json (all numbers, rules, settings, versions, hashes), per_class.csv, report.html (to open in a
-browser, also without a network), labels/ (16-bit PNGs of what was predicted) and images.jsonl (what was measured on each
-image, for `ovseg compare`). A run that was killed goes on where it was when the same command is given again, with equal
-numbers; images that failed are tried again.
+browser, also without a network), labels/ (16-bit PNGs of what was predicted) and images.jsonl (what was measured on
+each image, for `ovseg compare`). A run that was killed goes on where it was when the same command is given again, with
+equal numbers; images that failed are tried again.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
+    import dataclasses
+
     from ovseg.evaluation.plan import Plan
 
-    names = ("dataset", "root", "model", "predictions", "vocabulary", "protocol", "background", "templates", "device")
-    names += ("dtype", "distractors", "limit", "novel", "boundary", "seed")
+    names = [entry.name for entry in dataclasses.fields(Plan) if entry.name not in ("tasks", "overrides", "condition")]
     tasks = tuple(filter(None, (task.strip() for task in args.tasks.split(","))))
     return Plan(**{name: getattr(args, name) for name in names}, tasks=tasks)
 

@@ -47,7 +47,8 @@ def _lines(what: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - shown >= EVERY and done:
             shown = now
-            left = (now - start) / done * (total - done)
-            print(f"{done} of {total} {what}, about {left / 60:.0f} minutes left", file=sys.stderr, flush=True)
+            left = round((now - start) / done * (total - done))
+            time_left = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+            print(f"{done} of {total} {what}, {time_left} left", file=sys.stderr, flush=True)
 
     return report

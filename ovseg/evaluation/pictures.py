@@ -56,9 +56,9 @@ def mistakes(truth: np.ndarray, labels: np.ndarray) -> Image.Image:
     return Image.fromarray(drawn.astype(np.uint8))
 
 
-def key(classes: Vocabulary, *maps: np.ndarray, most: int = 8) -> str:
-    """Name the classes of maps beside their colours, the largest first."""
-    values, counts = np.unique(np.concatenate([one.ravel() for one in maps]), return_counts=True)
+def key(classes: Vocabulary, labels: np.ndarray, most: int = 8) -> str:
+    """Name the classes of a map beside their colours, the largest first."""
+    values, counts = np.unique(labels, return_counts=True)
     order = [int(v) for _, v in sorted(zip(-counts, values, strict=True)) if v >= 0]
     marks = [
         f'<span class="key" style="background:rgb{classes[i].color}"></span>{escape(classes[i].name)}'
@@ -86,7 +86,9 @@ def gallery(folder: Path, dataset: Dataset, records: Sequence[ImageRecord]) -> s
             inline(overlay(pixels, labels, dataset.classes), "prediction"),
             inline(mistakes(truth, labels), "mistakes"),
         ]
-        caption = f"<b>{shown}</b> mIoU &nbsp; {escape(record.name)} {key(dataset.classes, truth, labels)}"
+        found = np.where(np.isin(labels, truth), -1, labels)
+        caption = f"<b>{shown}</b> mIoU &nbsp; {escape(record.name)} &nbsp; shows {key(dataset.classes, truth)}"
+        caption += f"<br>also predicted {key(dataset.classes, found)}" if (found >= 0).any() else ""
         figures.append(f'<figure><figcaption>{caption}</figcaption><div class="shots">{"".join(shots)}</div></figure>')
     return "\n".join(figures)
 

@@ -50,7 +50,7 @@ def write_report(run: Run, summary: dict[str, Any], results: dict[str, Any], row
     """
     name = f"{summary['model']['model']} on {summary['dataset']['name']}"
     best, worst = ranked(run.log.good, PICTURES)
-    below = "Mean IoU of the classes that the image shows. Mistakes: grey is right, orange wrong, white has no ground truth."
+    below = "Mean IoU of the classes that the image shows. Mistakes: orange; grey is right, white has no ground truth."
     parts = [
         f'<h1>{escape(name)}</h1><p class="sub">{escape(_subtitle(summary))}</p>',
         _tiles(summary),
@@ -158,8 +158,8 @@ def _worth_showing(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _calibration_note(summary: dict[str, Any]) -> str:
     error = value(summary, "calibration", "expected_calibration_error")
     return (
-        f"Of the pixels with a score, how many are right: on the dashed line scores can be taken at their word. Expected "
-        f"calibration error {percent(error)} %. Larger dots are more pixels."
+        "Of the pixels with a score, how many are right: on the dashed line scores can be taken at their word. "
+        f"Expected calibration error {percent(error)} %. Larger dots are more pixels."
     )
 
 
