@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ovseg.data.dataset import Segments
-from ovseg.errors import InputError
+from ovseg.errors import EnvironmentProblem, InputError
 from ovseg.evaluation import InstanceEvaluator, InstanceMasks
 
 SIZE = (120, 130)
@@ -110,6 +111,25 @@ def test_numbers_are_those_of_pycocotools(boxes: bool, agnostic: bool, crowd: in
     assert [np.nan_to_num(getattr(result, name), nan=-1) for name in names] == pytest.approx(wanted[:9].tolist())
     assert 0.05 < result.ap < 0.9
     assert np.isnan(result.class_ap).all() == agnostic
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_the_faster_library_gives_the_same_numbers(boxes: bool, agnostic: bool) -> None:
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    rng, evaluator = np.random.default_rng(3), InstanceEvaluator(4, novel=[True, False, True, False])
+    for number in range(8):
+        truth = draw(rng, 3, 5)
+        evaluator.add(number, from_drawn(truth, number % 2), InstanceMasks.from_masks(*guess(rng, truth, 4)))
+    slow, fast = (evaluator.evaluate(boxes, agnostic, fast) for fast in (False, True))
+    assert fast.to_json() == slow.to_json() and 0.05 < fast.ap < 0.9
+    assert fast.class_ap == pytest.approx(slow.class_ap, abs=1e-12, nan_ok=True)
+
+
+def test_without_the_faster_library_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(EnvironmentProblem, match="faster-coco-eval is not installed; install it"):
+        InstanceEvaluator(1).evaluate(fast=True)
 
 
 def test_base_novel_present_and_all() -> None:
