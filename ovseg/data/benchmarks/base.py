@@ -113,13 +113,12 @@ class Place:
         return [one for one in self.benchmark.sources if not one.splits or self.split in one.splits]
 
     def missing(self, path: str) -> InputError:
-        """Build the error for a path that is missing in the benchmark's folder."""
-        near = [one for one in self.sources() if any(path.startswith(p.split("*")[0]) for p in one.provides)]
+        """Build the error for a path (or pattern) that is missing in the benchmark's folder."""
         path = path.split("|")[0].split("/**")[0]
-        lines = [one.line(self) for one in near or self.sources() if not one.present(self.folder)] or [
-            f"add it, or unpack {' and '.join(one.file for one in near or self.sources())} again"
-        ]
-        root = "" if self.root.is_dir() else " (is it the right root? set DETECTRON2_DATASETS or --root)"
+        sources = [one for one in self.sources() if any(path.startswith(p.split("*")[0]) for p in one.provides)]
+        sources = sources or [one for one in self.sources() if not one.present(self.folder)] or self.sources()
+        root = "" if self.root.is_dir() else " (is the root right? set DETECTRON2_DATASETS, or give --root)"
+        lines = [one.line(self) for one in sources] or ["add it"]
         return InputError(f"{self.name}: '{self.folder / path}' is missing{root}; {lines[0]}")
 
     def classes(self) -> Vocabulary:
@@ -229,16 +228,10 @@ class Layout:
     listed: Callable[[Path], list[str]] | None = None
     needs: tuple[str, ...] = ()
 
-    def parts(self) -> list[str]:
-        """Return the paths that have to exist, images first."""
-        return [
-            *(pattern.split("{}")[0].rsplit("/", 1)[0] or "." for pattern in (self.images, self.labels)),
-            *self.needs,
-        ]
-
     def absent(self, folder: Path) -> list[str]:
-        """Return those of `parts` that do not."""
-        return [path for path in self.parts() if not exists(folder, path)]
+        """Return the paths that have to exist and do not; of images and labels at least one file."""
+        patterns = [pattern.replace("{}", "**/*") for pattern in (self.images, self.labels)]
+        return [pattern for pattern in (*patterns, *self.needs) if not exists(folder, pattern)]
 
 
 def exists(folder: Path, path: str) -> bool:

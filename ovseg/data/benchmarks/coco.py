@@ -202,7 +202,10 @@ BENCHMARKS = (
         rule="8-bit PNG holds COCO's number (1 to 182, 11 of them unused) minus 1; 255 is ignored; ids in that order",
         sources=STUFF_SOURCES,
         splits={split: _stuff_split(split) for split in COUNTS},
-        aliases={"val2017": ("coco_2017_test_stuff_all_sem_seg",), "train2017": ("coco_2017_train_stuff_all_sem_seg",)},
+        aliases={
+            "val2017": ("coco_2017_test_stuff_all_sem_seg", "coco_2017_test_stuff_sem_seg"),
+            "train2017": ("coco_2017_train_stuff_all_sem_seg",),
+        },
         licence=LICENCE,
         paper=STUFF,
     ),

@@ -148,9 +148,12 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], what: str)
     from rich.progress import track
 
     todo = list(items)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
         results = pool.map(work, todo)
         return list(track(results, what, total=len(todo), disable=not sys.stderr.isatty()))
+    finally:
+        pool.shutdown(cancel_futures=True)  # ctrl-C does not wait for what has not begun
 
 
 def by_value(table: np.ndarray) -> Rule:

@@ -61,3 +61,14 @@ def datasets(capsys):
         return status, *capsys.readouterr()
 
     return call
+
+
+def labels_of(dataset, index: int = 0) -> list[int]:
+    """Return the classes of the four stripes of an image; -1 void."""
+    return dataset.read_segments(dataset.records[index], (12, 16)).semantic()[0, ::4].tolist()
+
+
+def stored(dataset, index: int = 0) -> tuple[str, list[int]]:
+    """Return dtype and values of the four stripes of the file that Detectron2's evaluators read."""
+    values = np.asarray(Image.open(dataset.records[index]["sem_seg_file_name"]))
+    return values.dtype.name, values[0, ::4].tolist()
