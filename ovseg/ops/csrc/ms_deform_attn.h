@@ -10,9 +10,9 @@
 #include <cstring>
 #include <vector>
 
-namespace ovseg {
+namespace ovseg::ms_deform_attn {
 
-struct DeformSizes {
+struct Sizes {
   int64_t batch, tokens, heads, dim, queries, levels, points;
   const int64_t* shapes;  // rows and columns of each level; their products add up to `tokens`
 
@@ -103,8 +103,8 @@ inline void add_all_channels(const Term<T>* terms, int64_t count, int64_t dim, T
 
 // Outputs of the queries [begin, end) out of batch * queries.
 template <typename T>
-void deform_forward(const DeformSizes& n, const T* value, const T* locations, const T* weights, T* out, int64_t begin,
-                    int64_t end) {
+void forward(const Sizes& n, const T* value, const T* locations, const T* weights, T* out, int64_t begin,
+             int64_t end) {
   std::vector<Term<T>> terms(4 * n.samples());
   for (int64_t item = begin; item < end; ++item) {
     for (int64_t head = 0; head < n.heads; ++head) {
@@ -155,8 +155,8 @@ inline T product_and_add(const T* __restrict grad, const T* __restrict row, T sh
 // Gradients of the levels [begin, end) out of batch * heads * levels. Each owns its part of every gradient, so that no
 // two ranges write to one place, and sums do not depend on the number of threads. `grad_value` comes filled with zeros.
 template <typename T>
-void deform_backward(const DeformSizes& n, const T* grad, const T* value, const T* locations, const T* weights,
-                     T* grad_value, T* grad_locations, T* grad_weights, int64_t begin, int64_t end) {
+void backward(const Sizes& n, const T* grad, const T* value, const T* locations, const T* weights, T* grad_value,
+              T* grad_locations, T* grad_weights, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t level = item % n.levels, head = item / n.levels % n.heads, image = item / n.levels / n.heads;
     const int64_t height = n.shapes[2 * level], width = n.shapes[2 * level + 1];
@@ -187,4 +187,4 @@ void deform_backward(const DeformSizes& n, const T* grad, const T* value, const 
   }
 }
 
-}  // namespace ovseg
+}  // namespace ovseg::ms_deform_attn
