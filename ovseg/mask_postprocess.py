@@ -17,9 +17,8 @@ from ovseg.data.windows import bilinear_matrix
 from ovseg.errors import ConfigError
 from ovseg.panoptic import PanopticSegment
 
-_CPU_TILE, _TILE = (32, 256), (256, 1024)  # pixels
+_CPU_TILE, _TILE = (64, 64), (256, 1024)  # pixels; on CPUs all masks of a tile should stay in the cache
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
-_MASK_PIXELS = 2**24  # of whole masks that are computed at a time
 _SLACK = 1e-5  # by which rounding may lift a sum over its bound
 
 
@@ -53,10 +52,15 @@ class MaskResize:
             for left in range(0, self.size[1], wide):
                 yield slice(top, top + high), slice(left, left + wide)
 
-    def logits(self, mask_logits: Tensor) -> Tensor:
-        """Return whole mask logits (Q, H', W') float32 of (Q, h, w)."""
-        rows, columns = (matrix.to(mask_logits.device) for matrix in (self.rows, self.columns))
-        return rows @ mask_logits.float() @ columns.mT
+    def logits(self, mask_logits: Tensor, tile: tuple[slice, slice]) -> Tensor:
+        """Return the logits (Q, a, b) float32 of mask logits (Q, h, w) in a tile of (a, b) pixels, before the sigmoid.
+
+        Where the resizing takes the sigmoid first, the tile is one of (H', W').
+        """
+        rows, top, _ = _part(self.rows, None, tile[0])
+        columns, left, _ = _part(self.columns, None, tile[1])
+        device = mask_logits.device
+        return rows.to(device) @ mask_logits[:, top, left].float() @ columns.to(device).mT
 
     def probabilities(self, mask_logits: Tensor, tile: tuple[slice, slice]) -> Tensor:
         """Return the probabilities (Q, a, b) float32 of mask logits (Q, h, w) in a tile of (a, b) pixels."""
@@ -253,12 +257,12 @@ def instances(
 def mask_boxes(masks: Tensor) -> Tensor:
     """Return the boxes (N, 4) float32 left, top, right, bottom around masks (N, H, W) bool; zeros for empty masks."""
     sides = []
-    for seen in (masks.any(1), masks.any(2)):  # (N, W), (N, H)
-        first, last = seen.int().argmax(1), seen.shape[1] - seen.flip(1).int().argmax(1)
-        sides.append((first, last))
+    for axis in (1, 2):
+        seen = masks.view(torch.uint8).amax(axis)  # (N, W), (N, H); on CPUs ten times as fast as any() of bool
+        sides.append((seen.argmax(1), seen.shape[1] - seen.flip(1).argmax(1)))
     (left, right), (top, bottom) = sides
     boxes = torch.stack([left, top, right, bottom], 1).float()
-    return boxes * masks.flatten(1).any(1)[:, None]
+    return boxes * seen.amax(1, keepdim=True)
 
 
 def _part(first: Tensor, after: Tensor | None, wanted: slice) -> tuple[Tensor, slice, Tensor | None]:
@@ -310,10 +314,10 @@ def _owners(best: Tensor, mask_logits: Tensor, resize: MaskResize) -> tuple[Tens
     areas = torch.zeros(count, 3, dtype=torch.long, device=device)
     for tile in resize.tiles(device):
         masks = resize.probabilities(mask_logits, tile)
-        winner = (best[:, None, None] * masks).argmax(0)
+        winner = (best[:, None, None] * masks).max(0).indices  # on CPUs twice as fast as argmax
         inside = masks.gather(0, winner[None])[0] >= 0.5
         areas[:, 0] += winner.flatten().bincount(minlength=count)
-        areas[:, 1] += (masks >= 0.5).sum((1, 2))
+        areas[:, 1] += masks.ge_(0.5).sum((1, 2)).long()  # exact: a tile has fewer pixels than float32 can count
         areas[:, 2] += winner[inside].bincount(minlength=count)
         owner[tile] = winner.masked_fill_(~inside, -1)
     return owner, areas
@@ -343,16 +347,16 @@ def _number(
 
 def _hard_masks(mask_logits: Tensor, resize: MaskResize) -> tuple[Tensor, Tensor]:
     """Return masks (Q, H, W) bool where logits are positive, and their mean probability (Q,) inside."""
-    masks = torch.empty(len(mask_logits), *resize.size, dtype=torch.bool, device=mask_logits.device)
-    inside = torch.empty(len(mask_logits), device=mask_logits.device)
-    size = max(1, _MASK_PIXELS // masks[0].numel()) if len(masks) else 1
-    for start in range(0, len(masks), size):
-        part = slice(start, start + size)
-        logits = resize.logits(mask_logits[part])
-        masks[part] = logits > 0
-        total = (logits.sigmoid_() * masks[part]).sum((1, 2))
-        inside[part] = total / (masks[part].sum((1, 2)) + 1e-6)
-    return masks, inside
+    device = mask_logits.device
+    masks = torch.empty(len(mask_logits), *resize.size, dtype=torch.bool, device=device)
+    total, area = torch.zeros(2, len(mask_logits), device=device)
+    for tile in resize.tiles(device):
+        logits = resize.logits(mask_logits, tile)
+        hard = logits > 0
+        masks[(slice(None), *tile)] = hard
+        area += hard.float().sum((1, 2))
+        total += logits.sigmoid_().mul_(hard).sum((1, 2))
+    return masks, total / (area + 1e-6)
 
 
 def _check(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, column_class: Tensor | None) -> Tensor:

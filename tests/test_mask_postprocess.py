@@ -49,7 +49,6 @@ def small_tiles(monkeypatch):
     """Tiles and groups of classes so small that every seam is crossed."""
     monkeypatch.setattr(mask_postprocess, "_CPU_TILE", (16, 16))
     monkeypatch.setattr(mask_postprocess, "_CPU_CLASSES", 2)
-    monkeypatch.setattr(mask_postprocess, "_MASK_PIXELS", 2000)
 
 
 @settings(max_examples=60)
