@@ -25,10 +25,10 @@ LEVEL = 0.95
 """Share of the resampled data sets that an interval holds."""
 
 METRICS = {
-    "miou_present": (SEMANTIC, "mIoU over the classes of the (resampled) ground truth"),
-    "miou_all": (SEMANTIC, "mIoU over all classes of the list"),
-    "pixel_accuracy": (SEMANTIC, "share of labelled pixels that are right"),
-    "pq": (PANOPTIC, "PQ over the classes of ground truth or predictions"),
+    "miou_present": (SEMANTIC, "mIoU, present classes", "Mean over the classes of the (resampled) ground truth."),
+    "miou_all": (SEMANTIC, "mIoU, all classes", "Mean over all classes of the list; those that do not occur count 0."),
+    "pixel_accuracy": (SEMANTIC, "pixel accuracy", "Share of labelled pixels that are right."),
+    "pq": (PANOPTIC, "PQ", "Mean over the classes of ground truth or predictions."),
 }
 """Numbers that get intervals. AP has none: it ranks the objects of all images at once."""
 
@@ -203,7 +203,7 @@ def compare(folders: Sequence[Path], resamples: int = 1000, seed: int = 0) -> tu
         "level": LEVEL,
         "rule": "Paired bootstrap over images, percentile intervals; 'difference' is that to the reference, "
         "'better' the share of resampled data sets in which it is above 0, ties counted half.",
-        "rules": {name: rule for name, (_, rule) in METRICS.items()},
+        "rules": {name: rule for name, (_, _, rule) in METRICS.items()},
         "notes": notes(entries, shared),
         "models": models,
         "classes": _classes(entries, shared),

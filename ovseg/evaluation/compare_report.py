@@ -107,15 +107,15 @@ def _metric(summary: dict[str, Any], name: str) -> str:
     ]
     drawn = bars(rows, [(number["low"] or 0.0, number["high"] or 0.0) for number in values], 760)
     table = page.table(
-        ["model", name.replace("_", " "), "low", "high", "difference", "low ", "high ", "better in", "clear"],
+        ["model", METRICS[name][1], "low", "high", "difference", "low ", "high ", "better in", "clear"],
         [
             [model["name"], *_three(model["numbers"][name]), *_three(gap), gap["better"], _verdict(gap)]
             for model in models
             if (gap := model["difference"].get(name)) and model["name"] != summary["reference"]
         ],
     )
-    rule = f"{summary['rules'][name]}; in percent, with {100 * summary['level']:.0f} % intervals. {summary['rule']}"
-    return page.section(name.replace("_", " "), drawn + f"<h3>Against {escape(summary['reference'])}</h3>{table}", rule)
+    rule = f"{summary['rules'][name]} In percent, with {100 * summary['level']:.0f} % intervals. {summary['rule']}"
+    return page.section(METRICS[name][1], drawn + f"<h3>Against {escape(summary['reference'])}</h3>{table}", rule)
 
 
 def _three(number: dict[str, Any]) -> list[float | None]:

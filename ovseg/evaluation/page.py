@@ -44,6 +44,7 @@ figure { margin: 0 0 22px } figcaption { font-size: 13px; margin-bottom: 4px; ov
 svg { display: block; max-width: 100%; height: auto } svg text { font: 12px system-ui, "DejaVu Sans", sans-serif }
 input.find { font: inherit; padding: 5px 10px; border: 1px solid #cbd2dc; border-radius: 6px; margin: 0 0 8px }
 details { margin: 8px 0 } summary { cursor: pointer; color: var(--blue) }
+td:nth-child(3) { white-space: nowrap }
 code, pre { font: 12.5px/1.45 ui-monospace, "DejaVu Sans Mono", monospace } pre { white-space: pre-wrap; margin: 6px 0 }
 @media print { .scroll { max-height: none } input.find { display: none } }
 """

@@ -195,8 +195,9 @@ def robustness_table(found: dict[str, Any] | None) -> str:
     """Return the mean and drop of each family, and every condition; nothing where none was tested."""
     if not found:
         return ""
-    keys = [key for key in ("miou_present", "pixel_accuracy", "pq", "ap") if found["clean"].get(key) is not None]
-    heads = [text for key in keys for text in (key.replace("_", " "), "lost")]
+    names = {"miou_present": "mIoU, present", "pixel_accuracy": "pixel accuracy", "pq": "PQ", "ap": "AP"}
+    keys = [key for key in names if found["clean"].get(key) is not None]
+    heads = [text for key in keys for text in (names[key], "lost")]
 
     def cells(numbers: dict[str, Any], drop: dict[str, Any]) -> list[Any]:
         return [part[key] for key in keys for part in (numbers, drop)]
