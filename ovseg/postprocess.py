@@ -217,11 +217,11 @@ class _Stream:
 
     def _whole(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
         """Label all pixels at once, a few maps at a time."""
-        winners = torch.empty(self.size, dtype=torch.int32, device=self.logits.device)
+        labels = torch.empty(self.size, dtype=torch.int32, device=self.logits.device)
         scores = torch.empty(self.size, device=self.logits.device)
-        race = Race(winners, scores, self.rule.softmax)
+        race = Race(labels, scores, self.rule.softmax)
         order, kept = first_competing(keep), int(keep.sum())
-        for part, competes in runs(order, kept, max(1, _CHUNK // winners.numel())):
+        for part, competes in runs(order, kept, max(1, _CHUNK // labels.numel())):
             race.add(self._maps(part).flatten(1), competes)
-        race.finish(order)
-        return query_to_class.int()[winners.long()], scores
+        race.finish(query_to_class[order])
+        return labels, scores

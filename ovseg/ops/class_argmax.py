@@ -90,14 +90,15 @@ def plain_class_argmax(
     """Label tile by tile, a few queries at a time, in plain PyTorch; arguments as `class_argmax`."""
     scaled, rows, columns = logits.float() * scale, rows.float(), columns.float()
     size, device = (len(rows), len(columns)), logits.device
-    winners, scores = torch.empty(size, dtype=torch.int32, device=device), torch.empty(size, device=device)
+    labels, scores = torch.empty(size, dtype=torch.int32, device=device), torch.empty(size, device=device)
     (high, wide), chunk = (_CPU_TILE, _CPU_CHUNK) if device.type == "cpu" else (_TILE, _CHUNK)
     high *= max(1, chunk // (high * wide * len(logits)))  # a tile of few queries has more pixels
     for top in range(0, size[0], high):
         for left in range(0, size[1], wide):
             tile = slice(top, top + high), slice(left, left + wide)
-            _label_tile(scaled, (rows[tile[0]], columns[tile[1]]), competes, Race(winners[tile], scores[tile], softmax))
-    labels = query_to_class.int()[winners.long()]
+            race = Race(labels[tile], scores[tile], softmax)
+            order = _run(race, scaled, (rows[tile[0]], columns[tile[1]]), competes)
+            race.finish(query_to_class[order])
     return labels if competes.any() else labels.fill_(-1), scores
 
 
@@ -122,8 +123,10 @@ define(
 )
 
 
-def _label_tile(scaled: Tensor, matrices: tuple[Tensor, Tensor], competes: Tensor, race: Race) -> None:
-    """Label one tile; only the few patches that it interpolates from enter the products.
+def _run(race: Race, scaled: Tensor, matrices: tuple[Tensor, Tensor], competes: Tensor) -> Tensor:
+    """Let the queries race for one tile, in the order (T,) that is returned.
+
+    Only the few patches that the tile interpolates from enter the products.
 
     Interpolation never exceeds the largest of its patches. So the queries come by falling maximum, and as soon as
     that is below what every pixel has reached, the rest only adds to the sum.
@@ -134,12 +137,12 @@ def _label_tile(scaled: Tensor, matrices: tuple[Tensor, Tensor], competes: Tenso
     bounds = local.amax((1, 2))
     order, kept = first_competing(competes, bounds), int(competes.sum())
     chunk = _CPU_CHUNK if local.device.type == "cpu" else _CHUNK
-    for part, competing in runs(order, kept, max(_GROUP, chunk // race.winners.numel())):
+    for part, competing in runs(order, kept, max(_GROUP, chunk // race.labels.numel())):
         contends = competing and bool(bounds[part[0]] >= race.top.min())
         if not (contends or race.softmax):
             break
         race.add((rows @ local[part] @ columns).flatten(1), contends)
-    race.finish(order)
+    return order
 
 
 def first_competing(competes: Tensor, bounds: Tensor | None = None) -> Tensor:
@@ -159,10 +162,10 @@ def runs(order: Tensor, kept: int, size: int) -> Iterator[tuple[Tensor, bool]]:
 class Race:
     """The running winner and the running log-sum-exp of pixels."""
 
-    def __init__(self, winners: Tensor, scores: Tensor, softmax: bool) -> None:
-        """Begin; the results go to maps of the winners' indices (H, W) int32 and of their scores (H, W) float32."""
-        self.winners, self.scores, self.softmax = winners, scores, softmax
-        pixels, device = winners.numel(), winners.device
+    def __init__(self, labels: Tensor, scores: Tensor, softmax: bool) -> None:
+        """Begin; the results go to maps of labels (H, W) int32 and scores (H, W) float32."""
+        self.labels, self.scores, self.softmax = labels, scores, softmax
+        pixels, device = labels.numel(), labels.device
         self.peak = torch.full((pixels,), -torch.inf, device=device)  # largest logit so far
         self.total = torch.zeros(pixels, device=device)  # sum of exp(logit - peak) so far
         self.top = self.peak  # largest logit among those that compete
@@ -178,14 +181,19 @@ class Race:
             self.total.mul_((self.peak - peak).exp_()).add_(logits.sub_(peak).exp_().sum(0))
             self.peak = peak
 
-    def finish(self, order: Tensor) -> None:
-        """Write the winners, places in ``order``, and their probabilities, or without softmax their logits."""
-        self.winners.copy_(order[self.winner].view_as(self.winners))
+    def finish(self, classes: Tensor) -> None:
+        """Write the classes of the winners, given those (T,) of all that were added, and their scores."""
+        self.labels.copy_(classes[self.winner].view_as(self.labels))
         best = (self.top - self.peak).exp_().div_(self.total) if self.softmax else self.top
         self.scores.copy_(best.view_as(self.scores))
 
     def _follow(self, logits: Tensor) -> Tensor:
         """Update the winners; an argmax over few groups and then within one group is far cheaper than one over all."""
+        if len(logits) <= _GROUP:
+            best, inside = logits.max(0)
+            self.winner = torch.where(best > self.top, inside + self.added, self.winner)
+            self.top = torch.maximum(self.top, best)
+            return best
         full = len(logits) // _GROUP * _GROUP
         groups = [logits[:full].unflatten(0, (-1, _GROUP)).amax(1)] if full else []
         groups += [logits[full:].amax(0, keepdim=True)] if full < len(logits) else []
