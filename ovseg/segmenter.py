@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,6 +16,7 @@ from ovseg.data.images import LoadedImage, expand_inputs, read_image
 from ovseg.data.preprocessing import Preprocessor
 from ovseg.device import resolve_device, resolve_dtype
 from ovseg.errors import ConfigError, InputError, VocabularyError
+from ovseg.overlap import overlapped, worker_threads
 from ovseg.panoptic import read_outputs
 from ovseg.segmentation import Segmentation
 from ovseg.vocabulary import Vocabulary
@@ -40,6 +43,15 @@ def check_settings(
     if not precision.is_floating_point:
         raise ConfigError(f"dtype is {precision}; expected auto, fp32, bf16 or fp16")
     return where, precision
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """An image, its pixels (3, h, w) uint8 for the model, and the seconds that their resizing took."""
+
+    image: LoadedImage
+    pixels: torch.Tensor
+    seconds: float
 
 
 class Segmenter:
@@ -141,15 +153,18 @@ class Segmenter:
     ) -> Iterator[Segmentation]:
         """Segment images one batch after another, in order, without keeping results.
 
+        A list of paths is read ahead by threads, while the model works on the images before; whatever else comes is
+        read when its turn comes.
+
         Args:
             sources: Single images, as in `__call__`.
             on_error: Called with the source and the error when an image cannot be read or does not fit into memory;
                 that image is left out. Without it the error is raised.
         """
-        batch: list[tuple[Any, LoadedImage]] = []
-        for source in sources:
+        batch: list[tuple[Any, _Prepared]] = []
+        for source, prepared in self._read(sources):
             try:
-                batch.append((source, read_image(source)))
+                batch.append((source, prepared()))
             except InputError as error:
                 if on_error is None:
                     raise
@@ -160,8 +175,22 @@ class Segmenter:
         if batch:
             yield from self._segment_or_report(batch, on_error)
 
+    def _read(self, sources: Iterable[Any]) -> Iterator[tuple[Any, Callable[[], _Prepared]]]:
+        """Yield each source with a function that gives its image, from threads where that changes nothing else."""
+        if isinstance(sources, list) and all(isinstance(source, (str, Path)) for source in sources):
+            threads = min(worker_threads(), len(sources) or 1)
+            yield from overlapped(self._prepare, sources, threads, self.batch_size + threads)
+        else:  # a generator may reuse its memory, and images in memory may be one and the same
+            yield from ((source, partial(self._prepare, source)) for source in sources)
+
+    def _prepare(self, source: Any) -> _Prepared:
+        """Read an image and bring it to the size in which the model sees it."""
+        image = read_image(source)
+        start = time.perf_counter()
+        return _Prepared(image, self.preprocess(image.pixels), time.perf_counter() - start)
+
     def _segment_or_report(
-        self, batch: list[tuple[Any, LoadedImage]], on_error: Callable[[Any, InputError], None] | None
+        self, batch: list[tuple[Any, _Prepared]], on_error: Callable[[Any, InputError], None] | None
     ) -> list[Segmentation]:
         try:
             return self._segment([image for _, image in batch])
@@ -172,13 +201,12 @@ class Segmenter:
                 on_error(source, error)
             return []
 
-    def _segment(self, batch: list[LoadedImage]) -> list[Segmentation]:
+    def _segment(self, batch: list[_Prepared]) -> list[Segmentation]:
+        images, inputs = [one.image for one in batch], []
+        for one in batch:
+            height, width = one.image.pixels.shape[:2]
+            inputs.append({"image": one.pixels, "height": height, "width": width})
         start = time.perf_counter()
-        inputs = []
-        for image in batch:
-            height, width = image.pixels.shape[:2]
-            inputs.append({"image": self.preprocess(image.pixels), "height": height, "width": width})
-        prepared = time.perf_counter()
         try:
             outputs = self.model(inputs)
             arrays = [(out["labels"].cpu().numpy(), out["scores"].float().cpu().numpy()) for out in outputs]
@@ -186,11 +214,11 @@ class Segmenter:
         except RuntimeError as error:
             if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
-            names = ", ".join(image.name for image in batch)
+            names = ", ".join(image.name for image in images)
             raise InputError(
                 f"{names} does not fit into the memory of {self.device}; use a smaller batch size"
             ) from error
-        timings = {"preprocess": prepared - start, "model": time.perf_counter() - prepared}
+        timings = {"preprocess": sum(one.seconds for one in batch), "model": time.perf_counter() - start}
         timings = {key: round(seconds / len(batch), 4) for key, seconds in timings.items()}
         timings |= {"seconds": round(sum(timings.values()), 4), "words": round(self._words_seconds, 4)}
         return [
@@ -202,7 +230,7 @@ class Segmenter:
                 self._meta(image, tuple(entry["image"].shape[1:]), timings),
                 **part,
             )
-            for image, entry, (labels, scores), part in zip(batch, inputs, arrays, parts, strict=True)
+            for image, entry, (labels, scores), part in zip(images, inputs, arrays, parts, strict=True)
         ]
 
     def _meta(self, image: LoadedImage, network_size: tuple[int, ...], timings: dict[str, float]) -> dict[str, Any]:

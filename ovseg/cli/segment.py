@@ -13,18 +13,22 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ovseg.cli.outputs import LABELS, OVERLAY, REPORT, choose_inputs, plan_outputs
+from ovseg.cli.startup import without_collection
+from ovseg.overlap import overlapped, worker_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.table import Table
 
     from ovseg.errors import OvsegError
     from ovseg.segmentation import Segmentation
     from ovseg.segmenter import Segmenter
+
+    Done: TypeAlias = tuple[Segmentation, Callable[[], dict[str, str]]]
 
 EXAMPLES = """\
 examples:
@@ -98,24 +102,28 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
-    images, left_out = choose_inputs(args.images)
-    if left_out:
-        print(
-            f"note: {left_out} results of earlier runs are left out; name a file itself to segment it", file=sys.stderr
-        )
-    _check_words(args)
-    bases = plan_outputs(images, args.output)
-    segmenter = _load(args)
+    with without_collection():
+        images, left_out = choose_inputs(args.images)
+        if left_out:
+            what = f"{left_out} results of earlier runs are left out"
+            print(f"note: {what}; name a file itself to segment it", file=sys.stderr)
+        _check_words(args)
+        bases = plan_outputs(images, args.output)
+        segmenter = _load(args)
     failed: list[str] = []
 
     def report(source: Any, error: OvsegError) -> None:
         failed.append(str(source))
         print(f"error: {error}", file=sys.stderr)
 
-    for result in _progress(segmenter.stream(images, on_error=report), len(images)):
-        written = write(result, bases[str(result.meta["path"])])
+    def finish(result: Segmentation) -> dict[str, str]:
+        return write(result, bases[str(result.meta["path"])])
+
+    results = overlapped(finish, segmenter.stream(images, on_error=report), worker_threads(), worker_threads())
+    for result, written in _progress(results, len(images)):
+        files = written()
         if args.json:
-            print(json.dumps({**written, **result.to_json()}), flush=True)
+            print(json.dumps({**files, **result.to_json()}), flush=True)
         else:
             _print_result(result)
     if not args.json:
@@ -227,7 +235,7 @@ def _load(args: argparse.Namespace) -> Segmenter:
     return segmenter
 
 
-def _progress(results: Iterable[Segmentation], total: int) -> Iterator[Segmentation]:
+def _progress(results: Iterable[Done], total: int) -> Iterator[Done]:
     """Show a bar on the terminal while many images are worked on; it goes to stderr."""
     from rich.console import Console
     from rich.progress import Progress

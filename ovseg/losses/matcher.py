@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ovseg.losses.points import sample_masks, sample_points
@@ -93,6 +92,8 @@ def match(costs: Sequence[Tensor]) -> list[Match]:
     Raises:
         FloatingPointError: A cost is not finite: the model's outputs have overflowed.
     """
+    from scipy.optimize import linear_sum_assignment  # a fifth of a second, which inference need not wait for
+
     flat = torch.cat([cost.flatten() for cost in costs]).cpu()
     if not flat.isfinite().all():
         raise FloatingPointError(
