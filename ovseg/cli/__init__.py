@@ -22,7 +22,7 @@ COMMANDS = {
     "train": "train a model, on your own data too",
     "eval": "evaluate a model on a data set: result.json and a report",
     "compare": "compare evaluations: intervals, classes, pictures",
-    "datasets": "check a data set before training",
+    "datasets": "prepare benchmarks, check and draw data sets",
     "doctor": "check the installation and say what mends it",
     "cache": "list or clear the cached text embeddings",
 }

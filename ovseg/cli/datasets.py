@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ovseg.data.benchmarks.status import State
     from ovseg.data.checking import Report
     from ovseg.data.dataset import Dataset
 
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("data", nargs="+", metavar="NAME", help="benchmarks (their first split), or splits")
     prepare.add_argument("--check-only", action="store_true", help="change nothing, say what is wrong")
     status = actions.add_parser("status", help="list the benchmarks and what is missing")
+    status.add_argument("data", nargs="*", metavar="NAME", help="benchmarks or splits (default: all)")
     check = actions.add_parser("check", help="read a data set and list what is wrong")
     check.add_argument("data", metavar="DIR|NAME", help="a folder, or a name such as coco_stuff_train2017")
     check.add_argument("--vocabulary", default="", help="check with these classes instead of its own")
@@ -92,26 +94,37 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from ovseg.data.benchmarks import data_root
-    from ovseg.data.benchmarks.status import PROBLEMS, status
+    from ovseg.data.benchmarks import data_root, find_places
+    from ovseg.data.benchmarks.status import PROBLEMS, state_of, status
 
-    states = list(status(data_root(args.root)))
+    root = data_root(args.root)
+    states = [state_of(place) for name in args.data for place in find_places(name, root)] or list(status(root))
     if args.json:
         rows = [{"name": s.place.name, "state": s.state, "images": s.images, "line": s.line} for s in states]
         print(json.dumps(rows, indent=1))
     else:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        view = Table()
-        for column in ("name", "state", "images", "what to do"):
-            view.add_column(column, justify="right" if column == "images" else "left", overflow="fold")
-        for s in states:
-            images = f"{'-' if s.images is None else s.images} of {s.place.rules.count}"
-            view.add_row(s.place.name, s.state, images, Text(s.line))
-        Console().print(view)
+        _print_states(states, bool(args.data))
     return 1 if any(state.state == PROBLEMS for state in states) else 0
+
+
+def _print_states(states: list[State], asked: bool) -> None:
+    """Print a table, and a line for each that needs one: of the missing ones only where they were asked for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ovseg.data.benchmarks.status import MISSING
+
+    view = Table()
+    for column in ("name", "state", "images"):
+        view.add_column(column, justify="right" if column == "images" else "left")
+    for s in states:
+        view.add_row(s.place.name, s.state, f"{'-' if s.images is None else s.images} of {s.place.rules.count}")
+    Console().print(view)
+    for s in states:
+        if s.line and (asked or s.state != MISSING):
+            print(s.line if s.line.startswith(s.place.name) else f"{s.place.name}: {s.line}")
+    if not asked:
+        print("`ovseg datasets status NAME` says what is missing, datasets/README.md where all of it comes from")
 
 
 def _show(args: argparse.Namespace) -> int:

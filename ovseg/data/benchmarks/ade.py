@@ -128,7 +128,7 @@ ADE847 = Benchmark(
     ),
     sources=(
         Source(
-            what="the release 2021_17_01 (personal link by mail after registration)",
+            what="the release 2021_17_01 (personal link by mail after registration; rename the archive)",
             file=f"{FULL}.zip",
             into=".",
             provides=(INDEX, "images/ADE", "images"),

@@ -27,6 +27,15 @@ Classes: TypeAlias = str | Callable[[Path], Vocabulary]
 """A vocabulary preset, or a function that reads the list from the data set's own files (it gets their folder)."""
 
 
+class Missing(InputError):
+    """Published files are missing; ``sources`` are those that have them."""
+
+    def __init__(self, message: str, sources: tuple[Source, ...]) -> None:
+        """Take the line that says what is missing and what mends it."""
+        super().__init__(message)
+        self.sources = sources
+
+
 @dataclass(frozen=True)
 class Source:
     """Something to be fetched before a benchmark can be used.
@@ -62,11 +71,12 @@ class Source:
     def line(self, place: Place) -> str:
         """Return the one line that says what to do when it is missing."""
         into, goal = place.root / self.into, place.folder / self.provides[0]
-        command = f"`ovseg datasets prepare {place.benchmark.name} --root {place.root}`"
         if self.url:
-            return f"{command} downloads {self.url} ({self.what}) and unpacks it in '{into}'"
-        archive = f"put {self.file} in '{place.root / DOWNLOADS}' and run {command}, or unpack it yourself in '{into}'"
-        return f"fetch {self.what} from {self.page} (only you may), {archive} so that '{goal}' exists"
+            return f"{place.command} downloads {self.url} ({self.what}) and unpacks it in '{into}'"
+        return (
+            f"fetch {self.what} from {self.page} (only you may), put {self.file} in '{place.root / DOWNLOADS}' and run "
+            f"{place.command}, or unpack it yourself in '{into}' so that '{goal}' exists"
+        )
 
 
 @dataclass(frozen=True)
@@ -108,18 +118,23 @@ class Place:
         """Folder of what is made here: converted labels, classes.json and manifest.json."""
         return self.root / MADE / self.name
 
+    @property
+    def command(self) -> str:
+        """The command that prepares the split, in backticks."""
+        return f"`ovseg datasets prepare {self.name} --root {self.root}`"
+
     def sources(self) -> list[Source]:
         """Return what this split needs."""
         return [one for one in self.benchmark.sources if not one.splits or self.split in one.splits]
 
-    def missing(self, path: str) -> InputError:
+    def missing(self, path: str) -> Missing:
         """Build the error for a path (or pattern) that is missing in the benchmark's folder."""
         path = path.split("|")[0].split("/**")[0]
         sources = [one for one in self.sources() if any(path.startswith(p.split("*")[0]) for p in one.provides)]
         sources = sources or [one for one in self.sources() if not one.present(self.folder)] or self.sources()
         root = "" if self.root.is_dir() else " (is the root right? set DETECTRON2_DATASETS, or give --root)"
         lines = [one.line(self) for one in sources] or ["add it"]
-        return InputError(f"{self.name}: '{self.folder / path}' is missing{root}; {lines[0]}")
+        return Missing(f"{self.name}: '{self.folder / path}' is missing{root}; {lines[0]}", tuple(sources[:1]))
 
     def classes(self) -> Vocabulary:
         """Return the class list: a preset, or what the data set's own files say."""
@@ -144,20 +159,20 @@ class Split(ABC):
         """Look for the published files.
 
         Raises:
-            InputError: Something is missing; the line says what, and what mends it.
+            Missing: Something is missing; the line says what, and what mends it.
         """
 
     def converts(self, place: Place) -> bool:
         """Whether labels have to be converted before they can be read."""
         return False
 
-    def convert(self, place: Place) -> list[str]:
+    def convert(self, place: Place) -> dict[str, str]:
         """Convert the labels that are not converted yet.
 
         Returns:
-            One line for each file that could not be used.
+            For each image whose label could not be used, by ``image_id``, the line that says why.
         """
-        return []
+        return {}
 
     @abstractmethod
     def read(self, place: Place) -> Dataset:

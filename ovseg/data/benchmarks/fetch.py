@@ -25,8 +25,13 @@ def unfinished(place: Place, source: Source) -> Path:
     return place.root / DOWNLOADS / f"{source.file}.unpacking"
 
 
-def fetch(place: Place, source: Source) -> None:
+def fetch(place: Place, source: Source, again: bool = False) -> None:
     """Bring what a source provides below the root: download it where that is allowed, and unpack it.
+
+    Args:
+        place: Where to.
+        source: What.
+        again: Unpack it even if some of it is there; files that are there in full stay.
 
     Raises:
         InputError: It cannot be downloaded, only the user may fetch it, or the archive is corrupt.
@@ -34,7 +39,7 @@ def fetch(place: Place, source: Source) -> None:
     folder = place.root / DOWNLOADS
     archive = folder / source.file
     marker = unfinished(place, source)
-    if source.present(place.folder) and not marker.exists():
+    if source.present(place.folder) and not again and not marker.exists():
         return
     if not archive.is_file():
         if not source.url:

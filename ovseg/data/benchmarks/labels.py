@@ -50,30 +50,31 @@ class LabelSplit(Split):
         """Return the first whole layout.
 
         Raises:
-            InputError: There is none; what the nearest one lacks is named.
+            Missing: There is none; what the nearest one lacks is named.
         """
         absent = [(layout, layout.absent(place.folder)) for layout in self.layouts]
-        layout, lacks = min(absent, key=lambda pair: len(pair[1]))
-        if lacks:
+        whole = next((layout for layout, lacks in absent if not lacks), None)
+        if whole is None:  # the nearest one, rather as published than as others make it
+            _, lacks = min(absent, key=lambda pair: (len(pair[1]), pair[0].rule is None))
             raise place.missing(lacks[0])
-        return layout
+        return whole
 
     def converts(self, place: Place) -> bool:
         """Whether the labels of the layout at hand are no class ids yet."""
         return self.layout(place).rule is not None
 
-    def convert(self, place: Place) -> list[str]:
+    def convert(self, place: Place) -> dict[str, str]:
         """Write class ids for all labels that have none yet; see `Split.convert`."""
         layout = self.layout(place)
         if layout.rule is None:
-            return []
+            return {}
         decode, count = layout.rule(place, layout.labels), len(place.classes())
         stems = list_stems(place.folder, layout)[0]
         todo = [stem for stem in stems if not converted(place, stem).is_file()]
         for folder in {converted(place, stem).parent for stem in todo}:
             folder.mkdir(parents=True, exist_ok=True)
         done = in_threads(partial(_convert, place, decode, count), todo, place.name)
-        return [problem for problem in done if problem]
+        return {stem: problem for stem, problem in zip(todo, done, strict=True) if problem}
 
     def read(self, place: Place) -> Dataset:
         """List the pairs; see `Split.read`."""

@@ -26,9 +26,7 @@ def read_manifest(place: Place) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"'{path}' is broken ({error}); delete it and run `ovseg datasets prepare {place.name} --root {place.root}`"
-        ) from error
+        raise InputError(f"'{path}' is broken ({error}); delete it and run {place.command}") from error
 
 
 def write_manifest(place: Place, content: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 
 from ovseg._version import __version__
-from ovseg.data.benchmarks.base import Place
+from ovseg.data.benchmarks.base import Missing, Place, Source
 from ovseg.data.benchmarks.fetch import fetch, file_hash, unfinished
 from ovseg.data.benchmarks.labels import in_threads
 from ovseg.data.benchmarks.manifest import read_manifest, write_manifest
@@ -65,44 +65,50 @@ def prepare(place: Place) -> Outcome:
     if earlier is None or earlier["vocabulary"] != classes.hash:
         rmtree(place.made / "labels", ignore_errors=True)  # of another list of classes, or by another rule
     write_manifest(place, {**head, "complete": False, "broken": {}})
-    problems += place.rules.convert(place)
+    unusable = place.rules.convert(place)
     dataset = place.rules.read(place)
-    found = verify(dataset)
+    found = verify(dataset, unusable)
     problems += [*dataset.problems, *found.broken.values(), *count_problems(place, len(dataset.records))]
+    present = int(found.present.sum())
     with atomic_write(place.made / "classes.json") as temporary:
         temporary.write_text(json.dumps(classes.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_manifest(
-        place,
-        {
-            **head,
-            "complete": True,
-            "images": len(found.files),
-            "present": int(found.present.sum()),
-            "void": dataset.ignore_label,
-            "versions": {"ovseg": __version__, "numpy": np.__version__, "pillow": PIL.__version__},
-            "problems": problems,
-            "broken": found.broken,
-            "files": found.files,
-        },
-    )
-    return Outcome(place, len(found.files), int(found.present.sum()), len(classes), problems)
+    counts = {"images": len(found.files), "present": present, "void": dataset.ignore_label}
+    lists = {"problems": problems, "broken": found.broken, "files": found.files}
+    versions = {"ovseg": __version__, "numpy": np.__version__, "pillow": PIL.__version__}
+    write_manifest(place, {**head, "complete": True, **counts, "versions": versions, **lists})
+    return Outcome(place, len(found.files), present, len(classes), problems)
 
 
 def _fetch_all(place: Place) -> list[str]:
     """Fetch what is missing; a source that fails does not keep the others from coming.
 
+    Returns:
+        One line for each source that failed though there is enough to go on.
+
     Raises:
         InputError: A source failed, and without it there is nothing to prepare.
     """
-    problems = []
-    broken_off = any(unfinished(place, source).exists() for source in place.sources())
-    for source in place.sources() if broken_off or not place.rules.complete(place.folder) else ():
+    broken_off = [source for source in place.sources() if unfinished(place, source).exists()]
+    problems = _fetch(place, broken_off, again=True)
+    for again in (False, True):  # first what is not there at all, then the archive of what still is not
         try:
-            fetch(place, source)
-        except InputError as error:
-            problems.append(str(error))
+            place.rules.require(replace(place))
+        except Missing as error:
+            if problems:
+                raise InputError(problems[0]) from error
+            problems += _fetch(place, list(error.sources) if again else place.sources(), again)
     if problems and not place.rules.complete(replace(place).folder):
         raise InputError(problems[0])
+    return problems
+
+
+def _fetch(place: Place, sources: list[Source], again: bool) -> list[str]:
+    problems = []
+    for source in sources:
+        try:
+            fetch(place, source, again)
+        except InputError as error:
+            problems.append(str(error))
     return problems
 
 
@@ -116,8 +122,7 @@ def check_only(place: Place) -> Outcome:
     manifest = read_manifest(place)
     total = len(place.classes())
     if not (manifest and manifest["complete"]):
-        command = f"`ovseg datasets prepare {place.name} --root {place.root}`"
-        return Outcome(place, 0, 0, total, [f"{place.name} is there but not prepared; run {command}"])
+        return Outcome(place, 0, 0, total, [f"{place.name} is there but not prepared; run {place.command}"])
     dataset = place.rules.read(place)
     problems = [*manifest["problems"]]
     problems += [one for one in count_problems(place, len(dataset.records)) if one not in problems]
@@ -155,10 +160,11 @@ class Verified:
     present: np.ndarray
 
 
-def verify(dataset: Dataset) -> Verified:
-    """Read every image and its masks."""
-    found = Verified({}, {}, np.zeros(len(dataset.classes), bool))
-    for key, digest, problem, classes in in_threads(partial(_verify, dataset), dataset.records, dataset.name):
+def verify(dataset: Dataset, unusable: dict[str, str]) -> Verified:
+    """Read every image and its masks, but those that are known to be unusable (lines by ``image_id``)."""
+    found = Verified({}, dict(unusable), np.zeros(len(dataset.classes), bool))
+    records = [record for record in dataset.records if str(record["image_id"]) not in unusable]
+    for key, digest, problem, classes in in_threads(partial(_verify, dataset), records, dataset.name):
         if problem:
             found.broken[key] = problem
         else:

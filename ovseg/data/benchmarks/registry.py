@@ -59,10 +59,7 @@ def read_benchmark(name: str, root: Path) -> Dataset:
     place.rules.require(place)
     manifest = read_manifest(place)
     if place.rules.converts(place) and not (manifest and manifest["complete"]):
-        raise InputError(
-            f"'{name}' is not prepared; run `ovseg datasets prepare {place.name} --root {place.root}`, it converts the "
-            "labels once"
-        )
+        raise InputError(f"'{name}' is not prepared; run {place.command}, it converts the labels once")
     broken = set(manifest["broken"]) if manifest else set()
     dataset = place.rules.read(place)
     records = [record for record in dataset.records if str(record["image_id"]) not in broken]

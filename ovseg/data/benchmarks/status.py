@@ -11,7 +11,7 @@ from ovseg.data.benchmarks.manifest import read_manifest
 from ovseg.data.benchmarks.registry import BENCHMARKS
 from ovseg.errors import InputError, OvsegError
 
-READY, PROBLEMS, UNPREPARED, MISSING = "ready", "problems", "not prepared", "missing"
+READY, PROBLEMS, UNPREPARED, PARTIAL, MISSING = "ready", "problems", "not prepared", "partial", "missing"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class State:
 
     Attributes:
         place: The split.
-        state: ``ready``, ``problems`` (prepared, with some), ``not prepared`` (the files are there) or ``missing``.
+        state: ``ready``, ``problems`` (prepared, with some), ``not prepared`` (the files are there), ``partial`` (the
+            folder is there, and something is not in it) or ``missing``.
         images: Sound images; None where it is not prepared.
         line: What mends it, or the first problem; empty when it is ready.
     """
@@ -44,11 +45,10 @@ def state_of(place: Place) -> State:
         place.rules.require(place)
         manifest = read_manifest(place)
     except InputError as error:
-        return State(place, MISSING, None, str(error))
+        return State(place, PARTIAL if place.folder.is_dir() else MISSING, None, str(error))
     except OvsegError as error:
         return State(place, PROBLEMS, None, str(error))
     if not (manifest and manifest["complete"]):
-        command = f"`ovseg datasets prepare {place.name} --root {place.root}`"
-        return State(place, UNPREPARED, None, f"run {command}")
+        return State(place, UNPREPARED, None, f"run {place.command}")
     problems = manifest["problems"]
     return State(place, PROBLEMS if problems else READY, manifest["images"], problems[0] if problems else "")

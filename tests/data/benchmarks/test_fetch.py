@@ -129,6 +129,19 @@ def test_prepare_downloads_unpacks_and_converts(served, root, datasets):
     assert datasets("prepare", "ade150")[0] == 0 and Server.ranges == [""]
 
 
+def test_a_partial_tree_is_completed(served, root, datasets):
+    save_image(root / "ADEChallengeData2016/images/validation/0.jpg", seed=0)
+    assert datasets("prepare", "ade150")[0] == 0 and Server.ranges == [""]
+
+
+def test_an_archive_without_what_is_missing(served, root, datasets):
+    Server.files["/ade.zip"] = content = zipped({"readme.txt": b"nothing"})
+    one = BENCHMARKS["ade150"].sources[0]
+    object.__setattr__(one, "size", len(content))
+    status, _, err = datasets("prepare", "ade150")
+    assert status == 2 and "ADEChallengeData2016/images/validation' is missing" in err
+
+
 def test_an_archive_that_the_user_fetched(served, archive, root, datasets):
     (root / "downloads").mkdir()
     (root / "downloads/ADEChallengeData2016.zip").write_bytes(archive)

@@ -15,7 +15,7 @@ from ovseg.data.benchmarks import BENCHMARKS, labels
 from ovseg.data.registration import dataset_names, read_dataset, register_dataset
 from tests.data.benchmarks.conftest import labels_of, save_image, save_labels, stripes
 
-COMMAND = "`ovseg datasets prepare ade150 --root"
+COMMAND = "`ovseg datasets prepare ade150_val --root"
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(ade, datasets):
     status, out, _ = datasets("prepare", "ade150")
     assert status == 1 and "ade150_val: 1 images" in out
     assert "images/validation/0.jpg" in out and "annotations/validation/1.png' cannot be read" in out
+    assert out.count("problem: ") == 2
     assert [record["image_id"] for record in read_dataset("ade150_val").records] == ["2"]
     save_image(ade / "images/validation/0.jpg")
     save_labels(ade / "annotations/validation/1.png", stripes(1, 2, 3, 4))
@@ -170,7 +171,12 @@ def test_status(ade, datasets):
     assert status == 0 and rows["ade150_val"] == {"name": "ade150_val", "state": "ready", "images": 3, "line": ""}
     assert rows["voc21_val"]["state"] == "missing" and "VOCtrainval_11-May-2012.tar" in rows["voc21_val"]["line"]
     assert set(rows) == {f"{one.name}_{split}" for one in BENCHMARKS.values() for split in one.splits}
-    assert "ade150_val" in datasets("status")[1]
+    shutil.rmtree(ade / "annotations")
+    status, out, _ = datasets("status")
+    assert status == 0 and "│ ade150_val" in out and "partial" in out
+    assert "annotations/validation' is missing" in out and "VOCtrainval" not in out
+    assert "VOCtrainval_11-May-2012.tar" in datasets("status", "voc20")[1]
+    assert "unknown benchmark" in datasets("status", "voc")[2]
 
 
 def test_show_and_check(ade, tmp_path, datasets):
