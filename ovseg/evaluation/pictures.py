@@ -32,7 +32,9 @@ def load(folder: Path, dataset: Dataset, record: ImageRecord) -> tuple[np.ndarra
     Raises:
         InputError: A file is missing or broken.
     """
-    entry = dataset.records[record.index]
+    entry = dataset.records[record.index] if record.index < len(dataset.records) else {"file_name": "nothing"}
+    if Path(entry["file_name"]).name != Path(record.name).name:
+        raise InputError(f"'{dataset.name}' has '{entry['file_name']}' in place of '{record.name}'; it has changed")
     image = read_image(entry["file_name"])
     truth = read_truth(dataset, entry, image)[0].semantic()
     labels = read_label_png(folder / LABELS / f"{Path(entry['file_name']).stem}.png")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +17,11 @@ from PIL import Image
 
 from ovseg.data.scenes.bank import Bank
 from ovseg.errors import OvsegError
+from ovseg.evaluation.plan import Plan
 from ovseg.panoptic import Instance, Panoptic, PanopticSegment
+from ovseg.segmenter import Segmenter
+from ovseg.vocabulary import Vocabulary
+from ovseg.zoo import list_models
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +52,7 @@ def scenes(tiny_bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_full_vocabulary_and_table(script: ModuleType, scenes: Path, tiny_clip: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(scenes), "--splits", "val,novel", "--models", f"{tiny_clip},sclip/{tiny_clip}"]
     arguments += ["--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
-    script.main([*arguments, "--plot", str(tmp_path / "a.png")])
+    assert script.main([*arguments, "--plot", str(tmp_path / "a.png")]) == 0
     rows = json.loads((tmp_path / "a.json").read_text())
     assert [(row["model"].split("/")[0] == "sclip", row["split"]) for row in rows] == [
         (False, "val"), (False, "novel"), (True, "val"), (True, "novel"),
@@ -59,19 +66,23 @@ def test_full_vocabulary_and_table(script: ModuleType, scenes: Path, tiny_clip: 
 
 
 def test_perfect_labels_score_one(
-    script: ModuleType, scenes: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, scenes: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With distractors labels count in each image's own list; a model that is always right must still score 1."""
-    split = script.read_split(scenes / "val", None)
-    segmenter = script.load(str(tiny_clip))
+    split = Plan(str(scenes / "val")).open_dataset()
     records = {Path(record["file_name"]).name: record for record in split.records}
 
     class Right:
-        def __init__(self, image: Path) -> None:
+        """A result that is right, of objects in random-looking order."""
+
+        meta: ClassVar[dict[str, object]] = {}
+
+        def __init__(self, vocabulary: Vocabulary, image: Path) -> None:
             truth = split.read_segments(records[image.name], (64, 64))
-            place = {entry.name: i for i, entry in enumerate(segmenter.model.vocabulary)}
+            place = {entry.name: i for i, entry in enumerate(vocabulary)}
             own = np.array([place[split.classes[c].name] for c in truth.classes])
             self.labels = np.append(own, 0)[truth.ids]
+            self.scores = np.ones(truth.ids.shape, np.float32)
             ids, order = (truth.ids + 1).astype(np.int32), range(len(own))
             segments = tuple(
                 PanopticSegment(i + 1, int(own[i]), split.classes[truth.classes[i]].is_thing, 1.0) for i in order
@@ -80,17 +91,58 @@ def test_perfect_labels_score_one(
             masks = [(truth.ids == i, int(own[i])) for i in order if segments[i].is_thing]
             self.instances = tuple(Instance.from_mask(mask, place, 1.0) for mask, place in masks)
 
-    monkeypatch.setattr(segmenter, "stream", lambda images: map(Right, images))
-    for distractors in (None, 2):
-        found = script.evaluate(segmenter, split, distractors)
-        assert (found["miou_present"], found["pq"], found["ap"]) == (1, 1, 1)
+    def stream(self: Segmenter, images: list[Path]) -> Iterator[Right]:
+        return (Right(self.model.vocabulary, image) for image in images)
+
+    monkeypatch.setattr(Segmenter, "stream", stream)
+    for distractors in ([], ["--distractors", "2"]):
+        arguments = ["--data", str(scenes), "--splits", "val", "--models", str(tiny_clip), *distractors]
+        script.main([*arguments, "--json", str(tmp_path / "a.json")])
+        (row,) = json.loads((tmp_path / "a.json").read_text())
+        assert (row["miou_present"], row["pq"], row["ap"], row["things_per_image"]) == (1, 1, 1, 1)
 
 
-def test_distractors_are_the_same_every_time(script: ModuleType, scenes: Path, tiny_clip: Path) -> None:
-    split = script.read_split(scenes / "val", 2)
-    segmenter = script.load(str(tiny_clip))
-    first, second = (script.evaluate(segmenter, split, 3) for _ in range(2))
-    assert {**first, "ms_per_image": 0} == {**second, "ms_per_image": 0} and first["images"] == 2
+def test_distractors_are_drawn_by_the_place_of_an_image() -> None:
+    """The draw that README's numbers are made with."""
+    plan, own = Plan("any", distractors=3), np.array([2, 5])
+    ids = plan.class_ids(4, own, 20)
+    others = np.random.default_rng([4, 3]).permutation(np.setdiff1d(np.arange(20), own))[:3]
+    assert ids.tolist() == [2, 5, *others] and (ids == plan.class_ids(4, own, 20)).all()
+    assert (ids != dataclasses.replace(plan, seed=1).class_ids(4, own, 20)).any()
+    assert Plan("any").class_ids(4, own, 20).tolist() == list(range(20))
+
+
+def test_kept_runs_are_compared_and_go_into_a_page(
+    script: ModuleType, scenes: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("# Title\n\n<!-- begin: scenes -->\nold\n<!-- end: scenes -->\nrest\n")
+    arguments = ["--data", str(scenes), "--splits", "val", "--models", f"{tiny_clip},sclip/{tiny_clip}"]
+    arguments += ["--distractors", "3", "--limit", "2", "--output", str(tmp_path / "runs"), "--into", str(page)]
+    assert script.main(arguments) == 0
+    text = page.read_text()
+    assert "old" not in text and text.startswith("# Title\n") and text.endswith("<!-- end: scenes -->\nrest\n")
+    assert "2 images of each split, each labelled with its own classes and 3 others" in text
+    assert f"| sclip/{tiny_clip} |" in text
+    assert (tmp_path / "runs/compare-val/compare.html").is_file()
+    assert len(list((tmp_path / "runs").glob("*/val/report.html"))) == 2
+    monkeypatch.setattr(Plan, "load", lambda self, device: pytest.fail("all is done"))
+    assert script.main(arguments) == 0
+    assert page.read_text() == text
+
+
+def test_all_models_are_every_method_and_what_is_installed(script: ModuleType) -> None:
+    names = script.model_names(script.parse_args(["--all"]))
+    assert {"clip/mini", "sclip/mini", "mini"} <= set(names) and len(names) == len(set(names)) > 15
+    assert "san-vit-b-16" not in names or next(c for c in list_models() if c.name == "san-vit-b-16").installed
+
+
+@pytest.mark.parametrize("content", ["no marks", "<!-- begin: scenes --><!-- end: scenes -->" * 2])
+def test_a_page_without_marks_is_refused(script: ModuleType, tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.md").write_text(content)
+    with pytest.raises(OvsegError, match="expected them once"):
+        script.replace_block(tmp_path / "a.md", "scenes", "table")
+    assert (tmp_path / "a.md").read_text() == content
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"images": []}'])

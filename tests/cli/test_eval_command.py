@@ -1,0 +1,89 @@
+"""``ovseg eval`` and ``ovseg compare`` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg.cli import main
+from ovseg.cli.progress import _lines
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"images/{i}.png")
+        Image.fromarray((rng.random((5, 6)) < 0.5).astype(np.uint8).repeat(8, 0).repeat(8, 1)).save(
+            folder / f"labels/{i}.png"
+        )
+    (folder / "classes.txt").write_text("cat|kitten\nsofa\nmoon\n")
+    return folder
+
+
+def test_eval_and_compare(data: Path, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(tmp_path / name) for name in ("a", "b")]
+    for model, folder in zip((str(tiny_clip), f"sclip/{tiny_clip}"), runs, strict=True):
+        arguments = ["--dataset", str(data), "--model", model, "--device", "cpu", "--output", folder]
+        assert main(["eval", *arguments, "--tasks", "semantic", "--templates", "simple", "--novel", "sofa"]) == 0
+    out, err = capsys.readouterr()
+    assert "mIoU, 2 present classes" in out and "mIoU, all 3 classes" in out
+    assert "3 of 3 images evaluated" in out and "report.html" in out
+    assert "warning: 2 of 3 classes occur in the ground truth" in err
+    result = json.loads((tmp_path / "a/result.json").read_text())
+    assert result["templates"] == "simple" and "panoptic" not in result["metrics"]
+    assert result["metrics"]["semantic"]["novel_present"]["value"] == 1
+    assert main(["compare", *runs, "--output", str(tmp_path / "both"), "--resamples", "50"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("| model | mIoU, present classes |") and f"| sclip/{tiny_clip} |" in out
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {"compare.html", "compare.json", "compare.md"}
+
+
+def test_a_broken_image_is_named_and_the_exit_code_is_one(
+    data: Path, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "images/1.png").write_bytes(b"\x89PNG broken")
+    arguments = ["--dataset", str(data), "--model", str(tiny_clip), "--output", str(tmp_path / "run")]
+    assert main(["eval", *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert "2 of 3 images evaluated" in out and "error: images/1.png: " in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset", "nowhere"], "unknown data set"),
+        (["--dataset", "DATA", "--processes", "0"], "--processes is 0"),
+        (["--dataset", "DATA", "--tasks", "panoptic"], "cannot be judged"),
+        (["--dataset", "DATA", "--model", "sclipp/mini"], "did you mean"),
+        (["--dataset", "DATA", "--corruptions", "fogg"], "unknown corruption 'fogg'"),
+        (["--dataset", "DATA", "--vocabulary", "dog, horse"], "none of them in the 2 of the vocabulary"),
+    ],
+)
+def test_mistakes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    words = [str(data) if word == "DATA" else word for word in words]
+    assert main(["eval", *words, "--output", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_compare_wants_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    assert "holds no result.json; expected a folder that `ovseg eval` has finished" in capsys.readouterr().err
+
+
+def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 40.0, 50.0])
+    monkeypatch.setattr("ovseg.cli.progress.time.monotonic", lambda: next(clock))
+    report = _lines("images")
+    for done in (1, 4, 5):
+        report(done, 364)
+    assert capsys.readouterr().err == "4 of 364 images, 1:00:00 left\n"
