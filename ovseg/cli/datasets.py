@@ -162,6 +162,7 @@ def _check(args: argparse.Namespace) -> int:
         raise ConfigError(f"--limit is {args.limit}; expected at least 1")
     dataset = load_datasets([args.data], args.vocabulary, args.root)[0]
     report = check_dataset(dataset, args.limit)
+    report.problems += _changes(args.data, args.root)
     drawing = args.drawing or Path(f"{Path(args.data).resolve().name}_samples.png")
     try:
         _draw(dataset, drawing)
@@ -172,6 +173,14 @@ def _check(args: argparse.Namespace) -> int:
     else:
         _print(report, drawing)
     return 1 if report.problems else 0
+
+
+def _changes(name: str, root: Path | None) -> list[str]:
+    """Return what `prepare` found wrong with a benchmark, and what has changed since; nothing of own folders."""
+    from ovseg.data.benchmarks import benchmark_names, data_root, find_places
+    from ovseg.data.benchmarks.prepare import check_only
+
+    return check_only(find_places(name, data_root(root))[0]).problems if name in benchmark_names() else []
 
 
 def to_json(report: Report) -> dict[str, Any]:

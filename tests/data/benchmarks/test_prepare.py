@@ -187,6 +187,10 @@ def test_show_and_check(ade, tmp_path, datasets):
     assert "expected at least 1" in datasets("show", "ade150_val", "--output", "x.png", "--count", "0")[2]
     status, out, _ = datasets("check", "ade150_val", "--json")
     assert status == 0 and json.loads(out)["images"] == 3
+    (ade / "images/validation/2.jpg").unlink()
+    datasets("prepare", "ade150")
+    status, out, _ = datasets("check", "ade150_val")
+    assert status == 1 and "ade150_val has 2 images with labels" in out and "2.jpg' is missing" in out
 
 
 def test_the_catalogs(ade, root, tmp_path, datasets):
