@@ -6,6 +6,7 @@ Examples:
     python tools/benchmark.py recalibrations --arch ViT-B-16 --size 448
     python tools/benchmark.py evaluation --classes 847
     python tools/benchmark.py models --repeats 5
+    python tools/benchmark.py folder --images 100 --compare folder.json
     python tools/benchmark.py ops --only mask_pool --json ops.json
 """
 
@@ -24,9 +25,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
 import benchmark_evaluation
+import benchmark_folder
 import benchmark_models
 import benchmark_ops
 import benchmark_recalibrations
+import benchmark_startup
+import benchmark_training_free
+import benchmark_vocabulary
 import torch
 from benchmark_common import MIB, PeakMemory, in_fresh_process, positive
 from rich.console import Console
@@ -41,6 +46,12 @@ from ovseg.files import atomic_write, check_writable
 from ovseg.postprocess import ScoreRule, segment_map
 
 OURS, BASELINE = "segment_map", "F.interpolate + argmax"
+WITH_FIGURES: dict[str, Any] = {
+    "training-free": benchmark_training_free,
+    "vocabulary": benchmark_vocabulary,
+    "startup": benchmark_startup,
+    "folder": benchmark_folder,
+}
 MIN_AGREEMENT = 0.9999  # the rest is ties within rounding
 
 
@@ -234,6 +245,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     operators = commands.add_parser("ops", help="our operators: time, memory, and the limits of the machine")
     benchmark_ops.add_arguments(operators)
     operators.set_defaults(run=benchmark_ops.run)
+    for name, module in WITH_FIGURES.items():
+        command = commands.add_parser(name, help=(module.__doc__ or "").partition("\n")[0])
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser.parse_args(argv)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from benchmark_common import CPU, UNIT_ARCH, UNIT_SIZE, PeakMemory, in_fresh_process, positive, random_clip, unit_clock
 from benchmark_figures import Figure, add_report_arguments, check_report_arguments, report
+from benchmark_models import KEEP_NOTHING
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     for what, limits in LIMITS.items():
         task = Task(what, args.classes, args.repeats)
         units = in_fresh_process(measure_time, task, what)
-        memory = in_fresh_process(measure_memory, task, what)
+        memory = in_fresh_process(measure_memory, task, what, KEEP_NOTHING)
         same, plain = in_fresh_process(measure_agreement, task, what)
         figures += [
             Figure(f"{what}, time", units, "units", limits.units),
