@@ -33,6 +33,9 @@ METRICS = {
 """Numbers that get intervals. AP has none: it ranks the objects of all images at once."""
 
 
+_Row = dict[str, tuple[float, np.ndarray]]  # for each number its value, and those (B,) of the resampled data sets
+
+
 @dataclass(frozen=True, eq=False)
 class Entry:
     """One of the runs that are compared.
@@ -183,17 +186,7 @@ def compare(folders: Sequence[Path], resamples: int = 1000, seed: int = 0) -> tu
     entries, shared = read_entries(folders)
     weights = bootstrap_weights(len(shared), resamples, seed)
     rows = [_row(entry, shared, weights) for entry in entries]
-    reference = rows[0]
-    models = [
-        {
-            "name": entry.name,
-            "folder": str(entry.folder),
-            "seconds_per_image": entry.summary["timing"]["seconds_per_image"],
-            "numbers": {name: _interval(*pair) for name, pair in row.items()},
-            "difference": {name: _difference(pair, reference[name]) for name, pair in row.items() if name in reference},
-        }
-        for entry, row in zip(entries, rows, strict=True)
-    ]
+    models = [_model(entry, row, rows[0]) for entry, row in zip(entries, rows, strict=True)]
     summary = {
         "dataset": entries[0].summary["dataset"],
         "images": len(shared),
@@ -211,9 +204,9 @@ def compare(folders: Sequence[Path], resamples: int = 1000, seed: int = 0) -> tu
     return summary, entries
 
 
-def _row(entry: Entry, shared: Sequence[int], weights: np.ndarray) -> dict[str, tuple[float, np.ndarray]]:
+def _row(entry: Entry, shared: Sequence[int], weights: np.ndarray) -> _Row:
     """Return each number of a run and its values (B,) on the resampled data sets."""
-    found: dict[str, tuple[float, np.ndarray]] = {}
+    found: _Row = {}
     for task in (SEMANTIC, PANOPTIC):
         table = statistics(entry, shared, task)
         if table is None:
@@ -226,6 +219,17 @@ def _row(entry: Entry, shared: Sequence[int], weights: np.ndarray) -> dict[str, 
                 drawn[name].append(values)
         found |= {name: (float(value[0]), np.concatenate(drawn[name])) for name, value in whole.items()}
     return found
+
+
+def _model(entry: Entry, row: _Row, reference: _Row) -> dict[str, Any]:
+    shared = [name for name in row if name in reference]
+    return {
+        "name": entry.name,
+        "folder": str(entry.folder),
+        "seconds_per_image": entry.summary["timing"]["seconds_per_image"],
+        "numbers": {name: _interval(*pair) for name, pair in row.items()},
+        "difference": {name: _difference(row[name], reference[name]) for name in shared},
+    }
 
 
 def _interval(value: float, drawn: np.ndarray) -> dict[str, float | None]:

@@ -52,7 +52,7 @@ def markdown(summary: dict[str, Any]) -> str:
     names = [name for name in METRICS if name in summary["models"][0]["numbers"]]
     heads = [
         "model",
-        *(name.replace("_", " ") for name in names),
+        *(METRICS[name][1] for name in names),
         f"difference to {summary['reference']}",
         "ms / image",
     ]
