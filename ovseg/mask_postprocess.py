@@ -19,6 +19,7 @@ from ovseg.panoptic import PanopticSegment
 
 _CPU_TILE, _TILE = (64, 64), (256, 1024)  # pixels; on CPUs all masks of a tile should stay in the cache
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
+_FIRST_CLASSES = 8  # classes that are compared first: in most tiles one of a few wins all pixels
 _SLACK = 1e-5  # by which rounding may lift a sum over its bound
 
 
@@ -283,22 +284,24 @@ def _used(matrix: Tensor) -> slice:
 
 
 def _best_class(shares: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the best column (n,) of shares (Q, K) times masks (Q, n), and its sum (n,).
+    """Return the best column (n,) of shares (Q, K) times masks (Q, n), of equal ones the first, and its sum (n,).
 
     A sum never exceeds that of the largest probability of each mask. So the columns come by falling bound, and what
     cannot reach the sum that every pixel has already is not computed.
     """
-    bounds = masks.amax(1) @ shares
-    order = bounds.argsort(descending=True, stable=True)
+    bounds, order = (masks.amax(1) @ shares).mul_(1 + _SLACK).sort(descending=True)
     best = torch.full((masks.shape[1],), -torch.inf, device=masks.device)
     winner = torch.zeros(masks.shape[1], dtype=torch.long, device=masks.device)
-    for part in order.split(_CPU_CLASSES if masks.device.type == "cpu" else _CLASSES):
-        if bool(bounds[part[0]] * (1 + _SLACK) < best.min()):
-            break
+    most = _CPU_CLASSES if masks.device.type == "cpu" else _CLASSES
+    done, count = 0, min(_FIRST_CLASSES, most)
+    while count > 0:
+        part = order[done : done + count].sort().values
         sums, place = (shares[:, part].mT @ masks).max(0)
         column = part[place]
         better = (sums > best) | ((sums == best) & (column < winner))
         best, winner = torch.where(better, sums, best), torch.where(better, column, winner)
+        done += len(part)
+        count = min(most, int((bounds >= best.min()).sum()) - done)
     return winner, best
 
 
