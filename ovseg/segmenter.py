@@ -72,8 +72,13 @@ class Segmenter:
         dtype: str | torch.dtype = "auto",
         batch_size: int = 1,
         default_words: str = "",
+        packed: bool = False,
+        compiled: bool = False,
     ) -> None:
         """Move a model to its device.
+
+        On the CPU ``auto`` is fp32: numbers change only for who asks. Where the CPU multiplies bfloat16 (AMX, AVX-512
+        BF16), bf16 makes models several times faster; what of them it leaves in fp32, `MaskModel.place` says.
 
         Args:
             model: A meta architecture with `set_vocabulary`.
@@ -82,12 +87,21 @@ class Segmenter:
             dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
             batch_size: Images per call of the model; images of one size share their passes.
             default_words: What the model segments by when no classes were given; empty for nothing.
+            packed: Lay weights out once as the CPU multiplies them: on AMD's processors twice as fast in fp32, on all
+                with bfloat16 faster in bf16, elsewhere no gain. Results differ by rounding alone.
+            compiled: Let `torch.compile` compile the network; the first image takes a minute or more.
 
         Raises:
-            ConfigError: The device or dtype is not available, or the batch size is not positive.
+            ConfigError: The device or dtype is not available, the batch size is not positive, or the model is none that
+                can be packed or compiled.
+            EnvironmentProblem: Weights cannot be packed here.
         """
         self.device, self.dtype = check_settings(device, dtype, batch_size)
-        self.model = model.eval().to(self.device, self.dtype)
+        self.model = model.eval().place(self.device, self.dtype)
+        if packed:
+            self.model.pack()
+        if compiled:
+            self.model.compile_network()
         self.model.full_scores = False
         self.name, self.batch_size, self.default_words = name, batch_size, default_words
         protocol = model.protocol

@@ -142,6 +142,16 @@ class BaseClip(nn.Module):
         """Stay in evaluation mode, whatever the model around it does."""
         return super().train(False)
 
+    def move_text(self, device: torch.device) -> None:
+        """Bring the weights of the text tower to a device; all others stay where they are.
+
+        Words are embedded once, so that tower need not lie on an accelerator beside images; `text` fetches it back.
+        """
+        for key, weight in list(self.model.named_parameters()):
+            if not key.startswith(("visual.", "logit_")) and weight.device != device:
+                owner, _, name = key.rpartition(".")
+                setattr(self.model.get_submodule(owner), name, nn.Parameter(weight.to(device), requires_grad=False))
+
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
         """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model.
@@ -160,6 +170,7 @@ class BaseClip(nn.Module):
                 f"the text tower of {self.name} has {vocabulary} tokens but the tokenizer gives {int(tokens.max())}; "
                 "expected vocab_size 49408 or another hf_tokenizer_name in text_cfg"
             )
+        self.move_text(self.device)
         return self.model.encode_text(tokens.to(self.device))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovseg.ops.mask_pooling import mask_pool
 
@@ -23,6 +23,11 @@ class ConvNeXtTower:
         """Channels of every level."""
         widths = [info["num_chs"] for info in self.trunk.feature_info]
         return {"stem": widths[0], **dict(zip(STAGES, widths, strict=True)), "dense": widths[-1]}
+
+    @property
+    def body(self) -> list[nn.Module]:
+        """The modules that make the levels, all but the embedding of masks."""
+        return [self.trunk.stem, self.trunk.stages]
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         """Return all levels of images (B, 3, H, W): ``stem`` and ``res2`` at 1/4, then 1/8, 1/16 and 1/32."""

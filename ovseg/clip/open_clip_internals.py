@@ -114,6 +114,11 @@ class VisualTower:
         """Dtype of the weights."""
         return self.visual.conv1.weight.dtype
 
+    @property
+    def body(self) -> list[nn.Module]:
+        """The modules of the blocks, without what is before and behind them."""
+        return [self.visual.transformer]
+
     def position(self, grid: tuple[int, int], rule: str, table: Tensor | None = None) -> Tensor:
         """Return the position embeddings (1 + h * w, C) of a patch grid, class token first.
 

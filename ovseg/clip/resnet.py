@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovseg.clip.position import resize_position
 from ovseg.ops.mask_pooling import resize_masks
@@ -24,6 +24,11 @@ class ResNetTower:
         width = self.visual.conv3.out_channels
         stages = {f"res{i + 2}": width * 4 * 2**i for i in range(4)}
         return {"stem": width, **stages, "dense": stages["res5"]}
+
+    @property
+    def body(self) -> list[nn.Module]:
+        """The modules that make the levels, all but the embedding of masks."""
+        return [module for name, module in self.visual.named_children() if name != "attnpool"]
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         """Return all levels of images (B, 3, H, W): ``stem`` at 1/2, then 1/4, 1/8, 1/16 and 1/32."""

@@ -87,6 +87,19 @@ class ConvMaskModel(MaskModel):
         """Side in pixels of what one vector of the coarsest level sees: the smallest image."""
         return STRIDE
 
+    @property
+    def low_parts(self) -> list[nn.Module]:
+        """The trunk of CLIP; the head's own queries decide at edges, where bfloat16 is too coarse."""
+        return self.clip.tower.body
+
+    def network(self, images: Tensor) -> tuple[dict[str, Tensor], Proposals]:
+        """Return the levels of CLIP and the proposals of the last layer; see `MaskModel.network`."""
+        with self.autocast():
+            levels = self.clip.levels(images)
+        if self.precision != torch.float32:
+            levels = {name: level.float() for name, level in levels.items()}
+        return levels, self.propose(levels)[-1]
+
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
         """Segment images, or in training return losses.
 
@@ -146,8 +159,7 @@ class ConvMaskModel(MaskModel):
 
     def _segment(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.batch(batched_inputs)
-        levels = self.clip.levels(batch.images)
-        proposals = self.propose(levels)[-1]
+        levels, proposals = self.network(batch.images)
         scores = self.class_scores(levels, proposals, self.trained_logits(proposals))
         assert self.vocabulary is not None
         _, classes = self.columns()

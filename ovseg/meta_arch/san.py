@@ -182,7 +182,7 @@ class SAN(MaskModel):
             return self.losses(batched_inputs)
         with torch.inference_mode():
             batch = self.batch(batched_inputs)
-            logits, masks = self.predict(batch.images)[-1]
+            logits, masks = self.classify(*self.network(batch.images))
             shares = logits.float().softmax(-1)
             return [self.semantic(shares[i], masks[i], self.resize(batch, i, masks)) for i in range(len(masks))]
 
@@ -200,13 +200,25 @@ class SAN(MaskModel):
 
         In training those of all supervised stages, the last one last; else that alone. For the columns see `columns`.
         """
+        return [self.classify(*stage) for stage in self.propose(images)]
+
+    def classify(self, embeddings: Tensor, masks: Tensor) -> Prediction:
+        """Name what `propose` found by the current words."""
         queries = self.check_vocabulary()
         columns, _ = self.columns()
         rows = torch.cat([queries.embeddings.to(self.void_row), F.normalize(self.void_row, dim=-1)])
-        return [
-            Prediction(class_logits(embeddings, rows, self.clip.logit_scale, columns, void=True), masks)
-            for embeddings, masks in self.propose(images)
-        ]
+        return Prediction(class_logits(embeddings, rows, self.clip.logit_scale, columns, void=True), masks)
+
+    @property
+    def low_parts(self) -> list[nn.Module]:
+        """The blocks of CLIP, and the side adapter."""
+        return [*self.clip.tower.body, self.side_adapter]
+
+    def network(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, Q, D) and mask logits (B, Q, h, w), float32; see `MaskModel.network`."""
+        with self.autocast():
+            embeddings, masks = self.propose(images)[-1]
+        return embeddings.float(), masks.float()
 
     def propose(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return embeddings (B, Q, D), not of unit length, and mask logits (B, Q, h, w) of each stage; as `predict`."""

@@ -48,6 +48,26 @@ class WordedModel(nn.Module):
         self.templates = templates
         self.queries: Queries | None = None
 
+    def place(self, device: torch.device, dtype: torch.dtype) -> WordedModel:
+        """Move to a device for inference, in a dtype; models with a policy of their own say what becomes of it."""
+        return self.to(device, dtype)
+
+    def pack(self) -> None:
+        """Lay weights out as the CPU multiplies them.
+
+        Raises:
+            ConfigError: Models of this kind cannot.
+        """
+        raise ConfigError(f"{type(self).__name__} has no packed weights; leave packed out, or take a model with masks")
+
+    def compile_network(self, backend: str = "inductor") -> None:
+        """Compile what does not depend on words.
+
+        Raises:
+            ConfigError: Models of this kind cannot.
+        """
+        raise ConfigError(f"{type(self).__name__} is not compiled; leave compile out, or take a model with masks")
+
     @property
     def weights_hash(self) -> str:
         """Hash of the frozen weights; models with more weights than those of CLIP add theirs."""
@@ -89,6 +109,7 @@ class WordedModel(nn.Module):
         if self.queries is None or not same:
             embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
             self.queries = embedder.embed_vocabulary(vocabulary, policy)
+            self.clip.move_text(torch.device("cpu"))  # the next images need the room, and few lists follow
         self.vocabulary, self.background, self.templates = vocabulary, policy, chosen  # colours may be new
         return self.queries
 

@@ -38,6 +38,8 @@ def load(
     batch_size: int = 1,
     overrides: dict[str, Any] | None = None,
     protocol: str = "",
+    packed: bool = False,
+    compiled: bool = False,
 ) -> Segmenter:
     """Load a model.
 
@@ -49,6 +51,8 @@ def load(
         overrides: Nested changes to the config, such as ``{"MODEL": {"PROTOCOL": {"SHORT_SIDE": 448}}}``.
         protocol: A benchmark for which the method has published settings (``voc21``), ``common``, or empty for the
             model's own.
+        packed: Lay weights out for the CPU; see `ovseg.segmenter.Segmenter`.
+        compiled: Compile the network; likewise.
 
     Raises:
         UnknownNameError: No such model, method, architecture or tag; near matches are named.
@@ -67,7 +71,8 @@ def load(
     if (card := released_card(str(model))) and not cfg.MODEL.WEIGHTS:
         cfg = model_config(model, merge(overrides or {}, {"MODEL": {"WEIGHTS": str(find_released(card))}}), protocol)
     architecture, words = registry.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.TEXT.VOCABULARY
-    return Segmenter(_build(architecture, cfg), str(model), device, dtype, batch_size, words)
+    built = _build(architecture, cfg)
+    return Segmenter(built, str(model), device, dtype, batch_size, words, packed, compiled)
 
 
 def _build(architecture: Any, cfg: CfgNode) -> Any:
