@@ -76,7 +76,9 @@ def write_report(run: Run, summary: dict[str, Any], results: dict[str, Any], row
 
 def _subtitle(summary: dict[str, Any]) -> str:
     counts, timing = summary["counts"], summary["timing"]
-    asked = "all classes at once" if summary["distractors"] is None else f"own classes and {summary['distractors']} others"
+    asked = (
+        "all classes at once" if summary["distractors"] is None else f"own classes and {summary['distractors']} others"
+    )
     return (
         f"{counts['evaluated']} of {counts['images']} images, {asked}; protocol {summary['protocol']}, background "
         f"{summary['background'] or 'as saved'}, {1000 * timing['seconds_per_image']:,.0f} ms an image on "
