@@ -241,8 +241,25 @@ def gpu_name() -> str:
 
 
 def check_operators() -> Check:
-    """Say which implementation of the operators is used."""
-    return Check("operators", True, "PyTorch (nothing is compiled)")
+    """Say for which devices the operators are compiled; without, PyTorch does the same, slower."""
+    build = f"{shlex.quote(sys.executable)} -m ovseg.cli build-ops"
+    try:
+        from ovseg.ops.build import find_compiler
+        from ovseg.ops.library import SWITCH, kernel_devices, load_kernels, operators
+
+        library, names, can_build = load_kernels(), operators(), find_compiler() is not None
+        devices = {name: kernel_devices(name) for name in names}
+    except Exception as error:  # a broken torch, or a library that does not load
+        return Check("operators", None, f"cannot be loaded ({one_line(error)})", build)
+    if library is None and os.environ.get(SWITCH) == "torch":
+        return Check("operators", True, f"in PyTorch, as {SWITCH}=torch says")
+    if library is None:
+        detail = "not compiled: they run in PyTorch, slower"
+        return (
+            Check("operators", None, detail, build) if can_build else Check("operators", None, f"{detail}; no compiler")
+        )
+    text = "; ".join(f"{name}: {', '.join(found) or 'in PyTorch'}" for name, found in devices.items())
+    return Check("operators", True, f"compiled ({text}) in {library}")
 
 
 def check_cache() -> list[Check]:

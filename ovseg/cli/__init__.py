@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": "evaluate a model on a data set: result.json and a report",
     "compare": "compare evaluations: intervals, classes, pictures",
     "datasets": "prepare benchmarks, check and draw data sets",
+    "build-ops": "compile the operators, which makes some models faster",
     "doctor": "check the installation and say what mends it",
     "cache": "list or clear the cached text embeddings",
 }
@@ -57,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ovseg {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
-        module = import_module(f"ovseg.cli.{name}")
+        module = import_module(f"ovseg.cli.{name.replace('-', '_')}")
         sub = subparsers.add_parser(
             name,
             help=summary,

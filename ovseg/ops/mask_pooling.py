@@ -55,8 +55,11 @@ def mask_pool(features: Tensor, mask_logits: Tensor, weights: str = "inside", re
     for got, known in ((weights, WEIGHTS), (resize, RESIZES)):
         if got not in known:
             raise ConfigError(f"mask pooling got '{got}'; expected one of {', '.join(known)}")
+    options = WEIGHTS.index(weights), RESIZES.index(resize)
+    if features.device.type != "cpu" and torch.float64 in (features.dtype, mask_logits.dtype):
+        return mask_pool_plain(features, mask_logits, *options)  # graphics cards' kernels add up in single precision
     load_kernels()
-    found: Tensor = torch.ops.ovseg.mask_pool(features, mask_logits, WEIGHTS.index(weights), RESIZES.index(resize))
+    found: Tensor = torch.ops.ovseg.mask_pool(features, mask_logits, *options)
     return found
 
 
@@ -117,22 +120,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
         of_logits = share * (of_share - (share * of_share).sum(-1, keepdim=True))
         if WEIGHTS[ctx.weights] == "sigmoid":
             of_logits = of_logits * (-logits).sigmoid()
-        grid = (features.shape[2], features.shape[3])
-        of_masks = _resize_backward(of_logits.to(logits.dtype).unflatten(-1, grid), mask_logits, RESIZES[ctx.resize])
+        size, resize = (features.shape[2], features.shape[3]), RESIZES[ctx.resize]
+        _, pull = torch.func.vjp(lambda masks: resize_masks(masks, size, resize), mask_logits)
+        of_masks = pull(of_logits.to(logits.dtype).view_as(logits).unflatten(-1, size))[0]
     return of_features, of_masks, None, None
-
-
-def _resize_backward(grad: Tensor, mask_logits: Tensor, resize: str) -> Tensor:
-    """Bring gradients (B, Q, h, w) of resized logits back to the logits."""
-    size, wide = tuple(grad.shape[-2:]), mask_logits if grad.dtype == torch.float64 else mask_logits.float()
-    if tuple(wide.shape[-2:]) == size:
-        found = grad
-    elif resize == "max":
-        _, places = F.adaptive_max_pool2d(wide, size, return_indices=True)
-        found = torch.ops.aten.adaptive_max_pool2d_backward(grad, wide, places)
-    else:
-        found = torch.ops.aten.upsample_bilinear2d_backward(grad, list(size), list(wide.shape), False, None, None)
-    return found.to(mask_logits.dtype)
 
 
 define("mask_pool(Tensor features, Tensor mask_logits, int weights, int resize) -> Tensor", mask_pool_plain, _shape)

@@ -59,7 +59,7 @@ inline float exp_of_negative(float from) {
   found = std::fma(found, rest, 0.5f);
   found = std::fma(found, rest * rest, rest + 1.0f);
   found *= std::bit_cast<float>((static_cast<int32_t>(turns) + 127) << 23);
-  return from == from ? found : from;
+  return from >= -87.0f ? found : from < -87.0f ? 0.0f : from;  // the last is not a number
 }
 
 inline double exp_of_negative(double x) { return std::exp(x); }
