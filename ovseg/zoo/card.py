@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
+CLIP_FILE = "open_clip_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Card:
         code_licence, weights_licence: SPDX identifiers, or a sentence.
         paper: Of the method, where it is one.
         original_licence: Of the paper's own code, which ours does not contain.
-        file: Name of a released file.
+        file: Name of a released file, or of the head of an embedded model in its folder.
         hub: Repository on the Hugging Face hub that holds it, else empty.
         link: Page where it can be had by hand.
         sha256: Its checksum, where that is known.
@@ -54,15 +55,17 @@ class Card:
     @property
     def size_mb(self) -> float | None:
         """Size of embedded weights in MB (10**6 bytes); None where it depends on the CLIP that is chosen."""
-        files = (PACKAGE / self.folder).glob("*.safetensors") if self.folder else []
-        return round(sum(file.stat().st_size for file in files) / 1e6, 1) or None
+        if not self.folder:
+            return None
+        files = [PACKAGE / self.folder / name for name in (CLIP_FILE, self.file) if name]
+        return round(sum(file.stat().st_size for file in files) / 1e6, 1)
 
     @property
     def installed(self) -> bool:
         """Whether the weights are on this machine, embedded or in the cache folder."""
         from ovseg.zoo.released import place
 
-        return place(self).is_file() if self.file else bool(self.size_mb)
+        return place(self).is_file() if self.weights == "released" else bool(self.size_mb)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""

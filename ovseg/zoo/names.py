@@ -37,13 +37,13 @@ def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
     embedded = _embedded()
     method, _, rest = model.partition("/")
     if method.casefold() in _methods():
-        return _with_method(method, rest, embedded, protocol)
+        return _with_method(method, rest, _clips(), protocol)
     if protocol:
         raise UnknownNameError(f"protocol '{protocol}' needs a model of the form METHOD/CLIP, got '{model}'")
     if model.endswith((".yaml", ".yml")):
         return Path(model).expanduser(), {}
     if model in embedded:
-        return config_root() / embedded[model].config, _clip_of(embedded[model])
+        return config_root() / embedded[model].config, _weights_of(embedded[model])
     if card := released_card(model):
         return config_root() / card.config, {}
     folder = Path(model).expanduser()
@@ -60,7 +60,7 @@ def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
 def _common(model: str) -> dict[str, Any]:
     """Return the settings common to all methods; an embedded model brings the size it was made for."""
     files = [config_root() / "training_free/common.yaml"]
-    files += [config_root() / card.base for name, card in _embedded().items() if name in model.split("/")]
+    files += [config_root() / card.base for name, card in _clips().items() if name in model.split("/")]
     settings: dict[str, Any] = {}
     for file in files:
         settings = merge(settings, yaml.safe_load(file.read_text(encoding="utf-8")))
@@ -69,6 +69,11 @@ def _common(model: str) -> dict[str, Any]:
 
 def _embedded() -> dict[str, Card]:
     return {card.name: card for card in list_models() if card.weights == "embedded"}
+
+
+def _clips() -> dict[str, Card]:
+    """Return the cards of embedded CLIPs, which every method can run on."""
+    return {name: card for name, card in _embedded().items() if card.base}
 
 
 def released_card(model: str) -> Card | None:
@@ -96,6 +101,12 @@ def _clip(**options: str) -> dict[str, Any]:
 
 def _clip_of(card: Card) -> dict[str, Any]:
     return _clip(FOLDER=str(PACKAGE / card.folder))
+
+
+def _weights_of(card: Card) -> dict[str, Any]:
+    """Return the CLIP of an embedded model and, where there is one, the head that was trained on it."""
+    head = {"MODEL": {"WEIGHTS": str(PACKAGE / card.folder / card.file)}} if card.file else {}
+    return merge(_clip_of(card), head)
 
 
 def _with_method(method: str, rest: str, embedded: dict[str, Card], protocol: str) -> tuple[Path, dict[str, Any]]:
