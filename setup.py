@@ -13,12 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ovseg" / "_version.py").read_text(encoding="utf-8"))[1]
 README = ROOT / "README.md"
+WITH_OPERATORS = os.environ.get("OVSEG_BUILD_OPS") == "1"
 
 # What Detectron2's Python part imports; the installer takes it without its own list of dependencies.
 DETECTRON2_NEEDS = [
@@ -63,15 +64,24 @@ class BuildWithConfigs(build_py):
     def run(self) -> None:
         """Build as usual, then copy; an editable installation reads the checkout's own."""
         super().run()
-        if os.environ.get("OVSEG_BUILD_OPS") == "1":
+        if WITH_OPERATORS:
             build_operators((ROOT if self.editable_mode else Path(self.build_lib).resolve()) / "ovseg/ops/prebuilt")
         if not self.editable_mode:
             target = Path(self.build_lib) / "ovseg" / "zoo" / "configs"
             shutil.copytree(ROOT / "configs", target, dirs_exist_ok=True)
 
 
+class OwnDistribution(Distribution):
+    """Says that compiled operators make a wheel one for this platform alone."""
+
+    def has_ext_modules(self) -> bool:
+        """Return whether anything is compiled."""
+        return WITH_OPERATORS
+
+
 setup(
     name="ovseg",
+    distclass=OwnDistribution,
     version=VERSION,
     description="Dense open-vocabulary segmentation: any photo, any words, a label for every pixel",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",

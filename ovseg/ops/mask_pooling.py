@@ -121,7 +121,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
         if WEIGHTS[ctx.weights] == "sigmoid":
             of_logits = of_logits * (-logits).sigmoid()
         size, resize = (features.shape[2], features.shape[3]), RESIZES[ctx.resize]
-        _, pull = torch.func.vjp(lambda masks: resize_masks(masks, size, resize), mask_logits)
+        pull = torch.func.vjp(lambda masks: resize_masks(masks, size, resize), mask_logits)[1]
         of_masks = pull(of_logits.to(logits.dtype).view_as(logits).unflatten(-1, size))[0]
     return of_features, of_masks, None, None
 
