@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovseg import postprocess
 from ovseg.data.windows import bilinear_matrix, plan_windows
 from ovseg.errors import ConfigError
 from ovseg.ops.class_argmax import class_argmax, plain_class_argmax
+from ovseg.postprocess import ScoreRule, segment_map
 
 CASES = st.fixed_dictionaries(
     {
@@ -181,3 +183,16 @@ def test_mistakes(change, message):
     right = {"logits": torch.zeros(2, 3, 3), "rows": torch.eye(3), "columns": torch.eye(3)}
     with pytest.raises(ConfigError, match=message):
         class_argmax(**{**right, "query_to_class": torch.arange(2), **change})
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("options", [{"area_threshold": 0.1}, {"prob_threshold": 0.05}, {"softmax": False}])
+def test_the_labels_of_images_are_those_of_the_plain_form(options, monkeypatch):
+    torch.manual_seed(0)
+    matrices, rule = plan_windows((48, 56), 8, 24, 16).matrices((97, 130)), ScoreRule(40.0, **options)
+    scores, classes = torch.randn(60, matrices[0].shape[1], matrices[1].shape[1]) * 0.05, torch.arange(60) // 2 - 1
+    labels, best = segment_map(scores, *matrices, classes, rule)
+    monkeypatch.setattr(postprocess, "class_argmax", plain_class_argmax)
+    expected, wanted = segment_map(scores, *matrices, classes, rule)
+    assert (labels == expected).float().mean() >= 0.9999
+    torch.testing.assert_close(best, wanted, atol=1e-5, rtol=0)
