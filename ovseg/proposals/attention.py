@@ -61,5 +61,5 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., dim) to (..., out)."""
         for layer in self.layers[:-1]:
-            x = layer(x).relu()
+            x = layer(x).relu_()
         return self.layers[-1](x)

@@ -53,7 +53,7 @@ class DecoderLayer(nn.Module):
         """
         x = self.cross_norm(x + self.cross(x + place, key, value, allowed))
         x = self.own_norm(x + self.own(x + place, x + place, x))
-        return self.norm(x + self.linear2(self.linear1(x).relu()))
+        return self.norm(x + self.linear2(self.linear1(x).relu_()))
 
 
 class MaskedDecoder(nn.Module):

@@ -19,7 +19,7 @@ def sine_position(size: tuple[int, int], channels: int, device: torch.device | N
         device: Where to make them.
 
     Returns:
-        (channels, h, w) float32.
+        (channels, h, w) float32, channels last in memory, as tokens are.
     """
     half = channels // 2
     steps = torch.arange(half, dtype=torch.float32, device=device)
@@ -28,9 +28,9 @@ def sine_position(size: tuple[int, int], channels: int, device: torch.device | N
     def axis(count: int) -> Tensor:
         places = torch.arange(1, count + 1, dtype=torch.float32, device=device) / (count + 1e-6) * (2 * math.pi)
         angles = places[:, None] / frequencies
-        return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], -1).flatten(1).mT  # (half, count)
+        return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], -1).flatten(1)  # (count, half)
 
     height, width = size
-    rows = axis(height)[:, :, None].expand(-1, -1, width)
-    columns = axis(width)[:, None, :].expand(-1, height, -1)
-    return torch.cat([rows, columns])
+    rows = axis(height)[:, None].expand(-1, width, -1)
+    columns = axis(width)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], -1).permute(2, 0, 1)
