@@ -87,11 +87,6 @@ class ConvMaskModel(MaskModel):
         """Side in pixels of what one vector of the coarsest level sees: the smallest image."""
         return STRIDE
 
-    @property
-    def low_parts(self) -> list[nn.Module]:
-        """The trunk of CLIP; the head's own queries decide at edges, where bfloat16 is too coarse."""
-        return self.clip.tower.body
-
     def network(self, images: Tensor) -> tuple[dict[str, Tensor], Proposals]:
         """Return the levels of CLIP and the proposals of the last layer; see `MaskModel.network`."""
         with self.autocast():

@@ -21,6 +21,7 @@ from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.meta_arch.mask_model import MaskModel, SizeRule, read_targets
+from ovseg.ops.linear_layers import pack_linears
 from ovseg.proposals.classifier import class_logits
 from ovseg.proposals.side_adapter import SideAdapter
 from ovseg.recalibration.base import one_of
@@ -72,8 +73,8 @@ class SAN(MaskModel):
             )
         if not (0 <= front_blocks < clip.depth and max(side_adapter.taps) <= clip.depth):
             raise ConfigError(
-                f"{front_blocks} front blocks and taps up to {max(side_adapter.taps)}; expected fewer front blocks than "
-                f"the {clip.depth} of {clip.name}, and no taps beyond them"
+                f"{front_blocks} front blocks and taps up to {max(side_adapter.taps)}; expected fewer front blocks "
+                f"than the {clip.depth} of {clip.name}, and no taps beyond them"
             )
         self.side_adapter, self.criterion, self.protocol = side_adapter, criterion, protocol
         self.front_blocks, self.clip_resolution, self.size_divisibility = (
@@ -209,29 +210,29 @@ class SAN(MaskModel):
         rows = torch.cat([queries.embeddings.to(self.void_row), F.normalize(self.void_row, dim=-1)])
         return Prediction(class_logits(embeddings, rows, self.clip.logit_scale, columns, void=True), masks)
 
-    @property
-    def low_parts(self) -> list[nn.Module]:
-        """The blocks of CLIP, and the side adapter."""
-        return [*self.clip.tower.body, self.side_adapter]
+    def pack(self) -> None:
+        """Pack the side adapter, too; see `MaskModel.pack`."""
+        super().pack()
+        pack_linears([self.side_adapter])
 
     def network(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, Q, D) and mask logits (B, Q, h, w), float32; see `MaskModel.network`."""
-        with self.autocast():
-            embeddings, masks = self.propose(images)[-1]
-        return embeddings.float(), masks.float()
+        return self.propose(images)[-1]
 
     def propose(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return embeddings (B, Q, D), not of unit length, and mask logits (B, Q, h, w) of each stage; as `predict`."""
         tower, front = self.clip.tower, self.front_blocks
         tokens, grid = tower.embed(self.shrink(images), "bicubic_by_grid", self.position)
-        patches = run_patches(tokens, tower.blocks, front, self.side_adapter.taps)
-        taps = {tap: kept[:, 1:].mT.unflatten(2, grid) for tap, kept in patches.taps.items()}
+        with self.autocast():
+            patches = run_patches(tokens, tower.blocks, front, self.side_adapter.taps)
+        taps = {tap: kept[:, 1:].to(tokens).mT.unflatten(2, grid) for tap, kept in patches.taps.items()}
         starts = self.sls_starts(patches.tokens)
         found = []
         for stage in self.side_adapter(images, taps, all_stages=self.training):
             biases = [pool_bias(bias, grid, self.bias_pooling) for bias in stage.biases]
-            led = run_tail(starts, tower.blocks[front:], patches.seen, biases)
-            found.append((tower.visual.ln_post(led) @ tower.visual.proj, stage.masks))
+            with self.autocast():
+                led = run_tail(starts, tower.blocks[front:], patches.seen, biases)
+            found.append((tower.visual.ln_post(led.to(starts)) @ tower.visual.proj, stage.masks))
         return found
 
     def shrink(self, images: Tensor) -> Tensor:

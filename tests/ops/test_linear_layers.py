@@ -1,0 +1,60 @@
+"""Packed linear layers and weights in lower precision, beside the layers that they take the place of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ovseg.errors import EnvironmentProblem
+from ovseg.ops import linear_layers
+from ovseg.ops.linear_layers import PackedLinear, can_pack, lower_products, pack_linears
+
+needs_packing = pytest.mark.skipif(not can_pack(), reason="this PyTorch has no packed layers")
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 24), (2, 3, 7, 24), (1, 24), (0, 24)])
+def test_a_packed_layer_gives_what_the_layer_gives(dtype, bias, shape):
+    torch.manual_seed(0)
+    linear = nn.Linear(24, 40, bias=bias).to(dtype)
+    x = torch.randn(shape).to(dtype)
+    with torch.inference_mode():
+        expected, found = linear(x), PackedLinear(linear)(x)
+    assert found.dtype == dtype and found.shape == expected.shape
+    torch.testing.assert_close(found, expected, atol=1e-5 if dtype == torch.float32 else 1e-2, rtol=1e-2)
+
+
+@needs_packing
+def test_a_packed_layer_takes_inputs_of_other_strides_and_dtypes():
+    linear = nn.Linear(8, 12)
+    x = torch.randn(2, 8, 3, 5).permute(0, 2, 3, 1)
+    torch.testing.assert_close(PackedLinear(linear)(x.double()), linear(x).detach(), atol=1e-5, rtol=1e-5)
+
+
+@needs_packing
+def test_every_plain_linear_layer_is_packed_once_and_no_other():
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(shared, nn.Sequential(nn.GELU(), nn.Linear(8, 4)), nn.MultiheadAttention(8, 2))
+    assert pack_linears([model, model[1]]) == 2
+    assert [type(layer) for layer in (model[0], model[1][1])] == [PackedLinear, PackedLinear]
+    assert type(model[2].out_proj) is not PackedLinear
+
+
+def test_says_so_where_weights_cannot_be_packed(monkeypatch):
+    monkeypatch.setattr(linear_layers, "can_pack", lambda: False)
+    with pytest.raises(EnvironmentProblem, match="cannot pack weights here"):
+        PackedLinear(nn.Linear(2, 2))
+    with pytest.raises(EnvironmentProblem, match="only the CPU"):
+        PackedLinear(nn.Linear(2, 2, device="meta"))
+
+
+def test_only_weights_of_products_are_lowered():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LayerNorm(4), nn.Linear(4, 4), nn.MultiheadAttention(4, 2))
+    lower_products([model], torch.bfloat16)
+    kinds = {name: weight.dtype for name, weight in model.named_parameters()}
+    assert {name for name, dtype in kinds.items() if dtype == torch.float32} == {"1.weight", "1.bias"}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model[:3](torch.randn(1, 3, 4, 4)).isfinite().all()
