@@ -43,6 +43,7 @@ from ovseg.data.windows import bilinear_matrix
 from ovseg.device import resolve_device
 from ovseg.errors import OvsegError
 from ovseg.files import atomic_write, check_writable
+from ovseg.ops.library import kernel_devices, load_kernels
 from ovseg.postprocess import ScoreRule, segment_map
 
 OURS, BASELINE = "segment_map", "F.interpolate + argmax"
@@ -174,6 +175,7 @@ def postprocess(args: argparse.Namespace) -> int:
     problems = find_problems(rows, args.limit_mb)
     if args.json:
         settings = {"size": args.size, "grid": args.grid, "device": str(device), "threads": torch.get_num_threads()}
+        settings["compiled"] = _compiled(device)
         report = {**settings, "torch": torch.__version__, "limit_mb": args.limit_mb, "rows": rows, "problems": problems}
         with atomic_write(args.json) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
@@ -195,7 +197,15 @@ def find_problems(rows: list[dict[str, Any]], limit_mb: float) -> list[str]:
 
 def _title(args: argparse.Namespace, device: torch.device) -> str:
     (height, width), (h, w) = args.size, args.grid
-    return f"postprocess: {w}x{h} patches to {width}x{height} pixels, {device}, {torch.get_num_threads()} threads"
+    how = "compiled operators" if _compiled(device) else "operators in plain PyTorch"
+    where = f"{device}, {torch.get_num_threads()} threads, {how}"
+    return f"postprocess: {w}x{h} patches to {width}x{height} pixels, {where}"
+
+
+def _compiled(device: torch.device) -> bool:
+    """Whether `segment_map` takes a kernel on this device; ``OVSEG_OPS=torch`` leaves it alone."""
+    load_kernels()
+    return device.type in kernel_devices("class_argmax")
 
 
 def _cells(found: Measurement | None) -> tuple[str, ...]:

@@ -12,14 +12,14 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+
+#include "class_argmax_axis.h"
 
 namespace ovseg::class_argmax {
 
@@ -91,78 +91,6 @@ inline Vec power_of_two(Vec x) {
   return (Vec)((IntVec)power + ((IntVec)shifted << 23));
 }
 
-// For each output of an axis, the inputs that it is mixed from.
-struct Taps {
-  std::vector<std::int64_t> first{0};  // of each output, and the end
-  std::vector<std::int32_t> input;
-  std::vector<float> weight;
-
-  std::int64_t count(std::int64_t output) const { return first[output + 1] - first[output]; }
-  std::int64_t most() const {
-    std::int64_t found = 1;
-    for (std::size_t i = 0; i + 1 < first.size(); ++i) found = std::max(found, count(i));
-    return found;
-  }
-};
-
-// Reads a matrix (outputs, inputs) row by row.
-inline Taps find_taps(const float* matrix, std::int64_t outputs, std::int64_t inputs) {
-  Taps taps;
-  for (std::int64_t output = 0; output < outputs; ++output, matrix += inputs) {
-    for (std::int64_t input = 0; input < inputs; ++input) {
-      if (matrix[input] == 0) continue;
-      taps.input.push_back(std::int32_t(input));
-      taps.weight.push_back(matrix[input]);
-    }
-    if (std::int64_t(taps.input.size()) == taps.first.back()) {  // all zero
-      taps.input.push_back(0);
-      taps.weight.push_back(0);
-    }
-    taps.first.push_back(std::int64_t(taps.input.size()));
-  }
-  return taps;
-}
-
-// Neighbouring outputs that are mixed from the same few inputs.
-struct Segment {
-  std::int64_t begin, end;
-  std::vector<std::int32_t> inputs;
-  std::vector<float> weights;  // (end - begin, inputs)
-};
-
-inline std::vector<Segment> find_segments(const Taps& taps) {
-  const std::size_t most = std::size_t(taps.most());
-  std::vector<Segment> segments;
-  std::vector<std::int32_t> both;
-  for (std::int64_t output = 0; output + 1 < std::int64_t(taps.first.size()); ++output) {
-    const auto begin = taps.input.begin() + taps.first[output], end = taps.input.begin() + taps.first[output + 1];
-    both.assign(begin, end);
-    if (!segments.empty()) {
-      const auto& known = segments.back().inputs;
-      both.clear();
-      std::set_union(known.begin(), known.end(), begin, end, std::back_inserter(both));
-    }
-    if (segments.empty() || both.size() > most) {
-      segments.push_back({output, output + 1, {begin, end}, {}});
-    } else {
-      segments.back().end = output + 1;
-      segments.back().inputs = both;
-    }
-  }
-  for (Segment& segment : segments) {
-    const std::size_t count = segment.inputs.size();
-    segment.weights.assign(std::size_t(segment.end - segment.begin) * count, 0.0f);
-    for (std::int64_t output = segment.begin; output < segment.end; ++output) {
-      float* own = segment.weights.data() + std::size_t(output - segment.begin) * count;
-      for (std::int64_t tap = taps.first[output]; tap < taps.first[output + 1]; ++tap) {
-        const auto place = std::lower_bound(segment.inputs.begin(), segment.inputs.end(), taps.input[tap]);
-        own[place - segment.inputs.begin()] = taps.weight[tap];
-      }
-    }
-  }
-  return segments;
-}
-
 // Queries in groups of kLanes: those that compete, then the others, each part filled up with places of no query (-1).
 struct Order {
   std::vector<std::int32_t> query;
@@ -223,9 +151,12 @@ class Worker {
         live_(std::size_t(groups_)) {
     std::size_t most = 1;
     for (const Segment& segment : problem.segments) most = std::max(most, segment.inputs.size());
-    rivals_ = std::make_unique<Buffer>(std::int64_t(most) * (problem.order.competing + 1));
-    rival_query_.resize(std::size_t(problem.order.competing + 1) * kLanes);
     columns_.resize(most);
+    rival_query_.resize(std::size_t(problem.order.competing + 1) * kLanes);
+    for (std::size_t tap = 0; tap < most; ++tap) {
+      rivals_.emplace_back(problem.order.competing + 1);
+      rival_columns_.push_back(rivals_.back().get());
+    }
     for (std::int64_t slot = problem.rows.most(); slot > 0; --slot) slots_.emplace_back(-1, Buffer(size_));
   }
 
@@ -267,7 +198,7 @@ class Worker {
     }
   }
 
-  // Returns a row of patches (width, queries in order); it takes the place of one that `row` does not need.
+  // Returns a row of patches (width, groups); it takes the place of one that `row` does not need.
   const Vec* patches(std::int32_t input, std::int64_t row) {
     const auto begin = problem_.rows.input.begin() + problem_.rows.first[row];
     const auto end = problem_.rows.input.begin() + problem_.rows.first[row + 1];
@@ -311,7 +242,6 @@ class Worker {
     const float reached = largest_lane(sure);
     const Vec bound = splat(reached - kRounding * std::fabs(reached));
     const Vec counts = bound - (kSmallShare + std::log2(float(groups_ * kLanes)));
-    float* rivals = reinterpret_cast<float*>(rivals_->get());
     rival_count_ = live_count_ = 0;
     const std::int64_t last = problem_.softmax ? groups_ : competing;
     for (std::int64_t group = 0; group < last; ++group) {
@@ -321,21 +251,21 @@ class Worker {
       unsigned mask = group < competing ? at_least(high, bound) : 0;
       for (; mask; mask &= mask - 1) {
         const int lane = __builtin_ctz(mask);
-        for (std::int64_t tap = 0; tap < taps; ++tap) rivals[rival(tap, rival_count_)] = columns_[tap][group][lane];
+        for (std::int64_t tap = 0; tap < taps; ++tap) rival(tap, rival_count_) = columns_[tap][group][lane];
         rival_query_[std::size_t(rival_count_++)] = problem_.order.query[group * kLanes + lane];
       }
     }
     for (std::int64_t place = rival_count_; place % kLanes; ++place) {
-      for (std::int64_t tap = 0; tap < taps; ++tap) rivals[rival(tap, place)] = kLeast;
+      for (std::int64_t tap = 0; tap < taps; ++tap) rival(tap, place) = kLeast;
       rival_query_[std::size_t(place)] = -1;
     }
   }
 
-  std::int64_t rival(std::int64_t tap, std::int64_t place) const {
-    return tap * (problem_.order.competing + 1) * kLanes + place;
+  float& rival(std::int64_t tap, std::int64_t place) {
+    return reinterpret_cast<float*>(rivals_[std::size_t(tap)].get())[place];
   }
 
-  // Mixes a group of queries from columns of patches; kTaps is their number, 0 where it is known only at run time.
+  // Mixes a group of queries; kTaps is the number of columns of patches, 0 where it is known only at run time.
   template <int kTaps>
   static Vec mix_columns(const Vec* const* columns, const float* weights, std::int64_t taps, std::int64_t group) {
     Vec value = columns[0][group] * weights[0];
@@ -364,10 +294,7 @@ class Worker {
     IntVec found{};
     IntVec group_of{};
     for (std::int64_t group = 0; group < last; ++group, group_of += 1) {
-      Vec value = rivals_->get()[group] * weights[0];
-      for (std::int64_t tap = 1; tap < (kTaps ? kTaps : taps); ++tap) {
-        value += rivals_->get()[tap * (problem_.order.competing + 1) + group] * weights[tap];
-      }
+      const Vec value = mix_columns<kTaps>(rival_columns_.data(), weights, taps, group);
       const IntVec better = value > best;
       best = better ? value : best;
       found = better ? group_of : found;
@@ -395,8 +322,9 @@ class Worker {
   const std::int64_t groups_, size_;
   Buffer mixed_;  // (width, groups)
   std::vector<std::pair<std::int32_t, Buffer>> slots_;
-  std::vector<const Vec*> columns_;  // of the patches of a segment
-  std::unique_ptr<Buffer> rivals_;   // (taps, competing + 1): the queries that may win, side by side
+  std::vector<const Vec*> columns_;        // of the patches of a segment
+  std::vector<Buffer> rivals_;             // likewise, of the queries that may win, side by side
+  std::vector<const Vec*> rival_columns_;  // where they are
   std::vector<std::int32_t> rival_query_;
   std::vector<std::int64_t> live_;  // groups that count in the sum
   std::int64_t rival_count_ = 0, live_count_ = 0;
