@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     problems = find_problems(rows, before) if device.type == "cpu" else wrong_results(rows)
     where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     console.print(make_table(rows, where, machine, before))
+    for row in rows:
+        console.print(f"{row['name']}: {row['sizes']}; baseline: {row['baseline']}", soft_wrap=True, highlight=False)
     if args.json:
         report = {"where": where, "machine": asdict(machine), "rows": rows, "problems": problems}
         with atomic_write(args.json) as temporary:
@@ -216,12 +218,11 @@ def make_table(rows: list[dict[str, Any]], where: str, machine: Machine, before:
     """Lay out the results, with the earlier speed-ups where there are some."""
     title = f"ops: {where}; copy {machine.copy / 1e9:.0f} GB/s, matmul {machine.matmul / 1e9:.0f} GFLOP/s"
     table = Table(title=title, title_justify="left")
-    headers = ("op", "baseline", "ms", "its ms", "x faster", "MiB", "its MiB", "of the limit", "error", "kernel")
+    headers = ("op", "ms", "baseline", "x faster", "MiB", "baseline", "of limit", "error", "kernel")
     for header in (*headers, *(["x before"] if before else [])):
-        table.add_column(header, justify="left" if header in ("op", "baseline", "kernel") else "right")
+        table.add_column(header, justify="left" if header in ("op", "kernel") else "right", no_wrap=header == "op")
     for row in rows:
-        cells = [f"{row['name']}\n{row['sizes']}", row["baseline"]]
-        cells += [f"{1000 * row[key]:.1f}" for key in ("seconds", "baseline_seconds")]
+        cells = [row["name"], *(f"{1000 * row[key]:.1f}" for key in ("seconds", "baseline_seconds"))]
         cells += [f"{row['speedup']:.2f}", *(f"{row[key] / MIB:.0f}" for key in ("memory", "baseline_memory"))]
         cells += [f"{row['share_of_limit']:.0%}", f"{row['error']:.1e}", "yes" if row["kernel"] else "no"]
         earlier = [f"{before[row['name']]:.2f}" if row["name"] in before else "-"] if before else []
