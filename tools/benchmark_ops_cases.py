@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg.data.windows import bilinear_matrix
-from ovseg.ops import class_argmax, mask_pool
+from ovseg.ops import class_argmax, mask_pool, ms_deform_attn
+from ovseg.ops.ms_deform_attn import pixel_centres, sample_grids
 
 Call = Callable[[], Any]
 
@@ -99,6 +100,32 @@ def share_of_other_labels(found: Tensor, expected: Tensor) -> float:
     return (found != expected).double().mean().item()
 
 
+def prepare_deformable(shapes: list[tuple[int, int]], device: torch.device) -> tuple[Call, Call]:
+    """Attend from every pixel of all levels to places some pixels around it, as FC-CLIP's pixel decoder does."""
+    count = sum(h * w for h, w in shapes)
+    value = random((1, count, 8, 32), device)
+    sizes = torch.tensor([(w, h) for h, w in shapes], device=device)[:, None]
+    steps = 3 * random((1, count, 8, len(shapes), 4, 2), device, seed=1) / sizes
+    places = pixel_centres(shapes, device)[:, None, None, None] + steps
+    weights = random((1, count, 8, 4 * len(shapes)), device, seed=2).softmax(-1).unflatten(-1, (-1, 4))
+    return lambda: ms_deform_attn(value, shapes, places, weights), lambda: sample_grids(value, shapes, places, weights)
+
+
+def deformable_case(name: str, shapes: list[tuple[int, int]]) -> OpCase:
+    """Return a case of `prepare_deformable`."""
+    count, samples = sum(h * w for h, w in shapes), 8 * 4 * len(shapes)
+    return OpCase(
+        f"ms_deform_attn:{name}",
+        f"{' + '.join(f'{h}x{w}' for h, w in shapes)}, {count} queries, 8 heads x 32, 4 points",
+        "grid_sample, level by level",
+        lambda device: prepare_deformable(shapes, device),
+        bytes=4 * count * (2 * 256 + 3 * samples),
+        flops=2 * count * samples * 4 * 32,
+        speedup=1.5,
+        memory=0.25,
+    )
+
+
 CASES = (
     OpCase(
         "mask_pool",
@@ -122,5 +149,7 @@ CASES = (
         tolerance=1e-4,  # ties within rounding
         error=share_of_other_labels,
     ),
+    deformable_case("640", [(20, 20), (40, 40), (80, 80)]),
+    deformable_case("800x1088", [(25, 34), (50, 68), (100, 136)]),
 )
 """What ``tools/benchmark.py ops`` measures."""

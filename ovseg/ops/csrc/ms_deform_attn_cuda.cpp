@@ -2,8 +2,8 @@
 
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -59,9 +59,9 @@ Tensor forward_cuda(const Tensor& value, at::IntArrayRef shapes, const Tensor& l
   const Tensor values = value.contiguous(), places = dense(locations, type), shares = dense(weights, type);
   const Tensor out = at::empty({n.batch, n.queries, n.row()}, value.options());
   if (out.numel() == 0) return out;
-  C10_CUDA_CHECK(launch_forward(kind_of(value), sizes, values.const_data_ptr(), places.const_data_ptr(),
-                                shares.const_data_ptr(), out.mutable_data_ptr(),
-                                c10::cuda::getCurrentCUDAStream()));
+  Problem problem{sizes, values.const_data_ptr(), places.const_data_ptr(), shares.const_data_ptr()};
+  problem.out = out.mutable_data_ptr();
+  C10_CUDA_CHECK(launch(kind_of(value), problem, c10::cuda::getCurrentCUDAStream()));
   return out;
 }
 
@@ -76,12 +76,14 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad, const Tenso
   const Tensor grads = dense(grad, value.scalar_type()), values = value.contiguous();
   const Tensor places = dense(locations, type), shares = dense(weights, type);
   const Tensor to_value = at::zeros(values.sizes(), values.options().dtype(type));
-  const Tensor to_places = at::empty_like(places), to_shares = at::empty_like(shares);
+  const Tensor to_places = at::zeros_like(places), to_shares = at::zeros_like(shares);
   if (grads.numel() != 0) {
-    C10_CUDA_CHECK(launch_backward(kind_of(value), sizes, grads.const_data_ptr(), values.const_data_ptr(),
-                                   places.const_data_ptr(), shares.const_data_ptr(), to_value.mutable_data_ptr(),
-                                   to_places.mutable_data_ptr(), to_shares.mutable_data_ptr(),
-                                   c10::cuda::getCurrentCUDAStream()));
+    Problem problem{sizes, values.const_data_ptr(), places.const_data_ptr(), shares.const_data_ptr()};
+    problem.grad = grads.const_data_ptr();
+    problem.grad_value = to_value.mutable_data_ptr();
+    problem.grad_locations = to_places.mutable_data_ptr();
+    problem.grad_weights = to_shares.mutable_data_ptr();
+    C10_CUDA_CHECK(launch(kind_of(value), problem, c10::cuda::getCurrentCUDAStream()));
   }
   return {to_value.to(value.scalar_type()), to_places.to(locations.scalar_type()),
           to_shares.to(weights.scalar_type())};

@@ -13,10 +13,12 @@
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static
 #define __align__(size) __attribute__((aligned(size)))
 
 typedef void* cudaStream_t;
+typedef int cudaError_t;
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
@@ -36,6 +38,7 @@ namespace emulation {
 constexpr unsigned kWarpSize = 32;
 inline pthread_barrier_t block_barrier, warp_barriers[1024 / kWarpSize];
 inline bool votes[1024];
+inline double shuffled[1024];
 
 inline void wait(pthread_barrier_t& barrier) { pthread_barrier_wait(&barrier); }
 
@@ -76,4 +79,26 @@ inline uint32_t __ballot_sync(uint32_t, bool vote) {
   for (unsigned lane = 0; lane < emulation::kWarpSize; ++lane) word |= uint32_t{emulation::votes[first + lane]} << lane;
   emulation::wait(emulation::warp_barriers[warp]);
   return word;
+}
+
+// Only with all threads of a warp.
+template <class T>
+T __shfl_xor_sync(uint32_t, T x, int step) {
+  pthread_barrier_t& barrier = emulation::warp_barriers[threadIdx.x / emulation::kWarpSize];
+  emulation::shuffled[threadIdx.x] = x;
+  emulation::wait(barrier);
+  const T found = static_cast<T>(emulation::shuffled[threadIdx.x ^ step]);
+  emulation::wait(barrier);
+  return found;
+}
+
+template <class T>
+T atomicAdd(T* place, T x) {
+  T before;
+  __atomic_load(place, &before, __ATOMIC_RELAXED);
+  T after = before + x;
+  while (!__atomic_compare_exchange(place, &before, &after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    after = before + x;
+  }
+  return before;
 }
