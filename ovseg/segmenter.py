@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 
 from ovseg._version import __version__
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ovseg.vocabulary import Background
 
 Words: TypeAlias = Any  # whatever Vocabulary.parse accepts
+Result = TypeVar("Result")
 Policy: TypeAlias = "str | Background | Iterable[str] | None"
 
 
@@ -52,6 +54,10 @@ class _Prepared:
     image: LoadedImage
     pixels: torch.Tensor
     seconds: float
+
+
+def _read_arrays(out: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    return out["labels"].cpu().numpy(), out["scores"].float().cpu().numpy(), read_outputs(out)
 
 
 class Segmenter:
@@ -215,23 +221,41 @@ class Segmenter:
                 on_error(source, error)
             return []
 
-    def _segment(self, batch: list[_Prepared]) -> list[Segmentation]:
-        images, inputs = [one.image for one in batch], []
+    def class_scores(self, source: Any) -> np.ndarray:
+        """Return the scores (K, H, W) float32 of all classes in an image, where there are few.
+
+        Words of the background compete and have no map of their own; a threshold is not applied.
+
+        Raises:
+            InputError: The image cannot be read, or does not fit into memory.
+            ConfigError: No vocabulary has been set.
+        """
+        before, self.model.full_scores = self.model.full_scores, True
+        try:
+            scores: np.ndarray = self._run([self._prepare(source)], lambda out: out["sem_seg"].float().cpu().numpy())[0]
+        finally:
+            self.model.full_scores = before
+        return scores
+
+    def _run(self, batch: list[_Prepared], read: Callable[[dict[str, Any]], Result]) -> list[Result]:
+        """Call the model and read its outputs, image by image."""
+        inputs = []
         for one in batch:
             height, width = one.image.pixels.shape[:2]
             inputs.append({"image": one.pixels, "height": height, "width": width})
-        start = time.perf_counter()
         try:
-            outputs = self.model(inputs)
-            arrays = [(out["labels"].cpu().numpy(), out["scores"].float().cpu().numpy()) for out in outputs]
-            parts = [read_outputs(out) for out in outputs]
+            return [read(out) for out in self.model(inputs)]
         except RuntimeError as error:
             if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
-            names = ", ".join(image.name for image in images)
+            names = ", ".join(one.image.name for one in batch)
             raise InputError(
                 f"{names} does not fit into the memory of {self.device}; use a smaller batch size"
             ) from error
+
+    def _segment(self, batch: list[_Prepared]) -> list[Segmentation]:
+        start = time.perf_counter()
+        found = self._run(batch, _read_arrays)
         timings = {"preprocess": sum(one.seconds for one in batch), "model": time.perf_counter() - start}
         timings = {key: round(seconds / len(batch), 4) for key, seconds in timings.items()}
         timings |= {"seconds": round(sum(timings.values()), 4), "words": round(self._words_seconds, 4)}
@@ -240,11 +264,11 @@ class Segmenter:
                 labels,
                 scores,
                 self.model.vocabulary,
-                image.pixels,
-                self._meta(image, tuple(entry["image"].shape[1:]), timings),
+                one.image.pixels,
+                self._meta(one.image, tuple(one.pixels.shape[1:]), timings),
                 **part,
             )
-            for image, entry, (labels, scores), part in zip(images, inputs, arrays, parts, strict=True)
+            for one, (labels, scores, part) in zip(batch, found, strict=True)
         ]
 
     def _meta(self, image: LoadedImage, network_size: tuple[int, ...], timings: dict[str, float]) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def row(one: Benchmark) -> str:
     """Return the line of a benchmark in the table."""
     splits = ", ".join(f"{split} ({part.count})" for split, part in one.splits.items())
     present = f", {one.present} of them occur" if one.present else ""
-    classes = f"preset `{one.classes}`" if isinstance(one.classes, str) else f"from its own files{present}"
+    classes = f"from its own files{present}"
+    if not callable(one.classes):
+        classes = f"preset `{one.classes}`" if isinstance(one.classes, str) else str(len(one.classes))
     anchor = "".join(letter for letter in heading(one).lower() if letter.isalnum() or letter in " -_").replace(" ", "-")
     return f"| [{one.name}](#{anchor}) | {splits} | {classes} | {one.metric} |\n"
 

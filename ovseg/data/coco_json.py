@@ -13,7 +13,9 @@ from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
 
 
-def read_coco_json(path: Path, images: Path, masks: Path | None = None, name: str = "") -> Dataset:
+def read_coco_json(
+    path: Path, images: Path, masks: Path | None = None, name: str = "", classes: Vocabulary | None = None
+) -> Dataset:
     """Read a COCO file; whether it is panoptic is seen by its annotations.
 
     Args:
@@ -21,6 +23,7 @@ def read_coco_json(path: Path, images: Path, masks: Path | None = None, name: st
         images: Folder of the images.
         masks: Folder of the panoptic PNGs; not needed for instances.
         name: Of the data set; the file's path without it.
+        classes: In place of the names in the file, one for each of its categories in order.
 
     Raises:
         InputError: It is missing, or no such file.
@@ -28,7 +31,7 @@ def read_coco_json(path: Path, images: Path, masks: Path | None = None, name: st
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        by_id = {image["id"]: image for image in data["images"]}
+        by_id = {image["id"]: {**_name(image), **image} for image in data["images"]}
         categories = {category["id"]: place for place, category in enumerate(data["categories"])}
         annotations = data["annotations"]
         panoptic = any("segments_info" in one for one in annotations)
@@ -48,7 +51,7 @@ def read_coco_json(path: Path, images: Path, masks: Path | None = None, name: st
             problems.append(f"image '{record['file_name']}' is missing, '{path.name}' lists it")
     return Dataset(
         name or str(path),
-        Vocabulary.parse(_class_list(data["categories"])),
+        Vocabulary.parse(_class_list(data["categories"])) if classes is None else classes,
         PANOPTIC if panoptic else INSTANCE,
         records,
         identity_lookup(count),
@@ -63,6 +66,11 @@ def _class_list(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"name": one["name"], "synonyms": one.get("synonyms", []), "is_thing": bool(one.get("isthing", 1))}
         for one in categories
     ]
+
+
+def _name(image: dict[str, Any]) -> dict[str, str]:
+    """Return folder and name at the end of an image's address, which is all that LVIS has."""
+    return {"file_name": "/".join(image["coco_url"].split("/")[-2:])} if "coco_url" in image else {}
 
 
 def _record(image: dict[str, Any], images: Path) -> dict[str, Any]:

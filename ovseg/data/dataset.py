@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
 
-SEMANTIC, PANOPTIC, INSTANCE = "semantic", "panoptic", "instance"
+SEMANTIC, PANOPTIC, INSTANCE, PROMPTS = "semantic", "panoptic", "instance", "prompts"
 VOID, UNLISTED = -1, -2  # in `Dataset.lookup`: a pixel of no class; a value that should not occur
 LABEL_VALUES = 65536
 
@@ -47,7 +47,8 @@ class Dataset:
     Attributes:
         name: In the catalogs, and in messages.
         classes: What is learnt; the position of a class is its id.
-        kind: ``semantic`` (label images), ``panoptic`` (segment images and JSON) or ``instance`` (outlines in JSON).
+        kind: ``semantic`` (label images), ``panoptic`` (segment images and JSON), ``instance`` (outlines in JSON) or
+            ``prompts`` (each image brings its own words as annotations, whose masks may overlap; see `draw_outline`).
         records: Detectron2's dataset dicts, one per image; ``category_id`` counts from 0 in the order of the files.
         lookup: Class (65536,) int32 of each value of a label image; VOID and UNLISTED are negative.
         remap: Class (K,) int32 of `classes` for each class of the files; VOID where it is left out.
@@ -97,7 +98,7 @@ class Dataset:
         Raises:
             InputError: A file is missing, broken, of another size, or has ids that are not in the list.
         """
-        if self.kind == INSTANCE:
+        if self.kind in (INSTANCE, PROMPTS):
             found = _draw_outlines(record, size)
         elif self.kind == PANOPTIC:
             found = _read_panoptic(record)
@@ -201,32 +202,77 @@ def _read_panoptic(record: dict[str, Any]) -> Segments:
 
 
 def _draw_outlines(record: dict[str, Any], size: tuple[int, int]) -> Segments:
-    """Draw the polygons or run lengths of COCO annotations, the smallest objects on top."""
-    from pycocotools import mask as rle
-
-    height, width = size
-    if (record.get("height", height), record.get("width", width)) != size:
-        raise InputError(
-            f"image '{record['file_name']}' is {width}x{height} pixels, its JSON says {record['width']}x"
-            f"{record['height']}; the outlines would not fit, mend the JSON"
-        )
-    masks = []
-    for annotation in record["annotations"]:
-        outline = annotation["segmentation"]
-        try:
-            if isinstance(outline, list):
-                outline = rle.merge(rle.frPyObjects(outline, height, width))
-            elif isinstance(outline["counts"], list):
-                outline = rle.frPyObjects(outline, height, width)
-            masks.append(rle.decode(outline).astype(bool))
-        except Exception as error:  # pycocotools raises whatever comes
-            raise InputError(
-                f"an annotation of '{record['file_name']}' has no usable segmentation ({error}); expected polygons "
-                "or run lengths as in COCO"
-            ) from error
+    """Draw the annotations of an image, the smallest objects on top."""
+    masks = [draw_outline(record, annotation, size) for annotation in record["annotations"]]
     ids = np.full(size, VOID, np.int32)
     for place in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
         ids[masks[place]] = place
     classes = np.array([one["category_id"] for one in record["annotations"]], np.int64)
     crowd = np.array([bool(one.get("iscrowd", 0)) for one in record["annotations"]], bool)
     return Segments(ids, classes, crowd)
+
+
+def draw_outline(record: dict[str, Any], annotation: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Draw the mask of an annotation.
+
+    Args:
+        record: Of its image.
+        annotation: With ``segmentation`` (polygons or run lengths as in COCO), ``corners`` (polygons, each a list of x
+            and y; corners are cut to whole pixels and the edge belongs to the object), or ``mask_file_name`` (a
+            picture, where all but 0 is the object; empty for an object that the image does not show).
+        size: Height and width of the image.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        InputError: The size is not that of the JSON file, or the outline cannot be used.
+    """
+    height, width = size
+    if (record.get("height", height), record.get("width", width)) != size:
+        raise InputError(
+            f"image '{record['file_name']}' is {width}x{height} pixels, its JSON says {record['width']}x"
+            f"{record['height']}; the outlines would not fit, mend the JSON"
+        )
+    if "mask_file_name" in annotation:
+        return _read_mask(annotation["mask_file_name"], record, size)
+    try:
+        if "corners" in annotation:
+            return _fill_corners(annotation["corners"], size)
+        return _decode_coco(annotation["segmentation"], size)
+    except Exception as error:  # pycocotools and Pillow raise whatever comes
+        raise InputError(
+            f"an annotation of '{record['file_name']}' has no usable segmentation ({error}); expected polygons "
+            "or run lengths as in COCO"
+        ) from error
+
+
+def _decode_coco(outline: Any, size: tuple[int, int]) -> np.ndarray:
+    from pycocotools import mask as rle
+
+    if isinstance(outline, list):
+        outline = rle.merge(rle.frPyObjects(outline, *size))
+    elif isinstance(outline["counts"], list):
+        outline = rle.frPyObjects(outline, *size)
+    mask: np.ndarray = rle.decode(outline).astype(bool)
+    return mask
+
+
+def _fill_corners(polygons: list[list[list[float]]], size: tuple[int, int]) -> np.ndarray:
+    """Draw polygons as PhraseCut's own evaluation does."""
+    canvas = Image.new("1", size[::-1])
+    pen = ImageDraw.Draw(canvas)
+    for polygon in polygons:
+        if len(polygon) > 1:
+            pen.polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
+    return np.asarray(canvas)
+
+
+def _read_mask(path: str, record: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    mask = read_label_image(path)[0] > 0 if path else np.zeros(size, bool)
+    if mask.shape != size:
+        raise InputError(
+            f"mask '{path}' is {mask.shape[1]}x{mask.shape[0]} pixels, its image '{record['file_name']}' "
+            f"{size[1]}x{size[0]}; expected equal sizes, unpack the archive again"
+        )
+    return mask

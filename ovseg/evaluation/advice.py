@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ovseg.data.dataset import INSTANCE, PANOPTIC, SEMANTIC, Dataset, read_label_image
+from ovseg.data.dataset import INSTANCE, PANOPTIC, PROMPTS, SEMANTIC, Dataset, read_label_image
 from ovseg.data.registration import read_dataset
 from ovseg.errors import InputError
 from ovseg.evaluation.image_log import Log
@@ -99,6 +99,8 @@ def _absent(dataset: Dataset, results: dict[str, Any]) -> Iterator[str]:
 
 def _threshold(dataset: Dataset, log: Log, results: dict[str, Any]) -> Iterator[str]:
     """Compare the policy for the background with the classes."""
+    if dataset.kind == PROMPTS:
+        return
     policy = log.source.get("background", "")
     own = [name for name in dataset.classes.names if name.casefold() in BACKGROUND_NAMES]
     lost = results[SEMANTIC].no_class_share if SEMANTIC in results else 0.0

@@ -35,7 +35,7 @@ class ImageRecord:
         peak: Most memory in use so far, bytes.
         notes: What the reader of the result should know.
         scores: Numbers of this image alone, 0..1; None where there is nothing to average.
-        measured: For each task what its evaluator counts (`ovseg.evaluation.state`).
+        measured: For each task what its evaluator counts (`ovseg.evaluation.state`); of prompts a list.
     """
 
     index: int
@@ -46,7 +46,7 @@ class ImageRecord:
     peak: int = 0
     notes: tuple[str, ...] = ()
     scores: dict[str, float | None] = field(default_factory=dict)
-    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ImageRecord:

@@ -8,25 +8,36 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.data.dataset import INSTANCE, PANOPTIC, SEMANTIC, Dataset, Segments
+from ovseg.data.dataset import INSTANCE, PANOPTIC, PROMPTS, SEMANTIC, Dataset, Segments, draw_outline
 from ovseg.errors import ConfigError
 from ovseg.evaluation.calibration import CalibrationEvaluator, CalibrationRecord
 from ovseg.evaluation.common import mean
 from ovseg.evaluation.image_log import ImageRecord
 from ovseg.evaluation.instance import InstanceEvaluator, InstanceMasks, InstanceRecord, true_instances
 from ovseg.evaluation.panoptic import PanopticEvaluator, PanopticRecord
+from ovseg.evaluation.prompts import PromptEvaluator, PromptRecord, ReferringEvaluator, ReferringRecord
 from ovseg.evaluation.segments import from_labels
 from ovseg.evaluation.semantic import SemanticEvaluator, SemanticRecord
 
 CALIBRATION = "calibration"
-TASKS = {SEMANTIC: (SEMANTIC,), PANOPTIC: (SEMANTIC, PANOPTIC, INSTANCE), INSTANCE: (SEMANTIC, INSTANCE)}
+PROMPT, REFERRING = "prompt", "referring"
+TASKS = {
+    SEMANTIC: (SEMANTIC,),
+    PANOPTIC: (SEMANTIC, PANOPTIC, INSTANCE),
+    INSTANCE: (SEMANTIC, INSTANCE),
+    PROMPTS: (PROMPT, REFERRING),
+}
 """What the ground truth of each kind of data set can judge."""
+THRESHOLD = 0.5
+"""From here on a pixel is what a prompt asks for."""
 
 RECORDS: dict[str, Any] = {
     SEMANTIC: SemanticRecord,
     PANOPTIC: PanopticRecord,
     INSTANCE: InstanceRecord,
     CALIBRATION: CalibrationRecord,
+    PROMPT: PromptRecord,
+    REFERRING: ReferringRecord,
 }
 
 
@@ -41,6 +52,8 @@ class Found:
         objects: Objects, which may overlap; None from models that give none.
         seconds: Time of the model; 0 for what was read from files.
         notes: What the reader of the result should know.
+        prompts: For each class that was asked for by itself its scores (H, W) float32 in 0..1; None where all were
+            asked for at once.
     """
 
     labels: np.ndarray
@@ -49,6 +62,7 @@ class Found:
     objects: InstanceMasks | None = None
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    prompts: dict[int, np.ndarray] | None = None
 
 
 def choose_tasks(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -85,6 +99,11 @@ class Measures:
         self.dataset, count = dataset, len(dataset.classes)
         things = [entry.is_thing for entry in dataset.classes]
         self.things = np.array(things, bool)
+        self.evaluators: dict[str, Any]
+        if dataset.kind == PROMPTS:  # as many words as prompts: no table of pairs of them
+            asked: dict[str, Any] = {PROMPT: PromptEvaluator(), REFERRING: ReferringEvaluator()}
+            self.evaluators = {task: asked[task] for task in tasks}
+            return
         every: dict[str, Any] = {
             SEMANTIC: SemanticEvaluator(count, things, novel, boundary),
             PANOPTIC: PanopticEvaluator(count, things, novel),
@@ -104,6 +123,8 @@ class Measures:
         Raises:
             InputError: The prediction does not fit the ground truth.
         """
+        if found.prompts is not None:
+            return self._measure_prompts(record, found.prompts, found.labels.shape)
         target, rows = truth.semantic(), {}
         scores: dict[str, float | None] = {}
         if SEMANTIC in self.evaluators:
@@ -120,6 +141,23 @@ class Measures:
         if found.scores is not None:
             rows[CALIBRATION] = self.evaluators[CALIBRATION].measure(target, found.labels, found.scores)
         return {task: row.to_json() for task, row in rows.items()}, scores
+
+    def _measure_prompts(
+        self, record: dict[str, Any], prompts: dict[int, np.ndarray], size: tuple[int, ...]
+    ) -> tuple[dict[str, Any], dict[str, float | None]]:
+        """Compare each prompt of an image with its mask; there is a record for each."""
+        rows: dict[str, list[Any]] = {task: [] for task in self.evaluators}
+        ious = []
+        for annotation in record["annotations"]:
+            place = int(self.dataset.remap[annotation["category_id"]])
+            if place < 0:
+                continue
+            mask = draw_outline(record, annotation, (size[0], size[1]))
+            for task, evaluator in self.evaluators.items():
+                given = prompts[place] if task == PROMPT else prompts[place] >= THRESHOLD
+                rows[task].append(evaluator.measure(mask, given).to_json())
+            ious.append(ReferringEvaluator().measure(mask, prompts[place] >= THRESHOLD).iou())
+        return dict(rows), {"miou": _json(mean(np.array(ious, np.float64)))}
 
     def _image_scores(self, row: SemanticRecord) -> dict[str, float | None]:
         hits, truth, predicted = row.table(len(self.things))
@@ -139,13 +177,19 @@ class Measures:
         """
         found = {}
         for task, evaluator in self.evaluators.items():
-            rows = [RECORDS[task].from_json(image.measured[task]) for image in images if task in image.measured]
+            measured = [image.measured[task] for image in images if task in image.measured]
+            rows = [RECORDS[task].from_json(one) for part in measured for one in _each(part)]
             evaluator.reset()
             for row in rows:
                 evaluator.count(row)
             if rows:
                 found[task] = evaluator.evaluate()
         return found
+
+
+def _each(measured: Any) -> list[Any]:
+    """Return the records of an image: one, or one for each of its prompts."""
+    return measured if isinstance(measured, list) else [measured]
 
 
 def _json(value: float) -> float | None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ovseg.data.dataset import Dataset
+from ovseg.data.dataset import PROMPTS, Dataset
 from ovseg.data.registration import read_dataset
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.evaluation.measures import Measures, choose_tasks
+from ovseg.evaluation.prompt_source import PromptSource, check_words
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.sources import ModelSource, SavedSource, Source
 from ovseg.files import atomic_write
@@ -103,9 +104,16 @@ class Plan:
         """Make the evaluators.
 
         Raises:
-            ConfigError: The ground truth cannot judge a task.
+            ConfigError: The ground truth cannot judge a task, or prompts are asked for as they cannot be.
             VocabularyError: A novel class is not in the list.
         """
+        if dataset.kind == PROMPTS:
+            if self.predictions or self.distractors is not None:
+                raise ConfigError(
+                    f"'{dataset.name}' asks for each image's own words, one at a time; expected a --model, without "
+                    "--predictions and --distractors"
+                )
+            check_words(self.background)
         return Measures(dataset, choose_tasks(dataset, self.tasks), self.novel_flags(dataset.classes), self.boundary)
 
     @property
@@ -133,7 +141,8 @@ class Plan:
         """
         if segmenter is None:
             return SavedSource(Path(self.predictions).expanduser(), dataset.classes)
-        return ModelSource(segmenter, dataset.classes, self.background, self.templates, self.condition)
+        kind = PromptSource if dataset.kind == PROMPTS else ModelSource
+        return kind(segmenter, dataset.classes, self.background, self.templates, self.condition)
 
     def novel_flags(self, classes: Vocabulary) -> list[bool] | None:
         """Return for each class whether it is novel; None without a split.

@@ -32,6 +32,12 @@ TILES = (
     (SEMANTIC, "boundary_miou", "boundary IoU"),
     ("panoptic", "pq", "PQ"),
     ("instance", "ap", "AP"),
+    ("prompt", "miou", "mIoU of prompts"),
+    ("prompt", "best_miou", "mIoU, best threshold"),
+    ("prompt", "foreground_iou", "FgIoU"),
+    ("prompt", "ap", "AP of pixels"),
+    ("referring", "overall_iou", "oIoU"),
+    ("referring", "precision_50", "P@0.5"),
     ("calibration", "expected_calibration_error", "calibration error"),
 )
 
@@ -113,6 +119,8 @@ def _groups(rows: list[dict[str, Any]]) -> str:
 def _classes(rows: list[dict[str, Any]]) -> str:
     heads = list(rows[0])
     shares = [i for i, head in enumerate(heads) if head in ("iou", "pq", "ap")]
+    if not shares:  # prompts: there are as many as classes
+        return ""
     ordered = sorted(rows, key=lambda row: -row.get("truth_pixels", 0))
     return page.table([h.replace("_", " ") for h in heads], [list(row.values()) for row in ordered], "classes", shares)
 
@@ -198,6 +206,7 @@ def robustness_table(found: dict[str, Any] | None) -> str:
     if not found:
         return ""
     names = {"miou_present": "mIoU, present", "pixel_accuracy": "pixel accuracy", "pq": "PQ", "ap": "AP"}
+    names |= {"miou": "mIoU of prompts", "overall_iou": "oIoU"}
     keys = [key for key in names if found["clean"].get(key) is not None]
     heads = [text for key in keys for text in (names[key], "lost")]
 

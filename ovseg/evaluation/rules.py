@@ -9,7 +9,7 @@ from typing import Any
 from ovseg.evaluation.panoptic import PanopticResult, Quality
 
 IMAGE_RULES = {
-    "miou": "Mean over images of the mean IoU of the classes that an image shows.",
+    "miou": "Mean over images of the mean IoU of the classes that an image shows, or of its prompts.",
     "things_miou": "Mean over images of the mean IoU of the things that an image shows.",
     "pixel_accuracy": "Mean over images of the share of labelled pixels that are right.",
     "pq": "Mean over images of the mean PQ over the classes of an image or of its predictions.",

@@ -68,17 +68,7 @@ class ModelSource:
         segmenter.model.full_scores = getattr(rule, "instances", False)  # models that tell objects do so only then
         self.whole = condition.vocabulary(classes)
         segmenter.set_vocabulary(self.whole, *self.words)
-        model = segmenter.model
-        self.description = {
-            "model": segmenter.name,
-            "weights_hash": model.weights_hash,
-            "settings": model.settings,
-            "background": model.background.policy,
-            "templates": model.templates,
-            "notes": list(model.queries.notes),
-            "device": str(segmenter.device).partition(":")[0],
-            "dtype": str(segmenter.dtype).removeprefix("torch."),
-        }
+        self.description = describe(segmenter)
 
     def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
         """Segment an image; see `Source`."""
@@ -92,6 +82,21 @@ class ModelSource:
         result = next(self.segmenter.stream([picture]))
         seconds = time.perf_counter() - start
         return from_segmentation(result, np.pad(ids, (0, len(words) - len(ids)), constant_values=-1), seconds)
+
+
+def describe(segmenter: Segmenter) -> dict[str, Any]:
+    """Return what makes predictions, as JSON values, once the words are set."""
+    model = segmenter.model
+    return {
+        "model": segmenter.name,
+        "weights_hash": model.weights_hash,
+        "settings": model.settings,
+        "background": model.background.policy,
+        "templates": model.templates,
+        "notes": list(model.queries.notes),
+        "device": str(segmenter.device).partition(":")[0],
+        "dtype": str(segmenter.dtype).removeprefix("torch."),
+    }
 
 
 class SavedSource:

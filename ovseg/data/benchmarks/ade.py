@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Source
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, counted_from_one
 from ovseg.data.benchmarks.names import distinct
+from ovseg.data.benchmarks.pictures import read_picture
 from ovseg.data.dataset import LABEL_VALUES, VOID
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
@@ -95,10 +95,7 @@ def _rgb_decoder(place: Place, pattern: str) -> Decoder:
 
     def decode(stem: str) -> np.ndarray:
         path = place.folder / pattern.format(stem)
-        try:
-            rgb = np.asarray(Image.open(path).convert("RGB"))
-        except Exception as error:  # decoders raise nearly anything
-            raise InputError(f"label '{path}' cannot be read ({str(error)[:100]}); unpack its archive again") from error
+        rgb = read_picture(path, "RGB")
         ids: np.ndarray = table[rgb[..., 0].astype(np.int32) // 10 * 256 + rgb[..., 1]]
         return ids
 

@@ -23,8 +23,8 @@ from ovseg.vocabulary import Vocabulary
 DOWNLOADS = "downloads"  # below the root: archives, by us or by hand
 MADE = "ovseg"  # below the root: what is made here
 
-Classes: TypeAlias = str | Callable[[Path], Vocabulary]
-"""A vocabulary preset, or a function that reads the list from the data set's own files (it gets their folder)."""
+Classes: TypeAlias = str | Vocabulary | Callable[[Path], Vocabulary]
+"""A vocabulary preset, a list, or a function that reads it from the data set's own files (it gets their folder)."""
 
 
 class Missing(InputError):
@@ -70,7 +70,7 @@ class Source:
 
     def line(self, place: Place) -> str:
         """Return the one line that says what to do when it is missing."""
-        into, goal = place.root / self.into, place.folder / self.provides[0]
+        into, goal = place.root / self.into, below(place.folder, self.provides[0])
         if self.url:
             return f"{place.command} downloads {self.url} ({self.what}) and unpacks it in '{into}'"
         return (
@@ -134,12 +134,11 @@ class Place:
         sources = sources or [one for one in self.sources() if not one.present(self.folder)] or self.sources()
         root = "" if self.root.is_dir() else " (is the root right? set DETECTRON2_DATASETS, or give --root)"
         lines = [one.line(self) for one in sources] or ["add it"]
-        return Missing(f"{self.name}: '{self.folder / path}' is missing{root}; {lines[0]}", tuple(sources[:1]))
+        return Missing(f"{self.name}: '{below(self.folder, path)}' is missing{root}; {lines[0]}", tuple(sources[:1]))
 
     def classes(self) -> Vocabulary:
         """Return the class list: a preset, or what the data set's own files say."""
-        source = self.benchmark.classes
-        return source(self.folder) if callable(source) else Vocabulary.parse(source)
+        return self.rules.classes(self)
 
 
 class Split(ABC):
@@ -161,6 +160,11 @@ class Split(ABC):
         Raises:
             Missing: Something is missing; the line says what, and what mends it.
         """
+
+    def classes(self, place: Place) -> Vocabulary:
+        """Return the class list: that of the benchmark, unless the split has one of its own."""
+        source = place.benchmark.classes
+        return source(place.folder) if callable(source) else Vocabulary.parse(source)
 
     def converts(self, place: Place) -> bool:
         """Whether labels have to be converted before they can be read."""
@@ -191,12 +195,12 @@ class Benchmark:
         name: In commands; with ``_SPLIT`` behind it, in the catalogs.
         title: For people.
         folders: Usual folders below the root, the best first.
-        classes: Where its class list comes from.
+        classes: Where its class list comes from; splits may have lists of their own.
         rule: What the values of its labels mean and what is ignored, in words.
         sources: What has to be fetched.
         splits: By name; the first one is what is evaluated on.
         aliases: Further names of splits in the catalogs (other toolkits'), by split.
-        metric: What is measured: semantic, panoptic, instance, binary or referring.
+        metric: What is measured: semantic, panoptic, instance or prompts.
         background: Whether class 0 is "anything else", so that thresholds make sense.
         present: Classes that occur in the first split, where they are known to be fewer than the list has.
         licence: In a few words.
@@ -249,6 +253,18 @@ class Layout:
         return [pattern for pattern in (*patterns, *self.needs) if not exists(folder, pattern)]
 
 
+def below(folder: Path, path: str) -> Path:
+    """Join a folder, which need not exist, and a path that may begin with ``../``."""
+    while path.startswith("../"):
+        folder, path = folder.parent, path.removeprefix("../")
+    return folder / path
+
+
 def exists(folder: Path, path: str) -> bool:
     """Whether a path, possibly with wildcards, exists below a folder; ``a|b`` asks for any of two."""
-    return any(any(folder.glob(one)) if "*" in one else (folder / one).exists() for one in path.split("|"))
+    for one in path.split("|"):
+        name = one.rpartition("../")[2]
+        start = below(folder, one.removesuffix(name))
+        if any(start.glob(name)) if "*" in name else (start / name).exists():
+            return True
+    return False

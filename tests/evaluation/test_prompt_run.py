@@ -1,0 +1,111 @@
+"""`ovseg eval` on data sets whose images bring their own words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ovseg
+from ovseg.cli import main
+from ovseg.data.dataset import draw_outline
+from ovseg.data.registration import read_dataset
+from ovseg.evaluation.prompts import PromptEvaluator, ReferringEvaluator
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PhraseCut's debugging split with three images, and prompts that overlap."""
+    folder = tmp_path / "sets/VGPhraseCut_v0"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    sizes, tasks = [], []
+    for i in range(1, 4):
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"images/{i}.jpg")
+        sizes.append({"image_id": i, "height": 40, "width": 48})
+        boxes = {"cat": (2, 20), "cat or sofa": (0, 40)} if i < 3 else {"cat": (5, 9)}
+        for phrase, (low, high) in boxes.items():
+            corners = [[low, low], [high, low], [high, high - 4], [low, high - 4]]
+            tasks.append({"image_id": i, "phrase": phrase, "Polygons": [[corners]]})
+    (folder / "image_data_split3000.json").write_text(json.dumps(sizes))
+    (folder / "refer_miniv.json").write_text(json.dumps(tasks))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    return tmp_path
+
+
+ARGUMENTS = ["eval", "--dataset", "phrasecut_miniv", "--model", "mini"]
+
+
+def value(folder: Path, task: str, name: str) -> float:
+    return json.loads((folder / "result.json").read_text())["metrics"][task][name]["value"]
+
+
+def test_prompts_are_asked_for_one_by_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers are those of the evaluators fed by hand with the model's probabilities."""
+    assert main([*ARGUMENTS, "--output", str(root / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "mIoU of prompts" in out and "FgIoU" in out and "oIoU" in out and "3 of 3 images evaluated" in out
+    prompts, referring = PromptEvaluator(), ReferringEvaluator()
+    segmenter, dataset = ovseg.load("mini"), read_dataset("phrasecut_miniv")
+    for record in dataset.records:
+        for annotation in record["annotations"]:
+            segmenter.set_vocabulary([dataset.classes[annotation["category_id"]].name], "words")
+            scores = segmenter.class_scores(record["file_name"])[0].clip(0, 1)
+            mask = draw_outline(record, annotation, scores.shape)
+            prompts.add(mask, scores)
+            referring.add(mask, scores >= 0.5)
+    for task, result in (("prompt", prompts.evaluate()), ("referring", referring.evaluate())):
+        for name, number in result.to_json().items():
+            assert value(root / "run", task, name) == number, name
+    assert prompts.evaluate().prompts == 5
+    page = (root / "run/report.html").read_text()
+    assert "Best images" in page and "mIoU of prompts" in page
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same(root: Path) -> None:
+    folder = root / "run"
+    assert main([*ARGUMENTS, "--output", str(folder)]) == 0
+    before = (folder / "result.json").read_text()
+    lines = (folder / "images.jsonl").read_text().splitlines(keepends=True)
+    (folder / "images.jsonl").write_text("".join(lines[:2]))  # what made them, and one image
+    (folder / "labels/3.png").unlink()
+    assert main([*ARGUMENTS, "--output", str(folder)]) == 0
+    metrics = [json.loads(text)["metrics"] for text in (before, (folder / "result.json").read_text())]
+    assert metrics[0] == metrics[1] and (folder / "labels/3.png").is_file()
+    assert json.loads(before)["background"].startswith("words")
+
+
+def test_conditions_and_other_words(root: Path) -> None:
+    run = [*ARGUMENTS, "--output", str(root / "run"), "--background", "sky, wall", "--typos", "1"]
+    assert main([*run, "--typographic", "3", "--tasks", "referring"]) == 0
+    found = json.loads((root / "run/result.json").read_text())
+    assert "prompt" not in found["metrics"] and found["conditions"] == ["typos-1", "typographic-3"]
+    assert found["robustness"]["families"]["names"]["mean"]["overall_iou"] is not None
+    assert "P@0.5" in (root / "run/report.html").read_text()
+    words = "kitten, a kitten or a sofa"
+    assert main([*ARGUMENTS, "--output", str(root / "words"), "--vocabulary", words]) == 0
+    assert "the vocabulary renames 2 of 2" in "".join(json.loads((root / "words/result.json").read_text())["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["--background", "none"], "leaves a prompt without rivals"),
+        (["--background", "threshold:0.4"], "leaves a prompt without rivals"),
+        (["--distractors", "3"], "asks for each image's own words"),
+        (["--predictions", "."], "asks for each image's own words"),
+        (["--tasks", "semantic"], "expected --tasks prompt,referring"),
+    ],
+)
+def test_what_prompts_cannot_do(root: Path, more: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--output", str(root / "run"), *more]) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_a_broken_image_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "sets/VGPhraseCut_v0/images/2.jpg").write_bytes(b"no picture")
+    assert main([*ARGUMENTS, "--output", str(root / "run")]) == 1
+    assert "2 of 3 images evaluated" in capsys.readouterr().out and value(root / "run", "prompt", "prompts") == 3
