@@ -249,7 +249,11 @@ class Layout:
 
     def absent(self, folder: Path) -> list[str]:
         """Return the paths that have to exist and do not; of images and labels at least one file."""
-        patterns = [pattern.replace("{}", "**/*") for pattern in (self.images, self.labels)]
+        # A stem that begins a component may bring folders of its own.
+        patterns = [
+            f"/{pattern}".replace("/{}", "/**/*").replace("{}", "*").removeprefix("/")
+            for pattern in (self.images, self.labels)
+        ]
         return [pattern for pattern in (*patterns, *self.needs) if not exists(folder, pattern)]
 
 

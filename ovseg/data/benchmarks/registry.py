@@ -6,13 +6,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ovseg.data.benchmarks import ade, coco, lvis, mvtec, ovcamo, pascal, phrasecut, street
+from ovseg.data.benchmarks import ade, coco, lvis, mess, mvtec, ovcamo, pascal, phrasecut, street
 from ovseg.data.benchmarks.base import Benchmark, Place
 from ovseg.data.benchmarks.manifest import read_manifest
 from ovseg.data.dataset import Dataset
 from ovseg.errors import InputError, unknown_name
 
-FAMILIES = (coco, ade, pascal, street, lvis, phrasecut, ovcamo, mvtec)
+FAMILIES = (coco, ade, pascal, street, lvis, phrasecut, ovcamo, mvtec, mess)
 BENCHMARKS: dict[str, Benchmark] = {one.name: one for family in FAMILIES for one in family.BENCHMARKS}
 """Benchmarks by name; each family of data sets is a module with a tuple of the same name."""
 

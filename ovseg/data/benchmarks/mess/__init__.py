@@ -1,0 +1,12 @@
+"""MESS: data sets of many domains, with words and label rules of its own toolkit (Blumenstiel et al., NeurIPS 2023).
+
+How sure this is. Layouts, label rules and words are those of the code of MESS, for all of them. Counts follow from lists
+and sizes for CWFID and (in tiles) Potsdam, and are stated by the publishers for ATLANTIS; the others are those of the
+papers, and those of DRAM, iSAID, FloodNet, PAXRay, PST900 and WorldFloods of the table of MESS alone. Pictures of
+WorldFloods have 13 bands of 16 bits, which nothing here reads: the tiles that MESS makes of them are taken. Names of
+CUB-200 are those of its own list, which MESS writes with hyphens.
+"""
+
+from ovseg.data.benchmarks.mess import above, general, nature, science
+
+BENCHMARKS = (*general.BENCHMARKS, *above.BENCHMARKS, *science.BENCHMARKS, *nature.BENCHMARKS)

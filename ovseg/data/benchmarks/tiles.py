@@ -1,0 +1,105 @@
+"""Photographs that are too large to be evaluated whole: cut into tiles, with their labels, once."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ovseg.data.benchmarks.base import Decoder, Place
+from ovseg.data.benchmarks.labels import LabelSplit, converted, in_threads, list_stems, write_labels
+from ovseg.data.benchmarks.manifest import read_manifest
+from ovseg.data.dataset import SEMANTIC, VOID, Dataset, identity_lookup
+from ovseg.data.images import read_image
+from ovseg.errors import InputError
+from ovseg.files import atomic_write
+
+SIDE = 1024
+
+
+class TiledSplit(LabelSplit):
+    """Images with label images, cut into tiles of 1024 x 1024 pixels side by side.
+
+    Tiles at the right and lower edge are filled up with black, which is void in the labels. `count` counts tiles. They
+    lie as PNGs in ``ROOT/ovseg/NAME/images`` and ``labels``, numbered by rows behind the name of their photograph.
+    """
+
+    def converts(self, place: Place) -> bool:
+        """Tiles always have to be cut."""
+        return True
+
+    def convert(self, place: Place) -> dict[str, str]:
+        """Cut what is not cut yet; see `Split.convert`."""
+        layout = self.layout(place)
+        if layout.rule is None:
+            raise TypeError(f"{place.name}: the layout of tiles has no rule; give one that reads its labels")
+        decode, count = layout.rule(place, layout.labels), len(place.classes())
+        stems = list_stems(place.folder, layout)[0]
+        work = partial(_cut, place, layout.images, decode, count)
+        done = in_threads(work, stems, place.name)
+        return {stem: problem for stem, problem in zip(stems, done, strict=True) if problem}
+
+    def read(self, place: Place) -> Dataset:
+        """List the tiles; see `Split.read`."""
+        classes, manifest = place.classes(), read_manifest(place)
+        problems: list[str] = []
+        if manifest and manifest["complete"]:
+            names = sorted(manifest["files"])
+        else:
+            problems = list_stems(place.folder, self.layout(place))[1]
+            found = (place.made / "labels").rglob("*.png")
+            names = sorted(path.relative_to(place.made / "labels").with_suffix("").as_posix() for path in found)
+        records: list[dict[str, Any]] = [
+            {
+                "file_name": str(_image(place, name)),
+                "image_id": name,
+                "sem_seg_file_name": str(converted(place, name)),
+            }
+            for name in names
+        ]
+        remap = np.arange(len(classes), dtype=np.int32)
+        return Dataset(place.name, classes, SEMANTIC, records, identity_lookup(len(classes)), remap, tuple(problems))
+
+
+def _image(place: Place, name: str) -> Path:
+    return place.made / "images" / f"{name}.png"
+
+
+def _cut(place: Place, images: str, decode: Decoder, count: int, stem: str) -> str:
+    """Write the tiles of a photograph; return what went wrong."""
+    path = place.folder / images.format(stem)
+    try:
+        height, width = _size(path)
+        corners = [(y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE)]
+        if all(converted(place, f"{stem}_{number}").is_file() for number in range(len(corners))):
+            return ""
+        pixels, ids = read_image(path).pixels, decode(stem)
+    except InputError as error:
+        return str(error)
+    if ids.shape != pixels.shape[:2]:
+        return f"label of '{path}' is {ids.shape[1]}x{ids.shape[0]} pixels, the image {width}x{height}; fetch it again"
+    for number, (y, x) in enumerate(corners):
+        name = f"{stem}_{number}"
+        for folder in {_image(place, name).parent, converted(place, name).parent}:
+            folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(_image(place, name)) as temporary:
+            Image.fromarray(_fill(pixels[y : y + SIDE, x : x + SIDE], 0)).save(temporary, format="PNG")
+        write_labels(converted(place, name), _fill(ids[y : y + SIDE, x : x + SIDE], VOID), count)
+    return ""
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except Exception as error:  # decoders raise nearly anything
+        raise InputError(f"image '{path}' cannot be read ({str(error)[:100]}); unpack its archive again") from error
+
+
+def _fill(tile: np.ndarray, value: int) -> np.ndarray:
+    """Fill a tile (h, w, ...) up at its right and lower edge."""
+    missing = [(0, SIDE - side) for side in tile.shape[:2]] + [(0, 0)] * (tile.ndim - 2)
+    return np.pad(tile, missing, constant_values=value)
