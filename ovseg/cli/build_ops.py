@@ -10,7 +10,7 @@ examples:
   ovseg build-ops
   ovseg build-ops --no-cuda
   CXX=clang++ ovseg build-ops
-  ovseg build-ops --output /tmp/operators   # to look at: ovseg loads those in its cache folder alone
+  ovseg build-ops --cuda --output operators
 
 It takes a C++ compiler (Debian: apt-get install g++), and for CUDA the nvcc of a CUDA toolkit (CUDA_HOME or the path).
 Build again after a change of PyTorch. `ovseg doctor` says what is built; OVSEG_OPS=torch leaves it unused.
@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cuda", action=argparse.BooleanOptionalAction, help="kernels for CUDA (where torch and nvcc have it)"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the library (the cache folder)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the library (the cache, where it is loaded from)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
