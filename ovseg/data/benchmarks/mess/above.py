@@ -5,7 +5,7 @@ from __future__ import annotations
 from ovseg.data.benchmarks.base import Layout
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, table_of
 from ovseg.data.benchmarks.mess import rules
-from ovseg.data.benchmarks.mess.shared import CUT, by_hand, mess_set
+from ovseg.data.benchmarks.mess.shared import CUT, UNCONFIRMED, by_hand, mess_set
 from ovseg.data.benchmarks.pictures import by_colour
 from ovseg.data.benchmarks.tiles import TiledSplit
 
@@ -97,7 +97,7 @@ BENCHMARKS = (
                 "https://captain-whu.github.io/iSAID/dataset.html",
             ),
         ),
-        f"colours of its 15 classes, black is background 0; {CUT}",
+        f"colours of its 15 classes, black is background 0; {CUT}; {UNCONFIRMED}",
         "non-commercial; images under Google Earth's terms",
         "Waqas Zamir et al., iSAID, CVPR Workshops 2019",
     ),
@@ -145,7 +145,7 @@ BENCHMARKS = (
                 "https://drive.google.com/drive/folders/1leN9eWVQcvWDVYwNb2GCo5ML_wBEycWD",
             ),
         ),
-        f"8-bit PNG of class ids, background is 0; {CUT} (MESS stores its tiles as JPEG, here nothing is lost)",
+        f"8-bit PNG of class ids, background is 0; {CUT} (MESS keeps them as JPEG, here nothing is lost); {UNCONFIRMED}",
         "CDLA-Permissive 1.0",
         "Rahnemoonfar et al., FloodNet, IEEE Access 2021",
     ),
@@ -199,7 +199,7 @@ BENCHMARKS = (
                 "https://github.com/blumenstiel/MESS",
             ),
         ),
-        "8-bit PNG of class ids as MESS makes them; 255 is ignored",
+        f"8-bit PNG of class ids as MESS makes them; 255 is ignored; {UNCONFIRMED}",
         "CC BY-NC 4.0",
         "Mateo-Garcia et al., Towards Global Flood Mapping, Scientific Reports 2021",
         background=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ovseg.data.benchmarks.base import Layout
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, counted_from_one, lines, table_of
 from ovseg.data.benchmarks.mess import rules
-from ovseg.data.benchmarks.mess.shared import by_hand, download, drive, mess_set
+from ovseg.data.benchmarks.mess.shared import UNCONFIRMED, by_hand, download, drive, mess_set
 from ovseg.data.benchmarks.street import EVALUATED
 from ovseg.data.dataset import VOID
 
@@ -163,7 +163,7 @@ PEOPLE_AND_ART = (
                 "https://faculty.runi.ac.il/arik/site/artseg/Dram-Dataset.html",
             ),
         ),
-        "ids of VOC; 11 of its classes, the others are background 11; 255 is ignored",
+        f"ids of VOC; 11 of its classes, the others are background 11; 255 is ignored; {UNCONFIRMED}",
         "non-commercial",
         "Cohen et al., Semantic Segmentation in Art Paintings, Eurographics 2022",
     ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ovseg.data.benchmarks.base import Layout, Place
 from ovseg.data.benchmarks.labels import LabelSplit, lines
 from ovseg.data.benchmarks.mess import rules
-from ovseg.data.benchmarks.mess.shared import by_hand, download, drive, mess_set
+from ovseg.data.benchmarks.mess.shared import UNCONFIRMED, by_hand, download, drive, mess_set
 from ovseg.data.benchmarks.pictures import bright
 from ovseg.vocabulary import Vocabulary
 
@@ -118,7 +118,7 @@ MEDICINE = (
                 drive("19HPPhKf9TDv4sO3UV-nI3Jhi4nCv_Zyc"),
             ),
         ),
-        "one of 166 masks that overlap, against others 0; MESS takes the mean of the four splits",
+        f"one of 166 masks that overlap, against others 0; MESS takes the mean of the four splits; {UNCONFIRMED}",
         "CC BY-NC-SA 2.0",
         "Seibold et al., Detailed Annotations of Chest X-Rays via CT Projection, BMVC 2022",
         classes=Vocabulary.parse(["others", "lung"]),

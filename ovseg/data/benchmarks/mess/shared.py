@@ -11,6 +11,7 @@ from ovseg.vocabulary import Vocabulary
 
 MESS = "words of MESS (Blumenstiel et al., NeurIPS 2023)"
 NAMES: dict[str, list[str]] = json.loads(Path(__file__).with_name("classes.json").read_text(encoding="utf-8"))
+UNCONFIRMED = "the count is unconfirmed, where yours differs trust a complete archive"
 CUT = "cut into tiles of 1024 x 1024, padding is ignored"
 
 
