@@ -27,11 +27,12 @@ struct Cell {
   T x, y;
 };
 
-// Finds the cell of a place in a level. False for places without a pixel around, and for those that are no numbers.
+// Finds the cell of a place in a level, rounding as `grid_sample` does: single precision places pixels of large levels
+// to some 1e-5 only. False for places without a pixel around, and for those that are no numbers.
 template <typename T>
 inline bool find_cell(const T* place, int64_t height, int64_t width, Cell<T>& cell) {
-  const T x = place[0] * static_cast<T>(width) - T(0.5);
-  const T y = place[1] * static_cast<T>(height) - T(0.5);
+  const T x = ((2 * place[0] - 1) + 1) * (static_cast<T>(width) / 2) - T(0.5);
+  const T y = ((2 * place[1] - 1) + 1) * (static_cast<T>(height) / 2) - T(0.5);
   if (!(x > T(-1) && y > T(-1) && x < static_cast<T>(width) && y < static_cast<T>(height))) return false;
   const T left = std::floor(x), top = std::floor(y);
   cell = {static_cast<int64_t>(left), static_cast<int64_t>(top), x - left, y - top};
