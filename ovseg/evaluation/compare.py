@@ -18,7 +18,7 @@ from ovseg.data.dataset import PANOPTIC, SEMANTIC
 from ovseg.errors import ConfigError, InputError
 from ovseg.evaluation.common import UNIT
 from ovseg.evaluation.image_log import ImageRecord, read_log
-from ovseg.evaluation.measures import RECORDS
+from ovseg.evaluation.measures import RECORDS, REFERRING
 from ovseg.evaluation.result import read_result
 
 LEVEL = 0.95
@@ -29,6 +29,8 @@ METRICS = {
     "miou_all": (SEMANTIC, "mIoU, all classes", "Mean over all classes of the list; those that do not occur count 0."),
     "pixel_accuracy": (SEMANTIC, "pixel accuracy", "Share of labelled pixels that are right."),
     "pq": (PANOPTIC, "PQ", "Mean over the classes of ground truth or predictions."),
+    "mean_iou": (REFERRING, "mIoU of prompts", "Mean over prompts of the IoU of what scores at least 0.5."),
+    "overall_iou": (REFERRING, "oIoU", "Pixels of all prompts that are right over those of truth or prediction."),
 }
 """Numbers that get intervals. AP has none: it ranks the objects of all images at once."""
 
@@ -125,13 +127,22 @@ def statistics(entry: Entry, shared: Sequence[int], task: str) -> np.ndarray | N
 
     Returns:
         (N, R, K) float64 sums of the N images: hits, ground truth and predictions of each class for labels; IoUs,
-        matches, false positives and misses for segments. None where an image has no such record.
+        matches, false positives and misses for segments; hits, unions, IoUs and number of prompts, of which K is 1.
+        None where an image has no such record.
     """
     count = entry.summary["vocabulary"]["classes"]
     rows = [entry.images[index].measured.get(task) for index in shared]
     if any(row is None for row in rows):
         return None
+    if task == REFERRING:
+        return np.stack([_prompt_sums(row) for row in rows if row is not None])
     return np.stack([RECORDS[task].from_json(row).table(count) for row in rows]).astype(np.float64)
+
+
+def _prompt_sums(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Return (4, 1) float64 of the prompts of an image: hits, unions, IoUs, and how many they are."""
+    records = [RECORDS[REFERRING].from_json(row) for row in rows]
+    return np.array([[one.hits, one.union, one.iou(), 1] for one in records], np.float64).reshape(-1, 4).sum(0)[:, None]
 
 
 def numbers(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -154,6 +165,9 @@ def numbers(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
                 "miou_all": total / sums.shape[-1],
                 "pixel_accuracy": hits.sum(-1) / truth.sum(-1),
             }
+        if task == REFERRING:
+            hits, union, ious, prompts = np.moveaxis(sums[..., 0], 1, 0)
+            return {"mean_iou": ious / prompts, "overall_iou": hits / union}
         iou, matched, wrong, missed = np.moveaxis(sums, 1, 0)
         seen = matched + wrong + missed > 0
         pq = np.where(seen, iou / UNIT / (matched + (wrong + missed) / 2), 0)
@@ -186,6 +200,8 @@ def compare(folders: Sequence[Path], resamples: int = 1000, seed: int = 0) -> tu
     entries, shared = read_entries(folders)
     weights = bootstrap_weights(len(shared), resamples, seed)
     rows = [_row(entry, shared, weights) for entry in entries]
+    if not rows[0]:
+        raise InputError(f"'{folders[0]}' has no number that gets an interval ({', '.join(METRICS)}); add such --tasks")
     models = [_model(entry, row, rows[0]) for entry, row in zip(entries, rows, strict=True)]
     summary = {
         "dataset": entries[0].summary["dataset"],
@@ -207,7 +223,7 @@ def compare(folders: Sequence[Path], resamples: int = 1000, seed: int = 0) -> tu
 def _row(entry: Entry, shared: Sequence[int], weights: np.ndarray) -> _Row:
     """Return each number of a run and its values (B,) on the resampled data sets."""
     found: _Row = {}
-    for task in (SEMANTIC, PANOPTIC):
+    for task in (SEMANTIC, PANOPTIC, REFERRING):
         table = statistics(entry, shared, task)
         if table is None:
             continue

@@ -109,3 +109,22 @@ def test_a_broken_image_is_named(root: Path, capsys: pytest.CaptureFixture[str])
     (root / "sets/VGPhraseCut_v0/images/2.jpg").write_bytes(b"no picture")
     assert main([*ARGUMENTS, "--output", str(root / "run")]) == 1
     assert "2 of 3 images evaluated" in capsys.readouterr().out and value(root / "run", "prompt", "prompts") == 3
+
+
+def test_runs_on_prompts_are_compared(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(root / name) for name in ("one", "two")]
+    assert main([*ARGUMENTS, "--output", folders[0]]) == 0
+    assert main([*ARGUMENTS, "--output", folders[1], "--background", "sky, wall"]) == 0
+    assert main(["compare", *folders, "--output", str(root / "cmp")]) == 0
+    found = json.loads((root / "cmp/compare.json").read_text())
+    for folder, model in zip(folders, found["models"], strict=True):
+        for name in ("mean_iou", "overall_iou"):
+            assert model["numbers"][name]["value"] == pytest.approx(value(Path(folder), "referring", name), abs=1e-6)
+            assert model["numbers"][name]["low"] <= model["numbers"][name]["high"]
+    assert "mIoU of prompts" in (root / "cmp/compare.html").read_text()
+    assert any("background policies" in note for note in found["notes"])
+    for folder in folders:
+        assert main([*ARGUMENTS, "--output", f"{folder}-prompt", "--tasks", "prompt"]) == 0
+    capsys.readouterr()
+    assert main(["compare", *(f"{folder}-prompt" for folder in folders), "--output", str(root / "none")]) == 2
+    assert "has no number that gets an interval" in capsys.readouterr().err

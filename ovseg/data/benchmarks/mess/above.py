@@ -145,7 +145,7 @@ BENCHMARKS = (
                 "https://drive.google.com/drive/folders/1leN9eWVQcvWDVYwNb2GCo5ML_wBEycWD",
             ),
         ),
-        f"8-bit PNG of class ids, background is 0; {CUT} (MESS keeps them as JPEG, here nothing is lost); {UNCONFIRMED}",
+        f"8-bit PNG of class ids, background is 0; {CUT} (as JPEG in MESS, lossless here); {UNCONFIRMED}",
         "CDLA-Permissive 1.0",
         "Rahnemoonfar et al., FloodNet, IEEE Access 2021",
     ),
