@@ -21,6 +21,7 @@ examples:
   ovseg eval --model mini --dataset data/scenes/val --distractors 12 --protocol common --output runs/mini
   ovseg eval --dataset mydata --vocabulary words.txt --novel "cup, leaf" --processes 2 --output runs/mine
   ovseg eval --dataset mydata --predictions labels/ --output runs/theirs
+  ovseg eval --dataset phrasecut_val --background words --output runs/phrases
   ovseg eval --dataset mydata --corruptions fog,blur:1-3 --typos 1,2 --openness 10,100 --output runs/robust
   torchrun --nproc-per-node 8 -m ovseg.cli eval --model san-vit-b-16 --dataset ade150_val --output runs/san
 
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="mini", help="as for `ovseg segment` (default: mini)")
     add("--predictions", default="", metavar="DIR", help="evaluate saved STEM.labels.png, STEM.png or STEM.npz instead")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the run")
-    add("--tasks", default="", help="of semantic,panoptic,instance (default: all that the ground truth can judge)")
+    add("--tasks", default="", help="semantic,panoptic,instance or prompt,referring (default: all that fit the labels)")
     add("--limit", type=int, metavar="N", help="only the first images")
     add("--processes", type=int, default=1, metavar="N", help="on this machine, one for each GPU (default: 1)")
     add("--boundary", action="store_true", help="measure Boundary IoU too")
