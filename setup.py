@@ -116,8 +116,10 @@ setup(
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "cluster": ["ray[data]>=2.30"],
         "test": [
+            "faster-coco-eval>=1.6",
             "hypothesis>=6.100",
             "mypy>=1.11",
+            "panopticapi-lite>=0.2",
             "pytest>=8.0",
             "ruff>=0.6",
             "scikit-image>=0.22",
