@@ -119,7 +119,6 @@ setup(
             "faster-coco-eval>=1.6",
             "hypothesis>=6.100",
             "mypy>=1.11",
-            "panopticapi-lite>=0.2",
             "pytest>=8.0",
             "ruff>=0.6",
             "scikit-image>=0.22",
