@@ -83,7 +83,7 @@ def here(monkeypatch, tiny_clip) -> None:
 
 
 def arguments(configs: dict[str, str], *more: str) -> list[str]:
-    return ["models", "--models", ",".join(configs.values()), *SMALL, *more]
+    return ["stages", "--models", ",".join(configs.values()), *SMALL, *more]
 
 
 def case(config: str, classes: int = 5) -> tool.Case:
@@ -220,7 +220,7 @@ def test_the_shipped_configs_are_there():
 )
 def test_mistakes(given, message, capsys):
     try:
-        status: object = benchmark.main(["models", *given])
+        status: object = benchmark.main(["stages", *given])
     except SystemExit as stop:
         status = stop.code
     assert status == 2 and message in capsys.readouterr().err

@@ -5,7 +5,8 @@ Examples:
     python tools/benchmark.py postprocess --classes 20,1000 --size 3840x2160 --json postprocess.json
     python tools/benchmark.py recalibrations --arch ViT-B-16 --size 448
     python tools/benchmark.py evaluation --classes 847
-    python tools/benchmark.py models --repeats 5
+    python tools/benchmark.py models --repeats 5 --modes fp32,bf16
+    python tools/benchmark.py stages --models san
     python tools/benchmark.py folder --images 100 --compare folder.json
     python tools/benchmark.py ops --only mask_pool --json ops.json
 """
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import benchmark_evaluation
 import benchmark_folder
+import benchmark_limits
 import benchmark_models
 import benchmark_ops
 import benchmark_recalibrations
@@ -249,7 +251,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     counting = commands.add_parser("evaluation", help="evaluators beside Detectron2's and COCO's definition of PQ")
     benchmark_evaluation.add_arguments(counting)
     counting.set_defaults(run=benchmark_evaluation.run)
-    stages = commands.add_parser("models", help="models that propose masks, stage by stage, with random weights")
+    limits = commands.add_parser("models", help="models that propose masks, in units of a plain image encoding")
+    benchmark_limits.add_arguments(limits)
+    limits.set_defaults(run=benchmark_limits.run)
+    stages = commands.add_parser("stages", help="models that propose masks, stage by stage, with random weights")
     benchmark_models.add_arguments(stages)
     stages.set_defaults(run=benchmark_models.run)
     operators = commands.add_parser("ops", help="our operators: time, memory, and the limits of the machine")

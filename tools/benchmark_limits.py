@@ -1,0 +1,245 @@
+"""What whole models that propose masks cost beside the originals, in units of one plain image encoding, on the CPU.
+
+Each model runs at full size with random weights. For each mode (fp32, packed weights, bf16, both) a process of its own
+times every row, one unit before each call; memory is the peak of the first call of another. Limits hold for fp32, whose
+labels are compared with those of a plain post-processing, and those of other modes with fp32's. In random weights many
+classes are nearly the same, so that there bf16 changes more labels than in trained models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from benchmark_common import (
+    CPU,
+    MIB,
+    UNIT,
+    UNIT_ARCH,
+    UNIT_SIZE,
+    PeakMemory,
+    in_fresh_process,
+    positive,
+    ratio,
+    unit_clock,
+)
+from benchmark_figures import Figure, add_report_arguments, check_report_arguments, report
+from benchmark_models import SHIPPED, WARM_UP, import_stages
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovseg.config import config_root
+from ovseg.errors import unknown_name
+
+SQUARE, WIDE = (640, 640), (1080, 1920)
+MODES = {"fp32": ("float32", False), "fp32 packed": ("float32", True), "bf16": ("bfloat16", False)}
+MODES["bf16 packed"] = ("bfloat16", True)
+PLAIN = "fp32"
+MIN_AGREEMENT = 99.9  # percent of pixels; the rest is ties within rounding
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model at work, and what it may cost.
+
+    Attributes:
+        name: What it is called in tables.
+        config: Path of a YAML config.
+        classes: Length of the class list.
+        size: Height and width of the image in pixels, as the network sees it.
+        output: Those of the result.
+        units: Most units of time.
+        memory: Most memory in MiB; None for no limit.
+        original: Units and MiB of the original implementation (two cores of Zen 5).
+        objects: Whether panoptic segments and instances are made, too.
+    """
+
+    name: str
+    config: str
+    classes: int
+    size: tuple[int, int]
+    output: tuple[int, int]
+    units: float
+    memory: int | None
+    original: tuple[float, int]
+    objects: bool = False
+
+
+def shipped_rows() -> list[Row]:
+    """Return the rows of the shipped models."""
+    san, fcclip = (str(config_root() / SHIPPED[name]) for name in ("san", "fcclip"))
+    return [
+        Row("SAN, 150 classes", san, 150, SQUARE, SQUARE, 4.0, 300, (8.1, 826)),
+        Row("SAN, 847 classes", san, 847, SQUARE, SQUARE, 4.5, 350, (10.6, 1924)),
+        Row("SAN, 847 classes, 1920x1080", san, 847, (640, 1138), WIDE, 14, 700, (50, 8734)),
+        Row("FC-CLIP, labels + segments + objects", fcclip, 150, SQUARE, SQUARE, 20, 1024, (35.7, 2495), True),
+        Row("FC-CLIP, 847 classes", fcclip, 847, SQUARE, SQUARE, 20, None, (44, 3550)),
+    ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows of one config, measured in one process: in a mode, with so many timed rounds."""
+
+    rows: tuple[Row, ...]
+    mode: str
+    repeats: int
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a row took: seconds of its calls, those of the units before them, and labels (H, W).
+
+    ``expected`` are the labels of a plain post-processing of the same proposals, where they were asked for.
+    """
+
+    seconds: list[float]
+    units: list[float]
+    labels: Tensor
+    expected: Tensor | None = None
+
+
+def build(config: str, mode: str) -> Any:
+    """Build a model with random weights in a mode."""
+    dtype, packed = MODES[mode]
+    torch.manual_seed(0)  # the same weights in every process
+    model = import_stages().build(config).place(CPU, getattr(torch, dtype))
+    if packed:
+        model.pack()
+    return model
+
+
+def prepare(model: Any, row: Row, stack: ExitStack) -> dict[str, Any]:
+    """Set words and results of a row, run a small image, and return the input of the row."""
+    from ovseg.meta_arch import mask_model
+
+    import_stages().set_words(model, row.classes)
+    if hasattr(model, "rule"):
+        model.rule = replace(model.rule, panoptic=row.objects, instances=row.objects)
+    model.full_scores = row.objects  # for objects; labels take the place of the map of every class
+    stack.enter_context(mock.patch.object(mask_model, "class_maps", lambda shares, *_: shares[:0]))
+    generator = torch.Generator().manual_seed(0)
+    small, image = (
+        torch.randint(0, 256, (3, *size), generator=generator).byte() for size in ((WARM_UP, WARM_UP), row.size)
+    )
+    model([{"image": small}])
+    return {"image": image, "height": row.output[0], "width": row.output[1]}
+
+
+def measure_time(case: Case) -> list[Found]:
+    """Time all rows of a case, a unit before each call."""
+    model, unit, found = build(case.rows[0].config, case.mode), unit_clock(), []
+    for row in case.rows:
+        with ExitStack() as stack:
+            entry = prepare(model, row, stack)
+            result, expected = model([dict(entry)])[0], None
+            if case.mode == PLAIN:
+                expected = plain_labels(model, entry, row)
+            seconds, units = [], []
+            for _ in range(case.repeats):
+                units.append(unit())
+                start = time.perf_counter()
+                model([dict(entry)])
+                seconds.append(time.perf_counter() - start)
+        found.append(Found(seconds, units, result["labels"].clone(), expected))
+    return found
+
+
+def measure_memory(case: Case) -> float:
+    """Return the peak memory in MiB of the first call of a row, above the level before it."""
+    (row,) = case.rows
+    with ExitStack() as stack:
+        model = build(row.config, case.mode)
+        entry = prepare(model, row, stack)
+        with PeakMemory(CPU) as peak:
+            model([entry])
+    return peak.extra / MIB
+
+
+@torch.inference_mode()
+def plain_labels(model: Any, entry: dict[str, Any], row: Row) -> Tensor:
+    """Label (H, W) what a model proposes in the usual way: whole masks, then the sums of some classes at a time."""
+    from ovseg.meta_arch import mask_model
+
+    with mock.patch.object(mask_model, "semantic_map", wraps=mask_model.semantic_map) as seen:
+        model([dict(entry)])
+    shares, logits, resize = seen.call_args.args[:3]
+    unit = model.size_divisibility
+    padded = tuple(-(-side // unit) * unit for side in row.size)
+    masks = _bilinear(logits.float(), padded)[:, : row.size[0], : row.size[1]]
+    if resize.rows_after is not None:  # classes are resized, not masks
+        masks = masks.sigmoid()
+    masks = _bilinear(masks, row.output)
+    masks = masks if resize.rows_after is not None else masks.sigmoid()
+    best, labels = torch.full(row.output, -torch.inf), torch.zeros(row.output, dtype=torch.int32)
+    for start in range(0, row.classes, 16):
+        sums, index = torch.einsum("qc,qhw->chw", shares[:, :-1].float()[:, start : start + 16], masks).max(0)
+        labels = torch.where(sums > best, index.int() + start, labels)
+        best = torch.maximum(best, sums)
+    return labels
+
+
+def _bilinear(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
+    parser.add_argument("--rows", default="", metavar="TEXT", help="only rows whose name has this in it")
+    parser.add_argument("--modes", default=",".join(MODES), help="comma separated (%(default)s)")
+    parser.add_argument("--repeats", type=positive, default=3, help="timed calls after the first (%(default)s)")
+    add_report_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; the status is 1 where a limit does not hold."""
+    PeakMemory(CPU)
+    before, modes = check_report_arguments(args), args.modes.split(",")
+    for mode in modes:
+        if mode not in MODES:
+            raise unknown_name("mode", mode, MODES)
+    rows = [row for row in shipped_rows() if args.rows in row.name]
+    if not rows:
+        raise unknown_name("row", args.rows, [row.name for row in shipped_rows()])
+    with Console().status("measuring ...") as status:
+        figures = measure(rows, modes, args.repeats, status.update)
+    return report(f"in units of one {UNIT} of {UNIT_ARCH} at {UNIT_SIZE} px", figures, args, before)
+
+
+def measure(rows: list[Row], modes: list[str], repeats: int, tell: Callable[[str], Any]) -> list[Figure]:
+    """Measure rows in modes, each in processes of its own, telling what is under way."""
+    figures, plain = list[Figure](), dict[str, Tensor]()
+    for mode in modes:
+        for config in dict.fromkeys(row.config for row in rows):
+            own = tuple(row for row in rows if row.config == config)
+            tell(f"{Path(config).stem}: {mode} ...")
+            for row, found in zip(own, in_fresh_process(measure_time, Case(own, mode, repeats), config), strict=True):
+                tell(f"{row.name}: memory, {mode} ...")
+                memory = in_fresh_process(measure_memory, Case((row,), mode, 1), row.name)
+                figures += figures_of(row, mode, found, memory, plain.get(row.name))
+                plain.setdefault(row.name, found.labels)
+    return figures
+
+
+def figures_of(row: Row, mode: str, found: Found, memory: float, plain: Tensor | None) -> list[Figure]:
+    """Return the figures of a row in a mode; ``plain`` are the labels of fp32, if it ran before."""
+    name, (units, mib), limited = f"{row.name}, {mode}", row.original, mode == PLAIN
+    took = ratio(found.seconds, found.units)
+    figures = [
+        Figure(f"{name} (original {units:g})", took, "units", row.units if limited else None),
+        Figure(f"{name}: memory (original {mib})", memory, "MiB", row.memory if limited else None),
+    ]
+    expected, beside = (found.expected, "a plain path") if limited else (plain, PLAIN)
+    if expected is not None:
+        same = 100 * (found.labels == expected).float().mean().item()
+        limit = MIN_AGREEMENT if limited else None
+        figures.append(Figure(f"{name}: labels of {beside}", same, "%", limit, at_least=True))
+    return figures
