@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg.device import to_device
+
 LARGEST_SCALE = 100.0
 
 
@@ -36,9 +38,9 @@ def class_logits(x: Tensor, rows: Tensor, scale: Tensor | float, query_to_class:
 
 def best_of_class(logits: Tensor, query_to_class: Tensor) -> Tensor:
     """Take the largest logit of each class: (..., T) to (..., K); arguments as `class_logits`."""
-    classes = query_to_class.to(logits.device)
+    classes = query_to_class.cpu()  # where it comes from: values are read without a wait for the device of the logits
     count = int(classes.max()) + 1
     if count == len(classes) and bool((classes[1:] > classes[:-1]).all()):
         return logits
     found = logits.new_full((*logits.shape[:-1], count), -torch.inf)
-    return found.scatter_reduce(-1, classes.expand_as(logits), logits, "amax")
+    return found.scatter_reduce(-1, to_device(classes, logits.device).expand_as(logits), logits, "amax")
