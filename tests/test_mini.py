@@ -49,3 +49,13 @@ def test_most_objects_of_the_examples_are_labelled_right(examples: ModuleType) -
             right += (patch == ids[concept]).mean() > 0.5
             total += 1
     assert total >= 12 and right / total >= 0.75, f"{right} of {total} objects"
+
+
+def test_the_trained_head_beside_it(examples: ModuleType) -> None:
+    segmenter = ovseg.load("mini-san", device="cpu")
+    assert segmenter.model.settings["architecture"] == "SAN"
+    scene = examples.SCENES["desk"]
+    result = segmenter(ROOT / "examples/desk.jpg", scene["words"])
+    names = [entry.name for entry in Vocabulary.parse(scene["words"])]
+    shares = {names[index]: float((result.labels == index).mean()) for index in range(len(names))}
+    assert shares["wooden floor"] > 0.6 and shares["laptop"] > 0.05, shares
