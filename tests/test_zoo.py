@@ -35,6 +35,11 @@ def _fields(card):
     return {key: value for key, value in card.to_json().items() if key not in ("size_mb", "installed")}
 
 
+def test_models_that_propose_masks_keep_their_own_settings_under_the_common_protocol():
+    assert resolve("mini-san", "common") == resolve("mini-san")
+    assert resolve("mini", "common") != resolve("mini")
+
+
 def test_cards_are_complete_and_every_method_has_one():
     cards = list_models()
     assert cards[0].name == "mini" and cards[0].weights == "embedded"

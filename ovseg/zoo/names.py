@@ -12,6 +12,7 @@ from ovseg.config import config_root
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.mappings import merge
 from ovseg.zoo.card import PACKAGE, Card, list_models
+from ovseg.zoo.sources import read_chain
 
 COMMON = "common"
 _PATH_START = ("/", "./", "../", "~", ".\\", "..\\")
@@ -33,7 +34,7 @@ def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
     """
     if protocol == COMMON:
         path, changes = resolve(model)
-        return path, merge(_common(model), changes)
+        return path, merge(_common(model, path), changes)
     embedded = _embedded()
     method, _, rest = model.partition("/")
     if method.casefold() in _methods():
@@ -57,8 +58,14 @@ def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
     return config_root() / "training_free/clip.yaml", changes
 
 
-def _common(model: str) -> dict[str, Any]:
-    """Return the settings common to all methods; an embedded model brings the size it was made for."""
+def _common(model: str, path: Path) -> dict[str, Any]:
+    """Return the settings common to all methods; an embedded model brings the size it was made for.
+
+    Models that propose masks keep their own: windows, logit scales and refinements mean nothing to them.
+    """
+    kinds = [settings.get("MODEL", {}).get("META_ARCHITECTURE") for _, settings in read_chain(path)]
+    if any(kind not in (None, "TrainingFree") for kind in kinds):
+        return {}
     files = [config_root() / "training_free/common.yaml"]
     files += [config_root() / card.base for name, card in _clips().items() if name in model.split("/")]
     settings: dict[str, Any] = {}

@@ -20,17 +20,17 @@ def setting_sources(path: Path, changes: Mapping[str, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     said = ""
-    for file, settings in _chain(path):
+    for file, settings in read_chain(path):
         said = settings.get("MODEL", {}).get("SOURCE", said)  # the files of benchmarks share that of their method
         found |= dict.fromkeys(_leaves(settings), f"{_shown(file)}{f' ({said})' if said else ''}")
     return found | dict.fromkeys(_leaves(changes), "the name or protocol that was asked for")
 
 
-def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Read a config and the files it is based on, the most basic first."""
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     base = settings.pop("_BASE_", None)
-    return [*(_chain(path.parent / base) if base else []), (path, settings)]
+    return [*(read_chain(path.parent / base) if base else []), (path, settings)]
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
