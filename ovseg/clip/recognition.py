@@ -1,7 +1,8 @@
 """CLIP in two parts, with tokens of a side network between them, as SAN has it.
 
 The front blocks run as they are. In the last blocks ("tail") Q extra tokens, one for each proposed mask, start as
-copies of the class token and gather what attention biases show them. Patches are tapped on the way for the side network.
+copies of the class token and gather what attention biases show them. Patches are tapped on the way for the side
+network.
 
 The original keeps them in one sequence with the class token and the patches, under a mask of -100 that hides them from
 all others and the class token from them. So patches never depend on them, and here patches and class token run once as
