@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import multiprocessing
 import os
@@ -81,6 +82,13 @@ class PeakMemory:
     def _sample(self) -> None:
         while not self.done.wait(0.001):
             self.peak = max(self.peak, _resident())
+
+
+def give_back() -> None:
+    """Give freed memory back to the system, where the C library can, lest it be used again unseen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _resident() -> int:
