@@ -54,7 +54,7 @@ def test_two_processes(training_config, own_data, tmp_path, launcher):
     else:
         words[3:3] = ["--num-gpus", 2]
     with start(words) as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "batch: 4 = 2 processes x 2 passes x 1 images" in out and len(losses(tmp_path / "run")) == 3
     words = ["train", "--config-file", tmp_path / "run/config.yaml", "--eval-only"]
@@ -67,7 +67,7 @@ def test_two_processes(training_config, own_data, tmp_path, launcher):
 def test_a_mistake_in_two_processes_is_one_line_each(training_config, own_data):
     Image.fromarray(np.full((40, 48), 9, np.uint8)).save(own_data / "labels/05.png")
     with start(["tools/train_net.py", "--config-file", training_config, "--num-gpus", 2]) as process:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode == 2 and lines and all("05.png' holds the value 9" in line for line in lines), err
     assert "Traceback" not in err
