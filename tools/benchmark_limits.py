@@ -6,8 +6,8 @@ call of another process), and for its labels, which are compared with those of a
 
 Random weights see the same everywhere: one class wins every pixel, which is neither a test of labels nor a fair time
 for a post-processing that leaves out what cannot win. So behind the network, which runs as it is, discs take the place
-of masks, and random class scores, of which each query has a favourite, that of flat ones. How many labels other modes
-change must be measured on trained models.
+of masks, and scores that favour one class for each query that of nearly equal ones. How many labels other modes change
+must be measured on trained models.
 """
 
 from __future__ import annotations
