@@ -21,6 +21,7 @@ _CPU_TILE, _TILE = (64, 64), (256, 1024)  # pixels; on CPUs all masks of a tile 
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
 _FIRST_CLASSES = 8  # classes that are compared first: in most tiles one of a few wins all pixels
 _SLACK = 1e-5  # by which rounding may lift a sum over its bound
+_OUTSIDE = 1e-3  # logits so far below zero do not round to a probability of one half
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,15 @@ class MaskResize:
         for top in range(0, self.size[0], high):
             for left in range(0, self.size[1], wide):
                 yield slice(top, top + high), slice(left, left + wide)
+
+    def cells(self, mask_logits: Tensor, tile: tuple[slice, slice]) -> Tensor:
+        """Return the part (Q, a', b') of mask logits (Q, h, w) that a tile of the result is made from.
+
+        As the resizing takes means, no logit in the tile exceeds the largest of them.
+        """
+        _, top, _ = _part(self.rows, self.rows_after, tile[0])
+        _, left, _ = _part(self.columns, self.columns_after, tile[1])
+        return mask_logits[:, top, left].float()
 
     def logits(self, mask_logits: Tensor, tile: tuple[slice, slice]) -> Tensor:
         """Return the logits (Q, a, b) float32 of mask logits (Q, h, w) in a tile of (a, b) pixels, before the sigmoid.
@@ -316,14 +326,23 @@ def _owners(best: Tensor, mask_logits: Tensor, resize: MaskResize) -> tuple[Tens
     owner = torch.empty(resize.size, dtype=torch.long, device=device)
     areas = torch.zeros(count, 3, dtype=torch.long, device=device)
     for tile in resize.tiles(device):
-        masks = resize.probabilities(mask_logits, tile)
-        winner = (best[:, None, None] * masks).max(0).indices  # on CPUs twice as fast as argmax
-        inside = masks.gather(0, winner[None])[0] >= 0.5
+        near = _contenders(best, resize.cells(mask_logits, tile))
+        masks = resize.probabilities(mask_logits[near], tile)
+        place = (best[near, None, None] * masks).max(0).indices  # on CPUs twice as fast as argmax
+        inside = masks.gather(0, place[None])[0] >= 0.5
+        winner = near[place]
         areas[:, 0] += winner.flatten().bincount(minlength=count)
-        areas[:, 1] += masks.ge_(0.5).sum((1, 2)).long()  # exact: a tile has fewer pixels than float32 can count
+        areas[near, 1] += masks.ge_(0.5).sum((1, 2)).long()  # exact: a tile has fewer pixels than float32 can count
         areas[:, 2] += winner[inside].bincount(minlength=count)
         owner[tile] = winner.masked_fill_(~inside, -1)
     return owner, areas
+
+
+def _contenders(best: Tensor, cells: Tensor) -> Tensor:
+    """Return the queries (n,) that may win a pixel of a tile, or have one in their mask, by the cells that make it."""
+    high, low = cells.amax((1, 2)), cells.amin((1, 2))
+    beaten = best * high.sigmoid() * (1 + _SLACK) < (best * low.sigmoid()).max()
+    return (~(beaten & (high < -_OUTSIDE))).nonzero().flatten()
 
 
 def _number(
@@ -351,14 +370,15 @@ def _number(
 def _hard_masks(mask_logits: Tensor, resize: MaskResize) -> tuple[Tensor, Tensor]:
     """Return masks (Q, H, W) bool where logits are positive, and their mean probability (Q,) inside."""
     device = mask_logits.device
-    masks = torch.empty(len(mask_logits), *resize.size, dtype=torch.bool, device=device)
+    masks = torch.zeros(len(mask_logits), *resize.size, dtype=torch.bool, device=device)
     total, area = torch.zeros(2, len(mask_logits), device=device)
     for tile in resize.tiles(device):
-        logits = resize.logits(mask_logits, tile)
+        near = (resize.cells(mask_logits, tile).amax((1, 2)) > 0).nonzero().flatten()
+        logits = resize.logits(mask_logits[near], tile)
         hard = logits > 0
-        masks[(slice(None), *tile)] = hard
-        area += hard.float().sum((1, 2))
-        total += logits.sigmoid_().mul_(hard).sum((1, 2))
+        masks[(near, *tile)] = hard
+        area[near] += hard.float().sum((1, 2))
+        total[near] += logits.sigmoid_().mul_(hard).sum((1, 2))
     return masks, total / (area + 1e-6)
 
 
