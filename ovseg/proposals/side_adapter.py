@@ -96,9 +96,8 @@ class SideAdapter(nn.Module):
         self.apply(_init_linear)
         for table in (self.pos_embed, self.query_embed, self.query_pos_embed):
             nn.init.trunc_normal_(table, std=0.02)
-        self.mask_decoder = MaskDecoder(
-            width, channels, hidden, mlp_layers, bias_heads, bias_layers, rescale_bias, mask_bias
-        )
+        shape = (bias_layers, bias_heads, channels)
+        self.mask_decoder = MaskDecoder(width, hidden, mlp_layers, shape, rescale_bias, mask_bias)
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -181,20 +180,19 @@ class MaskDecoder(nn.Module):
     def __init__(
         self,
         width: int,
-        channels: int,
         hidden: int,
         mlp_layers: int,
-        bias_heads: int,
-        bias_layers: int,
-        rescale_bias: bool,
+        bias_shape: tuple[int, int, int],
+        rescale: bool,
         mask_bias: float,
     ) -> None:
         super().__init__()
-        self.bias_shape, self.mask_bias = (bias_layers, bias_heads, channels), mask_bias
+        self.bias_shape, self.mask_bias = bias_shape, mask_bias
+        bias_layers, bias_heads, channels = bias_shape
         self.query_mlp = Mlp(width, hidden, channels, mlp_layers)
         self.pix_mlp = Mlp(width, hidden, channels, mlp_layers)
         self.attn_mlp = Mlp(width, hidden, channels * bias_layers * bias_heads, mlp_layers)
-        self.bias_scaling = nn.Linear(1, 1) if rescale_bias else nn.Identity()
+        self.bias_scaling = nn.Linear(1, 1) if rescale else nn.Identity()
 
     def forward(self, queries: Tensor, patches: Tensor, grid: tuple[int, int]) -> Stage:
         """Decode queries (B, Q, C) and patches (B, h * w, C)."""
