@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,12 @@ class PackedLinear(nn.Module):
     neither be trained nor saved.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
         """Take over the weights of a layer, float32 or bfloat16.
+
+        Args:
+            linear: The layer.
+            gelu: Whether to apply the exact GELU to the result, on its way to memory.
 
         Raises:
             EnvironmentProblem: They are not on the CPU, or this PyTorch has no such layers.
@@ -31,12 +36,13 @@ class PackedLinear(nn.Module):
         if not can_pack():
             raise EnvironmentProblem(f"PyTorch {torch.__version__} cannot pack weights here; leave packing out")
         self.dtype, self.in_features, self.out_features = weight.dtype, linear.in_features, linear.out_features
+        self.after: tuple[str, list[Any], str] = ("gelu", [], "none") if gelu else ("none", [], "")
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out), in the dtype of the weights."""
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, *self.after)
         return found
 
 
@@ -46,12 +52,15 @@ def can_pack() -> bool:
     return has and torch.backends.mkldnn.is_available()
 
 
-def pack_linears(parts: Iterable[nn.Module]) -> int:
-    """Put packed layers in the place of all `torch.nn.Linear` below some modules; returns how many.
+def pack_linears(parts: Iterable[nn.Module]) -> None:
+    """Put packed layers in the place of all `torch.nn.Linear` below some modules.
 
     Raises:
         EnvironmentProblem: See `PackedLinear`.
     """
+    parts = list(parts)
+    for module in _modules(parts):
+        _pack_with_gelu(module)
     found = [
         (parent, name, child)
         for parent in _modules(parts)
@@ -60,7 +69,14 @@ def pack_linears(parts: Iterable[nn.Module]) -> int:
     ]
     for parent, name, child in found:
         setattr(parent, name, PackedLinear(child))
-    return len(found)
+
+
+def _pack_with_gelu(mlp: nn.Module) -> None:
+    """Pack the first layer of timm's MLPs together with the exact GELU behind it; leave other modules alone."""
+    first, activation = getattr(mlp, "fc1", None), getattr(mlp, "act", None)
+    exact = type(activation).__name__ == "GELU" and getattr(activation, "approximate", "none") == "none"
+    if type(first) is nn.Linear and exact:  # torch has a module of that name, and timm
+        mlp.fc1, mlp.act = PackedLinear(first, gelu=True), nn.Identity()
 
 
 def lower_products(parts: Iterable[nn.Module], dtype: torch.dtype) -> None:

@@ -38,9 +38,28 @@ def test_a_packed_layer_takes_inputs_of_other_strides_and_dtypes():
 def test_every_plain_linear_layer_is_packed_once_and_no_other():
     shared = nn.Linear(8, 8)
     model = nn.Sequential(shared, nn.Sequential(nn.GELU(), nn.Linear(8, 4)), nn.MultiheadAttention(8, 2))
-    assert pack_linears([model, model[1]]) == 2
+    pack_linears([model, model[1]])
     assert [type(layer) for layer in (model[0], model[1][1])] == [PackedLinear, PackedLinear]
     assert type(model[2].out_proj) is not PackedLinear
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gelu", ["torch", "timm"])
+def test_an_exact_gelu_is_packed_with_the_layer_before_it_and_no_other(dtype, gelu):
+    from timm.layers import Mlp
+    from timm.layers.activations import GELU
+
+    torch.manual_seed(0)
+    mlp = Mlp(16, 32, act_layer=GELU if gelu == "timm" else nn.GELU).to(dtype)
+    tanh = Mlp(16, 32, act_layer=lambda: nn.GELU("tanh")).to(dtype)
+    x = torch.randn(5, 16).to(dtype)
+    expected = [mlp(x).detach(), tanh(x).detach()]
+    pack_linears([mlp, tanh])
+    assert [type(mlp.act), type(tanh.act)] == [nn.Identity, nn.GELU]
+    atol = 1e-5 if dtype == torch.float32 else 1e-2
+    for packed, plain in zip((mlp, tanh), expected, strict=True):
+        torch.testing.assert_close(packed(x).detach(), plain, atol=atol, rtol=1e-2)
 
 
 def test_says_so_where_weights_cannot_be_packed(monkeypatch):
