@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ovseg.clip import FrozenClip
 from ovseg.data.windows import WindowPlan
+from ovseg.device import to_device
 from ovseg.errors import ConfigError
 from ovseg.meta_arch.image_engineering import engineer
 from ovseg.meta_arch.labelling import Labeller
@@ -189,9 +190,9 @@ class TrainingFree(WordedModel):
         return self.recalibration.patch_scores(self.recalibration.encode(self.clip, windows, regions), self.queries)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        weight = next(self.clip.parameters())
-        mean, std = (torch.tensor(x, device=weight.device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
-        return ((images.to(weight.device).float() / 255 - mean) / std).to(weight.dtype)
+        device = self.clip.device
+        mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
+        return ((to_device(images, device).float() / 255 - mean) / std).to(self.clip.dtype)
 
 
 def _json(settings: Protocol | ScoreRule) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class WordedModel(nn.Module):
         default_templates, default_background: Those of the config.
         vocabulary, background, templates, queries: Those of the last `set_vocabulary`; vocabulary and queries are None
             before the first.
+        placed: Whether `place` was called: then the text tower leaves the device whenever words have been embedded.
         full_scores: Whether calls also return ``sem_seg`` (K, H, W), for evaluators that want it.
     """
 
@@ -43,6 +44,7 @@ class WordedModel(nn.Module):
         self.default_templates, self.default_background = templates, background
         self.text = text or TextOptions()
         self.full_scores = True
+        self.placed = False
         self.vocabulary: Vocabulary | None = None
         self.background: Background = parse_background(background)
         self.templates = templates
@@ -50,6 +52,7 @@ class WordedModel(nn.Module):
 
     def place(self, device: torch.device, dtype: torch.dtype) -> WordedModel:
         """Move to a device for inference, in a dtype; models with a policy of their own say what becomes of it."""
+        self.placed = True
         return self.to(device, dtype)
 
     def pack(self) -> None:
@@ -109,7 +112,8 @@ class WordedModel(nn.Module):
         if self.queries is None or not same:
             embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
             self.queries = embedder.embed_vocabulary(vocabulary, policy)
-            self.clip.move_text(torch.device("cpu"))  # the next images need the room, and few lists follow
+            if self.placed:
+                self.clip.move_text(torch.device("cpu"))  # the next images need the room, and few lists follow
         self.vocabulary, self.background, self.templates = vocabulary, policy, chosen  # colours may be new
         return self.queries
 

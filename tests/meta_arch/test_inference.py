@@ -115,11 +115,12 @@ def test_the_text_tower_leaves_once_words_are_embedded_and_comes_back_for_new_on
     move = model.clip.move_text
     monkeypatch.setattr(model.clip, "move_text", lambda device: (places.append(device), move(device)))
     model.text_cache = None
-    model.set_vocabulary(Vocabulary.parse(["dog"]), "none")
-    assert places[0] == model.clip.device and places[-1] == CPU
-    places.clear()
-    model.set_vocabulary(Vocabulary.parse(["dog"]), "none")
-    assert not places
+    model.set_vocabulary(Vocabulary.parse(["bird", "dog"]), "none")
+    assert len(places) == 1  # it is where it is wanted; in training it stays
+    model.place(CPU, torch.float32).set_vocabulary(Vocabulary.parse(["cat", "sofa"]), "none")
+    assert places[1:] == [model.clip.device, CPU]
+    model.set_vocabulary(Vocabulary.parse(["cat", "sofa"]), "none")
+    assert len(places) == 3  # the same words cost nothing
 
 
 def test_only_the_text_tower_moves(model):
