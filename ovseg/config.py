@@ -96,7 +96,7 @@ def _add_training(cfg: CfgNode) -> None:
     cfg.INPUT.COLOR_AUG_SSD = False
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 1024, 0.1, 2.0  # of panoptic_lsj
     solver = cfg.SOLVER
-    solver.OPTIMIZER = "ADAMW"
+    solver.OPTIMIZER = "ADAMW"  # ADAMW | SGD | MUON: Muon for matrices, AdamW for the rest
     solver.LR_SCHEDULER_NAME = "WarmupPolyLR"  # or WarmupMultiStepLR
     solver.WARMUP_ITERS = 0
     solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING = 0.9, 0.0
@@ -131,6 +131,8 @@ def _add_san(cfg: CfgNode) -> None:
     san.BIAS_POOLING = "max"  # max | avg | bilinear | bicubic
     san.RESCALE_BIAS = True
     san.MASK_BIAS = 0.0  # share of the mask logits in the biases; the original has none
+    san.GRID_START = 0.0  # amplitude of waves that tell queries their places from the start; 0: random, as the original
+    san.TRAIN_POSITION = True  # False: CLIP's position embeddings stay frozen, and nothing is learned through CLIP
     san.CHANNELS = 256
     san.HIDDEN = 256
     san.MLP_LAYERS = 3

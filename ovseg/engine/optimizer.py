@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ovseg.engine.muon import MuonAdamW
 from ovseg.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -83,10 +84,11 @@ class _Rules:
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """Build AdamW or SGD over `parameter_groups`.
+    """Build AdamW, SGD, or Muon for the matrices beside AdamW for the rest, over `parameter_groups`.
 
     Raises:
         ConfigError: As `parameter_groups`.
+        EnvironmentProblem: PyTorch has no Muon.
         UnknownNameError: No such optimizer.
     """
     name, groups = cfg.SOLVER.OPTIMIZER, parameter_groups(model, cfg)
@@ -94,7 +96,19 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups)
     if name == "SGD":
         return torch.optim.SGD(groups, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV)
-    raise unknown_name("SOLVER.OPTIMIZER", name, ("ADAMW", "SGD"))
+    if name == "MUON":
+        return cast("torch.optim.Optimizer", MuonAdamW(groups, matrices(model)))  # has all that is asked of it
+    raise unknown_name("SOLVER.OPTIMIZER", name, ("ADAMW", "SGD", "MUON"))
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable weights that are matrices between two sets of channels; tables of embeddings are none."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return [
+        value
+        for name, value in trainable_parameters(model).items()
+        if name.endswith("weight") and value.ndim == 2 and min(value.shape) > 1 and id(value) not in tables
+    ]
 
 
 def learning_rate_factor(cfg: CfgNode, step: int) -> float:

@@ -41,8 +41,9 @@ class Weights(NamedTuple):
 class SAN(MaskModel):
     """Side Adapter Network (Xu et al., CVPR 2023, arXiv 2302.12242; github.com/MendelXu/SAN).
 
-    Trained are the side adapter, the position embeddings of CLIP's image tower (`position`) and the row of "no object"
-    (`void_row`). Call `set_vocabulary` first. `full_scores` adds ``sem_seg`` (K, H, W) for evaluators that want it.
+    Trained are the side adapter, the position embeddings of CLIP's image tower (`position`, unless told otherwise) and
+    the row of "no object" (`void_row`). Call `set_vocabulary` first. `full_scores` adds ``sem_seg`` (K, H, W) for
+    evaluators that want it.
     """
 
     head = ("side_adapter.", "position", "void_row", "sls_tokens")
@@ -63,6 +64,7 @@ class SAN(MaskModel):
         size_divisibility: int = 32,
         bias_pooling: str = "max",
         sls_token: str = "cls_token",
+        train_position: bool = True,
         weights: Weights | None = None,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place."""
@@ -83,7 +85,7 @@ class SAN(MaskModel):
             size_divisibility,
         )
         self.bias_pooling, self.sls_token = bias_pooling, one_of("sls_token", sls_token, SLS_TOKENS)
-        self.position = nn.Parameter(clip.tower.visual.positional_embedding.detach().clone())
+        self.position = nn.Parameter(clip.tower.visual.positional_embedding.detach().clone(), train_position)
         self.void_row = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.embed_dim**-0.5)
         if sls_token != "cls_token":
             count = side_adapter.query_embed.shape[1]
@@ -133,6 +135,7 @@ class SAN(MaskModel):
                 mlp_layers=san.MLP_LAYERS,
                 rescale_bias=san.RESCALE_BIAS,
                 mask_bias=san.MASK_BIAS,
+                grid_start=san.GRID_START,
             ),
             "criterion": SetCriterion(points=san.POINTS, void_weight=san.VOID_WEIGHT, weights=shares, costs=shares),
             "protocol": SizeRule.from_config(cfg),
@@ -144,6 +147,7 @@ class SAN(MaskModel):
             "size_divisibility": san.SIZE_DIVISIBILITY,
             "bias_pooling": san.BIAS_POOLING,
             "sls_token": san.SLS_TOKEN,
+            "train_position": san.TRAIN_POSITION,
             "weights": weights,
         }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.position import resize_patches
 from ovseg.errors import ConfigError
+from ovseg.proposals.grid_start import start_on_grid
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class SideAdapter(nn.Module):
         mlp_layers: int = 3,
         rescale_bias: bool = True,
         mask_bias: float = 0.0,
+        grid_start: float = 0.0,
     ) -> None:
         """Build it untrained.
 
@@ -78,6 +80,7 @@ class SideAdapter(nn.Module):
             rescale_bias: Whether biases pass a learned scale and offset.
             mask_bias: How much of the mask logits is added to the biases, without a gradient to the masks. The original
                 adds nothing and learns from scratch that a mask should look at itself; short trainings cannot.
+            grid_start: Amplitude of `ovseg.proposals.grid_start`; 0 for the random start of the original.
 
         Raises:
             ConfigError: The last block is not supervised, or a number does not fit.
@@ -96,6 +99,8 @@ class SideAdapter(nn.Module):
         self.apply(_init_linear)
         for table in (self.pos_embed, self.query_embed, self.query_pos_embed):
             nn.init.trunc_normal_(table, std=0.02)
+        if grid_start:
+            start_on_grid(self, grid_start)
         shape = (bias_layers, bias_heads, channels)
         self.mask_decoder = MaskDecoder(width, hidden, mlp_layers, shape, rescale_bias, mask_bias)
 

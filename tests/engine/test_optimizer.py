@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from ovseg.config import config_root, load_config
 from ovseg.engine.optimizer import build_optimizer, clip_gradients, learning_rate_factor, parameter_groups
-from ovseg.errors import ConfigError, UnknownNameError
+from ovseg.errors import ConfigError, EnvironmentProblem, UnknownNameError
 
 
 class Model(nn.Module):
@@ -82,6 +83,62 @@ def test_wrong_rules():
         parameter_groups(Model().requires_grad_(False), settings())
     with pytest.raises(UnknownNameError, match="did you mean ADAMW"):
         build_optimizer(Model(), settings(OPTIMIZER="ADAM"))
+
+
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
+
+
+@needs_muon
+def test_muon_moves_matrices_and_adamw_the_rest():
+    torch.manual_seed(0)
+    model = Model()
+    cfg = settings(OPTIMIZER="MUON", LR_MULTIPLIERS=[["head.weight", 2.0]])
+    optimizer = build_optimizer(model, cfg)
+    muon, adamw = optimizer.parts
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    moved = {id(value) for group in muon.param_groups for value in group["params"]}
+    names = {name for name, value in model.named_parameters() if id(value) in moved}
+    assert names == {"backbone.0.weight", "head.weight"}, "neither tables of embeddings, nor vectors, nor frozen ones"
+    every = [value for group in optimizer.param_groups for value in group["params"]]
+    assert len(every) == len({id(value) for value in every}) == sum(v.requires_grad for v in model.parameters())
+    rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
+    assert rates[id(model.head.weight)] == 0.02 and rates[id(model.head.bias)] == 0.01
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    sum(value.square().sum() + value.sum() for value in every).backward()
+    optimizer.step()
+    changed = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
+    assert changed == {name for name, value in model.named_parameters() if value.requires_grad}
+    optimizer.zero_grad()
+    assert all(value.grad is None for value in every)
+
+
+@needs_muon
+def test_muon_goes_on_from_its_state():
+    def steps(model, optimizer, count):
+        for step in range(count):
+            optimizer.zero_grad()
+            (model.head(torch.full((1, 3), 0.5)) * (step + 1)).square().sum().backward()
+            optimizer.step()
+        return torch.cat([value.detach().flatten() for value in model.parameters()])
+
+    cfg = settings(OPTIMIZER="MUON")
+    torch.manual_seed(0)
+    first = Model()
+    optimizer = build_optimizer(first, cfg)
+    steps(first, optimizer, 3)
+    second = Model()
+    second.load_state_dict(first.state_dict())
+    resumed = build_optimizer(second, cfg)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    torch.testing.assert_close(steps(second, resumed, 2), steps(first, optimizer, 2), rtol=0, atol=0)
+
+
+def test_without_muon(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(
+        EnvironmentProblem, match=r"has no Muon; update it to 2\.9 or newer, or set SOLVER.OPTIMIZER to ADAMW"
+    ):
+        build_optimizer(Model(), settings(OPTIMIZER="MUON"))
 
 
 def test_schedules():

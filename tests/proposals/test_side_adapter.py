@@ -96,3 +96,24 @@ def test_biases_may_follow_the_masks_without_a_gradient_to_them():
     torch.testing.assert_close(two.biases[0], one.biases[0] + 2 * one.masks[:, None])
     pixels = follows.mask_decoder.pix_mlp.layers[0].weight
     assert torch.autograd.grad(two.biases[0].sum(), pixels, allow_unused=True) == (None,)
+
+
+def test_queries_start_on_a_grid():
+    adapter = build(grid_start=1.0, queries=4, image_size=64)
+    near = adapter.query_pos_embed[0] @ adapter.pos_embed[0].T  # (4 queries, 8 x 8 patches)
+    centres = [(row * 8 + column, row // 4 * 2 + column // 4) for row in (1, 2, 5, 6) for column in (1, 2, 5, 6)]
+    assert [int(near[:, patch].argmax()) for patch, _ in centres] == [query for _, query in centres]
+    query, key, _ = adapter.blocks[1].qkv.weight.chunk(3)
+    torch.testing.assert_close(query, key)
+    assert not torch.equal(adapter.blocks[0].qkv.weight, adapter.blocks[1].qkv.weight)
+    adapter.load_state_dict(build(queries=4, image_size=64).state_dict())
+    (one, *_), (two, *_) = adapter(*inputs()), build(queries=4, image_size=64)(*inputs())
+    torch.testing.assert_close(one.masks, two.masks)
+
+
+@pytest.mark.parametrize(("queries", "width"), [(1, 24), (5, 24), (24, 18), (7, 30)])
+def test_a_grid_for_any_number_of_queries(queries, width):
+    adapter = build(grid_start=0.5, queries=queries, width=width)
+    places = adapter.query_pos_embed[0]
+    assert places.shape == (queries, width) and 0 < places.abs().max() <= 0.5
+    assert len(torch.unique(places, dim=0)) == queries
