@@ -27,7 +27,7 @@ from ovseg.data.scenes.textures import STUFF
 from ovseg.errors import InputError, OvsegError
 from ovseg.files import atomic_write, check_writable
 
-COUNTS = {"train": 2000, "val": 300, "novel": 150, "photo": 150}
+COUNTS = {"train": 3000, "val": 300, "novel": 150, "photo": 150}
 VOID = 65535
 RULES = Path(__file__).with_name("scenes_concepts.json")
 
@@ -121,9 +121,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--stamps", type=Path, help="unpacked stamps folder for `photo` (default: downloaded with apt-get)"
     )
     parser.add_argument("--splits", default="train,val,novel,photo", help="comma separated")
-    parser.add_argument(
-        "--count", type=int, help="scenes per split (default: 2000 train, 300 val, 150 novel, 150 photo)"
-    )
+    usual = ", ".join(f"{count} {split}" for split, count in COUNTS.items())
+    parser.add_argument("--count", type=int, help=f"scenes per split (default: {usual})")
     parser.add_argument("--size", type=int, default=256, help="side of a scene in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -288,18 +288,20 @@ def check_mini() -> Check:
     fix = f"{PIP} --force-reinstall --no-deps ovseg"
     if (ROOT / ".git").exists():
         fix = f"git -C {shlex.quote(str(ROOT))} checkout -- ovseg/assets/mini"
-    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+    for name in ("open_clip_config.json", "open_clip_model.safetensors", "san.safetensors"):
         if not (MINI / name).is_file():
             return Check("embedded model", False, f"{MINI / name} is missing", fix)
-    weights = MINI / "open_clip_model.safetensors"
-    try:
-        from safetensors import safe_open
+    count, size = 0, 0
+    for weights in (MINI / "open_clip_model.safetensors", MINI / "san.safetensors"):
+        try:
+            from safetensors import safe_open
 
-        with safe_open(str(weights), framework="np") as tensors:
-            count = len(tensors.keys())
-    except Exception as error:
-        return Check("embedded model", False, f"{weights} cannot be read ({one_line(error)})", fix)
-    return Check("embedded model", True, f"mini: {count} tensors, {weights.stat().st_size / 1024**2:.0f} MiB")
+            with safe_open(str(weights), framework="np") as tensors:
+                count += len(tensors.keys())
+        except Exception as error:
+            return Check("embedded model", False, f"{weights} cannot be read ({one_line(error)})", fix)
+        size += weights.stat().st_size
+    return Check("embedded model", True, f"mini: {count} tensors, {size / 1024**2:.0f} MiB")
 
 
 def import_problem(modules: Iterable[str]) -> Exception | None:

@@ -145,8 +145,10 @@ def test_embedded_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert "open_clip_config.json is missing" in doctor.check_mini().detail
     (tmp_path / "open_clip_config.json").write_text("{}")
     weights = tmp_path / "open_clip_model.safetensors"
-    save_file({"a": np.zeros(1000, np.float32)}, weights)
-    assert doctor.check_mini().ok
+    for path in (weights, tmp_path / "san.safetensors"):
+        assert f"{path.name} is missing" in doctor.check_mini().detail
+        save_file({"a": np.zeros(1000, np.float32)}, path)
+    assert doctor.check_mini().ok and doctor.check_mini().detail.startswith("mini: 2 tensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     truncated = doctor.check_mini()
     assert truncated.ok is False and "cannot be read" in truncated.detail and truncated.fix

@@ -25,7 +25,7 @@ def settings(segmenter):
 
 @pytest.fixture
 def embedded(tiny_clip, monkeypatch):
-    """The card ``mini`` with the tiny CLIP in the place of its weights."""
+    """The embedded cards with the tiny CLIP in the place of their weights."""
     monkeypatch.setattr("ovseg.zoo.names.PACKAGE", tiny_clip.parent)
     cards = [ovseg.zoo.Card(**{**_fields(card), "folder": tiny_clip.name}) for card in list_models() if card.folder]
     monkeypatch.setattr("ovseg.zoo.names.list_models", lambda: cards)
@@ -36,8 +36,10 @@ def _fields(card):
 
 
 def test_models_that_propose_masks_keep_their_own_settings_under_the_common_protocol():
-    assert resolve("mini-san", "common") == resolve("mini-san")
-    assert resolve("mini", "common") != resolve("mini")
+    assert resolve("mini", "common") == resolve("mini")
+    assert resolve("mini-clearclip", "common") != resolve("mini-clearclip")
+    _, changes = resolve("mini-clearclip", "common")
+    assert changes["MODEL"]["PROTOCOL"]["SHORT_SIDE"] == model_config("sclip/mini").MODEL.PROTOCOL.SHORT_SIDE
 
 
 def test_cards_are_complete_and_every_method_has_one():
@@ -46,8 +48,7 @@ def test_cards_are_complete_and_every_method_has_one():
     for card in cards:
         assert all([card.summary, card.source, card.code_licence, card.weights_licence])
         assert (config_root() / card.config).is_file()
-        embedded_clip = bool(card.folder) and not card.file  # a head runs one method, its own
-        assert bool(card.base) == embedded_clip and (config_root() / card.base).exists()
+        assert (config_root() / card.base).exists() and bool(card.base) == (card.name == "mini")
         assert card.weights in ("embedded", "open_clip", "released")
         assert (card.weights == "embedded") == bool(card.folder)
         assert (card.weights == "released") == bool(card.link) == bool(card.reported)
@@ -67,13 +68,14 @@ def test_every_shipped_config_can_be_read():
 
 def test_card(embedded):
     shallow = {"MODEL": {"RECALIBRATION": {"OPTIONS": {"LAST_N_LAYERS": 2}}}}  # the tiny CLIP has two blocks
-    assert settings(ovseg.load("mini", "cpu", overrides=shallow)) == {"clip": "tiny-clip", "recalibration": "ClearCLIP"}
+    segmenter = ovseg.load("mini-clearclip", "cpu", overrides=shallow)
+    assert settings(segmenter) == {"clip": "tiny-clip", "recalibration": "ClearCLIP"}
 
 
 def test_method_on_a_card_keeps_its_size_rule(embedded):
     segmenter = ovseg.load("SCLIP/mini", "cpu")
     assert settings(segmenter) == {"clip": "tiny-clip", "recalibration": "SCLIP"}
-    assert segmenter.model.protocol.short_side == model_config("mini").MODEL.PROTOCOL.SHORT_SIDE
+    assert segmenter.model.protocol.short_side == model_config("mini-clearclip").MODEL.PROTOCOL.SHORT_SIDE
 
 
 def test_folder(tiny_clip):
@@ -125,7 +127,7 @@ def test_overrides(tiny_clip):
 def test_names_come_before_folders_of_the_current_folder(tmp_path, monkeypatch, tiny_clip):
     shutil.copytree(tiny_clip, tmp_path / "mini")
     monkeypatch.chdir(tmp_path)
-    assert resolve("mini")[0].name == "mini.yaml"
+    assert resolve("mini")[0].name == "san_mini_scenes.yaml"
     assert resolve("./mini")[1] == {"MODEL": {"CLIP": {"FOLDER": "mini"}}}
 
 

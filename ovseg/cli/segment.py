@@ -42,7 +42,7 @@ examples of text engineering (JSON files by class name; those for voc20 are ship
   ovseg segment photo.jpg --classes "cat, dog" --definitions definitions_voc20.json --definition-weight 0.1 --output out
   ovseg segment photo.jpg --classes "cat, dog" --descriptions descriptions_voc20.json --output out
   ovseg segment photo.jpg --classes "bird, dog" --subclasses subclasses_voc20.json --output out
-  ovseg segment photo.jpg --classes "cat, dog" --templates openai80 --autoclip --output out
+  ovseg segment photo.jpg --classes "cat, dog" --model mini-clearclip --templates openai80 --autoclip --output out
 """
 
 

@@ -96,13 +96,17 @@ class SideAdapter(nn.Module):
         self.blocks = nn.ModuleList(SideBlock(width, heads) for _ in range(depth))
         self.fusion = {side: tap for tap, side in fusion.items()}
         self.fusion_layers = nn.ModuleDict({str(side): Fusion(clip_width, width) for side in sorted(self.fusion)})
+        self._start(grid_start)
+        shape = (bias_layers, bias_heads, channels)
+        self.mask_decoder = MaskDecoder(width, hidden, mlp_layers, shape, rescale_bias, mask_bias)
+
+    def _start(self, grid_start: float) -> None:
+        """Give the transformer its first values."""
         self.apply(_init_linear)
         for table in (self.pos_embed, self.query_embed, self.query_pos_embed):
             nn.init.trunc_normal_(table, std=0.02)
         if grid_start:
             start_on_grid(self, grid_start)
-        shape = (bias_layers, bias_heads, channels)
-        self.mask_decoder = MaskDecoder(width, hidden, mlp_layers, shape, rescale_bias, mask_bias)
 
     @property
     def taps(self) -> tuple[int, ...]:

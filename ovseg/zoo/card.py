@@ -20,7 +20,7 @@ class Card:
         name: Name for `load`; in capitals what is to be filled in.
         summary: One line.
         config: YAML file under ``configs/``.
-        base: The same without a method, for ``METHOD/NAME``; of embedded models only.
+        base: Its CLIP alone, for ``METHOD/NAME``; of one model for each embedded CLIP.
         weights: ``embedded``, ``open_clip`` (downloaded by open_clip at first use, or a local file) or ``released`` (a
             file of the authors; see `ovseg.zoo.released`).
         folder: Folder of embedded weights inside the package, else empty.

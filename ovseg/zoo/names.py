@@ -67,7 +67,8 @@ def _common(model: str, path: Path) -> dict[str, Any]:
     if any(kind not in (None, "TrainingFree") for kind in kinds):
         return {}
     files = [config_root() / "training_free/common.yaml"]
-    files += [config_root() / card.base for name, card in _clips().items() if name in model.split("/")]
+    folders = {card.folder for name, card in _embedded().items() if name in model.split("/")}
+    files += [config_root() / card.base for card in _clips().values() if card.folder in folders]
     settings: dict[str, Any] = {}
     for file in files:
         settings = merge(settings, yaml.safe_load(file.read_text(encoding="utf-8")))

@@ -100,7 +100,9 @@ def test_models(capsys):
     assert all(card["name"].partition("/")[0] in table for card in cards)
 
 
-@pytest.mark.parametrize(("name", "cards"), [("mini", 2), ("sclip/mini", 2), ("naclip", 1), ("gem/ViT-L-14/openai", 1)])
+@pytest.mark.parametrize(
+    ("name", "cards"), [("mini-clearclip", 2), ("sclip/mini", 2), ("naclip", 1), ("gem/ViT-L-14/openai", 1)]
+)
 def test_details_of_a_model(capsys, name, cards):
     assert main(["models", "--details", name, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
