@@ -45,7 +45,7 @@ def mask_pool(features: Tensor, mask_logits: Tensor, weights: str = "inside", re
         resize: As of `resize_masks`.
 
     Returns:
-        (B, Q, C) in the dtype of the features; zeros for a mask whose weights are all zero.
+        (B, Q, C) in the dtype of the features, under autocast too; zeros for a mask whose weights are all zero.
 
     Raises:
         InputError: The tensors do not fit each other, or are no floating point numbers of one device.
@@ -79,7 +79,8 @@ def mask_pool_plain(features: Tensor, mask_logits: Tensor, weights: int, resize:
     """Pool in plain PyTorch; arguments as `mask_pool`, but the options as indices of `WEIGHTS` and `RESIZES`."""
     share = _shares(features, mask_logits, weights, resize)[1]
     dtype = _wide(features, share) if torch.float64 in (features.dtype, share.dtype) else features.dtype
-    return torch.einsum("bqn,bcn->bqc", share.to(dtype), features.to(dtype).flatten(2)).to(features.dtype)
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.einsum("bqn,bcn->bqc", share.to(dtype), features.to(dtype).flatten(2)).to(features.dtype)
 
 
 def _shares(features: Tensor, mask_logits: Tensor, weights: int, resize: int) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,20 @@ def test_the_share_of_clip_decides_by_the_features_inside_of_masks(model, tiny_c
     torch.testing.assert_close(scores, columns.softmax(-1), atol=1e-4, rtol=1e-3)
 
 
+def test_losses_under_autocast_are_those_without(model):
+    model.train()
+    batch = [training_photo(0), training_photo(1)]
+
+    def loss(enabled):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            total = torch.stack(list(model(batch).values())).sum()
+        total.backward()
+        return float(total)
+
+    assert loss(True) == pytest.approx(loss(False), rel=0.05)
+
+
 def test_training_lowers_the_loss_and_leaves_clip_alone(model):
     before = model.clip.weights_hash
     model.train()

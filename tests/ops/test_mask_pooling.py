@@ -114,6 +114,16 @@ def test_the_kernel_finds_the_same_pixels_on_a_grid_of_many_tiles():
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("pool", [mask_pool, lambda features, masks: mask_pool_plain(features, masks, 0, 0)])
+def test_single_precision_stays_single_under_autocast(pool):
+    features, masks = inputs(2, 40, 33, 29)
+    masks[:, 1] = -1.0  # a mask without a pixel takes another way through the kernel
+    wanted = pool(features, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pool(features, masks)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
 def test_logits_without_bounds():
     features, logits = inputs(1, 2, 4, 4, masks=(4, 4, 4))
     logits[0, 0], logits[0, 1], logits[0, 2, 1, 1] = 1e30, -1e30, float("nan")

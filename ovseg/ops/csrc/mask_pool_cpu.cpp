@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -101,6 +102,7 @@ void pool_by_type(const at::Tensor& features, const at::Tensor& logits, Weights 
 at::Tensor mask_pool(const at::Tensor& features, const at::Tensor& logits, int64_t weights, int64_t resize) {
   TORCH_CHECK(features.dim() == 4 && logits.dim() == 4 && features.size(0) == logits.size(0),
               "mask_pool: features ", features.sizes(), " and mask logits ", logits.sizes(), " do not fit");
+  const c10::impl::ExcludeDispatchKeyGuard single_stays_single(c10::autocast_dispatch_keyset);
   const bool wide = features.scalar_type() == at::kDouble || logits.scalar_type() == at::kDouble;
   const at::Tensor total =
       at::zeros({features.size(0), logits.size(1), features.size(1)}, features.options().dtype(wide ? at::kDouble : at::kFloat));
