@@ -73,19 +73,23 @@ def test_a_run(train, own_data, capsys):
     assert torch.equal(segmenter.model.void_row, load_file(folder / "model.safetensors")["void_row"])
 
 
-@pytest.mark.parametrize("step", [1, 5, 6])
-def test_killed_and_resumed_the_curve_is_the_same(train, monkeypatch, step):
-    whole = train("whole", EMA={"ENABLED": True, "DECAY": 0.5})
+MUON = pytest.param(5, "MUON", marks=pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch < 2.9"))
+
+
+@pytest.mark.parametrize(("step", "optimizer"), [(1, "ADAMW"), (5, "ADAMW"), (6, "ADAMW"), MUON])
+def test_killed_and_resumed_the_curve_is_the_same(train, monkeypatch, step, optimizer):
+    solver = {"EMA": {"ENABLED": True, "DECAY": 0.5}, "OPTIMIZER": optimizer}
+    whole = train("whole", **solver)
     with monkeypatch.context() as patch:
         killed_at(patch, step)
         with pytest.raises(KeyboardInterrupt):
-            train("part", EMA={"ENABLED": True, "DECAY": 0.5})
+            train("part", **solver)
     with (whole.parent / "part/log.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
     if step > 3:
         with pytest.raises(InputError, match=f"holds a run at step {step // 3 * 3}; go on with --resume"):
-            train("part", EMA={"ENABLED": True, "DECAY": 0.5})
-    part = train("part", resume=True, EMA={"ENABLED": True, "DECAY": 0.5})
+            train("part", **solver)
+    part = train("part", resume=True, **solver)
     assert curve(part) == curve(whole)
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, part))
     assert all(torch.equal(first[key], second[key]) for key in first)
