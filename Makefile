@@ -11,7 +11,7 @@ STAMP := $(VENV)/.ovseg-installed
 
 help:
 	@echo "make demo     install into $(VENV), segment the example photographs, say where the pictures are"
-	@echo "make train-demo  make Scenes (network), train a small SAN on the embedded CLIP: TRAIN_STEPS=1000 take ~7 minutes on two cores"
+	@echo "make train-demo  make Scenes (network), train a small SAN on the embedded CLIP: TRAIN_STEPS=1000 take ~8 minutes on two cores"
 	@echo "make test     install into $(VENV), then ruff, mypy and pytest"
 	@echo "make install  only install into $(VENV) (a few GB the first time, nothing when up to date)"
 	@echo "make clean    remove $(VENV), caches and build folders"
