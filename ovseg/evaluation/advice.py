@@ -29,7 +29,7 @@ def _words(plan: Plan, dataset: Dataset) -> Iterator[str]:
     """Compare the vocabulary with the labels."""
     if not plan.vocabulary:
         return
-    labels = read_dataset(plan.dataset).classes
+    labels = read_dataset(plan.dataset, plan.root or None).classes
     renamed = len(labels) == len(dataset.classes)
     own, given = set(labels.names), set(dataset.classes.names)
     if renamed and own != given:

@@ -78,6 +78,13 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same(root: Path) -> None:
     assert json.loads(before)["background"].startswith("words")
 
 
+def test_other_words_for_a_data_set_below_a_folder_that_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    run = [*ARGUMENTS, "--root", str(root / "sets"), "--output", str(root / "run")]
+    assert main([*run, "--vocabulary", "kitten, a kitten or a sofa"]) == 0
+    assert "the vocabulary renames 2 of 2" in "".join(json.loads((root / "run/result.json").read_text())["warnings"])
+
+
 def test_conditions_and_other_words(root: Path) -> None:
     run = [*ARGUMENTS, "--output", str(root / "run"), "--background", "sky, wall", "--typos", "1"]
     assert main([*run, "--typographic", "3", "--tasks", "referring"]) == 0
