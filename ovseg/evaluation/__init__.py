@@ -1,6 +1,7 @@
 """Evaluation with stated rules: streaming evaluators that merge exactly; Detectron2's interface in its own module."""
 
-from ovseg.evaluation.instance import InstanceEvaluator, InstanceMasks, InstanceRecord, InstanceResult, true_instances
+from ovseg.evaluation.instance import InstanceEvaluator, InstanceRecord, InstanceResult
+from ovseg.evaluation.instance_masks import InstanceMasks, true_instances
 from ovseg.evaluation.panoptic import PanopticEvaluator, PanopticRecord, PanopticResult, Quality
 from ovseg.evaluation.prompts import (
     PromptEvaluator,

@@ -13,7 +13,8 @@ from detectron2.utils import comm
 
 from ovseg.data.dataset import Dataset
 from ovseg.errors import InputError
-from ovseg.evaluation.instance import InstanceEvaluator, InstanceMasks, true_instances
+from ovseg.evaluation.instance import InstanceEvaluator
+from ovseg.evaluation.instance_masks import InstanceMasks, true_instances
 from ovseg.evaluation.panoptic import PanopticEvaluator
 from ovseg.evaluation.prompts import PromptEvaluator, ReferringEvaluator
 from ovseg.evaluation.segments import from_panoptic_seg

@@ -13,7 +13,8 @@ from ovseg.errors import ConfigError
 from ovseg.evaluation.calibration import CalibrationEvaluator, CalibrationRecord
 from ovseg.evaluation.common import mean
 from ovseg.evaluation.image_log import ImageRecord
-from ovseg.evaluation.instance import InstanceEvaluator, InstanceMasks, InstanceRecord, true_instances
+from ovseg.evaluation.instance import InstanceEvaluator, InstanceRecord
+from ovseg.evaluation.instance_masks import InstanceMasks, true_instances
 from ovseg.evaluation.panoptic import PanopticEvaluator, PanopticRecord
 from ovseg.evaluation.prompts import PromptEvaluator, PromptRecord, ReferringEvaluator, ReferringRecord
 from ovseg.evaluation.segments import from_labels

@@ -10,7 +10,7 @@ import numpy as np
 
 from ovseg.data.images import LoadedImage
 from ovseg.errors import InputError
-from ovseg.evaluation.instance import InstanceMasks
+from ovseg.evaluation.instance_masks import InstanceMasks
 from ovseg.evaluation.measures import Found
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.segments import from_panoptic_seg
