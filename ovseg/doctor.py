@@ -284,23 +284,24 @@ def check_cache() -> list[Check]:
 
 
 def check_mini() -> Check:
-    """Check that the embedded model is complete and its weights file is whole."""
+    """Check that the embedded model is complete and its files of weights are whole."""
     fix = f"{PIP} --force-reinstall --no-deps ovseg"
     if (ROOT / ".git").exists():
         fix = f"git -C {shlex.quote(str(ROOT))} checkout -- ovseg/assets/mini"
-    for name in ("open_clip_config.json", "open_clip_model.safetensors", "san.safetensors"):
-        if not (MINI / name).is_file():
-            return Check("embedded model", False, f"{MINI / name} is missing", fix)
-    count, size = 0, 0
-    for weights in (MINI / "open_clip_model.safetensors", MINI / "san.safetensors"):
+    weights = [MINI / "open_clip_model.safetensors", MINI / "san.safetensors"]
+    for path in (MINI / "open_clip_config.json", *weights):
+        if not path.is_file():
+            return Check("embedded model", False, f"{path} is missing", fix)
+    count = 0
+    for path in weights:
         try:
             from safetensors import safe_open
 
-            with safe_open(str(weights), framework="np") as tensors:
+            with safe_open(str(path), framework="np") as tensors:
                 count += len(tensors.keys())
         except Exception as error:
-            return Check("embedded model", False, f"{weights} cannot be read ({one_line(error)})", fix)
-        size += weights.stat().st_size
+            return Check("embedded model", False, f"{path} cannot be read ({one_line(error)})", fix)
+    size = sum(path.stat().st_size for path in weights)
     return Check("embedded model", True, f"mini: {count} tensors, {size / 1024**2:.0f} MiB")
 
 

@@ -88,8 +88,7 @@ class MaskModel(WordedModel):
 
         What a lower precision is for is the trunk of CLIP, most of the work: its products run in it, under autocast;
         norms and the sums of residual blocks, texts, the trained head and all that follows stay float32. On the models
-        of Scenes 99.7 % (FC-CLIP) and 99.8 % (SAN) of the pixels keep their label in bfloat16, and 99.4 % would if the
-        whole model were in it.
+        of Scenes 99.6 % (FC-CLIP) and 99.9 % (SAN) of the pixels of 30 scenes keep their label, of 701, in bfloat16.
         """
         super().place(device, torch.float32)
         self.precision = dtype
