@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -69,15 +70,33 @@ def _join(main: Callable[..., None], args: tuple[Any, ...]) -> None:
     try:
         main(*args)
     finally:
-        dist.destroy_process_group()
+        leave_group()
 
 
 def _reporting(main: Callable[..., None], args: tuple[Any, ...]) -> None:
     """Run in a spawned process; a user's mistake ends it with one line, not with a traceback in the parent."""
+    failed = False
     try:
         main(*args)
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        failed = True  # leaving here would keep what the error refers to: models, and their group with them
     finally:
-        dist.destroy_process_group()
+        leave_group()
+    if failed:
+        sys.exit(2)
+
+
+def leave_group() -> None:
+    """Destroy the process group, and wait for its threads.
+
+    Detectron2 remembers its groups, and a group that is remembered keeps its threads. One of them may still hold the
+    tensors of the last gather when Python ends, and needs Python to let go of them: it then aborts the process (-6).
+    """
+    from detectron2.utils import comm
+
+    comm._get_global_gloo_group.cache_clear()
+    comm.create_local_process_group.cache_clear()
+    comm._LOCAL_PROCESS_GROUP = None
+    gc.collect()  # models of several processes hold the group, too, in cycles
+    dist.destroy_process_group()

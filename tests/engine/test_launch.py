@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
+from detectron2.utils import comm
 from PIL import Image
 
 from ovseg.cli import main
+from ovseg.engine.launch import leave_group
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,3 +75,14 @@ def test_a_mistake_in_two_processes_is_one_line_each(training_config, own_data):
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode == 2 and lines and all("05.png' holds the value 9" in line for line in lines), err
     assert "Traceback" not in err
+
+
+def test_nothing_is_left_of_a_group(tmp_path):
+    """A group that outlives its end has threads, which abort the process now and then when Python ends."""
+    for turn in range(2):
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/{turn}", rank=0, world_size=1)
+        comm.create_local_process_group(1)
+        groups = [weakref.ref(group) for group in (comm._get_global_gloo_group(), comm.get_local_process_group())]
+        assert comm.gather(turn) == [turn] and comm.get_local_size() == 1
+        leave_group()
+        assert not dist.is_initialized() and [group() for group in groups] == [None, None]
