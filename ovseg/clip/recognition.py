@@ -53,7 +53,7 @@ def run_patches(tokens: Tensor, blocks: Sequence[Block], front: int, taps: Itera
     wanted = set(taps)
     states = {0: tokens} if 0 in wanted else {}
     entering, seen = tokens, []
-    for depth, block in enumerate(blocks, start=1):
+    for depth, block in enumerate(blocks, 1):
         query, key, value = block.qkv(tokens)
         if depth > front:
             seen.append((key[:, :, 1:], value[:, :, 1:]))

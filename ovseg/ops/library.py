@@ -67,10 +67,14 @@ def find_library() -> Path | None:
     return next((path for folder in folders if (path := folder / library_name()).is_file()), None)
 
 
-@torch.compiler.assume_constant_result  # torch.compile calls it while it traces, instead of tracing into it
-def load_kernels() -> Path | None:
+def _kernels() -> Path | None:
     """Load the compiled kernels; return their library, or None where there is none or `SWITCH` says ``torch``."""
     return _load()
+
+
+# torch.compile calls it while it traces, instead of tracing into it. PyTorch 2.4 puts what it returned into the module
+# that calls it, under the name of its definition, so the name by which it is called must be another.
+load_kernels = torch.compiler.assume_constant_result(_kernels)
 
 
 @cache

@@ -131,7 +131,7 @@ class SideAdapter(nn.Module):
         tokens = self._fuse(0, tokens, taps, grid)
         wanted = self.supervised if all_stages else self.supervised[-1:]
         stages = []
-        for index, block in enumerate(self.blocks, start=1):
+        for index, block in enumerate(self.blocks, 1):
             tokens = self._fuse(index, block(tokens), taps, grid)
             if index in wanted:
                 count = queries.shape[1]

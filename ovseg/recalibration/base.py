@@ -132,6 +132,8 @@ class Recalibration(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``softmax(query key^T / sqrt(d) + bias) value`` without ever storing the weights of all heads."""
+    if bias is not None:  # PyTorch 2.4 misreads one that is the same for all queries and keys, (1, 1)
+        bias = bias.expand(*bias.shape[:-2], query.shape[-2], key.shape[-2])
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
