@@ -24,6 +24,7 @@ from ovseg._version import __version__
 from ovseg.data.dataset import SEMANTIC, Dataset, Segments
 from ovseg.data.images import LoadedImage, read_image
 from ovseg.device import device_of_process, peak_memory
+from ovseg.engine.launch import leave_group
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
 from ovseg.evaluation.image_log import ImageRecord, Log, appending, close_log, read_log
 from ovseg.evaluation.measures import Found, Measures
@@ -288,7 +289,7 @@ def _run_own_part(jobs: Sequence[Job], opened: Sequence[tuple[Dataset, Measures]
         work(jobs, missing[rank::world], report if rank == 0 else lambda done, total: None, local)
         torch.distributed.barrier()
     finally:
-        torch.distributed.destroy_process_group()
+        leave_group()
     return rank == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,25 @@ def test_two_processes_equal_one(data: Path, tiny_clip: Path, tmp_path: Path) ->
     plan = Plan(str(data), str(tiny_clip))
     for processes in (1, 2):
         finish([run(plan, tmp_path / str(processes), processes)])
+    assert_same(tmp_path / "1", tmp_path / "2")
+
+
+def test_two_processes_of_torchrun_equal_one(data: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    finish([run(Plan(str(data), str(tiny_clip)), tmp_path / "1")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [
+        "-m",
+        "ovseg.cli",
+        "eval",
+        "--model",
+        str(tiny_clip),
+        "--dataset",
+        str(data),
+        "--output",
+        str(tmp_path / "2"),
+    ]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "1", tmp_path / "2")
 
 
