@@ -108,18 +108,9 @@ def test_two_processes_equal_one(data: Path, tiny_clip: Path, tmp_path: Path) ->
 
 def test_two_processes_of_torchrun_equal_one(data: Path, tiny_clip: Path, tmp_path: Path) -> None:
     finish([run(Plan(str(data), str(tiny_clip)), tmp_path / "1")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [
-        "-m",
-        "ovseg.cli",
-        "eval",
-        "--model",
-        str(tiny_clip),
-        "--dataset",
-        str(data),
-        "--output",
-        str(tmp_path / "2"),
-    ]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = ["eval", "--model", str(tiny_clip), "--dataset", str(data), "--output", str(tmp_path / "2")]
+    command = [sys.executable, *torchrun, "ovseg.cli", *words]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "1", tmp_path / "2")
