@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from ovseg import mask_postprocess
 from ovseg.errors import ConfigError
-from ovseg.mask_postprocess import class_maps, instances, mask_boxes, panoptic, plan_resize, semantic_map
+from ovseg.mask_postprocess import class_maps, instances, panoptic, plan_resize, semantic_map
 from ovseg.panoptic import PanopticSegment
 
 CASES = st.fixed_dictionaries(
@@ -49,6 +52,7 @@ def small_tiles(monkeypatch):
     """Tiles and groups of classes so small that every seam is crossed."""
     monkeypatch.setattr(mask_postprocess, "_CPU_TILE", (16, 16))
     monkeypatch.setattr(mask_postprocess, "_CPU_CLASSES", 2)
+    monkeypatch.setattr(mask_postprocess, "_MASK_PIXELS", 3000)
 
 
 @settings(max_examples=60)
@@ -123,16 +127,13 @@ def test_instances(case, top_k, only_things):
         score = flat[pair] * (whole[query].sigmoid() * mask).sum() / (mask.sum() + 1e-6)
         wanted.append((float(score), class_id, mask))
     wanted.sort(key=lambda own: -own[0])
-    assert len(got.scores) == len(wanted)
-    assert got.scores.tolist() == pytest.approx([score for score, _, _ in wanted], abs=1e-4)
-    assert bool((got.scores[1:] <= got.scores[:-1]).all())
-    for mask, box in zip(got.masks, got.boxes.tolist(), strict=True):
-        places = mask.nonzero()
-        around = [0.0] * 4
-        if len(places):
-            (top, left), (bottom, right) = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
-            around = [left, top, right, bottom]
-        assert box == around
+    assert len(got) == len(wanted)
+    assert [own.score for own in got] == pytest.approx([score for score, _, _ in wanted], abs=1e-4)
+    assert all(a.score >= b.score for a, b in itertools.pairwise(got))
+    for own in got:
+        rows, columns = own.mask().nonzero()
+        around = (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1) if len(rows) else (0, 0, 0, 0)
+        assert own.bbox == around and own.area == len(rows)
 
 
 def test_masks_go_with_their_scores():
@@ -140,9 +141,9 @@ def test_masks_go_with_their_scores():
     logits = torch.full((2, 2, 2), -5.0)
     logits[0, :, 0], logits[1, :, 1] = 5, 5
     got = instances(probabilities, logits, plan_resize((2, 2), (8, 8), (8, 8), (8, 8)), top_k=2)
-    assert got.classes.tolist() == [0, 1]
-    assert got.masks[0, :, :4].all() and not got.masks[0, :, 4:].any()
-    assert got.boxes.tolist() == [[0, 0, 4, 8], [4, 0, 8, 8]]
+    assert [own.class_id for own in got] == [0, 1]
+    assert got[0].mask()[:, :4].all() and not got[0].mask()[:, 4:].any()
+    assert [own.bbox for own in got] == [(0, 0, 4, 8), (4, 0, 4, 8)]
 
 
 def test_no_class_by_threshold_and_by_words():
@@ -155,7 +156,7 @@ def test_no_class_by_threshold_and_by_words():
     assert semantic_map(probabilities, logits, plan, threshold=0.7)[0].tolist() == [[0, -1]]
     columns = torch.tensor([0, -1])
     assert semantic_map(probabilities, logits, plan, column_class=columns)[0].tolist() == [[0, -1]]
-    assert instances(probabilities, logits, plan, column_class=columns).classes.tolist() == [0, 0]
+    assert [own.class_id for own in instances(probabilities, logits, plan, column_class=columns)] == [0, 0]
     ids, segments = panoptic(probabilities, logits, plan, torch.tensor([True]), 0.5, 0.5, columns)
     assert ids.tolist() == [[1, 0]] and [segment.class_id for segment in segments] == [0]
 
@@ -189,8 +190,9 @@ def test_half_precision(dtype):
     assert scores.dtype == torch.float32 and torch.equal(labels, exact)
 
 
-def test_boxes_of_no_mask():
-    assert mask_boxes(torch.zeros(0, 4, 5, dtype=torch.bool)).shape == (0, 4)
+def test_no_object_of_a_thing():
+    plan = plan_resize((2, 2), (4, 4), (4, 4), (4, 4))
+    assert instances(torch.ones(1, 2), torch.ones(1, 2, 2), plan, is_thing=torch.tensor([False])) == ()
 
 
 def test_mistakes():

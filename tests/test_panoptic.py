@@ -6,14 +6,13 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from ovseg.errors import InputError
 from ovseg.overlay import blend
-from ovseg.panoptic import Instance, Panoptic, PanopticSegment, read_outputs
+from ovseg.panoptic import Instance, Panoptic, PanopticSegment, pack_masks
 from ovseg.segmentation import Segmentation
 from ovseg.vocabulary import Vocabulary
 
@@ -107,18 +106,13 @@ def test_borders_between_segments_of_one_class():
     assert result.overlay(legend=False).size == (4, 3) and result.overlay().size[1] >= 3
 
 
-def test_outputs_of_a_model():
-    from detectron2.structures import Boxes, Instances
-
-    masks = torch.zeros(2, 3, 4, dtype=torch.bool)
-    masks[0, 1:, :2] = True
-    found = Instances((3, 4), pred_masks=masks, pred_boxes=Boxes(torch.zeros(2, 4)), scores=torch.tensor([0.9, 0.5]))
-    found.pred_classes = torch.tensor([1, 0])
-    infos = [{"id": s.id, "category_id": s.class_id, "isthing": s.is_thing, "score": s.score} for s in SEGMENTS]
-    parts = read_outputs({"panoptic_seg": (torch.from_numpy(IDS), infos), "instances": found})
-    assert parts["panoptic"].segments == SEGMENTS
-    assert [own.class_id for own in parts["instances"]] == [1, 0] and parts["instances"][0].bbox == (0, 1, 2, 2)
-    assert read_outputs({"labels": 1}) == {"panoptic": None, "instances": None}
+def test_masks_are_packed_together():
+    masks = np.stack([IDS == 1, IDS == 2, np.zeros_like(IDS, bool)])
+    packed = [Instance(0, 0.5, *one) for one in pack_masks(masks)]
+    assert [own.area for own in packed] == masks.sum((1, 2)).tolist()
+    for own, mask in zip(packed, masks, strict=True):
+        assert np.array_equal(own.mask(), mask) and own == Instance.from_mask(mask, 0, 0.5)
+    assert packed[2].bbox == (0, 0, 0, 0) and pack_masks(masks[:0]) == []
 
 
 def test_mistakes(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_meta_says_what_made_the_result(segmenter, photo, tiny_clip):
     assert meta["settings"]["recalibration"] == "CLIP" and meta["settings"]["protocol"]["window"] == 224
     timings = meta["timings"]
     assert timings["seconds"] == pytest.approx(timings["preprocess"] + timings["model"]) and timings["model"] > 0
-    assert timings["words"] > 0 and meta["notes"] == []
+    assert timings["words"] > 0 and meta["notes"] == [] and meta["settings"]["size_rule"]["short_side"] == 336
 
 
 def test_one_gives_one_and_several_give_a_list(segmenter, photo, photos, pixels):
@@ -81,27 +82,57 @@ def test_the_same_segmenter_switches_vocabularies(segmenter, photo):
     assert again.meta["background"] == "none" and again.meta["templates"] == "openai80"
 
 
-def test_words_set_once_stay(segmenter, photo):
-    segmenter.set_vocabulary(WORDS, "threshold:1", "simple")
-    result = segmenter(photo)
-    assert result.meta["background"] == "threshold:1.0" and (result.labels == -1).mean() > 0.99
-
-
 def test_the_same_words_are_embedded_once(segmenter, monkeypatch):
-    segmenter.set_vocabulary(WORDS)
+    words = segmenter.words(WORDS)
     monkeypatch.setattr("ovseg.meta_arch.words.TextEmbedder", None)  # would fail when called
-    segmenter.set_vocabulary(WORDS)
-    painted = Vocabulary((ClassEntry(("cat",), color=(1, 2, 3)), *Vocabulary.parse(WORDS)[1:]))
-    assert segmenter.set_vocabulary(painted)[0].color == (1, 2, 3)
-    assert segmenter.model.vocabulary[0].color == (1, 2, 3)
+    assert segmenter.words(WORDS) is words and segmenter.words(words) is words
     with pytest.raises(TypeError):
-        segmenter.set_vocabulary(WORDS, templates="simple")
+        segmenter.words(WORDS, templates="simple")
+    monkeypatch.undo()
+    painted = Vocabulary((ClassEntry(("cat",), color=(1, 2, 3)), *Vocabulary.parse(WORDS)[1:]))
+    assert segmenter.words(painted).vocabulary[0].color == (1, 2, 3)
+    assert segmenter.words(WORDS).vocabulary[0].color != (1, 2, 3)
 
 
-def test_words_set_on_the_model_itself_are_noticed(segmenter, photo):
-    before = segmenter(photo, WORDS)
-    segmenter.model.set_vocabulary(Vocabulary.parse("sky, grass"))
-    np.testing.assert_array_equal(segmenter(photo, WORDS).labels, before.labels)
+def test_a_call_leaves_no_words_behind(segmenter, photo):
+    segmenter(photo, WORDS)
+    with pytest.raises(VocabularyError, match="no classes were given"):
+        segmenter(photo)
+
+
+def test_an_encoded_image_answers_without_another_pass(segmenter, photo, monkeypatch):
+    expected = [segmenter(photo, WORDS), segmenter(photo, "sky, grass", "words", "simple")]
+    encoded = segmenter.encode(photo)
+    monkeypatch.setattr(type(segmenter.model), "see", None)  # would fail when called
+    found = [encoded.answer(WORDS), encoded.answer("sky, grass", "words", "simple")]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.scores, other.scores)
+        assert one.classes == other.classes and one.meta["background"] == other.meta["background"]
+
+
+def test_what_comes_out_of_a_pickle_is_answered_by_its_model(segmenter, photo, tiny_convnext):
+    expected, words = segmenter(photo, WORDS), segmenter.words(WORDS)
+    encoded, words = pickle.loads(pickle.dumps((segmenter.encode(photo), words)))
+    np.testing.assert_array_equal(segmenter.answer(encoded, words).labels, expected.labels)
+    with pytest.raises(ConfigError, match=r"photo\.jpg came out of a pickle .* use segmenter\.answer"):
+        encoded.answer(WORDS)
+    other = ovseg.load("mini", device="cpu")
+    with pytest.raises(ConfigError, match=r"the image was encoded by weights .* encode it anew"):
+        other.answer(encoded, WORDS)
+
+
+def test_what_is_wanted_and_nothing_else(segmenter, photo):
+    plain = segmenter(photo, WORDS)
+    assert plain.class_scores is None and plain.meta["want"] == ["labels"]
+    every = segmenter(photo, WORDS, want=["class_scores"])
+    assert every.class_scores.shape == (3, 72, 96) and every.meta["want"] == ["class_scores", "labels"]
+    np.testing.assert_array_equal(every.labels, plain.labels)
+    np.testing.assert_allclose(every.class_scores.max(0), plain.scores, atol=1e-5)
+    with pytest.raises(ConfigError, match="gives no panoptic; it gives class_scores, labels"):
+        segmenter(photo, WORDS, want="panoptic")
+    with pytest.raises(UnknownNameError, match="did you mean panoptic"):
+        segmenter(photo, WORDS, want="panoptics")
 
 
 def test_one_class_gets_contrast_words_and_says_so(segmenter, photo):
@@ -120,7 +151,8 @@ def test_synonyms_are_max_merged(segmenter, photo):
 def test_half_precision_on_the_cpu(tiny_clip, segmenter, photo, dtype, precision):
     half = ovseg.load(tiny_clip, device="cpu", dtype=dtype)
     result = half(photo, WORDS)
-    assert {p.dtype for p in half.model.parameters() if p.is_floating_point()} == {precision}
+    lowered = {name for name, value in half.model.named_parameters() if value.dtype == precision}
+    assert lowered and all(name.startswith("clip.model.visual.transformer.") for name in lowered)
     assert result.meta["dtype"] == str(precision).removeprefix("torch.")
     assert np.abs(result.scores - segmenter(photo, WORDS).scores).max() < 0.05
 
@@ -154,10 +186,10 @@ def test_the_default_device_needs_a_gpu_only_where_asked(tiny_clip):
 
 def test_mistakes_of_a_call(tiny_clip, photo, pixels):
     fresh = ovseg.load(tiny_clip, device="cpu")
-    with pytest.raises(VocabularyError, match="no classes were given yet"):
-        fresh(photo)
-    with pytest.raises(ConfigError, match="background or templates without classes"):
+    with pytest.raises(VocabularyError, match="no classes were given"):
         fresh(photo, background="words")
+    with pytest.raises(ConfigError, match="background or templates beside embedded words"):
+        fresh(photo, fresh.words(WORDS), background="words")
     with pytest.raises(UnknownNameError, match="unknown template set 'simpel'; did you mean simple"):
         fresh(photo, WORDS, templates="simpel")
     nan = torch.zeros(3, 8, 8)
@@ -183,22 +215,23 @@ def test_stream_reports_broken_images_and_goes_on(tiny_clip, photos):
     (photos / "b.png").write_bytes(b"no picture")
     found: list[tuple[str, str]] = []
     segmenter = ovseg.load(tiny_clip, device="cpu", batch_size=2)
-    segmenter.set_vocabulary(WORDS)
-    results = segmenter.stream(sorted(photos.iterdir()), on_error=lambda s, e: found.append((s.name, str(e))))
+    words = segmenter.words(WORDS)
+    results = segmenter.stream(sorted(photos.iterdir()), words, on_error=lambda s, e: found.append((s.name, str(e))))
     assert [result.meta["image"] for result in results] == ["a.jpg", "c.webp"]
     assert len(found) == 1 and found[0][0] == "b.png" and "holds text" in found[0][1]
     with pytest.raises(InputError, match="holds text"):
-        list(segmenter.stream(sorted(photos.iterdir())))
+        list(segmenter.stream(sorted(photos.iterdir()), words))
 
 
-def test_out_of_memory_is_an_error_of_the_image(segmenter, pixels, monkeypatch):
-    def forward(inputs):
+@pytest.mark.parametrize("where", ["see", "label"])
+def test_out_of_memory_is_an_error_of_the_image(segmenter, pixels, monkeypatch, where):
+    def fail(*arguments):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    segmenter.set_vocabulary(WORDS)
-    monkeypatch.setattr(segmenter.model, "forward", forward)
+    words = segmenter.words(WORDS)
+    monkeypatch.setattr(segmenter.model, where, fail)
     found: list[str] = []
-    assert list(segmenter.stream([pixels], on_error=lambda source, error: found.append(str(error)))) == []
+    assert list(segmenter.stream([pixels], words, on_error=lambda source, error: found.append(str(error)))) == []
     assert found == ["image does not fit into the memory of cpu; use a smaller batch size"]
 
 

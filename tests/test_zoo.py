@@ -75,7 +75,7 @@ def test_card(embedded):
 def test_method_on_a_card_keeps_its_size_rule(embedded):
     segmenter = ovseg.load("SCLIP/mini", "cpu")
     assert settings(segmenter) == {"clip": "tiny-clip", "recalibration": "SCLIP"}
-    assert segmenter.model.protocol.short_side == model_config("mini-clearclip").MODEL.PROTOCOL.SHORT_SIDE
+    assert segmenter.model.size_rule.short_side == model_config("mini-clearclip").MODEL.PROTOCOL.SHORT_SIDE
 
 
 def test_folder(tiny_clip):
@@ -84,7 +84,7 @@ def test_folder(tiny_clip):
 
 def test_method_on_a_folder_takes_the_protocol_of_the_method(tiny_clip, monkeypatch):
     segmenter = ovseg.load(f"maskclip/{tiny_clip}", "cpu")
-    assert settings(segmenter)["recalibration"] == "MaskCLIP" and segmenter.model.protocol.short_side == 512
+    assert settings(segmenter)["recalibration"] == "MaskCLIP" and segmenter.model.size_rule.short_side == 512
     monkeypatch.chdir(tiny_clip.parent)
     assert settings(ovseg.load("naclip/tiny-clip", "cpu")) == {"clip": "tiny-clip", "recalibration": "NACLIP"}
 
@@ -109,7 +109,7 @@ def test_config_file_and_folder_with_a_config(tiny_clip, tmp_path):
     path.write_text(yaml.safe_dump({"MODEL": {**own["MODEL"], "CLIP": {"FOLDER": str(tiny_clip)}}}))
     segmenter = ovseg.load(path, "cpu")
     assert settings(segmenter) == {"clip": "tiny-clip", "recalibration": "GEM"}
-    assert segmenter.model.protocol.short_side == 64 and segmenter.model.settings["options"]["blocks"] == 1
+    assert segmenter.model.size_rule.short_side == 64 and segmenter.model.settings["options"]["blocks"] == 1
     folder = tmp_path / "model"
     shutil.copytree(tiny_clip, folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(own))
@@ -119,9 +119,8 @@ def test_config_file_and_folder_with_a_config(tiny_clip, tmp_path):
 def test_overrides(tiny_clip):
     overrides = {"MODEL": {"PROTOCOL": {"SHORT_SIDE": 48, "PAMR_STEPS": 1}, "TEXT": {"BACKGROUND": "threshold:0.3"}}}
     segmenter = ovseg.load(tiny_clip, "cpu", overrides=overrides)
-    assert segmenter.model.protocol.short_side == 48 and segmenter.model.rule.pamr_steps == 1
-    segmenter.set_vocabulary("cat, dog")
-    assert segmenter.model.background.policy == "threshold:0.3"
+    assert segmenter.model.size_rule.short_side == 48 and segmenter.model.rule.pamr_steps == 1
+    assert segmenter.words("cat, dog").background.policy == "threshold:0.3"
 
 
 def test_names_come_before_folders_of_the_current_folder(tmp_path, monkeypatch, tiny_clip):

@@ -22,7 +22,7 @@ class Classifier(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Queries:
     """What the classifier compares image features with.
 
@@ -30,7 +30,7 @@ class Queries:
         embeddings: Float32 rows ``(T, D)``: the names of all classes, class by class, then their sub-classes, then the
             words of no class. Of unit length, unless text engineering makes them of another.
         query_to_class: Class id of each query, ``(T,)`` int64; -1 for background and contrast words.
-        texts: What each query says, T of them.
+        texts: What each query says, T of them; empty for rows that are no texts.
         notes: One-line remarks for the result: what was added or left out, and why.
         classifier: Gives the rows where every image has its own; None where all share `embeddings`.
         columns: The column (T,) int64 of each query in class scores: one for each class, then one a word of none.
@@ -39,7 +39,7 @@ class Queries:
 
     embeddings: Tensor
     query_to_class: Tensor
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     classifier: Classifier | None = None
     columns: Tensor = dataclasses.field(init=False)

@@ -12,8 +12,12 @@ from PIL import Image
 import ovseg
 from ovseg.cli import main
 from ovseg.data.dataset import draw_outline
+from ovseg.data.images import read_image
 from ovseg.data.registration import read_dataset
+from ovseg.evaluation.prompt_source import PromptSource
 from ovseg.evaluation.prompts import PromptEvaluator, ReferringEvaluator
+from ovseg.evaluation.robustness import Condition
+from ovseg.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -52,8 +56,8 @@ def test_prompts_are_asked_for_one_by_one(root: Path, capsys: pytest.CaptureFixt
     segmenter, dataset = ovseg.load("mini"), read_dataset("phrasecut_miniv")
     for record in dataset.records:
         for annotation in record["annotations"]:
-            segmenter.set_vocabulary([dataset.classes[annotation["category_id"]].name], "words")
-            scores = segmenter.class_scores(record["file_name"])[0].clip(0, 1)
+            name = dataset.classes[annotation["category_id"]].name
+            scores = segmenter(record["file_name"], [name], "words", want="class_scores").class_scores[0].clip(0, 1)
             mask = draw_outline(record, annotation, scores.shape)
             prompts.add(mask, scores)
             referring.add(mask, scores >= 0.5)
@@ -135,3 +139,14 @@ def test_runs_on_prompts_are_compared(root: Path, capsys: pytest.CaptureFixture[
     capsys.readouterr()
     assert main(["compare", *(f"{folder}-prompt" for folder in folders), "--output", str(root / "none")]) == 2
     assert "has no number that gets an interval" in capsys.readouterr().err
+
+
+def test_an_image_is_encoded_once_for_all_its_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter, seen = ovseg.load("mini", device="cpu"), []
+    see = segmenter.model.see
+    monkeypatch.setattr(segmenter.model, "see", lambda images: (seen.append(len(images)), see(images))[1])
+    classes = Vocabulary.parse([f"thing number {i}" for i in range(20)])
+    source = PromptSource(segmenter, classes, None, None, Condition())
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    found = source(read_image(pixels), np.arange(20), np.arange(20))
+    assert seen == [1] and sorted(found.prompts) == list(range(20))

@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -15,9 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovseg.contract import WANTS, Words
+from ovseg.data.images import LoadedImage
 from ovseg.data.scenes.bank import Bank
 from ovseg.errors import OvsegError
 from ovseg.evaluation.plan import Plan
+from ovseg.meta_arch.words import WordedModel
 from ovseg.panoptic import Instance, Panoptic, PanopticSegment
 from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import Vocabulary
@@ -84,6 +86,7 @@ def test_perfect_labels_score_one(
             self.labels = np.append(own, 0)[truth.ids]
             self.scores = np.ones(truth.ids.shape, np.float32)
             ids, order = (truth.ids + 1).astype(np.int32), range(len(own))
+            self.classes = vocabulary
             segments = tuple(
                 PanopticSegment(i + 1, int(own[i]), split.classes[truth.classes[i]].is_thing, 1.0) for i in order
             )
@@ -91,10 +94,18 @@ def test_perfect_labels_score_one(
             masks = [(truth.ids == i, int(own[i])) for i in order if segments[i].is_thing]
             self.instances = tuple(Instance.from_mask(mask, place, 1.0) for mask, place in masks)
 
-    def stream(self: Segmenter, images: list[Path]) -> Iterator[Right]:
-        return (Right(self.model.vocabulary, image) for image in images)
+    class Encoded:
+        """An image that knows all answers."""
 
-    monkeypatch.setattr(Segmenter, "stream", stream)
+        def __init__(self, image: LoadedImage) -> None:
+            self.path = image.path
+
+        def answer(self, words: Words, want: frozenset[str]) -> Right:
+            assert want >= {"panoptic", "instances"}
+            return Right(words.vocabulary, self.path)
+
+    monkeypatch.setattr(WordedModel, "gives", frozenset(WANTS))
+    monkeypatch.setattr(Segmenter, "encode", lambda self, image: Encoded(image))
     for distractors in ([], ["--distractors", "2"]):
         arguments = ["--data", str(scenes), "--splits", "val", "--models", str(tiny_clip), *distractors]
         script.main([*arguments, "--json", str(tmp_path / "a.json")])

@@ -138,12 +138,12 @@ def queries(classes: str, background: Background) -> tuple[list[int], list[str],
 
 def test_vocabulary_without_background() -> None:
     classes, notes, embeddings, own = queries("cat|kitten, sofa", Background())
-    assert classes == [0, 0, 1] and notes == [] and torch.equal(embeddings, own)
+    assert classes == [0, 0, 1] and notes == () and torch.equal(embeddings, own)
 
 
 def test_background_words_come_last_and_map_to_no_class() -> None:
     classes, notes, embeddings, own = queries("cat|kitten, sofa", Background("words:sky, wall", words=("sky", "wall")))
-    assert classes == [0, 0, 1, -1, -1] and notes == [] and torch.equal(embeddings[:3], own)
+    assert classes == [0, 0, 1, -1, -1] and notes == () and torch.equal(embeddings[:3], own)
     assert torch.equal(embeddings[3:], TextEmbedder(FakeClip(), "simple").embed(["sky", "wall"]))
 
 

@@ -82,7 +82,7 @@ def test_definitions_are_put_into_templates_and_shared_by_synonyms(files: dict[s
     assert torch.allclose(found.embeddings, torch.stack(expected), atol=1e-6)
     assert found.query_to_class.tolist() == [0, 1, 1, 2, -1]
     assert found.embeddings[1].norm() < 0.99
-    assert found.notes == ["auxiliary.json has no entry for 'dog'"]
+    assert found.notes == ("auxiliary.json has no entry for 'dog'",)
 
 
 def test_descriptions_take_the_place_of_all_names(files: dict[str, str]) -> None:
