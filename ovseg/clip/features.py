@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg.clip.normalise import denormalise
+
 if TYPE_CHECKING:
-    from ovseg.clip.open_clip_internals import Block, VisualTower
+    from ovseg.clip.tower import Block, Tower
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -36,31 +40,54 @@ class Context:
     """What a recalibration may look at besides the tokens.
 
     Attributes:
-        grid: Patch rows and columns ``(h, w)``; the tokens are the class token and then ``h * w`` patches row by row.
+        grid: Patch rows and columns ``(h, w)``; the last ``h * w`` tokens are patches, row by row.
         images: Normalised input (B, 3, H, W).
-        tower: The image tower, for methods that need its head or its number of blocks.
+        tower: The image-text model, for methods that need its head, its number of blocks or parts of its tokens.
         mean, std: By which the input was normalised, per channel of RGB in 0..1.
         regions: Region ids (B, H, W) int64 of the pixels, negative where there is none; None if there are no regions.
         hidden: Recorded tokens (B, N, C) by block index (never negative).
         attention: Recorded attention (B, heads, N, N) by block index.
-        stash: Whatever a method keeps from one of its hooks to the next.
+        own: What a method keeps from one of its hooks to the next, by type; see `keep`.
     """
 
     grid: tuple[int, int]
     images: Tensor
-    tower: VisualTower
+    tower: Tower
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     regions: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Tensor] = field(default_factory=dict)
-    stash: dict[str, Any] = field(default_factory=dict)
+    own: dict[type, Any] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "tower": None}  # the model is no part of what it saw; see `DenseFeatures.at`
 
     @property
     def rgb(self) -> Tensor:
         """The input (B, 3, H, W) as RGB in 0..1, float32; what a second backbone normalises in its own way."""
-        mean, std = (torch.tensor(x, device=self.images.device).view(3, 1, 1) for x in (self.mean, self.std))
-        return self.images.float() * std + mean
+        return denormalise(self.images.float(), self.mean, self.std)
+
+    def keep(self, value: Kept) -> Kept:
+        """Keep a value of a type of the method's own, ordinarily a data class, until the pass is forgotten.
+
+        Only what encodes may do so: what compares with words may run for several requests at once (see `keeping`).
+        """
+        self.own[type(value)] = value
+        return value
+
+    def kept(self, kind: type[Kept], otherwise: Kept | None = None) -> Kept:
+        """Return the value of a type that was kept, or another where none was."""
+        found: Kept = self.own[kind] if otherwise is None else self.own.get(kind, otherwise)
+        return found
+
+    def keeping(self, value: Any) -> Context:
+        """Return a context that also keeps a value, and leave this one as it is."""
+        return replace(self, own={**self.own, type(value): value})
+
+    def lay_out(self, tokens: Tensor) -> Tensor:
+        """Lay the patches of all tokens (B, N, C) out on the grid: (B, C, h, w)."""
+        return self.tower.split(tokens)[1].mT.unflatten(-1, self.grid)
 
 
 @dataclass
@@ -79,6 +106,10 @@ class DenseFeatures:
     grid: tuple[int, int]
     context: Context
 
+    def at(self, tower: Tower) -> DenseFeatures:
+        """Return the same with the tower that made it, which features have not that come out of a pickle."""
+        return replace(self, context=replace(self.context, tower=tower))
+
     def cosines(self, text_embeddings: Tensor) -> Tensor:
         """Return the cosine of every patch and every text (B, T, h, w) in float32.
 
@@ -95,6 +126,7 @@ class Recalibrator(Protocol):
     """What the frozen CLIP asks of a recalibration; `ovseg.recalibration.Recalibration` is the base class of all."""
 
     pos_resize: str
+    requires: frozenset[str]
 
     @property
     def name(self) -> str:

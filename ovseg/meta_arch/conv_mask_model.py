@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ovseg.checkpoint.fcclip import Weights
 from ovseg.clip.base import BaseClip
 from ovseg.clip.conv_clip import STRIDE, ConvClip
-from ovseg.clip.vit_levels import VitClip
+from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction
@@ -46,7 +46,7 @@ class ConvMaskModel(MaskModel):
     def __init__(
         self,
         *,
-        clip: ConvClip | VitClip,
+        clip: ConvClip | ViTPyramid,
         pixel_decoder: PixelDecoder,
         decoder: MaskedDecoder,
         protocol: SizeRule,
@@ -176,7 +176,7 @@ def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
     return kind.empty(source.ARCH) if empty else kind.load(source.ARCH, source.PRETRAINED)
 
 
-def conv_parts(cfg: CfgNode, node: CfgNode, clip: ConvClip | VitClip) -> dict[str, Any]:
+def conv_parts(cfg: CfgNode, node: CfgNode, clip: ConvClip | ViTPyramid) -> dict[str, Any]:
     """Build what a config says of the parts that all models of this kind have.
 
     Args:

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.data.windows import WindowPlan
 from ovseg.device import to_device
 from ovseg.errors import ConfigError
@@ -42,7 +42,7 @@ class TrainingFree(WordedModel):
     def __init__(
         self,
         *,
-        clip: FrozenClip,
+        clip: ViTClip,
         recalibration: Recalibration,
         protocol: Protocol,
         rule: ScoreRule,
@@ -82,9 +82,9 @@ class TrainingFree(WordedModel):
             pamr_dilations=tuple(node.PAMR_DILATIONS),
         )
         return {
-            "clip": FrozenClip.from_folder(source.FOLDER)
+            "clip": ViTClip.from_folder(source.FOLDER)
             if source.FOLDER
-            else FrozenClip.load(source.ARCH, source.PRETRAINED),
+            else ViTClip.load(source.ARCH, source.PRETRAINED),
             "recalibration": recalibration,
             "protocol": Protocol(**{field.name: node[field.name.upper()] for field in fields(Protocol)}),
             "rule": rule,
@@ -173,7 +173,7 @@ class TrainingFree(WordedModel):
             if self.protocol.image_engineering:
                 found = engineer(found, own, area, self.protocol.image_engineering, self._window_scores)
             parts.append(found)
-            maps += self.recalibration.region_maps(dense)
+            maps += self.recalibration.region_maps(dense, self.queries)
         return plan.join(torch.cat(parts)), maps
 
     def _labeller(self) -> Labeller:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import Context, FrozenClip
+from ovseg.clip import Context, ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.data.windows import bilinear_matrix
 from ovseg.errors import ConfigError
@@ -17,7 +17,7 @@ from ovseg.refinement.patch_windows import PatchWindows
 from ovseg.vocabulary.embedder import Queries
 
 
-def make_clip(depth: int) -> FrozenClip:
+def make_clip(depth: int) -> ViTClip:
     config = {
         "embed_dim": 24,
         "quick_gelu": True,
@@ -28,11 +28,11 @@ def make_clip(depth: int) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
 @pytest.fixture(scope="module")
-def clip() -> FrozenClip:
+def clip() -> ViTClip:
     return make_clip(4)
 
 

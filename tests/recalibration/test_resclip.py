@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError
 from ovseg.postprocess import ScoreRule
@@ -16,7 +16,7 @@ from ovseg.refinement.semantic_feedback import label_attention, patch_labels
 from ovseg.vocabulary.embedder import Queries
 
 
-def make_clip(depth: int) -> FrozenClip:
+def make_clip(depth: int) -> ViTClip:
     config = {
         "embed_dim": 24,
         "quick_gelu": True,
@@ -27,11 +27,11 @@ def make_clip(depth: int) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
 @pytest.fixture(scope="module")
-def clip() -> FrozenClip:
+def clip() -> ViTClip:
     return make_clip(6)
 
 

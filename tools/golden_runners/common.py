@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip import Context, DenseFeatures, FrozenClip
+from ovseg.clip import Context, DenseFeatures, ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.data.windows import bilinear_matrix, plan_windows
 from ovseg.meta_arch.image_engineering import engineer
@@ -19,7 +19,7 @@ from ovseg.refinement import pamr
 from ovseg.vocabulary.embedder import Queries
 
 
-def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> FrozenClip:
+def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTClip:
     """Build the CLIP of a case; the cases hold no text tower, so a tiny random one stands in."""
     grid, patch = config["pretrain_grid"], config["patch_size"]
     model_cfg = {
@@ -38,7 +38,7 @@ def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Frozen
     }
     tower = build_model(model_cfg, "golden case").state_dict()
     text = {key: value for key, value in tower.items() if not key.startswith("visual.")}
-    return FrozenClip.from_config(model_cfg, {**text, **state}, "golden case")
+    return ViTClip.from_config(model_cfg, {**text, **state}, "golden case")
 
 
 def dense_outputs(dense: DenseFeatures, texts: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -59,9 +59,9 @@ def resize(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([upsample(one, rows, columns) for one in scores])
 
 
-def empty_context(clip: FrozenClip, grid: tuple[int, int], images: Tensor) -> Context:
+def empty_context(clip: ViTClip, grid: tuple[int, int], images: Tensor) -> Context:
     """Return the context of a pass of which nothing has been recorded."""
-    return Context(grid, images, clip.tower, clip.mean, clip.std)
+    return Context(grid, images, clip, clip.mean, clip.std)
 
 
 def queries(texts: Tensor, classes: Tensor | None = None) -> Queries:
@@ -77,7 +77,7 @@ class LastBlock(NamedTuple):
     attention: Tensor
 
 
-def last_block(clip: FrozenClip, method: Recalibration, images: Tensor) -> LastBlock:
+def last_block(clip: ViTClip, method: Recalibration, images: Tensor) -> LastBlock:
     """Run a method and keep what the intermediates of the cases show."""
     tokens, grid = clip.tower.embed(images, method.pos_resize)
     context = empty_context(clip, grid, images)
@@ -89,7 +89,7 @@ def last_block(clip: FrozenClip, method: Recalibration, images: Tensor) -> LastB
 
 
 def protocol(
-    clip: FrozenClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
+    clip: ViTClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run windows, averaging, resizing, refinement and labelling as the ``postprocess`` of a case says.
 
@@ -107,7 +107,7 @@ def protocol(
 
 
 def window_scores(
-    clip: FrozenClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
+    clip: ViTClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the patch scores (T, h, w) of all windows, and the matrices that take them to the output's size."""
     image, size, crop = inputs["image"], tuple(config["ori"]), config["crop"]
