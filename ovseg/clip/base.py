@@ -26,7 +26,7 @@ _TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the 
 class BaseClip(Tower):
     """Image and text towers of an open_clip model, frozen; build one by `load`, `from_folder` or `from_config`.
 
-    ``weights_hash`` is the start of the SHA-256 of all weights and of the config that gives them meaning, 16 hex digits.
+    ``weights_hash`` is the start, 16 digits, of the SHA-256 of all weights and of the config that gives them meaning.
     Threads may share one.
     """
 

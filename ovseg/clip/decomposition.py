@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ovseg.clip.features import Kept
 from ovseg.clip.tower import CLASS_EMBEDDING, HEADS_ADD, Block, Tower
 from ovseg.errors import ConfigError
 
@@ -40,7 +41,7 @@ class Decomposition:
 
 
 @dataclass
-class ClassTokenLedger:
+class ClassTokenLedger(Kept):
     """Books what blocks write into the class token while the tokens pass through them unchanged.
 
     Only the class token's row of attention is kept, never (N, N) weights of all heads.

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Self
 
 from ovseg.clip.normalise import denormalise
 
 if TYPE_CHECKING:
     from ovseg.clip.tower import Block, Tower
-
-Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,22 @@ class Need:
     def __or__(self, other: Need) -> Need:
         """Return the union of two needs."""
         return Need(self.hidden + other.hidden, self.attention + other.attention)
+
+
+class Kept:
+    """Base of the data classes that a method keeps of a pass.
+
+    Every field is a tensor (B, ...) or a list with something for each image, unless the class says what else `rows` is.
+    """
+
+    def rows(self, rows: slice) -> Self:
+        """Return what is kept of some of the images."""
+        part = object.__new__(type(self))
+        vars(part).update({name: value[rows] for name, value in vars(self).items()})
+        return part
+
+
+Own = TypeVar("Own", bound=Kept)
 
 
 @dataclass
@@ -58,7 +73,7 @@ class Context:
     regions: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Tensor] = field(default_factory=dict)
-    own: dict[type, Any] = field(default_factory=dict)
+    own: dict[type[Kept], Kept] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "tower": None}  # the model is no part of what it saw; see `DenseFeatures.at`
@@ -68,20 +83,25 @@ class Context:
         """The input (B, 3, H, W) as RGB in 0..1, float32; what a second backbone normalises in its own way."""
         return denormalise(self.images.float(), self.mean, self.std)
 
-    def keep(self, value: Kept) -> Kept:
-        """Keep a value of a type of the method's own, ordinarily a data class, until the pass is forgotten.
+    def keep(self, value: Own) -> Own:
+        """Keep a value of a type of the method's own for as long as the features live.
 
         Only what encodes may do so: what compares with words may run for several requests at once (see `keeping`).
         """
         self.own[type(value)] = value
         return value
 
-    def kept(self, kind: type[Kept], otherwise: Kept | None = None) -> Kept:
+    def kept(self, kind: type[Own], otherwise: Own | None = None) -> Own:
         """Return the value of a type that was kept, or another where none was."""
-        found: Kept = self.own[kind] if otherwise is None else self.own.get(kind, otherwise)
+        found: Any = self.own[kind] if otherwise is None else self.own.get(kind, otherwise)
         return found
 
-    def keeping(self, value: Any) -> Context:
+    def take(self, kind: type[Own]) -> Own:
+        """Return the value of a type that was kept, and forget it: what only `joint` needs lives no longer."""
+        found: Any = self.own.pop(kind)
+        return found
+
+    def keeping(self, value: Kept) -> Context:
         """Return a context that also keeps a value, and leave this one as it is."""
         return replace(self, own={**self.own, type(value): value})
 
@@ -109,6 +129,19 @@ class DenseFeatures:
     def at(self, tower: Tower) -> DenseFeatures:
         """Return the same with the tower that made it, which features have not that come out of a pickle."""
         return replace(self, context=replace(self.context, tower=tower))
+
+    def rows(self, rows: slice) -> DenseFeatures:
+        """Return the features of some of the images of the batch."""
+        context = self.context
+        part = replace(
+            context,
+            images=context.images[rows],
+            regions=None if context.regions is None else context.regions[rows],
+            hidden={index: tokens[rows] for index, tokens in context.hidden.items()},
+            attention={index: weights[rows] for index, weights in context.attention.items()},
+            own={kind: value.rows(rows) for kind, value in context.own.items()},
+        )
+        return DenseFeatures(self.features[rows], self.cls[rows], self.grid, part)
 
     def cosines(self, text_embeddings: Tensor) -> Tensor:
         """Return the cosine of every patch and every text (B, T, h, w) in float32.

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg.clip.features import Kept
 from ovseg.clip.tower import Block
 from ovseg.guides.base import unit_patches
 
 
-class GuideGrid(NamedTuple):
+@dataclass(frozen=True)
+class GuideGrid(Kept):
     """Rows and columns of the guide's grid, on which the patches lie from the last block on."""
 
-    rows: int
-    columns: int
+    size: tuple[int, int]
 
 
 def proxy_weights(features: Tensor, beta: float = 1.2, gamma: float = 3.0, batch_mean: bool = False) -> Tensor:

@@ -57,7 +57,7 @@ class CLIP_Decomposition(Recalibration):
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Carry the contributions through the last norm and the projection, in float32."""
-        parts = context.kept(ClassTokenLedger).close(tokens)
+        parts = context.take(ClassTokenLedger).close(tokens)
         features = context.lay_out(parts.tokens)
         return DenseFeatures(features.to(tokens.dtype), parts.embedding.to(tokens.dtype), context.grid, context)
 

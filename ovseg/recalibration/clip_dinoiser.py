@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ovseg.checkpoint.clip_dinoiser import LightHeads, load_heads
-from ovseg.clip.features import Context, DenseFeatures, Need
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
 from ovseg.clip.tower import Block
 from ovseg.errors import ConfigError
 from ovseg.guides.base import Guide, build_guide
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from ovseg.contract import Words
 
 
-class Inner(NamedTuple):
+@dataclass(frozen=True)
+class Inner(Kept):
     """What the heads read: (B, C, h, w)."""
 
     features: Tensor
 
 
-class Objects(NamedTuple):
+@dataclass(frozen=True)
+class Objects(Kept):
     """Logits (B, 1, h, w) of "there is an object"."""
 
     logits: Tensor

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures
+from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.clip.tower import Block, Tower
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, one_of
 from ovseg.regions.points import stretch
@@ -20,16 +21,22 @@ if TYPE_CHECKING:
     from ovseg.contract import Words
 
 
-class Original(NamedTuple):
+@dataclass(frozen=True)
+class Original(Kept):
     """The tokens (B, N, C) that leave CLIP's own stream."""
 
     tokens: Tensor
 
 
-class Redundant(NamedTuple):
+@dataclass(frozen=True)
+class Redundant(Kept):
     """The embedding (1, D) of the empty text."""
 
     row: Tensor
+
+    def rows(self, rows: slice) -> Redundant:
+        """Return the row, which is that of all images."""
+        return self
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -81,7 +88,7 @@ class CLIP_Surgery(Recalibration):
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Take the patches from the second stream and the embedding of the image from CLIP's own."""
         dense = super().joint(tokens, context)
-        dense.cls = context.tower.head(context.kept(Original).tokens)[1]
+        dense.cls = context.tower.head(context.take(Original).tokens)[1]
         return dense
 
     def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:

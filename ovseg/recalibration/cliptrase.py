@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures
+from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.clip.tower import CLASS_TOKEN, Block, Tower
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend
 from ovseg.regions.clustering import soft_regions
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from ovseg.contract import Words
 
 
-class Affinity(NamedTuple):
+@dataclass(frozen=True)
+class Affinity(Kept):
     """How patches correlate: (B, h * w, h * w) float32, 0 or more."""
 
     of_patches: Tensor

@@ -68,7 +68,7 @@ class CorrCLIP(Recalibration):
         spatial = torch.stack([hidden[index] for index in averaged]).mean(0)
         context.hidden |= hidden
         features, tower = self.guide(context), context.tower
-        grid = context.keep(GuideGrid(features.shape[2], features.shape[3]))
+        grid = context.keep(GuideGrid((features.shape[2], features.shape[3]))).size
         unit = unit_patches(features)
         ids = merge_regions(resize_ids(context.regions, grid).flatten(1), unit, self.eps)
         settings = (blocks[-1], self.correlation(unit @ unit.mT, ids), context.grid, grid)
@@ -96,7 +96,7 @@ class CorrCLIP(Recalibration):
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Add the branches in the joint space, each after a norm of its own."""
-        grid = context.kept(GuideGrid)
+        grid = context.take(GuideGrid).size
         cls, branches = context.tower.class_and_rest(context.tower.patches_to_joint(tokens))
         main, spatial, semantic = branches.chunk(3, dim=1)
         features = main + self.alpha * spatial + self.beta * semantic

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ovseg.clip.features import Context
+from ovseg.clip.features import Context, Kept
 from ovseg.clip.tower import Block
 from ovseg.errors import ConfigError
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, attend, layer_index
 
 
-class Middle(NamedTuple):
+@dataclass(frozen=True)
+class Middle(Kept):
     """Queries and keys (B, heads, N, d) of the middle blocks."""
 
     pairs: list[tuple[Tensor, Tensor]]
+
+    def rows(self, rows: slice) -> Middle:
+        """Return what is kept of some of the images."""
+        return Middle([(query[rows], key[rows]) for query, key in self.pairs])
 
 
 @RECALIBRATION_REGISTRY.register()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures
+from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.clip.tower import Block
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least
 
@@ -18,7 +19,8 @@ _TEMPERATURE = 100.0  # fixed in the original, whatever the scale of the protoco
 _DROPPED = -100.0
 
 
-class Keys(NamedTuple):
+@dataclass(frozen=True)
+class Keys(Kept):
     """The projected keys (B, h * w, C) of the patches in the last block."""
 
     of_patches: Tensor

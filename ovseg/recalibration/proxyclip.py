@@ -60,7 +60,7 @@ class ProxyCLIP(Recalibration):
         features, tower = self.guide(context), context.tower
         rows, columns = context.grid
         grid = (columns, rows) if self.value_grid == "original" else context.grid
-        target = context.keep(GuideGrid(features.shape[2], features.shape[3]))
+        target = context.keep(GuideGrid((features.shape[2], features.shape[3]))).size
         weights = proxy_weights(features, self.beta, self.gamma, self.batch_mean)
         _, key, value = block.qkv(tokens)
         settings = (block, weights, grid, target, self.residual, self.feed_forward)
@@ -70,5 +70,5 @@ class ProxyCLIP(Recalibration):
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Bring the tokens to the joint space; they stay on the grid of the guide."""
         joint, cls = context.tower.head(tokens)
-        grid = context.kept(GuideGrid)
+        grid = context.take(GuideGrid).size
         return DenseFeatures(context.tower.split(joint)[1].mT.unflatten(-1, grid), cls, grid, context)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ovseg.clip import Context, DenseFeatures, Need
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
 from ovseg.postprocess import ScoreRule
 from ovseg.recalibration import base
 from ovseg.refinement.semantic_feedback import label_feedback
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Feedback:
+class Feedback(Kept):
     """What the second run is given.
 
     Attributes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures, Need
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
 from ovseg.clip.tower import CLASS_EMBEDDING, Block
 from ovseg.guides import Guide, build_guide
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, layer_index
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from ovseg.contract import Words
 
 
-class Segments(NamedTuple):
+@dataclass(frozen=True)
+class Segments(Kept):
     """Of each image its over-segments, and the embeddings (n, D) of their nodes."""
 
     of_images: list[tuple[OverSegments, Tensor]]

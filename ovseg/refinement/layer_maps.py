@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures
+from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.refinement.patch_windows import PatchWindows
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Layers:
+class Layers(Kept):
     """What CLIPer keeps of a pass.
 
     Attributes:
@@ -32,6 +32,15 @@ class Layers:
     balanced: Tensor | None = None
     weights: Tensor = field(init=False)
     windows: tuple[PatchWindows, DenseFeatures] | None = None
+
+    def rows(self, rows: slice) -> Layers:
+        """Return what is kept of some of the images."""
+        part = Layers([tokens[rows] for tokens in self.tokens], None if self.balanced is None else self.balanced[rows])
+        part.weights = self.weights[rows]
+        if self.windows is not None:
+            windows, seen = self.windows
+            part.windows = windows, seen.rows(slice(rows.start * len(windows.plan), rows.stop * len(windows.plan)))
+        return part
 
 
 def layer_logits(

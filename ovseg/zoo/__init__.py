@@ -65,7 +65,7 @@ def load(
 
     check_settings(device, dtype, batch_size)  # before the weights are read
     cfg = model_config(model, overrides, protocol)
-    own = [name for name, kind in registry if hasattr(kind, "set_vocabulary")]
+    own = [name for name, kind in registry if hasattr(kind, "words")]
     if cfg.MODEL.META_ARCHITECTURE not in own:
         raise unknown_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, own)
     if (card := released_card(str(model))) and not cfg.MODEL.WEIGHTS:

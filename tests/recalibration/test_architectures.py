@@ -11,7 +11,7 @@ from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model, import_open_clip
 from ovseg.errors import ConfigError
 from ovseg.recalibration import build_recalibration, list_recalibrations
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 RUN = ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14"]
 REFUSED = {
@@ -43,7 +43,7 @@ def test_every_method_runs(clip, name):
     side = 5 * clip.patch_size
     images = torch.randn(1, 3, side, side + 2 * clip.patch_size)
     regions = (torch.arange(images.shape[3]) * 3 // images.shape[3]).expand(1, side, -1)
-    queries = Queries(torch.nn.functional.normalize(torch.randn(4, 16), dim=1), torch.tensor([0, 0, 1, 2]))
+    queries = make_words(torch.nn.functional.normalize(torch.randn(4, 16), dim=1), torch.tensor([0, 0, 1, 2]))
     with torch.inference_mode():
         dense = method.encode(clip, images, regions if method.uses_regions else None)
         scores = method.patch_scores(dense, queries)

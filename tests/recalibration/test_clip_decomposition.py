@@ -11,7 +11,7 @@ from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_decomposition import heatmap, relevance
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 
 def make(layers: int = 3, **vision: object) -> ViTClip:
@@ -50,7 +50,7 @@ def test_the_stream_of_clip_is_unchanged_and_scores_have_mean_zero_over_texts():
     method = build_recalibration("clip_decomposition")
     dense = clip.dense(images, method)
     torch.testing.assert_close(dense.cls, clip.dense(images, build_recalibration("clip")).cls)
-    scores = method.patch_scores(dense, Queries(texts, torch.arange(4)))
+    scores = method.patch_scores(dense, make_words(texts, torch.arange(4)))
     torch.testing.assert_close(scores.mean(1), torch.zeros(2, 5, 4), atol=1e-6, rtol=0)
     torch.testing.assert_close(scores.argmax(1), heatmap(dense, texts).argmax(1))
 

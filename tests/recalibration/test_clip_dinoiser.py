@@ -13,11 +13,12 @@ from ovseg.checkpoint.clip_dinoiser import LightHeads, load_heads
 from ovseg.checkpoint.found import load_found
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.guides import Guide
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_dinoiser import Inner, Objects
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFICIAL = {  # names and shapes of the file that the authors released
@@ -46,9 +47,9 @@ def clip() -> ViTClip:
     return make_clip(4)
 
 
-def queries(count: int = 3, classes: list[int] | None = None) -> Queries:
+def queries(count: int = 3, classes: list[int] | None = None) -> Words:
     texts = torch.nn.functional.normalize(torch.randn(count, 24, generator=torch.Generator().manual_seed(1)), dim=1)
-    return Queries(texts, torch.tensor(classes or list(range(count))))
+    return make_words(texts, torch.tensor(classes or list(range(count))))
 
 
 def heads(channels: int = 32, kernel: int = 3) -> LightHeads:

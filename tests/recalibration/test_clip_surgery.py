@@ -8,10 +8,12 @@ import torch.nn.functional as F
 
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.errors import ConfigError, UnknownNameError
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_surgery import without_shared
-from ovseg.vocabulary.embedder import Queries, TextEmbedder
+from ovseg.vocabulary.embedder import TextEmbedder
+from tests.words import make_words
 
 
 def build(**vision: object) -> ViTClip:
@@ -32,8 +34,8 @@ def clip() -> ViTClip:
     return build()
 
 
-def queries(count: int) -> Queries:
-    return Queries(F.normalize(torch.randn(count, 12), dim=1), torch.arange(count))
+def queries(count: int) -> Words:
+    return make_words(F.normalize(torch.randn(count, 12), dim=1), torch.arange(count))
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.errors import ConfigError
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.cliptrase import Affinity, denoise, self_correlation
-from ovseg.vocabulary.embedder import Queries
 from ovseg.zoo import load
+from tests.words import make_words
 
 
 @pytest.fixture(scope="module", params=[2, 5])
@@ -29,8 +30,8 @@ def clip(request) -> ViTClip:
     return ViTClip.from_config(config, model.state_dict(), "test")
 
 
-def queries(count: int) -> Queries:
-    return Queries(F.normalize(torch.randn(count, 12), dim=1), torch.arange(count))
+def queries(count: int) -> Words:
+    return make_words(F.normalize(torch.randn(count, 12), dim=1), torch.arange(count))
 
 
 def test_self_correlation_is_the_mean_cosine():
@@ -92,12 +93,12 @@ def test_scores(clip):
 def test_scores_of_texts_that_differ_by_image(clip, monkeypatch):
     texts = queries(4)
     rows = F.normalize(torch.randn(2, 4, 12), dim=2)
-    monkeypatch.setattr(Queries, "rows", lambda self, cls: rows)
+    monkeypatch.setattr(Words, "rows", lambda self, cls: rows)
     method = build_recalibration("cliptrase", cls_modulation=True)
     dense = clip.dense(torch.randn(2, 3, 32, 40), method)
     together = method.patch_scores(dense, texts)
     for index in range(2):
-        monkeypatch.setattr(Queries, "rows", lambda self, cls, own=rows[index]: own)
+        monkeypatch.setattr(Words, "rows", lambda self, cls, own=rows[index]: own)
         torch.testing.assert_close(method.patch_scores(dense, texts)[index], together[index])
 
 

@@ -20,7 +20,7 @@ from ovseg.recalibration import (
     list_recalibrations,
     recalibration_class,
 )
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = list_recalibrations()
@@ -53,7 +53,7 @@ def clip() -> ViTClip:
 
 
 def scores(clip: ViTClip, method: Recalibration, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    return method.patch_scores(encode(clip, method, images), Queries(texts, torch.arange(len(texts))))
+    return method.patch_scores(encode(clip, method, images), make_words(texts, torch.arange(len(texts))))
 
 
 def encode(clip: ViTClip, method: Recalibration, images: torch.Tensor) -> DenseFeatures:

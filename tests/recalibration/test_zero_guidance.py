@@ -11,12 +11,13 @@ import ovseg
 from ovseg.cli import main
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.errors import ConfigError, VocabularyError
 from ovseg.guides import Guide
 from ovseg.recalibration import build_recalibration
 from ovseg.regions import segment_embedding
 from ovseg.regions.segment_embedding import embed_segments, masked_attention, subtraction_weight
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 
 class Noise(Guide):
@@ -51,7 +52,7 @@ def clip():
 
 def queries(count=5, seed=0):
     rows = torch.randn(count, 24, generator=torch.Generator().manual_seed(seed))
-    return Queries(F.normalize(rows, dim=1), torch.arange(count))
+    return make_words(F.normalize(rows, dim=1), torch.arange(count))
 
 
 @pytest.mark.parametrize("grid", [(3, 4), (5, 7), (11, 9)])
@@ -176,14 +177,14 @@ def test_every_region_scores_as_one(clip, merge_threshold):
 
 
 def test_words_may_differ_from_image_to_image(clip):
-    class PerImage(Queries):
+    class PerImage(Words):
         def rows(self, cls):
             return torch.stack([self.embeddings, self.embeddings.flip(0)])
 
     method = build_recalibration("zero_guidance", guide=Noise((4, 4)), num_parts=4)
     dense = method.encode(clip, torch.randn(1, 3, 40, 40).expand(2, -1, -1, -1))
     plain = queries()
-    first, second = method.patch_scores(dense, PerImage(plain.embeddings, plain.query_to_class))
+    first, second = method.patch_scores(dense, make_words(plain.embeddings, plain.query_to_class, PerImage))
     torch.testing.assert_close(first, second.flip(0))
 
 
@@ -227,8 +228,6 @@ def test_segments_without_words(without_words, pixels):
     assert 1 <= len(result.segments) <= 20
     own = without_words(pixels, "sky, sand")
     assert {segment.name for segment in own.segments} <= {"sky", "sand"}
-    assert without_words(pixels).classes == own.classes  # words that were given stay
-    without_words.set_vocabulary()
     np.testing.assert_array_equal(without_words(pixels).labels, result.labels)
 
 
@@ -244,5 +243,5 @@ def test_the_command_without_words(photo, tmp_path, capsys, tiny_clip):
 
 
 def test_a_model_without_words_of_its_own(tiny_clip):
-    with pytest.raises(VocabularyError, match="no classes were given yet"):
-        ovseg.load(tiny_clip, device="cpu").set_vocabulary()
+    with pytest.raises(VocabularyError, match="no classes were given; give them"):
+        ovseg.load(tiny_clip, device="cpu").words()

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from train_clip_dinoiser import make_optimizer, train_step
 
-from golden_runners.common import build_clip, queries, resize
+from golden_runners.common import build_clip, resize
+from golden_runners.product import make_words
 from ovseg.checkpoint.clip_dinoiser import LightHeads
 from ovseg.clip.normalise import normalise
 from ovseg.guides.pooling import correlations
@@ -36,7 +37,7 @@ def inferred(case: Any, heads: LightHeads, state: dict[str, Tensor]) -> dict[str
     clip = build_clip(clip_config(config, visual), visual)
     height, width = inputs["image"].shape[2:]
     padded = F.pad(inputs["image"], (0, -width % clip.patch_size, 0, -height % clip.patch_size))
-    image, texts = normalise(padded, clip.mean, clip.std), queries(inputs["class_embeddings"])
+    image, texts = normalise(padded, clip.mean, clip.std), make_words(inputs["class_embeddings"])
     options = {"weights": heads, "feats_idx": config["feats_idx"], "gamma": config["gamma"] or None}
     method = build_recalibration("clip_dinoiser", **options, delta=config["delta"])
     dense = clip.dense(image, method)

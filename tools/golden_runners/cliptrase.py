@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golden_runners.common import build_clip, empty_context, queries, resize
+from golden_runners.common import build_clip, empty_context, resize
+from golden_runners.product import make_words
 from ovseg.clip import Context, DenseFeatures, Tower, ViTClip
 from ovseg.clip.open_clip_internals import OpenClipBlock
 from ovseg.clip.tower import CLASS_TOKEN
+from ovseg.contract import Words
 from ovseg.data.windows import bilinear_matrix, plan_windows
 from ovseg.postprocess import ScoreRule, segment_map
 from ovseg.recalibration import Recalibration, build_recalibration
@@ -20,7 +22,6 @@ from ovseg.recalibration.cliptrase import Affinity, denoise, self_correlation, s
 from ovseg.regions import vote
 from ovseg.regions.clustering import cluster_means, dbscan
 from ovseg.regions.voting import region_means
-from ovseg.vocabulary.embedder import Queries
 
 
 def run(case: Any) -> dict[str, Tensor]:
@@ -131,23 +132,23 @@ def given(inputs: Mapping[str, Tensor], grid: list[int]) -> DenseFeatures:
     return DenseFeatures(features[:, 1:].mT.unflatten(-1, (height, width)), features[:, 0], (height, width), context)
 
 
-def texts_of(case: Any) -> Queries:
+def texts_of(case: Any) -> Words:
     """Return the texts of a case; those of the background are no class."""
     inputs = case.group("input")
     classes = torch.arange(len(inputs["text_embeddings"]))
     extra = inputs.get("background_embeddings", torch.empty(0, inputs["text_embeddings"].shape[1]))
     ids = torch.cat([classes, torch.full((len(extra),), -1)])
-    return queries(torch.cat([inputs["text_embeddings"], extra]), ids)
+    return make_words(torch.cat([inputs["text_embeddings"], extra]), ids)
 
 
-def logits_of(case: Any, method: Recalibration, dense: DenseFeatures, texts: Queries) -> Tensor:
+def logits_of(case: Any, method: Recalibration, dense: DenseFeatures, texts: Words) -> Tensor:
     """Return the logits (T, h, w): both factors of a modulated score have the scale."""
     scale = case.config["logit_scale"]
     return method.patch_scores(dense, texts)[0] * (scale**2 if case.config["cls_modulation"] else scale)
 
 
 def clusters(
-    case: Any, method: Recalibration, dense: DenseFeatures, texts: Queries, size: tuple[int, int]
+    case: Any, method: Recalibration, dense: DenseFeatures, texts: Words, size: tuple[int, int]
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Return the region of each pixel (None if all patches are noise), and what leads to it."""
     affinity, maps = dense.context.kept(Affinity).of_patches[0], method.region_maps(dense, texts)[0]
