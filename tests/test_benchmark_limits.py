@@ -14,7 +14,7 @@ import benchmark
 import benchmark_common
 import benchmark_limits as tool
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.ops.linear_layers import can_pack
 from tests.test_benchmark_models import configs  # noqa: F401
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch has no pack
 def here(monkeypatch, tiny_clip, configs) -> None:  # noqa: F811
     """Measure tiny models in this process."""
     monkeypatch.setattr(tool, "in_fresh_process", lambda measure, case, *_: measure(case))
-    monkeypatch.setattr(benchmark_common, "random_clip", lambda arch, size: FrozenClip.from_folder(tiny_clip))
+    monkeypatch.setattr(benchmark_common, "random_clip", lambda arch, size: ViTClip.from_folder(tiny_clip))
     monkeypatch.setattr(benchmark_common, "UNIT_SIZE", 32)
     rows = [
         tool.Row("tiny SAN", configs["san"], 5, (64, 64), (64, 64), 1e6, 10**6, (8.1, 826)),

@@ -17,7 +17,7 @@ import benchmark_common
 import benchmark_models as tool
 import benchmark_stages
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_empty, check_config
 from ovseg.config import config_root
 from ovseg.meta_arch.san import SAN
@@ -78,7 +78,7 @@ def configs(tiny_clip, tiny_convnext, tmp_path_factory) -> dict[str, str]:
 def here(monkeypatch, tiny_clip) -> None:
     """Measure in this process, beside a tiny CLIP: fresh processes and full towers take seconds."""
     monkeypatch.setattr(tool, "in_fresh_process", lambda measure, case, *_: measure(case))
-    monkeypatch.setattr(benchmark_common, "random_clip", lambda arch, size: FrozenClip.from_folder(tiny_clip))
+    monkeypatch.setattr(benchmark_common, "random_clip", lambda arch, size: ViTClip.from_folder(tiny_clip))
     monkeypatch.setattr(benchmark_common, "UNIT_SIZE", 32)
 
 
@@ -193,7 +193,7 @@ def test_a_stage_inside_another_is_not_counted_for_both(monkeypatch):
 
 def test_a_clip_without_weights_is_filled(tiny_clip):
     config = json.loads((tiny_clip / "open_clip_config.json").read_text())["model_cfg"]
-    clip = FrozenClip(build_empty(config, "tiny", check_config), config, "tiny")
+    clip = ViTClip(build_empty(config, "tiny", check_config), config, "tiny")
     benchmark_stages.fill(clip)
     assert clip.logit_scale == pytest.approx(benchmark_stages.SCALE)
     encoded = clip.model.encode_image(torch.randn(1, 3, 32, 32))

@@ -18,9 +18,9 @@ ARGUMENTS = ["recalibrations", "--arch", "ViT-B-32", "--size", "32", "--repeats"
 @pytest.fixture
 def small(monkeypatch, tiny_clip):
     """Measure on the tiny CLIP: a full tower takes seconds to build."""
-    from ovseg.clip import FrozenClip
+    from ovseg.clip import ViTClip
 
-    monkeypatch.setattr(tool, "random_clip", lambda arch, size: FrozenClip.from_folder(tiny_clip))
+    monkeypatch.setattr(tool, "random_clip", lambda arch, size: ViTClip.from_folder(tiny_clip))
 
 
 @pytest.mark.usefixtures("small")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.data.scenes.bank import Bank
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="training needs torch >= 2.9")
@@ -79,7 +79,7 @@ def test_the_export_is_half_precision_and_loads(script: ModuleType, arguments: l
     trainer.run()
     state = load_file(tmp_path / "run/open_clip_model.safetensors")
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
-    clip = FrozenClip.from_folder(tmp_path / "run")
+    clip = ViTClip.from_folder(tmp_path / "run")
     assert (clip.image_size, clip.patch_size, clip.depth, clip.embed_dim) == (24, 8, 2, 32)
     assert (clip.mean, clip.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     images = torch.rand(2, 3, 24, 24)

@@ -24,7 +24,7 @@ import torch
 from ovseg.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
-    from ovseg.clip import FrozenClip
+    from ovseg.clip import ViTClip
 
 STATM = Path("/proc/self/statm")
 MIB = 2**20
@@ -200,15 +200,15 @@ class Recorder:
         return call
 
 
-def random_clip(arch: str, size: int) -> FrozenClip:
+def random_clip(arch: str, size: int) -> ViTClip:
     """Build a CLIP with random weights whose position table fits the image, so that nothing is resized."""
-    from ovseg.clip import FrozenClip
+    from ovseg.clip import ViTClip
     from ovseg.clip.open_clip_internals import build_model, import_open_clip
 
     model_cfg = import_open_clip().get_model_config(arch)
     model_cfg["vision_cfg"]["image_size"] = size
     model_cfg["quick_gelu"] = True
-    return FrozenClip.from_config(model_cfg, build_model(model_cfg, arch).state_dict(), arch)
+    return ViTClip.from_config(model_cfg, build_model(model_cfg, arch).state_dict(), arch)
 
 
 def unit_clock() -> Callable[[], float]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.device import resolve_device
 from ovseg.files import atomic_write
 from ovseg.recalibration import Recalibration, build_recalibration, list_recalibrations
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 @torch.inference_mode()
 def measure(
-    clip: FrozenClip, methods: dict[str, Recalibration], size: int, classes: int, repeats: int
+    clip: ViTClip, methods: dict[str, Recalibration], size: int, classes: int, repeats: int
 ) -> dict[str, list[float]]:
     """Time all methods and the baseline in turn, so that a slow moment of the machine hits them alike.
 

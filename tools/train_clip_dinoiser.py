@@ -35,7 +35,8 @@ from train_mini_clip import rewind
 import ovseg
 from ovseg.checkpoint.clip_dinoiser import LightHeads
 from ovseg.checkpoint.found import load_found
-from ovseg.clip import Context, FrozenClip, Need
+from ovseg.clip import Context, Need, ViTClip
+from ovseg.clip.normalise import normalise
 from ovseg.data.squares import Pictures
 from ovseg.errors import ConfigError, OvsegError
 from ovseg.files import atomic_write, check_writable
@@ -43,6 +44,7 @@ from ovseg.guides import Guide, build_guide
 from ovseg.guides.pooling import correlations
 from ovseg.losses.dinoiser import correlation_loss, objectness_loss
 from ovseg.recalibration import build_recalibration
+from ovseg.recalibration.clip_dinoiser import Inner
 
 MASKS = "masks"
 SAVE_EVERY = 100  # steps
@@ -126,7 +128,7 @@ def train_step(
 class Teachers:
     """Say which patches belong together, and which show objects."""
 
-    def __init__(self, args: argparse.Namespace, clip: FrozenClip) -> None:
+    def __init__(self, args: argparse.Namespace, clip: ViTClip) -> None:
         """Load them.
 
         Raises:
@@ -193,7 +195,7 @@ class Trainer:
         self.settings = {
             key: str(value) for key, value in vars(args).items() if key not in ("output", "device", "half")
         }
-        self.clip: FrozenClip = ovseg.load(f"clip/{args.clip}", args.device).model.clip
+        self.clip: ViTClip = ovseg.load(f"clip/{args.clip}", args.device).model.clip
         self.teachers = Teachers(args, self.clip)
         self.pictures = Pictures(args.data, self.teachers.use_masks, args.crop)
         generator = torch.Generator().manual_seed(args.seed)
@@ -230,8 +232,7 @@ class Trainer:
         generator = seeded(self.args.seed, 1, step)
         drawn = [self.pictures.draw(int(i), generator) for i in self.chosen[order[place * size : (place + 1) * size]]]
         images, segments, objects = (torch.stack(parts).to(self.clip.device) for parts in zip(*drawn, strict=True))
-        mean, std = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
-        return (images - mean) / std, segments, objects
+        return normalise(images, self.clip.mean, self.clip.std), segments, objects
 
     def train_step(self, images: Tensor, segments: Tensor, objects: Tensor) -> dict[str, float]:
         """Learn from one batch; returns losses and the learning rate of the correlations."""
@@ -241,7 +242,7 @@ class Trainer:
         factor = 0.1 if self.step >= self.args.drop_at else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        losses = train_step(self.heads, self.optimizer, context.stash["inner"], *lesson, self.args.gamma)
+        losses = train_step(self.heads, self.optimizer, context.kept(Inner).features, *lesson, self.args.gamma)
         return {**{name: loss.item() for name, loss in losses.items()}, "lr": self.args.lr * factor}
 
     def run(self) -> None:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 import torch
 from torch.nn import functional as F
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.data.scenes.bank import Bank
 from ovseg.data.scenes.composer import Composer, draw_concepts
 from ovseg.errors import InputError, OvsegError
@@ -25,9 +25,7 @@ from ovseg.zoo import load
 
 
 @torch.inference_mode()
-def accuracy(
-    clip: FrozenClip, bank: Bank, novel: bool, count: int, templates: str, seed: int = 987
-) -> dict[str, float]:
+def accuracy(clip: ViTClip, bank: Bank, novel: bool, count: int, templates: str, seed: int = 987) -> dict[str, float]:
     """Classify `count` fresh scenes of one object each by the embedding of the whole image.
 
     Args:

@@ -1,6 +1,7 @@
-"""The frozen CLIP: dense features of any open_clip vision transformer, with its last blocks open to a recalibration."""
+"""Image-text models: what may be asked of all, and dense features by blocks that a recalibration may run."""
 
 from ovseg.clip.features import Context, DenseFeatures, Need
-from ovseg.clip.frozen import FrozenClip
+from ovseg.clip.frozen import ViTClip
+from ovseg.clip.tower import Tower
 
-__all__ = ["Context", "DenseFeatures", "FrozenClip", "Need"]
+__all__ = ["Context", "DenseFeatures", "Need", "Tower", "ViTClip"]

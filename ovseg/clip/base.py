@@ -1,9 +1,10 @@
-"""What all frozen CLIPs share, whatever their image tower is: weights, texts, and how inputs are normalised."""
+"""What all CLIPs of open_clip share, whatever their image tower is: weights, texts, and how inputs are normalised."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,20 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ovseg.clip.open_clip_internals import build_empty, build_tokenizer, vision_config
+from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
+_TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the process, for a model is also pickled
 
-class BaseClip(nn.Module):
+
+class BaseClip(Tower):
     """Image and text towers of an open_clip model, frozen; build one by `load`, `from_folder` or `from_config`.
 
-    Attributes:
-        name: Such as ``"ViT-B-16/openai"``.
-        weights_hash: First 16 hex digits of the SHA-256 of all weights and of the config that gives them meaning.
-        embed_dim: Dimension of the joint space.
-        mean, std: Per channel of RGB images in 0..1, with which inputs are normalised.
-        logit_scale: Factor (not its logarithm) that CLIP was trained with between cosines and logits.
+    ``weights_hash`` is the start, 16 digits, of the SHA-256 of all weights and of the config that gives them meaning.
+    Threads may share one.
     """
 
     def __init__(
@@ -146,21 +146,27 @@ class BaseClip(nn.Module):
         """Bring the weights of the text tower to a device; all others stay where they are.
 
         Words are embedded once, so that tower need not lie on an accelerator beside images; `text` fetches it back.
+        It waits for threads that embed texts.
         """
-        for key, weight in list(self.model.named_parameters()):
-            if not key.startswith(("visual.", "logit_")) and weight.device != device:
-                owner, _, name = key.rpartition(".")
-                setattr(self.model.get_submodule(owner), name, nn.Parameter(weight.to(device), requires_grad=False))
+        with _TEXT:
+            for key, weight in list(self.model.named_parameters()):
+                if not key.startswith(("visual.", "logit_")) and weight.device != device:
+                    owner, _, name = key.rpartition(".")
+                    setattr(self.model.get_submodule(owner), name, nn.Parameter(weight.to(device), requires_grad=False))
 
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
-        """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model.
+        """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model; one thread at a time.
 
         Raises:
             ConfigError: The tokenizer knows more tokens than the text tower.
         """
         if not texts:
             return torch.empty(0, self.embed_dim, dtype=self.dtype, device=self.device)
+        with _TEXT:
+            return self._text(texts)
+
+    def _text(self, texts: list[str]) -> Tensor:
         if self._tokenizer is None:
             self._tokenizer = build_tokenizer(self.text_cfg)
         tokens = self._tokenizer(list(texts))
@@ -171,7 +177,8 @@ class BaseClip(nn.Module):
                 "expected vocab_size 49408 or another hf_tokenizer_name in text_cfg"
             )
         self.move_text(self.device)
-        return self.model.encode_text(tokens.to(self.device))
+        embedded: Tensor = self.model.encode_text(tokens.to(self.device))
+        return embedded
 
 
 def _hash(model: nn.Module, model_cfg: Mapping[str, Any]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovseg.clip.base import OPENAI_MEAN, OPENAI_STD, BaseClip
 from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.clip.open_clip_internals import vision_config
 from ovseg.clip.resnet import ResNetTower
+from ovseg.clip.tower import LEVELS
 from ovseg.errors import ConfigError
 
 STRIDE = 32
@@ -34,7 +35,6 @@ class ConvClip(BaseClip):
 
     Attributes:
         tower: The image tower.
-        channels: Of each level, by its name.
     """
 
     check_config = staticmethod(check_config)
@@ -50,7 +50,21 @@ class ConvClip(BaseClip):
         """Freeze a built and loaded open_clip model."""
         super().__init__(model, model_cfg, name, mean, std)
         self.tower = ConvNeXtTower(model.visual) if hasattr(model.visual, "trunk") else ResNetTower(model.visual)
-        self.channels = self.tower.channels
+
+    @property
+    def has(self) -> frozenset[str]:
+        """What models may need of it; a pyramid has no tokens."""
+        return frozenset({LEVELS})
+
+    @property
+    def body(self) -> list[nn.Module]:
+        """The modules that make the levels, all but the embedding of masks."""
+        return self.tower.body
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of every level, by its name."""
+        return self.tower.channels
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         """Return the feature maps of all levels.

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ovseg.clip.frozen import FrozenClip
-from ovseg.clip.open_clip_internals import Block, VisualTower
+from ovseg.clip.features import Kept
+from ovseg.clip.tower import CLASS_EMBEDDING, HEADS_ADD, Block, Tower
 from ovseg.errors import ConfigError
 
 
@@ -27,10 +27,10 @@ class Decomposition:
 
     Attributes:
         embedding: The embedding (B, D) itself, not of unit length.
-        tokens: Of attention (B, 1 + h * w, D) by source token, class token first, over all layers and heads.
+        tokens: Of attention (B, N, D) by source token, all tokens in their order, over all layers and heads.
         heads: Of attention (B, L, H, D) by layer and head, over all source tokens.
         mlps: (B, 1 + L, D): what entered the first block, then the feed-forward half of each block.
-        layers: Of attention (B, 1 + h * w, H, D) by source token and head, of the layers that were asked for.
+        layers: Of attention (B, N, H, D) by source token and head, of the layers that were asked for.
     """
 
     embedding: Tensor
@@ -41,16 +41,18 @@ class Decomposition:
 
 
 @dataclass
-class ClassTokenLedger:
+class ClassTokenLedger(Kept):
     """Books what blocks write into the class token while the tokens pass through them unchanged.
 
     Only the class token's row of attention is kept, never (N, N) weights of all heads.
 
     Args:
+        tower: With `CLASS_EMBEDDING` and `HEADS_ADD`.
         start: Tokens (B, N, C) that enter the first block.
         keep: Indices of the layers whose attention is kept by token and head: B * N * C * H numbers each.
     """
 
+    tower: Tower
     start: Tensor
     keep: Sequence[int] = ()
     tokens: Tensor = field(init=False)
@@ -60,40 +62,31 @@ class ClassTokenLedger:
 
     def __post_init__(self) -> None:
         self.tokens = torch.zeros_like(self.start, dtype=torch.float32)
-        self.mlps.append(self.start[:, 0].float())
+        self.mlps.append(self._class_token(self.start).float())
 
     def run_block(self, tokens: Tensor, block: Block) -> Tensor:
-        """Return the tokens (B, N, C) that leave a block, exactly as CLIP has them, and book what it wrote.
-
-        Raises:
-            ConfigError: The block norms what its heads give together, so that it is no sum over heads.
-        """
-        _check_linear(block)
+        """Return the tokens (B, N, C) that leave a block, exactly as CLIP has them, and book what it wrote."""
         query, key, value = block.qkv(tokens)
-        weights = (query[:, :, :1].float() @ key.mT.float() * block.scale).softmax(-1)
+        weights = (self.tower.class_and_rest(query)[0].float() @ key.mT.float() * block.scale).softmax(-1)
         row = (weights.mT * value).to(value.dtype)  # (B, H, N, d)
-        bias = block.project(torch.zeros_like(row[:, :, :1])).float()
+        bias = block.project(value.new_zeros(*value.shape[:2], 1, value.shape[3])).float()
         self.tokens += block.project(row).float() - bias * (1 - 1 / row.shape[2])
         self.heads.append(_by_head(block, row.sum(2, keepdim=True), bias)[:, 0])
         if len(self.mlps) - 1 in self.keep:
             self.layers[len(self.mlps) - 1] = _by_head(block, row, bias)
         tokens = tokens + block.project(torch.nn.functional.scaled_dot_product_attention(query, key, value))
         written = block.feed_forward(tokens)
-        self.mlps.append(written[:, 0].float())
+        self.mlps.append(self._class_token(written).float())
         return tokens + written
 
-    def close(self, tokens: Tensor, tower: VisualTower) -> Decomposition:
-        """Carry all that was booked into the joint space, given the tokens (B, N, C) that left the last block.
-
-        Raises:
-            ConfigError: The embedding of this CLIP is not that of its class token.
-        """
-        check_class_token(tower)
-        embedding = tower.head(tokens[:, :1])[1].float()
-        norm, final, length = tower.visual.ln_post, tokens[:, 0].float(), embedding.norm(dim=-1)
-        variance, mean = torch.var_mean(final, dim=-1, correction=0)
-        matrix = norm.weight.float()[:, None] * tower.visual.proj.float()
-        offset = norm.bias.float() @ tower.visual.proj.float()
+    def close(self, tokens: Tensor) -> Decomposition:
+        """Carry all that was booked into the joint space, given the tokens (B, N, C) that left the last block."""
+        final, (norm, projection) = self._class_token(tokens), self.tower.linear_head()
+        embedding = self.tower.patches_to_joint(final).float()
+        length = embedding.norm(dim=-1)
+        variance, mean = torch.var_mean(final.float(), dim=-1, correction=0)
+        matrix = norm.weight.float()[:, None] * projection.float()
+        offset = norm.bias.float() @ projection.float()
         divisor = (variance + norm.eps).sqrt() * length
 
         def carry(terms: Tensor, share: float) -> Tensor:
@@ -111,15 +104,18 @@ class ClassTokenLedger:
             layers={index: carry(kept, 1 / (entries * count * heads)) for index, kept in self.layers.items()},
         )
 
+    def _class_token(self, tokens: Tensor) -> Tensor:
+        return self.tower.class_and_rest(tokens)[0].squeeze(1)
+
 
 @torch.no_grad()
 def decompose(
-    clip: FrozenClip, images: Tensor, layers: Sequence[int] = (), pos_resize: str = "bicubic_offset"
+    clip: Tower, images: Tensor, layers: Sequence[int] = (), pos_resize: str = "bicubic_offset"
 ) -> Decomposition:
     """Decompose the embeddings of normalised images (B, 3, H, W), in one pass.
 
     Args:
-        clip: Any CLIP whose embedding is that of the class token.
+        clip: Whose embedding is that of the class token.
         images: Of any size of at least one patch.
         layers: Indices from 0 of the layers whose attention is also wanted by token and head.
         pos_resize: Rule by which position embeddings are resized.
@@ -127,36 +123,14 @@ def decompose(
     Raises:
         ConfigError: The CLIP's embedding is not a sum of such terms, or there is no such layer.
     """
+    clip.check({CLASS_EMBEDDING, HEADS_ADD}, "the decomposition of embeddings")
     if wrong := [layer for layer in layers if not 0 <= layer < clip.depth]:
         raise ConfigError(f"layer {wrong[0]} cannot be kept; expected 0 to {clip.depth - 1}")
-    tokens, _ = clip.tower.embed(images, pos_resize)
-    ledger = ClassTokenLedger(tokens, layers)
+    tokens, _ = clip.embed(images, pos_resize)
+    ledger = ClassTokenLedger(clip, tokens, layers)
     for block in clip.blocks:
         tokens = ledger.run_block(tokens, block)
-    return ledger.close(tokens, clip.tower)
-
-
-def check_class_token(tower: VisualTower) -> None:
-    """Refuse a tower whose embedding of an image is not that of its class token.
-
-    Raises:
-        ConfigError: It averages its patches.
-    """
-    if tower.visual.pool_type != "tok":
-        raise ConfigError(
-            f"the image tower pools by '{tower.visual.pool_type}' and this method reads the class token; "
-            "expected a CLIP with pool_type 'tok', such as any ViT of OpenAI's"
-        )
-
-
-def _check_linear(block: Block) -> None:
-    """Refuse a block with a norm between the values of its heads and the stream (``scale_attn`` of open_clip)."""
-    norms = {name for name, part in block.module.named_modules() if isinstance(part, torch.nn.LayerNorm)}
-    if found := norms & {"ln_attn", "attn.ln_inner"}:
-        raise ConfigError(
-            f"the blocks of this CLIP have the norm {min(found)} behind their heads, so their attention is no sum "
-            "over heads; expected blocks without scale_attn and scale_attn_inner"
-        )
+    return ledger.close(tokens)
 
 
 def _by_head(block: Block, row: Tensor, bias: Tensor) -> Tensor:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Self
+
+from ovseg.clip.normalise import denormalise
 
 if TYPE_CHECKING:
-    from ovseg.clip.open_clip_internals import Block, VisualTower
+    from ovseg.clip.tower import Block, Tower
 
 
 @dataclass(frozen=True)
@@ -31,36 +34,80 @@ class Need:
         return Need(self.hidden + other.hidden, self.attention + other.attention)
 
 
+class Kept:
+    """Base of the data classes that a method keeps of a pass.
+
+    Every field is a tensor (B, ...) or a list with something for each image, unless the class says what else `rows` is.
+    """
+
+    def rows(self, rows: slice) -> Self:
+        """Return what is kept of some of the images."""
+        part = object.__new__(type(self))
+        vars(part).update({name: value[rows] for name, value in vars(self).items()})
+        return part
+
+
+Own = TypeVar("Own", bound=Kept)
+
+
 @dataclass
 class Context:
     """What a recalibration may look at besides the tokens.
 
     Attributes:
-        grid: Patch rows and columns ``(h, w)``; the tokens are the class token and then ``h * w`` patches row by row.
+        grid: Patch rows and columns ``(h, w)``; the last ``h * w`` tokens are patches, row by row.
         images: Normalised input (B, 3, H, W).
-        tower: The image tower, for methods that need its head or its number of blocks.
+        tower: The image-text model, for methods that need its head, its number of blocks or parts of its tokens.
         mean, std: By which the input was normalised, per channel of RGB in 0..1.
         regions: Region ids (B, H, W) int64 of the pixels, negative where there is none; None if there are no regions.
         hidden: Recorded tokens (B, N, C) by block index (never negative).
         attention: Recorded attention (B, heads, N, N) by block index.
-        stash: Whatever a method keeps from one of its hooks to the next.
+        own: What a method keeps from one of its hooks to the next, by type; see `keep`.
     """
 
     grid: tuple[int, int]
     images: Tensor
-    tower: VisualTower
+    tower: Tower
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     regions: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Tensor] = field(default_factory=dict)
-    stash: dict[str, Any] = field(default_factory=dict)
+    own: dict[type[Kept], Kept] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "tower": None}  # the model is no part of what it saw; see `DenseFeatures.at`
 
     @property
     def rgb(self) -> Tensor:
         """The input (B, 3, H, W) as RGB in 0..1, float32; what a second backbone normalises in its own way."""
-        mean, std = (torch.tensor(x, device=self.images.device).view(3, 1, 1) for x in (self.mean, self.std))
-        return self.images.float() * std + mean
+        return denormalise(self.images.float(), self.mean, self.std)
+
+    def keep(self, value: Own) -> Own:
+        """Keep a value of a type of the method's own for as long as the features live.
+
+        Only what encodes may do so: what compares with words may run for several requests at once (see `keeping`).
+        """
+        self.own[type(value)] = value
+        return value
+
+    def kept(self, kind: type[Own], otherwise: Own | None = None) -> Own:
+        """Return the value of a type that was kept, or another where none was."""
+        found: Any = self.own[kind] if otherwise is None else self.own.get(kind, otherwise)
+        return found
+
+    def take(self, kind: type[Own]) -> Own:
+        """Return the value of a type that was kept, and forget it: what only `joint` needs lives no longer."""
+        found: Any = self.own.pop(kind)
+        return found
+
+    def keeping(self, value: Kept) -> Context:
+        """Return a context that also keeps a value, and leave this one as it is."""
+        return replace(self, own={**self.own, type(value): value})
+
+    def lay_out(self, tokens: Tensor) -> Tensor:
+        """Lay the patches of all tokens (B, N, C) out on the grid: (B, C, h, w)."""
+        return self.tower.split(tokens)[1].mT.unflatten(-1, self.grid)
 
 
 @dataclass
@@ -79,16 +126,20 @@ class DenseFeatures:
     grid: tuple[int, int]
     context: Context
 
+    def at(self, tower: Tower) -> DenseFeatures:
+        """Return the same with the tower that made it, which features have not that come out of a pickle."""
+        return replace(self, context=replace(self.context, tower=tower))
+
     def rows(self, rows: slice) -> DenseFeatures:
         """Return the features of some of the images of the batch."""
-        count, context = len(self.cls), self.context
+        context = self.context
         part = replace(
             context,
             images=context.images[rows],
-            regions=_rows(context.regions, count, rows),
-            hidden=_rows(context.hidden, count, rows),
-            attention=_rows(context.attention, count, rows),
-            stash=_rows(context.stash, count, rows),
+            regions=None if context.regions is None else context.regions[rows],
+            hidden={index: tokens[rows] for index, tokens in context.hidden.items()},
+            attention={index: weights[rows] for index, weights in context.attention.items()},
+            own={kind: value.rows(rows) for kind, value in context.own.items()},
         )
         return DenseFeatures(self.features[rows], self.cls[rows], self.grid, part)
 
@@ -104,26 +155,11 @@ class DenseFeatures:
         return (texts @ patches.flatten(2)).unflatten(2, self.grid)
 
 
-def _rows(value: Any, count: int, rows: slice) -> Any:
-    """Return the part of something that belongs to some images of a batch of ``count``."""
-    if isinstance(value, Tensor):
-        return value[rows] if value.ndim and len(value) == count else value
-    if isinstance(value, DenseFeatures):  # windows of the images
-        each = len(value.cls) // count
-        return value.rows(slice(rows.start * each, rows.stop * each))
-    if isinstance(value, dict):
-        return {key: _rows(own, count, rows) for key, own in value.items()}
-    if isinstance(value, list) and all(isinstance(own, Tensor) and len(own) == count for own in value):
-        return [own[rows] for own in value]  # one for each layer
-    if isinstance(value, list):
-        return value[rows]  # one for each image
-    return tuple(_rows(own, count, rows) for own in value) if type(value) is tuple else value
-
-
 class Recalibrator(Protocol):
     """What the frozen CLIP asks of a recalibration; `ovseg.recalibration.Recalibration` is the base class of all."""
 
     pos_resize: str
+    requires: frozenset[str]
 
     @property
     def name(self) -> str:

@@ -1,24 +1,23 @@
-"""A frozen CLIP that gives dense features, with its last blocks handed to a recalibration."""
+"""A CLIP with a vision transformer, which gives dense features with its last blocks handed to a recalibration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ovseg.clip.base import OPENAI_MEAN, OPENAI_STD, BaseClip
-from ovseg.clip.features import Context, DenseFeatures, Need, Recalibrator
-from ovseg.clip.open_clip_internals import Block, VisualTower, check_config
-from ovseg.clip.position import RULES
-from ovseg.errors import ConfigError, InputError
+from ovseg.clip.open_clip_internals import ViTTower, check_config
+from ovseg.clip.tower import Block
 
 
-class FrozenClip(BaseClip):
-    """A frozen CLIP whose image tower is a vision transformer of open_clip's own.
+class ViTClip(BaseClip):
+    """A CLIP whose image tower is a vision transformer of open_clip's own.
 
     Attributes:
-        patch_size, depth, image_size: Of the image tower; sizes in pixels, the image size that of training.
+        tower: The image tower.
     """
 
     check_config = staticmethod(check_config)
@@ -36,9 +35,19 @@ class FrozenClip(BaseClip):
         Raises:
             ConfigError: The image tower is not a plain vision transformer.
         """
-        tower = VisualTower(model.visual)
+        tower = ViTTower(model.visual)
         super().__init__(model, model_cfg, name, mean, std)
         self.tower = tower
+
+    @property
+    def has(self) -> frozenset[str]:
+        """What methods may need of it."""
+        return self.tower.has
+
+    @property
+    def body(self) -> list[nn.Module]:
+        """The modules of the blocks."""
+        return self.tower.body
 
     @property
     def patch_size(self) -> int:
@@ -51,83 +60,40 @@ class FrozenClip(BaseClip):
         return self.tower.image_size
 
     @property
-    def blocks(self) -> list[Block]:
+    def width(self) -> int:
+        """Channels of the tokens."""
+        return self.tower.width
+
+    @property
+    def blocks(self) -> Sequence[Block]:
         """The blocks of the image tower."""
         return self.tower.blocks
 
     @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.tower.blocks)
+    def position_table(self) -> Tensor:
+        """CLIP's own position embeddings (1 + g_h * g_w, C), class token first."""
+        return self.tower.visual.positional_embedding
 
-    def dense(
-        self,
-        images: Tensor,
-        recalibration: Recalibrator | None = None,
-        need: Need | None = None,
-        regions: Tensor | None = None,
-    ) -> DenseFeatures:
-        """Return dense features; every block runs once.
+    def embed(
+        self, images: Tensor, rule: str, table: Tensor | None = None, rounding: torch.dtype | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Return the tokens (B, 1 + h * w, C) that enter the first block, and the grid; see `Tower.embed`."""
+        return self.tower.embed(images, rule, table, rounding)
 
-        Args:
-            images: Normalised images (B, 3, H, W) of any size of at least one patch; sides are floored to patches.
-            recalibration: Takes over the last blocks, as many as it says; without one CLIP runs as it is.
-            need: What to record besides what the recalibration itself needs.
-            regions: Region ids (B, H, W) of the pixels, for recalibrations that use them.
+    def patches_to_joint(self, tokens: Tensor) -> Tensor:
+        """Project tokens (B, N, C), each by itself, to the joint space (B, N, D)."""
+        return self.tower.patches_to_joint(tokens)
 
-        Raises:
-            InputError: The images have another shape, or are smaller than a patch.
-            ConfigError: More blocks are handed over or asked for than there are.
-        """
-        self._check_images(images)
-        wanted = (need or Need()) | (recalibration.needs_of(self.depth) if recalibration else Need())
-        rule = recalibration.pos_resize if recalibration else RULES[0]
-        own = self.depth - self.handed_over(recalibration)
-        hidden, attention = self._indices(wanted.hidden, own), self._indices(wanted.attention, own)
-        tokens, grid = self.tower.embed(images, rule)
-        context = Context(grid, images, self.tower, self.mean, self.std, regions)
-        for index, block in enumerate(self.blocks[:own]):
-            if index in attention:
-                tokens, context.attention[index] = block.with_attention(tokens)
-            else:
-                tokens = block(tokens)
-            if index in hidden:
-                context.hidden[index] = tokens
-        if recalibration is not None:
-            return recalibration.joint(recalibration.run(tokens, self.blocks[own:], context), context)
-        joint, cls = self.tower.head(tokens)
-        return DenseFeatures(joint[:, 1:].mT.unflatten(-1, grid), cls, grid, context)
+    def head(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all tokens in the joint space and the embedding of the image; see `Tower.head`."""
+        return self.tower.head(tokens)
 
-    def _check_images(self, images: Tensor) -> None:
-        shape = tuple(images.shape)
-        if images.ndim != 4 or shape[1] != 3 or not images.is_floating_point():
-            raise InputError(f"got images of shape {shape} and {images.dtype}; expected floating point (B, 3, H, W)")
-        if min(shape[2:]) < self.patch_size:
-            raise InputError(
-                f"got {shape[3]} x {shape[2]} pixels; expected images of at least {self.patch_size} a side"
-            )
+    def linear_head(self) -> tuple[nn.LayerNorm, Tensor]:
+        """Return the last norm and the projection (C, D) behind it."""
+        return self.tower.linear_head()
 
-    def handed_over(self, recalibration: Recalibrator | None) -> int:
-        """Return how many of the last blocks a recalibration takes over.
-
-        Raises:
-            ConfigError: More than there are, or it asks for an unknown position-embedding rule.
-        """
-        if recalibration is None:
-            return 0
-        if recalibration.pos_resize not in RULES:
-            raise ConfigError(f"pos_resize '{recalibration.pos_resize}' is unknown; expected one of {', '.join(RULES)}")
-        wanted = recalibration.blocks_of(self.depth)
-        if not 1 <= wanted <= self.depth:
-            raise ConfigError(
-                f"{recalibration.name} changes the last {wanted} blocks but {self.name} "
-                f"has {self.depth}; choose a smaller depth or a deeper CLIP"
-            )
-        return wanted
-
-    def _indices(self, asked: tuple[int, ...], own: int) -> set[int]:
-        found = {index + self.depth if index < 0 else index for index in asked}
-        wrong = sorted(index for index in found if not 0 <= index < own)
-        if wrong:
-            raise ConfigError(f"block {wrong[0]} cannot be recorded; expected 0 to {own - 1} of {self.depth}")
-        return found
+    def pack(self) -> None:
+        """Lay the weights of the blocks out for the CPU, those of the attention too."""
+        for block in self.tower.blocks:
+            block.pack_attention()
+        super().pack()

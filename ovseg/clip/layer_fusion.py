@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ovseg.clip.features import Context
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.tower import Block
 
 ATTENTIONS = ("fused-attn", "q-q", "k-k", "vanilla", "identity")
 
 
 def embed_in_half(context: Context, rule: str) -> Tensor:
     """Embed the images of a pass again (B, N, C), the resized position embeddings rounded to float16."""
-    tower = copy.copy(context.tower)
-    place = context.tower.position
-    tower.position = lambda grid, rule, table=None: place(grid, rule, table).half()  # type: ignore[method-assign]
-    return tower.embed(context.images, rule)[0]
+    return context.tower.embed(context.images, rule, rounding=torch.float16)[0]
 
 
 def sources(tokens: Tensor, blocks: Sequence[Block], attention: bool) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.clip.position import resize_position
+from ovseg.clip.tower import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, STREAM, Block
 from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.ops.linear_layers import PackedLinear
 
 
 def import_open_clip() -> ModuleType:
@@ -34,21 +36,23 @@ def import_open_clip() -> ModuleType:
     return open_clip
 
 
-class Block:
-    """One residual attention block of open_clip as leaf operations.
-
-    Attributes:
-        heads: Number of attention heads.
-        scale: ``head_dim ** -0.5``, what the scores of q and k are multiplied with.
-    """
+class OpenClipBlock(Block):
+    """One residual attention block of open_clip as leaf operations."""
 
     def __init__(self, module: Any) -> None:
         """Adapt a block; see `check_block` for what cannot be adapted."""
         check_block(module)
         self.module = module
         self.attn = module.attn
+        self._packed: PackedLinear | None = None  # takes the place of the weights of queries, keys and values
         self.heads: int = self.attn.num_heads
         self.scale: float = (self.attn.in_proj_weight.shape[1] // self.heads) ** -0.5
+
+    @property
+    def norm_behind_heads(self) -> bool:
+        """Whether what the heads give is normed together, so that attention is no sum over them."""
+        norms = (getattr(self.module, "ln_attn", None), getattr(self.attn, "ln_inner", None))
+        return any(isinstance(norm, nn.LayerNorm) for norm in norms)
 
     def norm(self, tokens: Tensor) -> Tensor:
         """Return the tokens (B, N, C) as the attention sees them, after the first norm."""
@@ -56,8 +60,12 @@ class Block:
 
     def qkv(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each (B, heads, N, d), of tokens (B, N, C); the first norm is inside."""
-        packed = F.linear(self.norm(tokens), self.attn.in_proj_weight, self.attn.in_proj_bias)
-        query, key, value = packed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        normed = self.norm(tokens)
+        if self._packed is None:
+            joined = F.linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)
+        else:
+            joined = self._packed(normed)
+        query, key, value = joined.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         # nn.MultiheadAttention has no norms of queries and keys; open_clip's own class has, perhaps identities.
         return getattr(self.attn, "ln_q", _same)(query), getattr(self.attn, "ln_k", _same)(key), value
 
@@ -66,8 +74,7 @@ class Block:
         if getattr(self.attn, "head_scale", None) is not None:
             heads = heads * self.attn.head_scale
         joined = getattr(self.attn, "ln_inner", _same)(heads.transpose(1, 2).flatten(2))
-        projected = F.linear(joined, self.attn.out_proj.weight, self.attn.out_proj.bias)
-        return self.module.ls_1(getattr(self.module, "ln_attn", _same)(projected))
+        return self.module.ls_1(getattr(self.module, "ln_attn", _same)(self.attn.out_proj(joined)))
 
     def second_norm(self, tokens: Tensor) -> Tensor:
         """Return the tokens (B, N, C) as the feed-forward half sees them."""
@@ -81,21 +88,25 @@ class Block:
             hidden = _quick_gelu_(hidden) if in_place else part(hidden)
         return self.module.ls_2(hidden)
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Run the block as CLIP has it: (B, N, C) to (B, N, C)."""
-        tokens = tokens + self.project(F.scaled_dot_product_attention(*self.qkv(tokens)))
-        return tokens + self.feed_forward(tokens)
+    def pack_attention(self) -> None:
+        """Lay the weights of the attention out for the CPU; open_clip's own forward pass cannot run after that.
 
-    def with_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the block and return also its attention weights (B, heads, N, N)."""
-        query, key, value = self.qkv(tokens)
-        weights = (query @ key.mT * self.scale).softmax(-1)
-        tokens = tokens + self.project(weights @ value)
-        return tokens + self.feed_forward(tokens), weights
+        They are no plain linear layers, so `ovseg.ops.linear_layers.pack_linears` leaves them alone.
+
+        Raises:
+            EnvironmentProblem: They cannot be packed here.
+        """
+        if self._packed is not None:
+            return
+        self._packed = PackedLinear.of(self.attn.in_proj_weight, self.attn.in_proj_bias)
+        self.attn.out_proj = PackedLinear.of(self.attn.out_proj.weight, self.attn.out_proj.bias)
+        self.attn.in_proj_weight = None  # its memory
 
 
-class VisualTower:
-    """An open_clip vision transformer as embedding, blocks and head."""
+class ViTTower:
+    """An open_clip vision transformer as embedding, blocks and head; the parts of `ovseg.clip.tower.Tower`."""
+
+    prefix = 1
 
     def __init__(self, visual: Any) -> None:
         """Adapt a tower; see `check_tower` for what is refused."""
@@ -107,7 +118,14 @@ class VisualTower:
         size = self.visual.image_size
         self.image_size: int = size if isinstance(size, int) else min(size)
         self.embed_dim: int = self.visual.proj.shape[1]
-        self.blocks = [Block(module) for module in self.visual.transformer.resblocks]
+        self.blocks = [OpenClipBlock(module) for module in self.visual.transformer.resblocks]
+
+    @property
+    def has(self) -> frozenset[str]:
+        """What methods may need of it."""
+        found = {STREAM, ATTENTION, CLASS_TOKEN}
+        found |= {CLASS_EMBEDDING} if self.visual.pool_type == "tok" else set()
+        return frozenset(found if any(block.norm_behind_heads for block in self.blocks) else found | {HEADS_ADD})
 
     @property
     def dtype(self) -> torch.dtype:
@@ -130,13 +148,24 @@ class VisualTower:
         own = self.visual.positional_embedding if table is None else table
         return resize_position(own, self.table_grid, grid, rule)
 
-    def embed(self, images: Tensor, rule: str, table: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """Return the tokens (B, 1 + h * w, C) that enter the first block, and the grid; sides are floored."""
+    def embed(
+        self, images: Tensor, rule: str, table: Tensor | None = None, rounding: torch.dtype | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Return the tokens (B, 1 + h * w, C) that enter the first block, and the grid; see `Tower.embed`."""
         patches = self.visual.conv1(images.to(self.dtype))
         grid = (patches.shape[2], patches.shape[3])
         cls = self.visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         tokens = torch.cat([cls, patches.flatten(2).mT], dim=1)
-        return self.visual.ln_pre(tokens + self.position(grid, rule, table).to(tokens.dtype)), grid
+        position = self.position(grid, rule, table)
+        return self.visual.ln_pre(tokens + position.to(rounding or tokens.dtype).to(tokens.dtype)), grid
+
+    def patches_to_joint(self, tokens: Tensor) -> Tensor:
+        """Project tokens (B, N, C), each by itself, to the joint space (B, N, D)."""
+        return self.visual.ln_post(tokens) @ self.visual.proj
+
+    def linear_head(self) -> tuple[nn.LayerNorm, Tensor]:
+        """Return the last norm and the projection (C, D) behind it."""
+        return self.visual.ln_post, self.visual.proj
 
     def head(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Project tokens (B, 1 + N, C) to the joint space.
@@ -144,7 +173,7 @@ class VisualTower:
         Returns:
             All tokens (B, 1 + N, D), and the embedding (B, D) of the image by the tower's own pooling.
         """
-        joint = self.visual.ln_post(tokens) @ self.visual.proj
+        joint = self.patches_to_joint(tokens)
         if self.visual.pool_type == "tok":
             return joint, joint[:, 0]
         if getattr(self.visual, "final_ln_after_pool", False):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.tower import Block, Tower
 from ovseg.errors import ConfigError
 
 POOLINGS = ("max", "avg", "bilinear", "bicubic")
@@ -31,8 +31,8 @@ class Patches:
     """What patches and class token give on their way through CLIP.
 
     Attributes:
-        tokens: (B, 1 + N, C) that enter the tail, class token first.
-        taps: Tokens (B, 1 + N, C) by number of blocks behind them; 0 is what enters the first block.
+        tokens: All tokens (B, P + N, C) that enter the tail.
+        taps: All tokens (B, P + N, C) by number of blocks behind them; 0 is what enters the first block.
         seen: For each block of the tail, keys and values (B, heads, N, d) of the patches.
     """
 
@@ -41,12 +41,13 @@ class Patches:
     seen: list[tuple[Tensor, Tensor]]
 
 
-def run_patches(tokens: Tensor, blocks: Sequence[Block], front: int, taps: Iterable[int] = ()) -> Patches:
+def run_patches(tower: Tower, tokens: Tensor, blocks: Sequence[Block], front: int, taps: Iterable[int] = ()) -> Patches:
     """Run patches and class token through CLIP as ever; behind the last tap, only as far as the tail needs.
 
     Args:
-        tokens: (B, 1 + N, C) that enter the first block, class token first.
-        blocks: All blocks of CLIP.
+        tower: Says which tokens are patches.
+        tokens: (B, P + N, C) that enter the first block.
+        blocks: All its blocks.
         front: How many of them are not of the tail.
         taps: Which tokens to keep.
     """
@@ -56,7 +57,7 @@ def run_patches(tokens: Tensor, blocks: Sequence[Block], front: int, taps: Itera
     for depth, block in enumerate(blocks, 1):
         query, key, value = block.qkv(tokens)
         if depth > front:
-            seen.append((key[:, :, 1:], value[:, :, 1:]))
+            seen.append((tower.split(key)[1], tower.split(value)[1]))
         if depth == len(blocks) and depth not in wanted:
             break
         tokens = tokens + block.project(F.scaled_dot_product_attention(query, key, value))

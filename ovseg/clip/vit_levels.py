@@ -13,15 +13,16 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ovseg.clip.features import Need
-from ovseg.clip.frozen import FrozenClip
+from ovseg.clip.frozen import ViTClip
+from ovseg.clip.tower import LEVELS
 from ovseg.errors import ConfigError
 from ovseg.ops.mask_pooling import mask_pool
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-class VitClip(FrozenClip):
-    """A frozen CLIP whose one grid of patches stands for the levels of a convolutional image tower.
+class ViTPyramid(ViTClip):
+    """A CLIP whose one grid of patches stands for the levels of a convolutional image tower.
 
     Every level has, side by side, the tokens that enter the recalibrated blocks (they know where things end) and the
     recalibrated features (they know what things are), both normalised over their channels; the finest one has the
@@ -52,9 +53,14 @@ class VitClip(FrozenClip):
         return self
 
     @property
+    def has(self) -> frozenset[str]:
+        """What methods and models may need of it."""
+        return super().has | {LEVELS}
+
+    @property
     def channels(self) -> dict[str, int]:
         """Channels of every level."""
-        both = self.tower.width + self.embed_dim
+        both = self.width + self.embed_dim
         return {name: both + 3 * 4 * 4 * (name == "res2") for name in STRIDES} | {"dense": self.embed_dim}
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
@@ -70,8 +76,7 @@ class VitClip(FrozenClip):
         images = images.to(self.dtype)
         last = self.depth - self.handed_over(self.recalibration) - 1
         found = self.dense(images, self.recalibration, Need(hidden=(last,)))
-        tokens = found.context.hidden[last][:, 1:]
-        grids = (tokens.mT.unflatten(2, found.context.grid), found.features)
+        grids = (found.context.lay_out(found.context.hidden[last]), found.features)
         sources = [F.layer_norm(grid.movedim(1, -1), grid.shape[1:2]).movedim(-1, 1).float() for grid in grids]
         levels = {}
         for name, stride in STRIDES.items():

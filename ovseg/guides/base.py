@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -66,15 +71,30 @@ def build_guide(name: str | Guide, facet: str = "token") -> Guide:
     return guide.eval().requires_grad_(False)
 
 
-def standardise(rgb: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
-    """Bring images (B, 3, H, W) in 0..1 to the mean and deviation per channel that a backbone was trained with."""
-    centre, spread = (torch.tensor(x, device=rgb.device, dtype=rgb.dtype).view(3, 1, 1) for x in (mean, std))
-    return (rgb - centre) / spread
+@contextmanager
+def entering(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the tokens with which this thread calls some modules, in the order of the calls.
+
+    They are the first argument or ``hidden_states``. Threads share the modules, so calls of others do not count.
+    """
+    found: list[Tensor] = []
+    own = threading.get_ident()
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any] | None = None) -> None:
+        if threading.get_ident() == own:
+            found.append(inputs[0] if inputs else (named or {})["hidden_states"])
+
+    hooks = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in modules]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def join_heads(heads: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Lay the patches of per-head vectors (B, heads, 1 + h * w, d) out as features (B, heads * d, h, w)."""
-    return heads[:, :, 1:].transpose(1, 2).flatten(2).mT.unflatten(-1, grid)
+    """Lay the per-head vectors of patches (B, heads, h * w, d) out as features (B, heads * d, h, w)."""
+    return heads.transpose(1, 2).flatten(2).mT.unflatten(-1, grid)
 
 
 def unit_patches(features: Tensor) -> Tensor:

@@ -37,13 +37,13 @@ class ClipGuide(Guide):
 
     def forward(self, context: Context) -> Tensor:
         """Return features (B, C, h, w) on the grid of the patches."""
-        depth = len(context.tower.blocks)
+        tower, depth = context.tower, context.tower.depth
         tokens = context.hidden[self._layer(depth)]
         if self.facet == "token":
-            return tokens[:, 1:].mT.unflatten(-1, context.grid)
-        query, key, value = context.tower.blocks[self._layer(depth) + 1].qkv(tokens)
+            return context.lay_out(tokens)
+        query, key, value = tower.blocks[self._layer(depth) + 1].qkv(tokens)
         heads = {"query": query, "key": key, "value": value, "query+key": query + key}[self.facet]
-        return join_heads(heads, context.grid)
+        return join_heads(tower.split(heads)[1], context.grid)
 
     def _layer(self, depth: int) -> int:
         return min(max(round(self.share * depth) - 1, 0), depth - 2)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg.clip.features import Context
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError
-from ovseg.guides.base import GUIDE_REGISTRY, Guide
+from ovseg.guides.base import GUIDE_REGISTRY, Guide, entering
 
 _DEFAULT = "stabilityai/stable-diffusion-2-1-base"
 _STEPS, _STEP, _SEED = 50, 45, 0
@@ -45,15 +45,8 @@ class DiffusionGuide(Guide):
 
     def attention_maps(self, context: Context) -> Tensor:
         """Return the weights (B, M, n, n) float32 of all heads on the square grid of the latent image."""
-        entered: list[Tensor] = []
-        hooks = [
-            module.register_forward_pre_hook(_keep(entered), with_kwargs=True) for module in reversed(self.attentions)
-        ]
-        try:
+        with entering(self.attentions) as entered:
             self._denoise(context.rgb)
-        finally:
-            for hook in hooks:
-                hook.remove()
         pairs = zip(self.attentions, reversed(entered), strict=True)
         return torch.cat([_weights(module, tokens) for module, tokens in pairs], dim=1)
 
@@ -74,15 +67,6 @@ class DiffusionGuide(Guide):
         noise = torch.randn(latents.shape[1:], generator=generator).to(latents).expand_as(latents)
         noised = self.scheduler.add_noise(latents, noise, step.expand(len(latents)))
         self.unet(noised, step, encoder_hidden_states=self.prompt.expand(len(latents), -1, -1))
-
-
-def _keep(entered: list[Tensor]) -> Any:
-    """Return a hook that keeps the tokens an attention module is called with."""
-
-    def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        entered.append(inputs[0] if inputs else named["hidden_states"])
-
-    return hook
 
 
 def _weights(module: Any, tokens: Tensor) -> Tensor:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.features import Kept
+from ovseg.clip.tower import Block
 from ovseg.guides.base import unit_patches
+
+
+@dataclass(frozen=True)
+class GuideGrid(Kept):
+    """Rows and columns of the guide's grid, on which the patches lie from the last block on."""
+
+    size: tuple[int, int]
 
 
 def proxy_weights(features: Tensor, beta: float = 1.2, gamma: float = 3.0, batch_mean: bool = False) -> Tensor:
@@ -58,8 +67,8 @@ def guided_block(
     """Run a block on the grid of a guide, whose weights take the place of its attention in all heads alike.
 
     Args:
-        tokens: That enter the block, (B, 1 + h * w, C); the class token takes no part.
-        values: Of these tokens in the block, (B, heads, 1 + h * w, d).
+        tokens: Patches (B, h * w, C) that enter the block; no other token takes part.
+        values: Of these patches in the block, (B, heads, h * w, d).
         block: Gives projection and feed-forward.
         weights: (B, h' * w', h' * w').
         grid: Rows and columns of the tokens.
@@ -70,11 +79,11 @@ def guided_block(
     Returns:
         Tokens (B, h' * w', C) of the patches.
     """
-    joined = resize_patches(values[:, :, 1:].transpose(1, 2).flatten(2), grid, target)
+    joined = resize_patches(values.transpose(1, 2).flatten(2), grid, target)
     mixed = (weights.to(joined.dtype) @ joined).unflatten(-1, (block.heads, -1)).transpose(1, 2)
     patches = block.project(mixed)
     if residual:
-        patches = patches + resize_patches(tokens[:, 1:], grid, target)
+        patches = patches + resize_patches(tokens, grid, target)
     return patches + block.feed_forward(patches) if feed_forward else patches
 
 
@@ -101,7 +110,7 @@ def remember(
 
 
 def region_tokens(cls: Tensor, ids: Tensor, blocks: Sequence[Block], memory: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Run copies of the class token through all blocks; each sees the class token and the patches of one region.
+    """Run copies of the class token through all blocks; each sees the patches of one region and all other tokens.
 
     They run beside the image, whose own tokens do not see them.
 
@@ -109,13 +118,14 @@ def region_tokens(cls: Tensor, ids: Tensor, blocks: Sequence[Block], memory: Seq
         cls: The class token (B, 1, C) that enters the first block.
         ids: Region ids (B, h * w) of the patches, from 0 on without gaps.
         blocks: Of CLIP, as they are.
-        memory: Keys and values of the image's own tokens in each block, (B, heads, 1 + h * w, d).
+        memory: Keys and values of the image's own tokens in each block, (B, heads, P + h * w, d), patches last.
 
     Returns:
         Tokens (B, 1 + R, C): the first sees all patches, and so is the class token of CLIP itself; 1 + i sees region i.
     """
     regions = F.one_hot(ids).mT.bool()
-    sees = F.pad(regions, (1, 0, 1, 0), value=True)[:, None]  # (B, 1, 1 + R, 1 + h * w)
+    others = memory[0][0].shape[2] - ids.shape[1]
+    sees = F.pad(regions, (others, 0, 1, 0), value=True)[:, None]  # (B, 1, 1 + R, P + h * w)
     tokens = cls.expand(-1, sees.shape[2], -1)
     for block, (key, value) in zip(blocks, memory, strict=True):
         tokens = cross_block(tokens, block, key, value, sees)

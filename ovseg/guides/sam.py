@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ovseg.clip.features import Context
 from ovseg.clip.loading import load_strict, read_state_dict
+from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, EnvironmentProblem, unknown_name
-from ovseg.guides.base import GUIDE_REGISTRY, Guide, standardise
+from ovseg.guides.base import GUIDE_REGISTRY, IMAGENET_MEAN, IMAGENET_STD, Guide
 
 SAM_TYPES = ("vit_b", "vit_h", "vit_l")
 
@@ -31,7 +32,8 @@ class SamGuide(Guide):
         """Return features (B, C, h, w)."""
         side = self.encoder.img_size
         images = F.interpolate(context.rgb, size=(side, side), mode="bilinear", align_corners=False)
-        return self.encoder(standardise(images).to(self.encoder.patch_embed.proj.weight.dtype))
+        images = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
+        return self.encoder(images.to(self.encoder.patch_embed.proj.weight.dtype))
 
 
 @GUIDE_REGISTRY.register()

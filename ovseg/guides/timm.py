@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ovseg.clip.features import Context
 from ovseg.clip.loading import load_strict, read_state_dict
+from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError, unknown_name
-from ovseg.guides.base import GUIDE_REGISTRY, Guide, standardise
+from ovseg.guides.base import GUIDE_REGISTRY, Guide, entering
 
 _EXPECTED = "expected a plain vision transformer such as vit_base_patch8_224.dino"
 
@@ -57,7 +58,7 @@ class TimmGuide(Guide):
     def forward(self, context: Context) -> Tensor:
         """Return features (B, C, h, w) in the dtype of the backbone."""
         height, width = (max(round(side / self.patch), 1) * self.patch for side in context.images.shape[2:])
-        images = standardise(context.rgb, self.mean, self.std)
+        images = normalise(context.rgb, self.mean, self.std)
         if images.shape[2:] != (height, width):
             images = F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         images = images.to(self.backbone.patch_embed.proj.weight.dtype)
@@ -67,13 +68,9 @@ class TimmGuide(Guide):
 
     def _projected(self, images: Tensor) -> Tensor:
         """Return the facet of all tokens (B, N, C) from what enters the attention of the last block."""
-        entered: list[Tensor] = []
         attention = self.backbone.blocks[-1].attn
-        hook = attention.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-        try:
+        with entering([attention]) as entered:
             self.backbone.forward_features(images)
-        finally:
-            hook.remove()
         query, key, value = _projections(attention, entered[0])
         return {"query": query, "key": key, "value": value, "query+key": query + key}[self.facet]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ovseg.checkpoint.fcclip import Weights
 from ovseg.clip.base import BaseClip
 from ovseg.clip.conv_clip import STRIDE, ConvClip
-from ovseg.clip.vit_levels import VitClip
+from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
@@ -67,7 +67,7 @@ class ConvMaskModel(MaskModel):
     def __init__(
         self,
         *,
-        clip: ConvClip | VitClip,
+        clip: ConvClip | ViTPyramid,
         pixel_decoder: PixelDecoder,
         decoder: MaskedDecoder,
         size_rule: SizeRule,
@@ -191,7 +191,7 @@ def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
     return kind.empty(source.ARCH) if empty else kind.load(source.ARCH, source.PRETRAINED)
 
 
-def conv_parts(cfg: CfgNode, node: CfgNode, clip: ConvClip | VitClip) -> dict[str, Any]:
+def conv_parts(cfg: CfgNode, node: CfgNode, clip: ConvClip | ViTPyramid) -> dict[str, Any]:
     """Build what a config says of the parts that all models of this kind have.
 
     Args:

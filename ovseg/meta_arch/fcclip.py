@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovseg.checkpoint.fcclip import Weights, load_fcclip
 from ovseg.clip.conv_clip import ConvClip
-from ovseg.clip.vit_levels import VitClip
+from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import Words
 from ovseg.errors import ConfigError
 from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_parts, read_clip
@@ -106,11 +106,11 @@ class FCCLIP(ConvMaskModel):
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         node, source = cfg.MODEL.FCCLIP, cfg.MODEL.CLIP
         empty = weights is not None and weights.holds_clip
-        clip: ConvClip | VitClip
+        clip: ConvClip | ViTPyramid
         if node.VIT:
             method = cfg.MODEL.RECALIBRATION
             recalibration = build_recalibration(method.NAME, **{k.lower(): v for k, v in method.OPTIONS.items()})
-            clip = read_clip(VitClip, source, empty).recalibrated(recalibration)
+            clip = read_clip(ViTPyramid, source, empty).recalibrated(recalibration)
         else:
             clip = read_clip(ConvClip, source, empty)
         words = node.TRAINED_VOCABULARY or cfg.MODEL.TEXT.VOCABULARY
@@ -124,7 +124,7 @@ class FCCLIP(ConvMaskModel):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
-        method = self.clip.recalibration if isinstance(self.clip, VitClip) else None
+        method = self.clip.recalibration if isinstance(self.clip, ViTPyramid) else None
         return {
             "architecture": type(self).__name__,
             "clip": self.clip.name,

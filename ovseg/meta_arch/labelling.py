@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg.clip.normalise import denormalise
 from ovseg.contract import CLASS_SCORES, Answer
 from ovseg.data.windows import WindowPlan, bilinear_matrix
 from ovseg.meta_arch.protocol import Protocol
@@ -101,8 +102,7 @@ class Labeller:
         plain = replace(rule, pamr_steps=0, area_threshold=0.0)
         small = (down[0] @ rows.to(down[0]), down[1] @ columns.to(down[1]))
         probabilities = class_probabilities(scores[own], *small, places, plain)
-        mean, std = (torch.tensor(x, device=image.device).view(3, 1, 1) for x in (self.mean, self.std))
-        pixels = ((image.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        pixels = (denormalise(image.float(), self.mean, self.std) * 255).round().clamp(0, 255).to(torch.uint8)
         settings = self.protocol
         refined = dense_crf(pixels, probabilities, settings.crf_steps, settings.crf_smoothness, settings.crf_appearance)
         up = _resize(image.shape[1:], labels.shape)

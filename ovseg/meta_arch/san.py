@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ovseg.checkpoint.files import read_part
 from ovseg.checkpoint.san import holds_clip, load_san
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
+from ovseg.clip.tower import ATTENTION, CLASS_TOKEN, STREAM
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
@@ -68,7 +69,7 @@ class SAN(MaskModel):
     def __init__(
         self,
         *,
-        clip: FrozenClip,
+        clip: ViTClip,
         side_adapter: SideAdapter,
         criterion: SetCriterion,
         size_rule: SizeRule,
@@ -84,6 +85,7 @@ class SAN(MaskModel):
         weights: Weights | None = None,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place."""
+        clip.check({STREAM, ATTENTION, CLASS_TOKEN}, "SAN")
         super().__init__(clip, templates, background, text)
         if self.text.autoclip:
             raise ConfigError(
@@ -101,11 +103,11 @@ class SAN(MaskModel):
             size_divisibility,
         )
         self.bias_pooling, self.sls_token = bias_pooling, one_of("sls_token", sls_token, SLS_TOKENS)
-        self.position = nn.Parameter(clip.tower.visual.positional_embedding.detach().clone(), train_position)
+        self.position = nn.Parameter(clip.position_table.detach().clone(), train_position)
         self.void_row = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.embed_dim**-0.5)
         if sls_token != "cls_token":
             count = side_adapter.query_embed.shape[1]
-            self.sls_tokens = nn.Parameter(torch.randn(count, 1, clip.tower.width) * 0.02)
+            self.sls_tokens = nn.Parameter(torch.randn(count, 1, clip.width) * 0.02)
         if weights is not None:
             load_san(self, weights.state, weights.source)
             clip.refresh()
@@ -126,16 +128,16 @@ class SAN(MaskModel):
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         san, source = cfg.MODEL.SAN, cfg.MODEL.CLIP
         if source.FOLDER:
-            clip = FrozenClip.from_folder(source.FOLDER)
+            clip = ViTClip.from_folder(source.FOLDER)
         elif weights is not None and holds_clip(weights.state):
-            clip = FrozenClip.empty(source.ARCH)
+            clip = ViTClip.empty(source.ARCH)
         else:
-            clip = FrozenClip.load(source.ARCH, source.PRETRAINED)
+            clip = ViTClip.load(source.ARCH, source.PRETRAINED)
         shares = LossWeights(*san.LOSS_WEIGHTS)
         return {
             "clip": clip,
             "side_adapter": SideAdapter(
-                clip_width=clip.tower.width,
+                clip_width=clip.width,
                 width=san.WIDTH,
                 depth=san.DEPTH,
                 heads=san.HEADS,
@@ -223,18 +225,18 @@ class SAN(MaskModel):
 
     def propose(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return embeddings (B, Q, D), not of unit length, and mask logits (B, Q, h, w) of each stage; as `predict`."""
-        tower, front = self.clip.tower, self.front_blocks
+        tower, front = self.clip, self.front_blocks
         tokens, grid = tower.embed(self.shrink(images), "bicubic_by_grid", self.position)
         with self.autocast():
-            patches = run_patches(tokens, tower.blocks, front, self.side_adapter.taps)
-        taps = {tap: kept[:, 1:].to(tokens).mT.unflatten(2, grid) for tap, kept in patches.taps.items()}
+            patches = run_patches(tower, tokens, tower.blocks, front, self.side_adapter.taps)
+        taps = {tap: tower.split(kept)[1].to(tokens).mT.unflatten(2, grid) for tap, kept in patches.taps.items()}
         starts = self.sls_starts(patches.tokens)
         found = []
         for stage in self.side_adapter(images, taps, all_stages=self.training):
             biases = [pool_bias(bias, grid, self.bias_pooling) for bias in stage.biases]
             with self.autocast():
                 led = run_tail(starts, tower.blocks[front:], patches.seen, biases)
-            found.append((tower.visual.ln_post(led.to(starts)) @ tower.visual.proj, stage.masks))
+            found.append((tower.patches_to_joint(led.to(starts)), stage.masks))
         return found
 
     def shrink(self, images: Tensor) -> Tensor:
@@ -245,11 +247,12 @@ class SAN(MaskModel):
         return F.interpolate(images, scale_factor=factor, mode="bilinear", recompute_scale_factor=False)
 
     def sls_starts(self, tokens: Tensor) -> Tensor:
-        """Return what the tokens of the masks (B, Q, C) start as, given CLIP's tokens (B, 1 + N, C)."""
+        """Return what the tokens of the masks (B, Q, C) start as, given all tokens (B, N, C) of CLIP."""
+        cls = self.clip.class_and_rest(tokens)[0]
         if self.sls_token == "cls_token":
-            return tokens[:, :1].expand(-1, self.side_adapter.query_embed.shape[1], -1)
+            return cls.expand(-1, self.side_adapter.query_embed.shape[1], -1)
         own = self.sls_tokens.transpose(0, 1)
-        return own.expand(len(tokens), -1, -1) if self.sls_token == "learnable_token" else own + tokens[:, :1]
+        return own.expand(len(tokens), -1, -1) if self.sls_token == "learnable_token" else own + cls
 
 
 def read_fusion(pairs: Sequence[str]) -> dict[int, int]:

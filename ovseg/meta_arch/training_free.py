@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.features import DenseFeatures
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
@@ -54,7 +54,7 @@ class TrainingFree(WordedModel):
     def __init__(
         self,
         *,
-        clip: FrozenClip,
+        clip: ViTClip,
         recalibration: Recalibration,
         size_rule: SizeRule,
         protocol: Protocol,
@@ -94,9 +94,7 @@ class TrainingFree(WordedModel):
             pamr_steps=node.PAMR_STEPS,
             pamr_dilations=tuple(node.PAMR_DILATIONS),
         )
-        clip = (
-            FrozenClip.from_folder(source.FOLDER) if source.FOLDER else FrozenClip.load(source.ARCH, source.PRETRAINED)
-        )
+        clip = ViTClip.from_folder(source.FOLDER) if source.FOLDER else ViTClip.load(source.ARCH, source.PRETRAINED)
         return {
             "clip": clip,
             "size_rule": SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size),
@@ -158,7 +156,7 @@ class TrainingFree(WordedModel):
         The threshold of a background policy takes the place of the rule's.
         """
         scores = self.patch_scores(seen, words)
-        maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0])]
+        maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
         rule, threshold = self.rule, words.background.threshold
         if threshold:
             rule = replace(rule, prob_threshold=threshold, threshold_label=-1)
@@ -171,7 +169,7 @@ class TrainingFree(WordedModel):
 
     def _scores(self, shown: list[DenseFeatures], words: Words) -> Tensor:
         """Return the patch scores (B, T, h, w) of windows in all their views."""
-        found = [self.recalibration.patch_scores(dense, words) for dense in shown]
+        found = [self.recalibration.patch_scores(dense.at(self.clip), words) for dense in shown]
         return mix(found, self.protocol.image_engineering) if len(found) > 1 else found[0]
 
     def normalise(self, images: Tensor) -> Tensor:

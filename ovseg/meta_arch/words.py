@@ -234,7 +234,7 @@ class WordedModel(nn.Module):
         self._text_rests = torch.device("cpu")
         if low:
             self.precision = dtype
-            lower_products(self.clip.tower.body, dtype)
+            lower_products(self.clip.body, dtype)
         return self
 
     def pack(self) -> None:
@@ -243,7 +243,8 @@ class WordedModel(nn.Module):
         Raises:
             EnvironmentProblem: They cannot be packed here.
         """
-        pack_linears([*self.clip.tower.body, *(self.get_submodule(name) for name in self.extra_packed)])
+        self.clip.pack()
+        pack_linears(self.get_submodule(name) for name in self.extra_packed)
 
     def compile_network(self, backend: str = "inductor") -> None:
         """Compile what `see` runs (`network`), as one graph; words stay free to change.

@@ -40,6 +40,14 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.bias = None if linear.bias is None else linear.bias.detach()
 
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> PackedLinear:
+        """Pack a weight (out, in) and a bias (out,) that are those of no `torch.nn.Linear`; see there."""
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        linear.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        return cls(linear)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out), in the dtype of the weights."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, *self.after)

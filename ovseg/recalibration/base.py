@@ -5,19 +5,20 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ovseg.clip import FrozenClip
 from ovseg.clip.features import Context, DenseFeatures, Need
-from ovseg.clip.open_clip_internals import Block
 from ovseg.clip.position import RULES
+from ovseg.clip.tower import ATTENTION, STREAM, Block, Tower
 from ovseg.errors import ConfigError, unknown_name
-from ovseg.vocabulary.embedder import Queries
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
 
 RECALIBRATION_REGISTRY = Registry("RECALIBRATION")
 RECALIBRATION_REGISTRY.__doc__ = "Training-free methods by the name of their class; see `recalibration_class`."
@@ -42,6 +43,8 @@ class Recalibration(nn.Module):
         uses_regions: Whether it wants region ids of the pixels (``context.regions``) from a region generator.
         whole_image: Whether it must see the image in one window.
         attention_only: Whether it changes nothing but the attention of the last blocks: one pass, no second backbone.
+        requires: What a tower must have, of the names of `ovseg.clip.tower`; others are refused before anything runs.
+        not_compiled: Why `encode` cannot be compiled as one graph; empty where it can.
         without_golden: Why a method has no golden case of its own; empty where it has.
     """
 
@@ -53,6 +56,8 @@ class Recalibration(nn.Module):
     uses_regions: ClassVar[bool] = False
     whole_image: ClassVar[bool] = False
     attention_only: ClassVar[bool] = True
+    requires = frozenset({STREAM, ATTENTION})
+    not_compiled: ClassVar[str] = ""
     without_golden: ClassVar[str] = ""
 
     def __init__(
@@ -92,7 +97,7 @@ class Recalibration(nn.Module):
         return self.needs
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """Mix values by attention: q, k, v and the result are (B, heads, 1 + h * w, d), class token first."""
+        """Mix values by attention: q, k, v and the result are (B, heads, N, d); for parts of them see `Tower.split`."""
         return attend(q, k, v)
 
     def weights(self, q: Tensor, k: Tensor, context: Context) -> Tensor:
@@ -113,19 +118,22 @@ class Recalibration(nn.Module):
         return tokens + block.feed_forward(tokens) if self.feed_forward else tokens
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
-        """Bring the tokens (B, 1 + h * w, C) that `run` returned to the joint space, by the head of CLIP."""
+        """Bring the tokens (B, N, C) that `run` returned to the joint space, by the head of CLIP."""
         joint, cls = context.tower.head(tokens)
-        return DenseFeatures(joint[:, 1:].mT.unflatten(-1, context.grid), cls, context.grid, context)
+        return DenseFeatures(context.lay_out(joint), cls, context.grid, context)
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
-        """Return the scores (B, T, h, w) of patches and texts that are upsampled; cosines for most."""
-        return dense.cosines(queries.rows(dense.cls))
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
+        """Return the scores (B, T, h, w) of patches and texts that are upsampled; cosines for most.
 
-    def region_maps(self, dense: DenseFeatures) -> list[Tensor]:
+        Like `region_maps` it leaves nothing behind: the same features may be compared with several words at once.
+        """
+        return dense.cosines(words.rows(dense.cls))
+
+    def region_maps(self, dense: DenseFeatures, words: Words) -> list[Tensor]:
         """Return soft maps (R, a, b) of regions for each image; the regions share labels. Empty for most methods."""
         return []
 
-    def encode(self, clip: FrozenClip, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+    def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode normalised images (B, 3, H, W), with region ids (B, H, W) of their pixels if it uses them."""
         return clip.dense(images, self, regions=regions)
 
@@ -138,9 +146,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
 
 def neighbourhood(grid: tuple[int, int], std: float, device: torch.device | None = None) -> Tensor:
-    """Return the bias (1 + h * w, 1 + h * w): a Gaussian of the distance, peak 1; zero for the class token (NACLIP)."""
+    """Return the bias (h * w, h * w) of pairs of patches: a Gaussian of the distance, peak 1 (NACLIP)."""
     rows, columns = (_gaussian(length, std, device) for length in grid)
-    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+    return torch.kron(rows, columns)
 
 
 def _gaussian(length: int, std: float, device: torch.device | None) -> Tensor:

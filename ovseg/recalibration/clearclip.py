@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.features import Context
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.tower import Block
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, one_of
 
 _MODEL_TYPES = ("ClearCLIP", "vanilla", "MaskCLIP", "SCLIP")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.decomposition import ClassTokenLedger, check_class_token
+from ovseg.clip.decomposition import ClassTokenLedger
 from ovseg.clip.features import Context, DenseFeatures
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.tower import CLASS_EMBEDDING, HEADS_ADD, Block
 from ovseg.errors import ConfigError
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
-from ovseg.vocabulary.embedder import Queries
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -30,6 +32,7 @@ class CLIP_Decomposition(Recalibration):
     """
 
     attention_only = False
+    requires = Recalibration.requires | {CLASS_EMBEDDING, HEADS_ADD}
 
     def __init__(self, **common: Any) -> None:
         """Take the options of `Recalibration`; the stream of CLIP is explained as it is.
@@ -47,22 +50,20 @@ class CLIP_Decomposition(Recalibration):
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Run CLIP unchanged, and book beside it what every token contributes to the class token."""
-        check_class_token(context.tower)
-        ledger = context.stash["ledger"] = ClassTokenLedger(tokens)
+        ledger = context.keep(ClassTokenLedger(context.tower, tokens))
         for block in blocks:
             tokens = ledger.run_block(tokens, block)
         return tokens
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Carry the contributions through the last norm and the projection, in float32."""
-        parts = context.stash["ledger"].close(tokens, context.tower)
-        context.stash["decomposition"] = parts
-        features = parts.tokens[:, 1:].mT.unflatten(-1, context.grid)
+        parts = context.take(ClassTokenLedger).close(tokens)
+        features = context.lay_out(parts.tokens)
         return DenseFeatures(features.to(tokens.dtype), parts.embedding.to(tokens.dtype), context.grid, context)
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return each text's part of the cosine, minus the mean over all texts; background words count among them."""
-        heat = heatmap(dense, queries.rows(dense.cls))
+        heat = heatmap(dense, words.rows(dense.cls))
         return heat - heat.mean(1, keepdim=True)
 
 

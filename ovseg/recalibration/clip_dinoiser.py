@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ovseg.checkpoint.clip_dinoiser import LightHeads, load_heads
-from ovseg.clip.features import Context, DenseFeatures, Need
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
+from ovseg.clip.tower import Block
 from ovseg.errors import ConfigError
 from ovseg.guides.base import Guide, build_guide
 from ovseg.guides.pooling import correlation_pool
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, layer_index, one_of
-from ovseg.vocabulary.embedder import Queries
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
+
+
+@dataclass(frozen=True)
+class Inner(Kept):
+    """What the heads read: (B, C, h, w)."""
+
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Objects(Kept):
+    """Logits (B, 1, h, w) of "there is an object"."""
+
+    logits: Tensor
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -73,9 +90,10 @@ class CLIP_DINOiser(Recalibration):
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Run all but the last block as CLIP has them; keep what the feed-forward half of the first reads."""
-        for block in blocks[:-1]:
+        for index, block in enumerate(blocks[:-1]):
             tokens = tokens + block.project(attend(*block.qkv(tokens)))
-            context.stash.setdefault("inner", block.second_norm(tokens)[:, 1:].mT.unflatten(-1, context.grid))
+            if index == 0:
+                context.keep(Inner(context.lay_out(block.second_norm(tokens))))
             tokens = tokens + block.feed_forward(tokens)
         return self.run_block(tokens, blocks[-1], context)
 
@@ -85,15 +103,17 @@ class CLIP_DINOiser(Recalibration):
         if isinstance(self.judge, Guide):
             vectors = self.judge(context)
         else:
-            vectors, context.stash["objectness"] = self.judge(context.stash.setdefault("inner", dense.features))
+            inner = context.keep(context.kept(Inner, Inner(dense.features)))
+            vectors, logits = self.judge(inner.features)
+            context.keep(Objects(logits))
         return correlation_pool(dense, vectors, self.gamma)
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return probabilities (B, T, h, w), but 1 for the background where nothing is certain and no object is."""
-        scores = (100 * super().patch_scores(dense, queries)).softmax(1)  # 100 whatever the protocol's scale
+        scores = (100 * super().patch_scores(dense, words)).softmax(1)  # 100 whatever the protocol's scale
         if self.found_class is None:
             return scores
-        if not (own := queries.query_to_class.to(scores.device) == self.found_class).any():
+        if not (own := words.query_to_class.to(scores.device) == self.found_class).any():
             raise ConfigError(f"found_class is {self.found_class} but no word is of that class; None is off")
-        empty = (scores.amax(1, keepdim=True) < self.delta) & (dense.context.stash["objectness"] <= 0)
+        empty = (scores.amax(1, keepdim=True) < self.delta) & (dense.context.kept(Objects).logits <= 0)
         return scores.masked_fill(empty & own[:, None, None], 1.0)

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures
-from ovseg.clip.frozen import FrozenClip
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.features import Context, DenseFeatures, Kept
+from ovseg.clip.tower import Block, Tower
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, one_of
 from ovseg.regions.points import stretch
-from ovseg.vocabulary.embedder import Queries, TextEmbedder
+from ovseg.vocabulary.embedder import TextEmbedder
 from ovseg.vocabulary.templates import resolve_templates
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
+
+
+@dataclass(frozen=True)
+class Original(Kept):
+    """The tokens (B, N, C) that leave CLIP's own stream."""
+
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Redundant(Kept):
+    """The embedding (1, D) of the empty text."""
+
+    row: Tensor
+
+    def rows(self, rows: slice) -> Redundant:
+        """Return the row, which is that of all images."""
+        return self
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -49,7 +70,7 @@ class CLIP_Surgery(Recalibration):
         self.surgery = one_of("surgery", surgery, ("class_set", "redundant", "none"))
         self.redundant_templates, self.min_max = redundant_templates, min_max
         resolve_templates(redundant_templates)
-        self._redundant: dict[str, Tensor] = {}
+        self._redundant: dict[tuple[str, torch.dtype], Redundant] = {}
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Return the second stream, which only collects attention; CLIP's own stream is left in the context."""
@@ -61,29 +82,30 @@ class CLIP_Surgery(Recalibration):
             stream = stream + block.feed_forward(stream) if self.feed_forward else stream
             tokens = tokens + block.project(attend(query, key, value))
             tokens = tokens + block.feed_forward(tokens)
-        context.stash["original"] = tokens
+        context.keep(Original(tokens))
         return stream
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Take the patches from the second stream and the embedding of the image from CLIP's own."""
         dense = super().joint(tokens, context)
-        dense.cls = context.tower.head(context.stash["original"])[1]
+        dense.cls = context.tower.head(context.take(Original).tokens)[1]
         return dense
 
-    def encode(self, clip: FrozenClip, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+    def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode images; the empty text is embedded once, and only if it is needed."""
         dense = super().encode(clip, images, regions)
         if self.surgery == "redundant":
-            if clip.weights_hash not in self._redundant:
-                self._redundant[clip.weights_hash] = TextEmbedder(clip, self.redundant_templates).embed([""])
-            dense.context.stash["redundant"] = self._redundant[clip.weights_hash]
+            key = (clip.weights_hash, clip.dtype)
+            if key not in self._redundant:
+                self._redundant[key] = Redundant(TextEmbedder(clip, self.redundant_templates).embed([""]))
+            dense.context.keep(self._redundant[key])
         return dense
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return scores (B, T, h, w) after the surgery."""
-        texts = queries.rows(dense.cls).to(dense.cls.device, torch.float32)
+        texts = words.rows(dense.cls).to(dense.cls.device, torch.float32)
         if self.surgery == "redundant":
-            texts = texts - dense.context.stash["redundant"].to(texts)
+            texts = texts - dense.context.kept(Redundant).row.to(texts)
         scores = dense.cosines(texts)
         if self.surgery == "class_set":
             cls = (texts @ F.normalize(dense.cls.float(), dim=1)[..., None])[..., 0]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ovseg.clip import Context, DenseFeatures, FrozenClip, layer_fusion
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip import Context, DenseFeatures, Tower, layer_fusion
+from ovseg.clip.tower import Block
 from ovseg.guides import Guide
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, layer_index, one_of
 from ovseg.refinement.attention_chain import Compensation
-from ovseg.refinement.layer_maps import fuse_maps, layer_probabilities
+from ovseg.refinement.layer_maps import Layers, fuse_maps, layer_probabilities
 from ovseg.refinement.patch_windows import PatchWindows, side_and_step
-from ovseg.vocabulary.embedder import Queries
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -68,32 +70,33 @@ class CLIPer(Recalibration):
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Run all blocks as they are, then show the last what each of them was given; return that of one."""
         tokens = layer_fusion.embed_in_half(context, self.pos_resize) if self.half_position else tokens
-        selected, found = layer_index(self.select_layer, len(blocks)), {}
+        selected, found, layers = layer_index(self.select_layer, len(blocks)), {}, context.keep(Layers())
         given = layer_fusion.sources(tokens, blocks, self.attn_type == "fused-attn")
-        for index, (source, context.stash["summed"]) in enumerate(given):
+        for index, (source, layers.balanced) in enumerate(given):
             if self.fuse_feature or index in (selected, len(blocks) - 1):
                 found[index] = self.run_block(source, blocks[-1], context)
-        context.stash["layers"] = list(found.values()) if self.fuse_feature else [found[selected]]
+        layers.tokens = list(found.values()) if self.fuse_feature else [found[selected]]
         return found[selected]
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Mix values by the fused attention, or by that of the block's own queries and keys."""
-        weights = layer_fusion.attention_weights(self.attn_type, q, k, context.stash["summed"])
-        context.stash["weights"] = weights.mean(1)[:, 1:, 1:]
+        layers = context.kept(Layers)
+        weights = layer_fusion.attention_weights(self.attn_type, q, k, layers.balanced)
+        layers.weights = context.tower.patch_pairs(weights.mean(1))
         return (weights @ v.float()).to(v.dtype)
 
-    def encode(self, clip: FrozenClip, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+    def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode the images and, where they are wanted, their windows."""
         dense = clip.dense(images, self)
         if self.windows:
             windows = PatchWindows.over(dense.grid, clip.patch_size, self.windows)
-            dense.context.stash["windows"] = windows, clip.dense(windows.plan.cut(images), self)
+            dense.context.kept(Layers).windows = windows, clip.dense(windows.plan.cut(images), self)
         return dense
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return scores (B, T, a, b), 0 or more, on the grid of the guide where there is one."""
-        maps = layer_probabilities(self.joint, dense, queries, self.logit_scale)
+        maps = layer_probabilities(self.joint, dense, words, self.logit_scale)
         chosen = layer_index(self.select_layer, len(maps)) if self.fuse_feature else 0
-        fused = fuse_maps(maps, chosen, dense.context.stash["weights"], self.attention_thr, self.fuse_feature)
+        fused = fuse_maps(maps, chosen, dense.context.kept(Layers).weights, self.attention_thr, self.fuse_feature)
         scores = self.compensation(fused, dense.context)
-        return scores if self.words_win else scores * (queries.query_to_class >= 0).to(scores)[:, None, None]
+        return scores if self.words_win else scores * (words.query_to_class >= 0).to(scores)[:, None, None]

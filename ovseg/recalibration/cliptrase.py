@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.features import Context, DenseFeatures, Kept
+from ovseg.clip.tower import CLASS_TOKEN, Block, Tower
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend
 from ovseg.regions.clustering import soft_regions
-from ovseg.vocabulary.embedder import Queries
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
+
+
+@dataclass(frozen=True)
+class Affinity(Kept):
+    """How patches correlate: (B, h * w, h * w) float32, 0 or more."""
+
+    of_patches: Tensor
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -26,6 +36,7 @@ class CLIPtrase(Recalibration):
 
     blocks = 2
     whole_image = True
+    requires = Recalibration.requires | {CLASS_TOKEN}  # which says what all patches share
 
     def __init__(
         self,
@@ -54,26 +65,27 @@ class CLIPtrase(Recalibration):
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Keep the affinity (B, N, N) of the patches in the first block; mix by three self-attentions in the last."""
         before, last = blocks
-        context.stash["affinity"] = denoise(self_correlation(*before.qkv(tokens)))
+        context.keep(Affinity(denoise(context.tower, self_correlation(*before.qkv(tokens)))))
         tokens = before(tokens)
         attended = last.project(self_self(*last.qkv(tokens)))
         tokens = tokens + attended if self.residual else attended
         return tokens + last.feed_forward(tokens) if self.feed_forward else tokens
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return cosines or plain products (B, T, h, w), times those of the whole image if so chosen."""
-        texts = queries.rows(dense.cls).to(dense.cls.device, torch.float32)
+        texts = words.rows(dense.cls).to(dense.cls.device, torch.float32)
         plain = (texts @ dense.features.float().flatten(2)).unflatten(2, dense.grid)
         scores = dense.cosines(texts) if self.normalise else plain
         cls = F.normalize(dense.cls.float(), dim=1) if self.normalise else dense.cls.float()
         return scores * (texts @ cls[..., None])[..., None] if self.cls_modulation else scores
 
-    def region_maps(self, dense: DenseFeatures) -> list[Tensor]:
+    def region_maps(self, dense: DenseFeatures, words: Words) -> list[Tensor]:
         """Return soft maps (R, 4 * h, 4 * w) of the clusters in each affinity; none where all patches are noise."""
         patches = dense.grid[0] * dense.grid[1] / 14**2
         eps = 0.7 * patches**0.5574 if self.eps is None else self.eps
         least = max(1, round(3 * patches**1.0449)) if self.min_samples is None else self.min_samples
-        return [soft_regions(affinity, dense.grid, eps, least) for affinity in dense.context.stash["affinity"]]
+        affinities = dense.context.kept(Affinity).of_patches
+        return [soft_regions(affinity, dense.grid, eps, least) for affinity in affinities]
 
 
 def self_self(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -88,6 +100,7 @@ def self_correlation(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return joined @ joined.mT / units.shape[1]
 
 
-def denoise(correlation: Tensor) -> Tensor:
-    """Take from every patch (B, N, N) what the class token sees of it, in (B, 1 + N, 1 + N); nothing falls below 0."""
-    return (correlation[:, 1:, 1:] - correlation[:, :1, 1:]).clamp(min=0)
+def denoise(tower: Tower, correlation: Tensor) -> Tensor:
+    """Take from every patch what the class token sees of it, in (B, N, N) of all tokens; nothing falls below 0."""
+    with_patches = tower.split(correlation.mT)[1].mT
+    return (tower.split(with_patches)[1] - tower.class_and_rest(with_patches)[0]).clamp(min=0)

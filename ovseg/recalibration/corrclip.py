@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.features import Context, DenseFeatures
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.tower import CLASS_TOKEN, Block
 from ovseg.errors import ConfigError
 from ovseg.guides import Guide, build_guide, unit_patches
-from ovseg.guides.mixing import guided_block, masked_softmax, region_tokens, remember
+from ovseg.guides.mixing import GuideGrid, guided_block, masked_softmax, region_tokens, remember
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, layer_index
 from ovseg.regions.merging import merge_regions, renumber, resize_ids
 
@@ -36,6 +36,7 @@ class CorrCLIP(Recalibration):
     """
 
     residual, feed_forward, uses_regions, attention_only = False, False, True, False
+    requires = Recalibration.requires | {CLASS_TOKEN}  # whose copies look at the regions
 
     def __init__(
         self,
@@ -66,17 +67,19 @@ class CorrCLIP(Recalibration):
         main, hidden, memory = remember(tokens, blocks, {*averaged, *(layer_index(i, len(blocks)) for i in needed)})
         spatial = torch.stack([hidden[index] for index in averaged]).mean(0)
         context.hidden |= hidden
-        features = self.guide(context)
-        grid = context.stash["grid"] = (features.shape[2], features.shape[3])
+        features, tower = self.guide(context), context.tower
+        grid = context.keep(GuideGrid((features.shape[2], features.shape[3]))).size
         unit = unit_patches(features)
         ids = merge_regions(resize_ids(context.regions, grid).flatten(1), unit, self.eps)
         settings = (blocks[-1], self.correlation(unit @ unit.mT, ids), context.grid, grid)
-        main = guided_block(main, memory[-1][1], *settings, self.residual, self.feed_forward)
-        spatial = guided_block(spatial, blocks[-1].qkv(spatial)[2], *settings, self.residual, self.feed_forward)
+        branches = [
+            guided_block(tower.split(own)[1], tower.split(values)[1], *settings, self.residual, self.feed_forward)
+            for own, values in ((main, memory[-1][1]), (spatial, blocks[-1].qkv(spatial)[2]))
+        ]
         own = renumber(resize_ids(ids.unflatten(1, grid), context.grid).flatten(1) + 1)[0]  # 0: the rest is a region
-        copies = region_tokens(tokens[:, :1], own, blocks, memory)
-        spread = resize_ids(own.unflatten(1, context.grid), grid).flatten(1)[..., None] + 1
-        return torch.cat([copies[:, :1], main, spatial, copies.take_along_dim(spread, dim=1)], dim=1)
+        cls, regions = tower.class_and_rest(region_tokens(tower.class_and_rest(tokens)[0], own, blocks, memory))
+        spread = resize_ids(own.unflatten(1, context.grid), grid).flatten(1)[..., None]
+        return torch.cat([cls, *branches, regions.take_along_dim(spread, dim=1)], dim=1)
 
     def correlation(self, cosines: Tensor, ids: Tensor) -> Tensor:
         """Return the weights (B, M, M) of pairs within a region, and of likely pairs where one has no region (-1)."""
@@ -93,7 +96,8 @@ class CorrCLIP(Recalibration):
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Add the branches in the joint space, each after a norm of its own."""
-        joint, grid = context.tower.head(tokens)[0], context.stash["grid"]
-        main, spatial, semantic = joint[:, 1:].chunk(3, dim=1)
+        grid = context.take(GuideGrid).size
+        cls, branches = context.tower.class_and_rest(context.tower.patches_to_joint(tokens))
+        main, spatial, semantic = branches.chunk(3, dim=1)
         features = main + self.alpha * spatial + self.beta * semantic
-        return DenseFeatures(features.mT.unflatten(-1, grid), joint[:, 0], grid, context)
+        return DenseFeatures(features.mT.unflatten(-1, grid), cls.squeeze(1), grid, context)

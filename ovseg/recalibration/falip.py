@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ovseg.clip.decomposition import check_class_token
 from ovseg.clip.features import DenseFeatures, Need
 from ovseg.clip.foveal import class_tokens
-from ovseg.clip.frozen import FrozenClip
+from ovseg.clip.tower import CLASS_EMBEDDING, Tower
 from ovseg.errors import ConfigError
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, layer_index
 from ovseg.regions.boxes import bowl, box_blocks, covered, grid_boxes, mask_cover, paint, rescale
@@ -30,6 +29,7 @@ class FALIP(Recalibration):
     """
 
     attention_only = False
+    requires = Recalibration.requires | {CLASS_EMBEDDING}
 
     def __init__(
         self,
@@ -71,19 +71,17 @@ class FALIP(Recalibration):
         grid = (network[0] // patch, network[1] // patch)
         return self.value * bowl(box_blocks(rescale(boxes, size, network), patch, grid), grid, self.sigma)
 
-    def encode_boxes(
-        self, clip: FrozenClip, images: Tensor, boxes: Tensor, size: tuple[int, int] | None = None
-    ) -> Tensor:
+    def encode_boxes(self, clip: Tower, images: Tensor, boxes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return embeddings (B, R, D) of boxes (R, 4: x0, y0, x1, y1 in an image of ``size``, by default (H, W))."""
         dense, network = clip.dense(images, self), (images.shape[2], images.shape[3])
         return self._look(dense, self.bias(boxes, size or network, network, clip.patch_size))
 
-    def encode_masks(self, clip: FrozenClip, images: Tensor, masks: Tensor) -> Tensor:
+    def encode_masks(self, clip: Tower, images: Tensor, masks: Tensor) -> Tensor:
         """Return embeddings (B, R, D) of masks (R, H', W') bool of any size; the bias is flat on their patches."""
         dense = clip.dense(images, self)
         return self._look(dense, self.value * mask_cover(masks, dense.grid))
 
-    def encode(self, clip: FrozenClip, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+    def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Embed a grid of boxes, and give each patch the mean of those that cover it."""
         dense, patch = clip.dense(images, self), clip.patch_size
         blocks = box_blocks(grid_boxes((dense.grid[0] * patch, dense.grid[1] * patch), self.scales), patch, dense.grid)
@@ -93,6 +91,5 @@ class FALIP(Recalibration):
 
     def _look(self, dense: DenseFeatures, bias: Tensor) -> Tensor:
         tower = dense.context.tower
-        check_class_token(tower)
-        first = len(tower.blocks) - self.blocks_of(len(tower.blocks))
-        return tower.head(class_tokens(dense.context.hidden[first - 1], tower.blocks[first:], bias))[0]
+        first = tower.depth - self.blocks_of(tower.depth)
+        return tower.patches_to_joint(class_tokens(tower, dense.context.hidden[first - 1], tower.blocks[first:], bias))

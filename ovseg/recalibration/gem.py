@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.clip.features import Context
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.tower import Block
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least
 
 

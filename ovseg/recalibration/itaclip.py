@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ovseg.clip.features import Context
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.features import Context, Kept
+from ovseg.clip.tower import Block
 from ovseg.errors import ConfigError
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, attend, layer_index
+
+
+@dataclass(frozen=True)
+class Middle(Kept):
+    """Queries and keys (B, heads, N, d) of the middle blocks."""
+
+    pairs: list[tuple[Tensor, Tensor]]
+
+    def rows(self, rows: slice) -> Middle:
+        """Return what is kept of some of the images."""
+        return Middle([(query[rows], key[rows]) for query, key in self.pairs])
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -62,15 +74,15 @@ class ITACLIP(Recalibration):
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Run the blocks as they are, with an eye on the middle ones, and change the last."""
-        depth = len(context.tower.blocks)
-        middle, seen = self.middle(depth), []
+        depth, seen = context.tower.depth, Middle([])
+        middle = self.middle(depth)
         for index, block in enumerate(blocks[:-1], start=depth - len(blocks)):
             q, k, v = block.qkv(tokens)
             if index in middle:
-                seen.append((q, k))
+                seen.pairs.append((q, k))
             tokens = tokens + block.project(attend(q, k, v))
             tokens = tokens + block.feed_forward(tokens)
-        context.stash["middle"] = seen
+        context.keep(seen)
         return self.run_block(tokens, blocks[-1], context)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
@@ -78,7 +90,7 @@ class ITACLIP(Recalibration):
 
         Mixing is linear in the maps, so each mixes the values by itself and none of (N, N) is ever stored.
         """
-        middle = torch.stack([self.own(query, key, v) for query, key in context.stash["middle"]]).mean(0)
+        middle = torch.stack([self.own(query, key, v) for query, key in context.kept(Middle).pairs]).mean(0)
         return (self.own(q, k, v) + middle) / 2
 
     def own(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

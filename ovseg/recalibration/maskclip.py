@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.features import Context, DenseFeatures, Kept
+from ovseg.clip.tower import Block
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least
-from ovseg.vocabulary.embedder import Queries
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
 
 _TEMPERATURE = 100.0  # fixed in the original, whatever the scale of the protocol
 _DROPPED = -100.0
+
+
+@dataclass(frozen=True)
+class Keys(Kept):
+    """The projected keys (B, h * w, C) of the patches in the last block."""
+
+    of_patches: Tensor
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -21,7 +31,7 @@ class MaskCLIP(Recalibration):
     """Identity attention of MaskCLIP (Zhou et al., ECCV 2022; github.com/chongzhou96/MaskCLIP).
 
     The original runs OpenAI's weights with exact GELU and norms of eps 1e-6. That is a property of the CLIP, not of the
-    method: ``FrozenClip.load(..., overrides={"quick_gelu": False, "vision_cfg": {"norm_kwargs": {"eps": 1e-6}}})``.
+    method: ``ViTClip.load(..., overrides={"quick_gelu": False, "vision_cfg": {"norm_kwargs": {"eps": 1e-6}}})``.
     What later papers call MaskCLIP has no residual and no feed-forward: ``residual=False, feed_forward=False``.
     """
 
@@ -45,18 +55,18 @@ class MaskCLIP(Recalibration):
         return v
 
     def run_block(self, tokens: Tensor, block: Block, context: Context) -> Tensor:
-        """Keep the projected keys of the patches (B, N, C) if they will be needed."""
+        """Keep the projected keys of the patches if they will be needed."""
         if self.ks_thresh > 0:
-            context.stash["keys"] = block.project(block.qkv(tokens)[1])[:, 1:]
+            context.keep(Keys(context.tower.split(block.project(block.qkv(tokens)[1]))[1]))
         return super().run_block(tokens, block, context)
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Apply prompt denoising, then key smoothing."""
-        cosines = super().patch_scores(dense, queries)
+        cosines = super().patch_scores(dense, words)
         if self.pd_thresh > 0:
             confidence = (_TEMPERATURE * cosines).softmax(1).amax((2, 3), keepdim=True)
             cosines = cosines.masked_fill(confidence < self.pd_thresh, _DROPPED)
-        return self._smooth(cosines, dense.context.stash["keys"]) if self.ks_thresh > 0 else cosines
+        return self._smooth(cosines, dense.context.kept(Keys).of_patches) if self.ks_thresh > 0 else cosines
 
     def _smooth(self, cosines: Tensor, keys: Tensor) -> Tensor:
         # The original normalises keys along the tokens (dim 1), not along channels; its numbers depend on it.

@@ -42,7 +42,7 @@ class NACLIP(Recalibration):
             return attend(q, q, v) + attend(k, k, v)
         if self.kind == "kk":
             return attend(k, k, v)
-        omega = neighbourhood(context.grid, self.gaussian_std, q.device).to(q.dtype)
+        omega = context.tower.with_leading(neighbourhood(context.grid, self.gaussian_std, q.device)).to(q.dtype)
         if self.kind == "naclip":
             return attend(k, k, v, bias=omega)
         # Stand-in for the usual size of scores: |q_i| |k_j| averaged over pairs and heads, one number per image.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.features import Context, DenseFeatures, Need
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.tower import Block
 from ovseg.guides import Guide, build_guide
-from ovseg.guides.mixing import cross_block, guided_block, proxy_weights
+from ovseg.guides.mixing import GuideGrid, cross_block, guided_block, proxy_weights
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, one_of
 
 
@@ -56,19 +56,19 @@ class ProxyCLIP(Recalibration):
         return self.needs | self.guide.needs_of(depth)
 
     def run_block(self, tokens: Tensor, block: Block, context: Context) -> Tensor:
-        """Return the class token as CLIP has it and the patches (B, 1 + h' * w', C) on the grid of the guide."""
-        features = self.guide(context)
+        """Return the leading tokens as CLIP has them and the patches (B, P + h' * w', C) on the grid of the guide."""
+        features, tower = self.guide(context), context.tower
         rows, columns = context.grid
         grid = (columns, rows) if self.value_grid == "original" else context.grid
-        target = context.stash["grid"] = (features.shape[2], features.shape[3])
+        target = context.keep(GuideGrid((features.shape[2], features.shape[3]))).size
         weights = proxy_weights(features, self.beta, self.gamma, self.batch_mean)
         _, key, value = block.qkv(tokens)
-        patches = guided_block(tokens, value, block, weights, grid, target, self.residual, self.feed_forward)
-        cls = cross_block(tokens[:, :1], block, key, value)
-        return torch.cat([cls, patches], dim=1)
+        settings = (block, weights, grid, target, self.residual, self.feed_forward)
+        patches = guided_block(tower.split(tokens)[1], tower.split(value)[1], *settings)
+        return torch.cat([cross_block(tower.leading(tokens), block, key, value), patches], dim=1)
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Bring the tokens to the joint space; they stay on the grid of the guide."""
         joint, cls = context.tower.head(tokens)
-        grid = context.stash["grid"]
-        return DenseFeatures(joint[:, 1:].mT.unflatten(-1, grid), cls, grid, context)
+        grid = context.take(GuideGrid).size
+        return DenseFeatures(context.tower.split(joint)[1].mT.unflatten(-1, grid), cls, grid, context)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.clip.features import DenseFeatures
-from ovseg.clip.frozen import FrozenClip
+from ovseg.clip.normalise import denormalise, normalise
+from ovseg.clip.tower import Tower
 from ovseg.clip.visual_prompts import PROMPTS, mark
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, one_of
 from ovseg.regions.boxes import box_blocks, covered, grid_boxes, paint, rescale
@@ -48,27 +49,24 @@ class RedCircle(Recalibration):
         grid_boxes((1, 1), tuple(scales))  # refuses wrong scales now
         self.prompt, self.scales = one_of("prompt", prompt, tuple(PROMPTS)), tuple(scales)
 
-    def encode_boxes(
-        self, clip: FrozenClip, images: Tensor, boxes: Tensor, size: tuple[int, int] | None = None
-    ) -> Tensor:
+    def encode_boxes(self, clip: Tower, images: Tensor, boxes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return unit embeddings (B, R, D) of boxes (R, 4), in each of the normalised images (B, 3, H, W).
 
         Boxes are x0, y0, x1, y1 in pixels of an image of ``size`` (height, width); None means (H, W).
         """
         network = (images.shape[-2], images.shape[-1])
         own = rescale(boxes, size or network, network)
-        mean, std = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (clip.mean, clip.std))
-        rgb = images.float() * std + mean
+        rgb = denormalise(images.float(), clip.mean, clip.std)
         found = []
         for part in own.split(max(1, _COPIES // len(images))):
             views = []
             for view in PROMPTS[self.prompt]:
-                marked = ((mark(rgb, part, view) - mean) / std).flatten(0, 1).to(images.dtype)
+                marked = normalise(mark(rgb, part, view), clip.mean, clip.std).flatten(0, 1).to(images.dtype)
                 views.append(F.normalize(clip.dense(marked, self).cls.float(), dim=-1))
             found.append(torch.stack(views).mean(0).unflatten(0, (len(images), len(part))))
-        return F.normalize(torch.cat(found, dim=1), dim=-1).to(clip.tower.dtype)
+        return F.normalize(torch.cat(found, dim=1), dim=-1).to(clip.dtype)
 
-    def encode(self, clip: FrozenClip, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+    def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Embed a grid of marked boxes, and give each patch the mean of those that cover it."""
         dense, patch = clip.dense(images, self), clip.patch_size
         boxes = grid_boxes((dense.grid[0] * patch, dense.grid[1] * patch), self.scales)

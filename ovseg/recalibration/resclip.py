@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ovseg.clip import Context, DenseFeatures, Need
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
 from ovseg.postprocess import ScoreRule
 from ovseg.recalibration import base
 from ovseg.refinement.semantic_feedback import label_feedback
-from ovseg.vocabulary.embedder import Queries
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
+
+
+@dataclass(frozen=True)
+class Feedback(Kept):
+    """What the second run is given.
+
+    Attributes:
+        bias: Of attention (B, 1, N, N), by the first labelling.
+        share: Factor of the scores that it is added to.
+    """
+
+    bias: Tensor
+    share: float
 
 
 @base.RECALIBRATION_REGISTRY.register()
@@ -73,27 +88,27 @@ class ResCLIP(base.Recalibration):
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Mix values by the base attention, with the feedback among its scores if there is any, and middle blocks."""
-        kept = self.sfr_tau * (1 - self.sfr_lambda) if "feedback" in context.stash else 1.0
-        bias = self.sfr_tau * context.stash.get("feedback", torch.zeros(1, 1, device=q.device))
+        given, tower = context.kept(Feedback, Feedback(torch.zeros(1, 1, device=q.device), 1.0)), context.tower
+        bias = given.bias
         if self.base_attention in ("resclip", "naclip"):
-            bias = bias + base.neighbourhood(context.grid, self.gaussian_std, q.device)
+            bias = bias + tower.with_leading(base.neighbourhood(context.grid, self.gaussian_std, q.device))
         pairs = {"clearclip": (q,), "sclip": (q, k)}.get(self.base_attention, (k,))
-        mixed = torch.stack([base.attend(kept * one, one, v, bias.to(q.dtype)) for one in pairs]).sum(0)
+        mixed = torch.stack([base.attend(given.share * one, one, v, bias.to(q.dtype)) for one in pairs]).sum(0)
         if not self.use_rcs:
             return mixed
-        middle = torch.stack([context.attention[i] for i in self.needs_of(len(context.tower.blocks)).attention]).mean(0)
+        middle = torch.stack([context.attention[i] for i in self.needs_of(tower.depth).attention]).mean(0)
         return self.rcs_tau * ((1 - self.rcs_lambda) * mixed + self.rcs_lambda * (middle @ v))
 
-    def with_feedback(self, dense: DenseFeatures, queries: Queries) -> DenseFeatures:
+    def with_feedback(self, dense: DenseFeatures, words: Words) -> DenseFeatures:
         """Run the last block again, by the labels of the first run at the size of the input."""
-        context, scores = dense.context, dense.cosines(queries.rows(dense.cls))
+        context, scores = dense.context, dense.cosines(words.rows(dense.cls))
         feedback = label_feedback(scores, context, self.first_rule, self.gaussian_std, self.delete_same_entity)
         feedback = (self.sfr_lambda * (feedback.half() if self.half_feedback else feedback)).float()
-        again = replace(context, stash={**context.stash, "feedback": feedback})
+        again = context.keeping(Feedback(self.sfr_tau * feedback, self.sfr_tau * (1 - self.sfr_lambda)))
         blocks = context.tower.blocks
         return self.joint(self.run(context.hidden[len(blocks) - 2], blocks[-1:], again), again)
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return the cosines (B, T, h, w) of the second run, or of the only one."""
-        last = self.with_feedback(dense, queries) if self.use_sfr else dense
-        return last.cosines(queries.rows(dense.cls))
+        last = self.with_feedback(dense, words) if self.use_sfr else dense
+        return last.cosines(words.rows(dense.cls))

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ovseg.clip.features import Context, DenseFeatures, Need
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
+from ovseg.clip.tower import CLASS_EMBEDDING, Block
 from ovseg.guides import Guide, build_guide
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, layer_index
 from ovseg.regions.segment_embedding import embed_segments
 from ovseg.regions.sibling_merging import named_segments
-from ovseg.regions.ward_tree import find_segments
-from ovseg.vocabulary.embedder import Queries
+from ovseg.regions.ward_tree import OverSegments, find_segments
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
+
+
+@dataclass(frozen=True)
+class Segments(Kept):
+    """Of each image its over-segments, and the embeddings (n, D) of their nodes."""
+
+    of_images: list[tuple[OverSegments, Tensor]]
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -27,6 +37,7 @@ class Zero_Guidance(Recalibration):
     """
 
     whole_image, attention_only = True, False
+    requires = Recalibration.requires | {CLASS_EMBEDDING}
 
     def __init__(
         self,
@@ -73,27 +84,31 @@ class Zero_Guidance(Recalibration):
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Run on as CLIP has it, for the guide and the embedding of the image; then find and embed its segments."""
         plain, cut = tokens, (self.num_parts, self.threshold, self.half_splits)
-        for index, block in enumerate(blocks, start=len(context.tower.blocks) - len(blocks)):
+        for index, block in enumerate(blocks, start=context.tower.depth - len(blocks)):
             plain = context.hidden[index] = block(plain)
         how = (blocks, context.tower, self.sd, self.residual, self.feed_forward)
         pairs = zip(tokens[:, None], self.guide(context), strict=True)
         found = [(own, find_segments(features, *cut)) for own, features in pairs]
-        context.stash["segments"] = [(one, embed_segments(own, one.masks(context.grid), *how)[0]) for own, one in found]
+        embedded = [(one, embed_segments(own, one.masks(context.grid), *how)[0]) for own, one in found]
+        context.keep(Segments(embedded))
         return plain
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Give every cell of the guide's grid the embedding of its leaf."""
-        maps = torch.stack([rows[found.labels].permute(2, 0, 1) for found, rows in context.stash["segments"]])
+        maps = torch.stack([rows[found.labels].permute(2, 0, 1) for found, rows in context.kept(Segments).of_images])
         return DenseFeatures(maps, super().joint(tokens, context).cls, (maps.shape[2], maps.shape[3]), context)
 
-    def patch_scores(self, dense: DenseFeatures, queries: Queries) -> Tensor:
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Name the segments, merge them, and give every cell the scores (B, T, a, b) of what became of its own."""
-        texts = queries.rows(dense.cls).to(dense.cls.device, torch.float32).expand(len(dense.cls), -1, -1)
-        how, pairs = (self.merge_weight, self.merge_threshold), zip(dense.context.stash["segments"], texts, strict=True)
-        named = [named_segments(found, rows, words, *how) for (found, rows), words in pairs]
-        dense.context.stash["regions"] = [masks for _, masks in named]
+        named = self.named(dense, words)
         return torch.stack([torch.einsum("rt,rab->tab", scores, masks) for scores, masks in named])
 
-    def region_maps(self, dense: DenseFeatures) -> list[Tensor]:
-        """Return the merged segments (R, a, b) that `patch_scores` found."""
-        return dense.context.stash["regions"]
+    def region_maps(self, dense: DenseFeatures, words: Words) -> list[Tensor]:
+        """Return the merged segments (R, a, b)."""
+        return [masks for _, masks in self.named(dense, words)]
+
+    def named(self, dense: DenseFeatures, words: Words) -> list[tuple[Tensor, Tensor]]:
+        """Return for each image the scores (R, T) and masks (R, a, b) of its merged segments."""
+        texts = words.rows(dense.cls).to(dense.cls.device, torch.float32).expand(len(dense.cls), -1, -1)
+        how, pairs = (self.merge_weight, self.merge_threshold), dense.context.kept(Segments).of_images
+        return [named_segments(found, rows, own, *how) for (found, rows), own in zip(pairs, texts, strict=True)]

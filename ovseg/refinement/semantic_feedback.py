@@ -15,13 +15,13 @@ from ovseg.postprocess import ScoreRule, segment_map
 
 
 def label_feedback(scores: Tensor, context: Context, rule: ScoreRule, std: float, lines: bool) -> Tensor:
-    """Return the bias of attention (B, 1, 1 + h * w, 1 + h * w) by labels of patch scores (B, T, h, w): peak 1.
+    """Return the bias of attention (B, 1, N, N) by labels of patch scores (B, T, h, w): peak 1.
 
-    The class token takes no part. Other arguments as in `patch_labels` and `label_attention`.
+    Tokens that are no patches take no part. Other arguments as in `patch_labels` and `label_attention`.
     """
     labels = patch_labels(scores, context.images, context.tower.patch_size, rule)
     weights = label_attention(labels, std, lines)
-    return F.pad(weights / weights.amax((1, 2), keepdim=True), (1, 0, 1, 0))[:, None]
+    return context.tower.with_leading(weights / weights.amax((1, 2), keepdim=True))[:, None]
 
 
 def patch_labels(scores: Tensor, images: Tensor, patch: int, rule: ScoreRule) -> Tensor:

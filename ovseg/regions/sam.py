@@ -35,15 +35,16 @@ class SAM(RegionGenerator):
         if points_per_side < 1:
             raise ConfigError(f"points_per_side is {points_per_side}; expected at least 1")
         sam = load_sam(model_type, checkpoint)
-        from segment_anything import SamAutomaticMaskGenerator
-
-        self._generators = [SamAutomaticMaskGenerator(sam, points_per_side=points_per_side)]
+        self._parts = (sam, points_per_side)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """Return the ids (H, W) int64 of an image (3, H, W); the smallest mask of a pixel counts, -1 is in no mask."""
-        generator = self._generators[0]
-        generator.predictor.model.to(image.device)
+        from segment_anything import SamAutomaticMaskGenerator
+
+        sam, points = self._parts
+        # A generator remembers the image that it is at: threads share the weights, and each call has one of its own.
+        generator = SamAutomaticMaskGenerator(sam.to(image.device), points_per_side=points)
         return flatten_masks([mask["segmentation"] for mask in generator.generate(to_pixels(image))], image)
 
 

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.open_clip_internals import Block, VisualTower
-from ovseg.errors import ConfigError
+from ovseg.clip.tower import Block, Tower
 
 SEGMENTS_PER_PASS = 8  # of a 577-token image with 16 heads, 170 MB of attention weights
 
@@ -18,7 +17,7 @@ def embed_segments(
     tokens: Tensor,
     masks: Tensor,
     blocks: Sequence[Block],
-    tower: VisualTower,
+    tower: Tower,
     sd: float | None,
     residual: bool = True,
     feed_forward: bool = True,
@@ -26,43 +25,43 @@ def embed_segments(
     """Take the tokens of one image through blocks in which the segments are all that is seen; one pass each.
 
     Args:
-        tokens: (1, 1 + N, C); class token first.
+        tokens: (1, P + N, C).
         masks: (M, N) weights of the patches, 0..1.
         blocks: The last blocks of the tower.
-        tower: For its head.
+        tower: Whose blocks they are, with a class token that becomes its embedding of an image.
         sd: See `masked_attention`.
         residual: Whether what enters a block is added to what its attention gives.
         feed_forward: Whether its feed-forward half runs.
 
     Returns:
         Embeddings (M, D) of the segments in the joint space, not of unit length, and their saliency (M, blocks).
-
-    Raises:
-        ConfigError: The tower has no class token that means the image.
     """
-    if tower.visual.pool_type != "tok":
-        raise ConfigError("segments are embedded by the class token, which this CLIP does not train; use another CLIP")
     found = []
     for part in masks.split(SEGMENTS_PER_PASS):
         stream, trace = tokens, []  # one row for all segments until the first mask
         for block in blocks:
-            mixed, saliency = masked_attention(*block.qkv(stream), F.pad(part, (1, 0), value=1.0), sd)
-            kept = 1 if block is blocks[-1] else len(mixed[0, 0])  # of the last block no more than the class token
-            attended = block.project(mixed[:, :, :kept])
-            stream = stream[:, :kept] + attended if residual else attended
+            masks_of_tokens = F.pad(part, (tower.prefix, 0), value=1.0)
+            mixed, saliency = masked_attention(tower, *block.qkv(stream), masks_of_tokens, sd)
+            if block is blocks[-1]:  # of which no more than the class token is wanted
+                mixed, stream = tower.class_and_rest(mixed)[0], tower.class_and_rest(stream)[0]
+            attended = block.project(mixed)
+            stream = stream + attended if residual else attended
             stream = stream + block.feed_forward(stream) if feed_forward else stream
             trace.append(saliency)
-        found.append((tower.head(stream)[0][:, 0], torch.stack(trace, 1)))
+        found.append((tower.patches_to_joint(stream).squeeze(1), torch.stack(trace, 1)))
     embeddings, saliencies = zip(*found, strict=True)
     return torch.cat(embeddings), torch.cat(saliencies)
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, masks: Tensor, sd: float | None) -> tuple[Tensor, Tensor]:
+def masked_attention(
+    tower: Tower, q: Tensor, k: Tensor, v: Tensor, masks: Tensor, sd: float | None
+) -> tuple[Tensor, Tensor]:
     """Attend to segments, less what the class token attends to in the whole image.
 
     The more a segment's attention is that of the image already, the less is subtracted.
 
     Args:
+        tower: Says where the class token lies.
         q: Queries (M, heads, N, d), or (1, heads, N, d) for all segments.
         k: Keys of the same shape.
         v: Values of the same shape.
@@ -78,7 +77,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, masks: Tensor, sd: float |
     mixed = masked.to(v.dtype) @ v
     if sd is not None:
         weight = subtraction_weight(saliency, sd).to(v.dtype)[:, None, None, None]
-        mixed = mixed - weight * (plain[:, :, :1].to(v.dtype) @ v)
+        mixed = mixed - weight * (tower.class_and_rest(plain)[0].to(v.dtype) @ v)
     return mixed, saliency
 
 

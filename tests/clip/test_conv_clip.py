@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.errors import ConfigError, UnknownNameError
 
@@ -77,7 +77,7 @@ def test_other_towers_are_refused(tiny_clip, tiny_convnext):
     with pytest.raises(ConfigError, match="has a vision transformer; expected a ConvNeXt or ResNet"):
         ConvClip.from_folder(tiny_clip)
     with pytest.raises(ConfigError, match="the timm tower test_convnext; expected a vision transformer"):
-        FrozenClip.from_folder(tiny_convnext)
+        ViTClip.from_folder(tiny_convnext)
     with pytest.raises(ConfigError, match="timm tower vit_"):
         ConvClip.load("ViT-B-16-SigLIP", "webli")
 

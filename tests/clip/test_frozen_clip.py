@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip, Need
+from ovseg.clip import Need, ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError, InputError
 from ovseg.recalibration import build_recalibration
@@ -21,7 +21,7 @@ CONFIG = {
 }
 
 
-def make(**vision: object) -> tuple[FrozenClip, torch.nn.Module]:
+def make(**vision: object) -> tuple[ViTClip, torch.nn.Module]:
     """Return a frozen CLIP with random weights, and open_clip's own model with the same."""
     torch.manual_seed(1)
     config = copy.deepcopy(CONFIG)
@@ -29,11 +29,11 @@ def make(**vision: object) -> tuple[FrozenClip, torch.nn.Module]:
     model = build_model(config, "test").eval()
     for parameter in model.visual.parameters():  # norms and biases start at 1 and 0, which would hide mistakes
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test"), model
+    return ViTClip.from_config(config, model.state_dict(), "test"), model
 
 
 @pytest.fixture(scope="module")
-def clip() -> FrozenClip:
+def clip() -> ViTClip:
     return make()[0]
 
 
@@ -68,7 +68,7 @@ def test_equals_encode_image_with_open_clips_own_attention():
 def test_published_architecture_equals_open_clip():
     model = open_clip.create_model("ViT-B-32-quickgelu").eval()
     config = open_clip.get_model_config("ViT-B-32-quickgelu")
-    clip = FrozenClip.from_config(config, model.state_dict())
+    clip = ViTClip.from_config(config, model.state_dict())
     images = torch.randn(1, 3, 224, 224)
     torch.testing.assert_close(clip.dense(images).cls, model.encode_image(images), atol=2e-5, rtol=1e-4)
     assert (clip.patch_size, clip.depth, clip.embed_dim, clip.image_size) == (32, 12, 512, 224)
@@ -86,7 +86,7 @@ def test_text_equals_encode_text(clip):
 def test_text_tower_with_too_few_tokens_is_named():
     config = copy.deepcopy(CONFIG)
     config["text_cfg"]["vocab_size"] = 100
-    clip = FrozenClip.from_config(config, build_model(config, "small").state_dict(), "small")
+    clip = ViTClip.from_config(config, build_model(config, "small").state_dict(), "small")
     with pytest.raises(ConfigError, match="has 100 tokens but the tokenizer gives 49407"):
         clip.text(["cat"])
 
@@ -169,13 +169,13 @@ def test_wrong_images_are_named(clip, images, message):
 
 def test_hash_follows_weights_and_activation():
     clip, model = make()
-    again = FrozenClip.from_config(CONFIG, model.state_dict(), "another name")
+    again = ViTClip.from_config(CONFIG, model.state_dict(), "another name")
     assert again.weights_hash == clip.weights_hash
     assert len(clip.weights_hash) == 16
-    exact = FrozenClip.from_config({**CONFIG, "quick_gelu": False}, model.state_dict())
+    exact = ViTClip.from_config({**CONFIG, "quick_gelu": False}, model.state_dict())
     assert exact.weights_hash != clip.weights_hash
     model.visual.proj.data[0, 0] += 1e-3
-    assert FrozenClip.from_config(CONFIG, model.state_dict()).weights_hash != clip.weights_hash
+    assert ViTClip.from_config(CONFIG, model.state_dict()).weights_hash != clip.weights_hash
 
 
 def test_cosines_are_cosines(clip):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovseg.clip import FrozenClip, loading
+from ovseg.clip import ViTClip, loading
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError, OvsegError, UnknownNameError
 
@@ -56,7 +56,7 @@ def refused(message, call, *arguments, **options):
 
 def test_folder(tmp_path, state):
     folder = write_folder(tmp_path / "mini", {"model_cfg": TINY, "preprocess_cfg": PREPROCESS}, state)
-    clip = FrozenClip.from_folder(folder)
+    clip = ViTClip.from_folder(folder)
     assert (clip.name, clip.mean, clip.std) == ("mini", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     assert clip.text(["a cat"]).shape == (1, 16)
     assert torch.equal(clip.model.visual.proj, state["visual.proj"])
@@ -64,29 +64,29 @@ def test_folder(tmp_path, state):
 
 def test_folder_in_half_precision_gives_float32(tmp_path, state):
     half = {key: value.half() for key, value in state.items()}
-    clip = FrozenClip.from_folder(write_folder(tmp_path / "half", {"model_cfg": TINY}, half))
+    clip = ViTClip.from_folder(write_folder(tmp_path / "half", {"model_cfg": TINY}, half))
     assert clip.model.visual.proj.dtype == torch.float32
 
 
 def test_folder_mistakes(tmp_path, state):
-    refused("open_clip_config.json does not exist", FrozenClip.from_folder, tmp_path)
+    refused("open_clip_config.json does not exist", ViTClip.from_folder, tmp_path)
     (tmp_path / "open_clip_config.json").write_text("{")
-    refused("is not a config", FrozenClip.from_folder, tmp_path)
+    refused("is not a config", ViTClip.from_folder, tmp_path)
     (tmp_path / "open_clip_config.json").write_text("[]")
-    refused("is not a config", FrozenClip.from_folder, tmp_path)
+    refused("is not a config", ViTClip.from_folder, tmp_path)
     (tmp_path / "open_clip_config.json").write_text('{"model_cfg": 3}')
-    refused("is not a config", FrozenClip.from_folder, tmp_path)
+    refused("is not a config", ViTClip.from_folder, tmp_path)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
-    refused("holds no weights", FrozenClip.from_folder, tmp_path)
+    refused("holds no weights", ViTClip.from_folder, tmp_path)
 
 
 def test_safetensors_and_pickled_files_load_alike(tmp_path, arches, state):
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, tmp_path / "b.pt")
     torch.save(state, tmp_path / "c.bin")
-    hashes = {FrozenClip.load("Tiny", tmp_path / name).weights_hash for name in ("a.safetensors", "b.pt", "c.bin")}
+    hashes = {ViTClip.load("Tiny", tmp_path / name).weights_hash for name in ("a.safetensors", "b.pt", "c.bin")}
     assert len(hashes) == 1
-    assert FrozenClip.load("Tiny", str(tmp_path / "a.safetensors")).name == "Tiny/a"
+    assert ViTClip.load("Tiny", str(tmp_path / "a.safetensors")).name == "Tiny/a"
 
 
 def test_openai_layouts(tmp_path, arches, state):
@@ -100,11 +100,11 @@ def test_openai_layouts(tmp_path, arches, state):
         traced = torch.jit.trace(model.eval(), (image, text), strict=False, check_trace=False)
     torch.jit.save(traced, tmp_path / "scripted.pt")
     for name in ("openai.pt", "scripted.pt"):
-        clip = FrozenClip.load("Tiny-quickgelu", tmp_path / name)
+        clip = ViTClip.load("Tiny-quickgelu", tmp_path / name)
         torch.testing.assert_close(clip.model.visual.proj, state["visual.proj"], atol=1e-3, rtol=1e-3)
-        refused("need|QuickGELU", FrozenClip.load, "Tiny", tmp_path / name)
-        refused("FrozenClip.load\\('Tiny-quickgelu'", FrozenClip.load, "Tiny", tmp_path / name)
-        exact = FrozenClip.load("Tiny", tmp_path / name, overrides={"quick_gelu": False})
+        refused("need|QuickGELU", ViTClip.load, "Tiny", tmp_path / name)
+        refused("ViTClip.load\\('Tiny-quickgelu'", ViTClip.load, "Tiny", tmp_path / name)
+        exact = ViTClip.load("Tiny", tmp_path / name, overrides={"quick_gelu": False})
         assert exact.weights_hash != clip.weights_hash
 
 
@@ -118,13 +118,13 @@ def test_tags(tmp_path, monkeypatch, state):
     small["text_cfg"].update(layers=1)
     monkeypatch.setattr(open_clip, "get_model_config", lambda arch: copy.deepcopy(small))
     torch.save(build_model(small, "small").state_dict(), tmp_path / "w.pt")
-    clip = FrozenClip.load("ViT-B-16", "openai")
+    clip = ViTClip.load("ViT-B-16", "openai")
     assert clip.name == "ViT-B-16/openai"
     assert type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
     assert clip.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
-    clip = FrozenClip.load("ViT-B-16", "laion2b_s34b_b88k")
+    clip = ViTClip.load("ViT-B-16", "laion2b_s34b_b88k")
     assert type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"
-    refused("ViT-B-32-quickgelu", FrozenClip.load, "ViT-B-32", "laion400m_e32")
+    refused("ViT-B-32-quickgelu", ViTClip.load, "ViT-B-32", "laion400m_e32")
     assert len(asked) == 2
 
 
@@ -133,18 +133,18 @@ def test_failed_download(monkeypatch):
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr(open_clip, "download_pretrained", fail)
-    message = r"could not get ViT-B-16/openai from .*no route to host.*FrozenClip.load\('ViT-B-16'"
-    refused(message, FrozenClip.load, "ViT-B-16", "openai")
+    message = r"could not get ViT-B-16/openai from .*no route to host.*ViTClip.load\('ViT-B-16'"
+    refused(message, ViTClip.load, "ViT-B-16", "openai")
 
 
 def test_unknown_names():
     with pytest.raises(UnknownNameError, match="did you mean ViT-B-16"):
-        FrozenClip.load("ViT-B-61", "openai")
+        ViTClip.load("ViT-B-61", "openai")
     with pytest.raises(UnknownNameError, match="did you mean openai"):
-        FrozenClip.load("ViT-B-16", "opanai")
+        ViTClip.load("ViT-B-16", "opanai")
     for arch in ("RN50", "convnext_base", "coca_ViT-B-32"):
         with pytest.raises(ConfigError, match=f"{arch} has .* expected a vision transformer"):
-            FrozenClip.load(arch, "openai")
+            ViTClip.load(arch, "openai")
 
 
 def test_files_that_are_no_weights(tmp_path, arches, state):
@@ -156,7 +156,7 @@ def test_files_that_are_no_weights(tmp_path, arches, state):
     for name in ("good.safetensors", "good.pt"):
         data = (tmp_path / name).read_bytes()
         (tmp_path / f"cut_{name}").write_bytes(data[: len(data) // 2])
-        refused("cannot be read", FrozenClip.load, "Tiny", tmp_path / f"cut_{name}")
+        refused("cannot be read", ViTClip.load, "Tiny", tmp_path / f"cut_{name}")
     (tmp_path / "words.pt").write_text("these are words\n" * 9)
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"visual.proj": print}))
@@ -170,12 +170,12 @@ def test_files_that_are_no_weights(tmp_path, arches, state):
         "list.pt": "holds a list; expected a state dict",
         "missing.pt": "does not exist",
     }.items():
-        refused(message, FrozenClip.load, "Tiny", tmp_path / name)
+        refused(message, ViTClip.load, "Tiny", tmp_path / name)
 
 
 def test_weights_that_do_not_fit(state):
     def load(changed):
-        return FrozenClip.from_config(TINY, changed, "tiny")
+        return ViTClip.from_config(TINY, changed, "tiny")
 
     refused("holds none of the", load, {"backbone.weight": torch.zeros(3)})
     refused("it misses visual.proj;", load, {key: value for key, value in state.items() if key != "visual.proj"})
@@ -186,28 +186,28 @@ def test_weights_that_do_not_fit(state):
 
 
 def test_configs_that_cannot_be_built(state):
-    refused("lacks text_cfg", FrozenClip.from_config, {"embed_dim": 3, "vision_cfg": {}}, state)
+    refused("lacks text_cfg", ViTClip.from_config, {"embed_dim": 3, "vision_cfg": {}}, state)
     broken = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "depht": 3}}
-    refused("open_clip cannot build custom from its config: .*depht", FrozenClip.from_config, broken, state)
+    refused("open_clip cannot build custom from its config: .*depht", ViTClip.from_config, broken, state)
     pooled = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "attentional_pool": True}}
-    refused("attention-pooled", FrozenClip.from_config, pooled, state)
+    refused("attention-pooled", ViTClip.from_config, pooled, state)
     unpooled = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "pool_type": "none"}}
     refused(
         "pools by attention|expected pool_type",
-        FrozenClip.from_config,
+        ViTClip.from_config,
         unpooled,
         build_model(unpooled, "x").state_dict(),
     )
-    refused("expected three numbers", FrozenClip.from_config, TINY, state, preprocess_cfg={"mean": [1, 2]})
+    refused("expected three numbers", ViTClip.from_config, TINY, state, preprocess_cfg={"mean": [1, 2]})
 
 
 def test_custom_text_tower_takes_both_key_layouts(state):
     custom = {**TINY, "custom_text": True}
-    clip = FrozenClip.from_config(custom, state)
+    clip = ViTClip.from_config(custom, state)
     own = clip.model.state_dict()
     assert "text.positional_embedding" in own
-    assert FrozenClip.from_config(custom, own).weights_hash == clip.weights_hash
-    plain = FrozenClip.from_config(TINY, state)
+    assert ViTClip.from_config(custom, own).weights_hash == clip.weights_hash
+    plain = ViTClip.from_config(TINY, state)
     torch.testing.assert_close(clip.text(["a cat"]), plain.text(["a cat"]))
 
 
@@ -215,5 +215,5 @@ def test_loading_leaves_the_random_generator_alone(state):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    loading.from_config(FrozenClip, TINY, state)
+    loading.from_config(ViTClip, TINY, state)
     assert torch.equal(torch.rand(1), expected)

@@ -5,25 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def clip(tiny_clip):
-    return FrozenClip.from_folder(tiny_clip)
+    return ViTClip.from_folder(tiny_clip)
 
 
 def embed(clip, images, table=None):
     return clip.tower.embed(images, "bicubic_by_grid", table)[0]
 
 
-def cheap_tail(tokens, blocks, biases, starts):
-    return run_tail(starts, blocks, run_patches(tokens, blocks, 0).seen, biases)
+def cheap_tail(clip, tokens, blocks, biases, starts):
+    return run_tail(starts, blocks, run_patches(clip, tokens, blocks, 0).seen, biases)
 
 
-def literal_tail(tokens, blocks, biases, starts):
+def literal_tail(clip, tokens, blocks, biases, starts):
     """All tokens in one sequence [masks; class; patches] under an additive mask of -100, as the original has it."""
     count, places = starts.shape[1], tokens.shape[1]
     sequence = torch.cat([starts, tokens], dim=1)
@@ -50,8 +50,8 @@ def test_the_cheap_form_is_the_literal_one(clip, heads, layers, copies):
     tokens = embed(clip, images)
     starts = tokens[:, :1].expand(-1, 6, -1) if copies else torch.randn(2, 6, 32, generator=generator)
     biases = [3 * torch.randn(2, heads, 6, 35, generator=generator) for _ in range(layers)]
-    got = cheap_tail(tokens, clip.blocks, biases, starts)
-    torch.testing.assert_close(got, literal_tail(tokens, clip.blocks, biases, starts), atol=2e-5, rtol=1e-5)
+    got = cheap_tail(clip, tokens, clip.blocks, biases, starts)
+    torch.testing.assert_close(got, literal_tail(clip, tokens, clip.blocks, biases, starts), atol=2e-5, rtol=1e-5)
 
 
 def test_gradients_are_those_of_the_literal_form(clip):
@@ -59,14 +59,14 @@ def test_gradients_are_those_of_the_literal_form(clip):
     found = []
     for tail in (cheap_tail, literal_tail):
         bias, own = torch.ones(1, 2, 3, 16).requires_grad_(), tokens.clone().requires_grad_()
-        tail(own, clip.blocks, [bias * torch.arange(16)], own[:, :1].expand(-1, 3, -1)).square().sum().backward()
+        tail(clip, own, clip.blocks, [bias * torch.arange(16)], own[:, :1].expand(-1, 3, -1)).square().sum().backward()
         found.append((bias.grad, own.grad))
     for cheap, literal in zip(*found, strict=True):
         torch.testing.assert_close(cheap, literal, atol=1e-4, rtol=1e-4)
 
 
 def test_masks_do_not_see_each_other(clip):
-    seen = run_patches(embed(clip, torch.randn(1, 3, 32, 32)), clip.blocks, 1).seen
+    seen = run_patches(clip, embed(clip, torch.randn(1, 3, 32, 32)), clip.blocks, 1).seen
     bias, starts = torch.randn(1, 2, 5, 16), torch.randn(1, 5, 32)
     together = run_tail(starts, clip.blocks[1:], seen, [bias])
     alone = run_tail(starts[:, 2:3], clip.blocks[1:], seen, [bias[:, :, 2:3]])
@@ -76,7 +76,7 @@ def test_masks_do_not_see_each_other(clip):
 @pytest.mark.parametrize("front", [0, 1, 2])
 def test_taps_are_the_tokens_of_clip_and_may_lie_in_the_tail(clip, front):
     tokens = embed(clip, torch.randn(1, 3, 40, 32))
-    patches = run_patches(tokens, clip.blocks, front, (0, 2))
+    patches = run_patches(clip, tokens, clip.blocks, front, (0, 2))
     states = [tokens]
     for block in clip.blocks:
         states.append(block(states[-1]))
@@ -92,14 +92,14 @@ def test_taps_are_the_tokens_of_clip_and_may_lie_in_the_tail(clip, front):
 def test_the_last_block_does_not_run_for_patches_that_nobody_wants(clip, monkeypatch):
     tokens = embed(clip, torch.randn(1, 3, 32, 32))
     monkeypatch.setattr(clip.blocks[-1], "feed_forward", lambda tokens: pytest.fail("the last block ran"))
-    run_patches(tokens, clip.blocks, 1, (0, 1))
+    run_patches(clip, tokens, clip.blocks, 1, (0, 1))
 
 
 def test_a_table_of_ones_own_takes_the_place_of_clips(clip):
     images, own = torch.randn(1, 3, 32, 32), clip.tower.visual.positional_embedding
     table = torch.randn_like(own).requires_grad_()
     tokens = embed(clip, images, table)
-    run_patches(tokens, clip.blocks, 1).tokens.square().sum().backward()
+    run_patches(clip, tokens, clip.blocks, 1).tokens.square().sum().backward()
     assert table.grad.abs().sum() > 0 and own.grad is None
     assert not torch.allclose(tokens, embed(clip, images))
 
@@ -116,12 +116,12 @@ def test_pooling(pooling, grid):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(tiny_clip, dtype):
-    clip = FrozenClip.from_folder(tiny_clip)
+    clip = ViTClip.from_folder(tiny_clip)
     images, bias = torch.randn(1, 3, 32, 32), torch.randn(1, 2, 4, 16)
     found = []
     for kind in (torch.float32, dtype):
         clip = clip.to(kind)
-        patches = run_patches(embed(clip, images), clip.blocks, 1)
+        patches = run_patches(clip, embed(clip, images), clip.blocks, 1)
         starts = patches.tokens[:, :1].expand(-1, 4, -1)
         found.append(run_tail(starts, clip.blocks[1:], patches.seen, [bias.to(kind)]))
     assert found[1].dtype == dtype

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg.clip import FrozenClip
-from ovseg.clip.vit_levels import VitClip
+from ovseg.clip import ViTClip
+from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.errors import ConfigError
 from ovseg.recalibration import build_recalibration
 
@@ -19,7 +19,7 @@ def method():
 
 @pytest.fixture
 def clip(tiny_clip, method):
-    return VitClip.from_folder(tiny_clip).recalibrated(method)
+    return ViTPyramid.from_folder(tiny_clip).recalibrated(method)
 
 
 def images(size=(64, 96), batch=2):
@@ -37,7 +37,7 @@ def test_levels_have_the_strides_of_a_convolutional_clip(clip):
 
 def test_they_are_tokens_and_features_and_at_the_finest_pixels(clip, tiny_clip, method):
     levels, pixels = clip.levels(images()), images()
-    plain = FrozenClip.from_folder(tiny_clip)
+    plain = ViTClip.from_folder(tiny_clip)
     features = plain.dense(pixels, method).features
     torch.testing.assert_close(levels["dense"], F.normalize(features, dim=1))
     tokens, grid = plain.tower.embed(pixels, method.pos_resize)
@@ -79,4 +79,4 @@ def test_half_precision(clip, dtype):
 
 def test_a_method_that_leaves_no_block_alone_is_refused(tiny_clip):
     with pytest.raises(ConfigError, match="changes all 2 blocks of tiny-clip; expected fewer"):
-        VitClip.from_folder(tiny_clip).recalibrated(build_recalibration("ClearCLIP", last_n_layers=2))
+        ViTPyramid.from_folder(tiny_clip).recalibrated(build_recalibration("ClearCLIP", last_n_layers=2))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip, Need
+from ovseg.clip import Need, ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError, UnknownNameError
 from ovseg.guides import build_guide, unit_patches
@@ -17,7 +17,7 @@ def clip():
         "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
     }
     torch.manual_seed(0)
-    return FrozenClip.from_config(config, build_model(config, "test").state_dict(), "test")
+    return ViTClip.from_config(config, build_model(config, "test").state_dict(), "test")
 
 
 @pytest.mark.parametrize(

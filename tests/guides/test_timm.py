@@ -5,9 +5,9 @@ import timm
 import torch
 
 from ovseg.clip import Context
+from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, UnknownNameError, WeightsError
 from ovseg.guides import build_guide
-from ovseg.guides.base import standardise
 from ovseg.guides.timm import TimmGuide
 
 FACETS = ("token", "query", "key", "value", "query+key")
@@ -42,7 +42,7 @@ def test_shape_and_independence_of_the_batch(weights, facet):
 
 def test_tokens_are_those_of_timm(backbone, weights):
     given = context(64, 96)
-    images = standardise(given.rgb, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
+    images = normalise(given.rgb, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
     wanted = backbone.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[-1]
     torch.testing.assert_close(build_guide(f"timm:test_vit@{weights}")(given), wanted)
 
@@ -52,7 +52,7 @@ def test_facets_add_up_and_are_projections(backbone, weights):
     torch.testing.assert_close(found["query"] + found["key"], found["query+key"])
     seen = []
     backbone.blocks[-1].attn.qkv.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    backbone(standardise(context(64, 64).rgb, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]))
+    backbone(normalise(context(64, 64).rgb, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]))
     packed = torch.cat([found[facet].flatten(2).mT for facet in ("query", "key", "value")], -1)
     torch.testing.assert_close(packed, seen[0][:, backbone.num_prefix_tokens :])
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.decomposition import decompose
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_decomposition import heatmap, relevance
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 
-def make(layers: int = 3, **vision: object) -> FrozenClip:
+def make(layers: int = 3, **vision: object) -> ViTClip:
     own = {"image_size": 32, "patch_size": 8, "layers": layers, "width": 24, "head_width": 8, **vision}
     text = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 1}
     config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": own, "text_cfg": text}
@@ -22,7 +22,7 @@ def make(layers: int = 3, **vision: object) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_stream_of_clip_is_unchanged_and_scores_have_mean_zero_over_texts():
     method = build_recalibration("clip_decomposition")
     dense = clip.dense(images, method)
     torch.testing.assert_close(dense.cls, clip.dense(images, build_recalibration("clip")).cls)
-    scores = method.patch_scores(dense, Queries(texts, torch.arange(4)))
+    scores = method.patch_scores(dense, make_words(texts, torch.arange(4)))
     torch.testing.assert_close(scores.mean(1), torch.zeros(2, 5, 4), atol=1e-6, rtol=0)
     torch.testing.assert_close(scores.argmax(1), heatmap(dense, texts).argmax(1))
 
@@ -74,11 +74,13 @@ def test_another_stream_than_that_of_clip_is_refused(option):
 
 def test_towers_that_are_no_such_sum_are_refused():
     method, images = build_recalibration("clip_decomposition"), torch.randn(1, 3, 32, 32)
-    with pytest.raises(ConfigError, match=r"pools by 'avg' .* expected a CLIP with pool_type 'tok'"):
+    with pytest.raises(
+        ConfigError, match=r"needs a class token that becomes its embedding .* use one with pool_type 'tok'"
+    ):
         make(pool_type="avg").dense(images, method)
     clip = make()
     clip.blocks[1].module.ln_attn = torch.nn.LayerNorm(24)  # what open_clip's scale_attn builds
-    with pytest.raises(ConfigError, match="have the norm ln_attn behind their heads"):
+    with pytest.raises(ConfigError, match=r"needs attention that is a sum over its heads.* use one without scale_attn"):
         clip.dense(images, method)
     with pytest.raises(ConfigError, match=r"layer 3 cannot be kept; expected 0 to 2"):
         decompose(make(), images, layers=[3])

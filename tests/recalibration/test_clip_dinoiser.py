@@ -11,12 +11,14 @@ from safetensors.torch import save_file
 import ovseg
 from ovseg.checkpoint.clip_dinoiser import LightHeads, load_heads
 from ovseg.checkpoint.found import load_found
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.guides import Guide
 from ovseg.recalibration import build_recalibration
-from ovseg.vocabulary.embedder import Queries
+from ovseg.recalibration.clip_dinoiser import Inner, Objects
+from tests.words import make_words
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFICIAL = {  # names and shapes of the file that the authors released
@@ -27,7 +29,7 @@ OFFICIAL = {  # names and shapes of the file that the authors released
 }
 
 
-def make_clip(depth: int, patch: int = 8) -> FrozenClip:
+def make_clip(depth: int, patch: int = 8) -> ViTClip:
     config = {
         "embed_dim": 24,
         "vision_cfg": {"image_size": 4 * patch, "patch_size": patch, "layers": depth, "width": 32, "head_width": 8},
@@ -37,17 +39,17 @@ def make_clip(depth: int, patch: int = 8) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
 @pytest.fixture(scope="module")
-def clip() -> FrozenClip:
+def clip() -> ViTClip:
     return make_clip(4)
 
 
-def queries(count: int = 3, classes: list[int] | None = None) -> Queries:
+def queries(count: int = 3, classes: list[int] | None = None) -> Words:
     texts = torch.nn.functional.normalize(torch.randn(count, 24, generator=torch.Generator().manual_seed(1)), dim=1)
-    return Queries(texts, torch.tensor(classes or list(range(count))))
+    return make_words(texts, torch.tensor(classes or list(range(count))))
 
 
 def heads(channels: int = 32, kernel: int = 3) -> LightHeads:
@@ -73,7 +75,7 @@ def test_other_depths_read_the_third_last_block():
     for depth in (3, 6):
         clip, method = make_clip(depth), build_recalibration("clip_dinoiser", weights=heads())
         images = torch.randn(1, 3, 32, 32)
-        found = clip.dense(images, method).context.stash["inner"]
+        found = clip.dense(images, method).context.kept(Inner).features
         caught = []
         module = clip.model.visual.transformer.resblocks[-3].ln_2
         handle = module.register_forward_hook(lambda module, inputs, output, caught=caught: caught.append(output))
@@ -133,7 +135,7 @@ def test_background_rule(clip, found_class, column):
     ruled = build_recalibration("clip_dinoiser", **options, found_class=found_class)
     dense = clip.dense(3 * torch.randn(1, 3, 64, 64), ruled)
     before, after = (method.patch_scores(dense, texts)[0] for method in (plain, ruled))
-    logits = dense.context.stash["objectness"][0, 0]
+    logits = dense.context.kept(Objects).logits[0, 0]
     empty = (before.amax(0) < 0.9) & (logits.sigmoid() <= 0.5)
     assert 0 < empty.sum() < empty.numel()
     for query in range(4):

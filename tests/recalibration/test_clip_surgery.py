@@ -6,15 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.errors import ConfigError, UnknownNameError
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_surgery import without_shared
-from ovseg.vocabulary.embedder import Queries, TextEmbedder
+from ovseg.vocabulary.embedder import TextEmbedder
+from tests.words import make_words
 
 
-def build(**vision: object) -> FrozenClip:
+def build(**vision: object) -> ViTClip:
     config = {
         "embed_dim": 12,
         "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 7, "width": 16, "head_width": 8, **vision},
@@ -24,16 +26,16 @@ def build(**vision: object) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
 @pytest.fixture(scope="module")
-def clip() -> FrozenClip:
+def clip() -> ViTClip:
     return build()
 
 
-def queries(count: int) -> Queries:
-    return Queries(F.normalize(torch.randn(count, 12), dim=1), torch.arange(count))
+def queries(count: int) -> Words:
+    return make_words(F.normalize(torch.randn(count, 12), dim=1), torch.arange(count))
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])

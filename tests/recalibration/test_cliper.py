@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import Context, FrozenClip
+from ovseg.clip import Context, ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.data.windows import bilinear_matrix
 from ovseg.errors import ConfigError
 from ovseg.guides import Guide
@@ -14,10 +15,10 @@ from ovseg.postprocess import ScoreRule, class_probabilities, segment_map
 from ovseg.recalibration import build_recalibration
 from ovseg.refinement.attention_chain import chain_attention, sharpened
 from ovseg.refinement.patch_windows import PatchWindows
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 
-def make_clip(depth: int) -> FrozenClip:
+def make_clip(depth: int) -> ViTClip:
     config = {
         "embed_dim": 24,
         "quick_gelu": True,
@@ -28,11 +29,11 @@ def make_clip(depth: int) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
 @pytest.fixture(scope="module")
-def clip() -> FrozenClip:
+def clip() -> ViTClip:
     return make_clip(4)
 
 
@@ -45,10 +46,10 @@ class RandomMaps(Guide):
         return torch.stack(maps).pow(4).softmax(-1)
 
 
-def words(count: int = 5, background: int = 2) -> Queries:
+def words(count: int = 5, background: int = 2) -> Words:
     rows = torch.randn(count + background, 24, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([*range(count), *[-1] * background])
-    return Queries(torch.nn.functional.normalize(rows, dim=-1), ids)
+    return make_words(torch.nn.functional.normalize(rows, dim=-1), ids)
 
 
 def scores(clip, images, queries=None, **options):

@@ -6,17 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.errors import ConfigError
 from ovseg.recalibration import build_recalibration
-from ovseg.recalibration.cliptrase import denoise, self_correlation
-from ovseg.vocabulary.embedder import Queries
+from ovseg.recalibration.cliptrase import Affinity, denoise, self_correlation
 from ovseg.zoo import load
+from tests.words import make_words
 
 
 @pytest.fixture(scope="module", params=[2, 5])
-def clip(request) -> FrozenClip:
+def clip(request) -> ViTClip:
     config = {
         "embed_dim": 12,
         "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": request.param, "width": 16, "head_width": 8},
@@ -26,11 +27,11 @@ def clip(request) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
-def queries(count: int) -> Queries:
-    return Queries(F.normalize(torch.randn(count, 12), dim=1), torch.arange(count))
+def queries(count: int) -> Words:
+    return make_words(F.normalize(torch.randn(count, 12), dim=1), torch.arange(count))
 
 
 def test_self_correlation_is_the_mean_cosine():
@@ -42,25 +43,25 @@ def test_self_correlation_is_the_mean_cosine():
     assert self_correlation(q.bfloat16(), k.bfloat16(), v.bfloat16()).dtype == torch.float32
 
 
-def test_denoising_takes_the_row_of_the_class_token_from_all():
+def test_denoising_takes_the_row_of_the_class_token_from_all(clip):
     correlation = torch.tensor([[[1.0, 0.2, 0.6], [0.3, 1.0, 0.5], [0.4, 0.9, 1.0]]])
-    torch.testing.assert_close(denoise(correlation), torch.tensor([[[0.8, 0.0], [0.7, 0.4]]]))
+    torch.testing.assert_close(denoise(clip, correlation), torch.tensor([[[0.8, 0.0], [0.7, 0.4]]]))
 
 
 def test_regions_of_a_batch_are_those_of_its_images(clip):
     images = torch.randn(3, 3, 40, 56)
     method = build_recalibration("cliptrase", eps=0.6, min_samples=2)
-    together = method.region_maps(clip.dense(images, method))
+    together = method.region_maps(clip.dense(images, method), queries(2))
     assert len(together) == 3
     for image, maps in zip(images, together, strict=True):
-        alone = method.region_maps(clip.dense(image[None], method))[0]
+        alone = method.region_maps(clip.dense(image[None], method), queries(2))[0]
         assert maps.shape[1:] == (20, 28)
         torch.testing.assert_close(maps, alone, atol=1e-5, rtol=1e-4)
 
 
 def test_noise_alone_has_no_region(clip):
     method = build_recalibration("cliptrase", eps=1e-6, min_samples=3)
-    assert method.region_maps(clip.dense(torch.randn(1, 3, 32, 48), method))[0].shape == (0, 16, 24)
+    assert method.region_maps(clip.dense(torch.randn(1, 3, 32, 48), method), queries(2))[0].shape == (0, 16, 24)
 
 
 @pytest.mark.parametrize(("side", "eps", "least"), [(14, 0.7, 3), (21, 1.1, 7)])
@@ -68,7 +69,7 @@ def test_the_published_settings_lie_on_the_law(clip, monkeypatch, side, eps, lea
     used = []
     monkeypatch.setattr("ovseg.recalibration.cliptrase.soft_regions", lambda *given: used.append(given[2:]))
     method = build_recalibration("cliptrase")
-    method.region_maps(clip.dense(torch.randn(1, 3, 8 * side, 8 * side), method))
+    method.region_maps(clip.dense(torch.randn(1, 3, 8 * side, 8 * side), method), queries(2))
     assert used[0] == (pytest.approx(eps, abs=1e-3), least)
 
 
@@ -92,12 +93,12 @@ def test_scores(clip):
 def test_scores_of_texts_that_differ_by_image(clip, monkeypatch):
     texts = queries(4)
     rows = F.normalize(torch.randn(2, 4, 12), dim=2)
-    monkeypatch.setattr(Queries, "rows", lambda self, cls: rows)
+    monkeypatch.setattr(Words, "rows", lambda self, cls: rows)
     method = build_recalibration("cliptrase", cls_modulation=True)
     dense = clip.dense(torch.randn(2, 3, 32, 40), method)
     together = method.patch_scores(dense, texts)
     for index in range(2):
-        monkeypatch.setattr(Queries, "rows", lambda self, cls, own=rows[index]: own)
+        monkeypatch.setattr(Words, "rows", lambda self, cls, own=rows[index]: own)
         torch.testing.assert_close(method.patch_scores(dense, texts)[index], together[index])
 
 
@@ -107,7 +108,7 @@ def test_options_act_in_the_last_block(clip):
     for option in ("residual", "feed_forward"):
         changed = clip.dense(image, build_recalibration("cliptrase", **{option: False}))
         assert (changed.features - plain.features).abs().max() > 1e-3
-        assert torch.equal(changed.context.stash["affinity"], plain.context.stash["affinity"])
+        assert torch.equal(changed.context.kept(Affinity).of_patches, plain.context.kept(Affinity).of_patches)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError
 from ovseg.guides import Guide
@@ -25,7 +25,7 @@ def build(depth=5, patch=8):
         "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
     }
     torch.manual_seed(0)
-    return FrozenClip.from_config(config, build_model(config, "test").state_dict(), "test")
+    return ViTClip.from_config(config, build_model(config, "test").state_dict(), "test")
 
 
 @pytest.fixture(scope="module")

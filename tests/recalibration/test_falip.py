@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip, foveal
+from ovseg.clip import ViTClip, foveal
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError, InputError
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.falip import FALIP
 
 
-def make(layers: int, pool_type: str = "tok") -> FrozenClip:
+def make(layers: int, pool_type: str = "tok") -> ViTClip:
     vision = {"image_size": 48, "patch_size": 8, "layers": layers, "width": 24, "head_width": 8, "pool_type": pool_type}
     text = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 1}
     config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
@@ -20,10 +20,10 @@ def make(layers: int, pool_type: str = "tok") -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
-def literal(clip: FrozenClip, image: torch.Tensor, bias: torch.Tensor, first: int) -> torch.Tensor:
+def literal(clip: ViTClip, image: torch.Tensor, bias: torch.Tensor, first: int) -> torch.Tensor:
     """Return the embedding (D,) of one region as the paper computes it: a full pass with an (N, N) bias."""
     tokens, _ = clip.tower.embed(image[None], "bicubic_offset")
     matrix = torch.zeros(tokens.shape[1], tokens.shape[1])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip, Need
+from ovseg.clip import Need, ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.itaclip import ITACLIP
 
 
-def make_clip(layers: int) -> FrozenClip:
+def make_clip(layers: int) -> ViTClip:
     config = {
         "embed_dim": 24,
         "quick_gelu": True,
@@ -23,10 +23,10 @@ def make_clip(layers: int) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), f"depth {layers}")
+    return ViTClip.from_config(config, model.state_dict(), f"depth {layers}")
 
 
-def by_definition(clip: FrozenClip, images: torch.Tensor, middle: list[int], attn_self: bool) -> torch.Tensor:
+def by_definition(clip: ViTClip, images: torch.Tensor, middle: list[int], attn_self: bool) -> torch.Tensor:
     """Return the features (B, 1 + N, D): every map is made and stored, and the last block is taken apart."""
     plain = build_recalibration("clip", pos_resize="bicubic_offset")
     hidden = clip.dense(images, plain, Need(hidden=tuple(range(clip.depth - 1)))).context.hidden

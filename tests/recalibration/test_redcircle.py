@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.clip.visual_prompts import mark
 from ovseg.errors import ConfigError, InputError
@@ -15,7 +15,7 @@ from ovseg.recalibration.redcircle import RedCircle
 
 
 @pytest.fixture(scope="module")
-def clip() -> FrozenClip:
+def clip() -> ViTClip:
     config = {
         "embed_dim": 16,
         "quick_gelu": True,
@@ -23,7 +23,7 @@ def clip() -> FrozenClip:
         "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 1},
     }
     torch.manual_seed(8)
-    return FrozenClip.from_config(config, build_model(config, "test").state_dict(), "test")
+    return ViTClip.from_config(config, build_model(config, "test").state_dict(), "test")
 
 
 def test_the_embedding_is_that_of_the_marked_image(clip, monkeypatch):

@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError
 from ovseg.postprocess import ScoreRule
 from ovseg.recalibration import build_recalibration
 from ovseg.refinement.semantic_feedback import label_attention, patch_labels
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 
-def make_clip(depth: int) -> FrozenClip:
+def make_clip(depth: int) -> ViTClip:
     config = {
         "embed_dim": 24,
         "quick_gelu": True,
@@ -27,15 +27,15 @@ def make_clip(depth: int) -> FrozenClip:
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
 @pytest.fixture(scope="module")
-def clip() -> FrozenClip:
+def clip() -> ViTClip:
     return make_clip(6)
 
 
-WORDS = Queries(torch.nn.functional.normalize(torch.randn(5, 24), dim=-1), torch.arange(5))
+WORDS = make_words(torch.nn.functional.normalize(torch.randn(5, 24), dim=-1), torch.arange(5))
 
 
 def scores(clip, method, images):
@@ -65,7 +65,7 @@ def test_every_switch_matters(clip, options):
     full, other = build_recalibration("resclip"), build_recalibration("resclip", **options)
     patches = full.encode(clip, images).features.flatten(2)[0].mT
     apart = torch.nn.functional.normalize(patches - patches.mean(0), dim=-1)[::37]  # words by which patches differ
-    words = Queries(apart, torch.arange(len(apart)))
+    words = make_words(apart, torch.arange(len(apart)))
     found = [method.patch_scores(method.encode(clip, images), words) for method in (full, other)]
     assert (found[0] - found[1]).abs().max() > 1e-4
 
@@ -74,7 +74,7 @@ def test_the_same_features_can_be_scored_by_other_words(clip):
     method = build_recalibration("resclip")
     dense = method.encode(clip, torch.randn(1, 3, 64, 64))
     first = method.patch_scores(dense, WORDS)
-    method.patch_scores(dense, Queries(WORDS.embeddings[:2], torch.arange(2)))
+    method.patch_scores(dense, make_words(WORDS.embeddings[:2], torch.arange(2)))
     assert torch.equal(first, method.patch_scores(dense, WORDS))
 
 

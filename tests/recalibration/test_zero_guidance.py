@@ -9,14 +9,15 @@ import torch.nn.functional as F
 
 import ovseg
 from ovseg.cli import main
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.contract import Words
 from ovseg.errors import ConfigError, VocabularyError
 from ovseg.guides import Guide
 from ovseg.recalibration import build_recalibration
 from ovseg.regions import segment_embedding
 from ovseg.regions.segment_embedding import embed_segments, masked_attention, subtraction_weight
-from ovseg.vocabulary.embedder import Queries
+from tests.words import make_words
 
 
 class Noise(Guide):
@@ -41,7 +42,7 @@ def build(depth=4, width=32, patch=8, size=40, **vision):
     model = build_model(config, "test")
     for parameter in model.visual.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return FrozenClip.from_config(config, model.state_dict(), "test")
+    return ViTClip.from_config(config, model.state_dict(), "test")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def clip():
 
 def queries(count=5, seed=0):
     rows = torch.randn(count, 24, generator=torch.Generator().manual_seed(seed))
-    return Queries(F.normalize(rows, dim=1), torch.arange(count))
+    return make_words(F.normalize(rows, dim=1), torch.arange(count))
 
 
 @pytest.mark.parametrize("grid", [(3, 4), (5, 7), (11, 9)])
@@ -100,7 +101,7 @@ def test_a_segment_sees_nothing_but_itself(clip):
     mask[:, :3] = 1
     for sd, same in ((None, True), (5.0, False)):
         found = [
-            embed_segments(clip.tower.embed(one, "bicubic")[0], mask.view(1, -1), clip.blocks, clip.tower, sd)[0]
+            embed_segments(clip.tower.embed(one, "bicubic")[0], mask.view(1, -1), clip.blocks, clip, sd)[0]
             for one in (images, changed)
         ]
         assert torch.allclose(*found, atol=1e-5) is same
@@ -109,12 +110,12 @@ def test_a_segment_sees_nothing_but_itself(clip):
 def test_the_whole_image_is_plain_clip(clip):
     images = torch.randn(1, 3, 40, 40)
     tokens, _ = clip.tower.embed(images, "bicubic")
-    found, saliency = embed_segments(tokens, torch.ones(1, 25), clip.blocks, clip.tower, None)
+    found, saliency = embed_segments(tokens, torch.ones(1, 25), clip.blocks, clip, None)
     torch.testing.assert_close(found, clip.dense(images).cls, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(saliency, torch.ones(1, 4))
 
 
-def test_attention_is_that_of_the_formula():
+def test_attention_is_that_of_the_formula(clip):
     q, k, v = torch.randn(3, 2, 4, 6, 8).unbind()
     masks = torch.rand(2, 6)
     masks[:, 0] = 1
@@ -123,7 +124,7 @@ def test_attention_is_that_of_the_formula():
     weighted = weighted / weighted.sum(-1, keepdim=True)
     cosine = (F.normalize(plain, dim=-1) * F.normalize(weighted, dim=-1)).sum(-1).mean((1, 2))
     strength = torch.exp(-((cosine + 1) ** 2) / 2.0)
-    mixed, saliency = masked_attention(q, k, v, masks, 2.0)
+    mixed, saliency = masked_attention(clip, q, k, v, masks, 2.0)
     torch.testing.assert_close(saliency, cosine)
     torch.testing.assert_close(subtraction_weight(saliency, 2.0), strength)
     torch.testing.assert_close(mixed, (weighted - strength[:, None, None, None] * plain[:, :, :1]) @ v)
@@ -131,14 +132,14 @@ def test_attention_is_that_of_the_formula():
 
 def test_segments_without_a_patch_collapse_to_the_class_token(clip):
     tokens, _ = clip.tower.embed(torch.randn(1, 3, 40, 40), "bicubic")
-    found, _ = embed_segments(tokens, torch.zeros(2, 25), clip.blocks[2:], clip.tower, 5.0)
+    found, _ = embed_segments(tokens, torch.zeros(2, 25), clip.blocks[2:], clip, 5.0)
     assert found.isfinite().all()
     torch.testing.assert_close(found[0], found[1])
 
 
 def test_passes_do_not_matter(clip, monkeypatch):
     tokens, _ = clip.tower.embed(torch.randn(1, 3, 40, 40), "bicubic")
-    arguments = (tokens, torch.rand(7, 25), clip.blocks[2:], clip.tower, 5.0)
+    arguments = (tokens, torch.rand(7, 25), clip.blocks[2:], clip, 5.0)
     together = embed_segments(*arguments)
     monkeypatch.setattr(segment_embedding, "SEGMENTS_PER_PASS", 2)
     for one, other in zip(together, embed_segments(*arguments), strict=True):
@@ -161,7 +162,7 @@ def test_every_region_scores_as_one(clip, merge_threshold):
     )
     dense = method.encode(clip, torch.randn(2, 3, 40, 48))
     scores = method.patch_scores(dense, queries())
-    maps = method.region_maps(dense)
+    maps = method.region_maps(dense, queries())
     assert [len(regions) for regions in maps] == {-1.0: [1, 1], 1.1: [8, 8]}.get(
         merge_threshold, [len(m) for m in maps]
     )
@@ -176,20 +177,22 @@ def test_every_region_scores_as_one(clip, merge_threshold):
 
 
 def test_words_may_differ_from_image_to_image(clip):
-    class PerImage(Queries):
+    class PerImage(Words):
         def rows(self, cls):
             return torch.stack([self.embeddings, self.embeddings.flip(0)])
 
     method = build_recalibration("zero_guidance", guide=Noise((4, 4)), num_parts=4)
     dense = method.encode(clip, torch.randn(1, 3, 40, 40).expand(2, -1, -1, -1))
     plain = queries()
-    first, second = method.patch_scores(dense, PerImage(plain.embeddings, plain.query_to_class))
+    first, second = method.patch_scores(dense, make_words(plain.embeddings, plain.query_to_class, PerImage))
     torch.testing.assert_close(first, second.flip(0))
 
 
 def test_a_clip_that_pools_by_average_is_refused():
     averaged = build(pool_type="avg")
-    with pytest.raises(ConfigError, match="embedded by the class token, which this CLIP does not train"):
+    with pytest.raises(
+        ConfigError, match=r"Zero_Guidance needs a class token that becomes .* use one with pool_type 'tok'"
+    ):
         build_recalibration("zero_guidance").encode(averaged, torch.randn(1, 3, 40, 40))
 
 
@@ -225,8 +228,6 @@ def test_segments_without_words(without_words, pixels):
     assert 1 <= len(result.segments) <= 20
     own = without_words(pixels, "sky, sand")
     assert {segment.name for segment in own.segments} <= {"sky", "sand"}
-    assert without_words(pixels).classes == own.classes  # words that were given stay
-    without_words.set_vocabulary()
     np.testing.assert_array_equal(without_words(pixels).labels, result.labels)
 
 
@@ -242,5 +243,5 @@ def test_the_command_without_words(photo, tmp_path, capsys, tiny_clip):
 
 
 def test_a_model_without_words_of_its_own(tiny_clip):
-    with pytest.raises(VocabularyError, match="no classes were given yet"):
-        ovseg.load(tiny_clip, device="cpu").set_vocabulary()
+    with pytest.raises(VocabularyError, match="no classes were given; give them"):
+        ovseg.load(tiny_clip, device="cpu").words()

@@ -12,8 +12,10 @@ from train_clip_dinoiser import make_optimizer, train_step
 from golden_runners.common import build_clip, resize
 from golden_runners.product import make_words
 from ovseg.checkpoint.clip_dinoiser import LightHeads
+from ovseg.clip.normalise import normalise
 from ovseg.guides.pooling import correlations
 from ovseg.recalibration import build_recalibration
+from ovseg.recalibration.clip_dinoiser import Inner
 
 TOWER = "clip_backbone.backbone."
 
@@ -35,8 +37,7 @@ def inferred(case: Any, heads: LightHeads, state: dict[str, Tensor]) -> dict[str
     clip = build_clip(clip_config(config, visual), visual)
     height, width = inputs["image"].shape[2:]
     padded = F.pad(inputs["image"], (0, -width % clip.patch_size, 0, -height % clip.patch_size))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (clip.mean, clip.std))
-    image, texts = (padded - mean) / std, make_words(inputs["class_embeddings"])
+    image, texts = normalise(padded, clip.mean, clip.std), make_words(inputs["class_embeddings"])
     options = {"weights": heads, "feats_idx": config["feats_idx"], "gamma": config["gamma"] or None}
     method = build_recalibration("clip_dinoiser", **options, delta=config["delta"])
     dense = clip.dense(image, method)
@@ -45,7 +46,7 @@ def inferred(case: Any, heads: LightHeads, state: dict[str, Tensor]) -> dict[str
         method = build_recalibration("clip_dinoiser", **options, delta=config["delta"], found_class=0)
     scores = method.patch_scores(dense, texts)
     maskclip = clip.dense(image, build_recalibration("maskclip", pos_resize=method.pos_resize))
-    inner = dense.context.stash["inner"]
+    inner = dense.context.kept(Inner).features
     vectors, logits = heads(inner)
     labels = resize(scores, (padded.shape[2], padded.shape[3]))[..., :height, :width].argmax(1)
     return {

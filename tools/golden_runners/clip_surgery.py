@@ -10,8 +10,8 @@ from torch import Tensor
 
 from golden_runners.common import build_clip, empty_context, resize
 from golden_runners.product import make_words
-from ovseg.clip import FrozenClip
-from ovseg.recalibration.clip_surgery import CLIP_Surgery
+from ovseg.clip import ViTClip
+from ovseg.recalibration.clip_surgery import CLIP_Surgery, Original, Redundant
 from ovseg.regions.points import prompt_points
 
 SURGERIES = {"": "class_set", "_plain": "none", "_redundant": "redundant"}
@@ -25,7 +25,7 @@ def run(case: Any) -> dict[str, Tensor]:
     dense = clip.dense(image, CLIP_Surgery(last_n_layers=depth))
     features = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
     found = {"output.image_features": features, "output.features_norm": F.normalize(features, dim=-1)}
-    dense.context.stash["redundant"] = inputs["redundant_text"]
+    dense.context.keep(Redundant(inputs["redundant_text"]))
     texts = make_words(inputs["text_embeddings"])
     for suffix, surgery in SURGERIES.items():
         method = CLIP_Surgery(last_n_layers=depth, surgery=surgery)
@@ -48,7 +48,7 @@ def run(case: Any) -> dict[str, Tensor]:
     return found | intermediates(clip, CLIP_Surgery(last_n_layers=depth), image)
 
 
-def intermediates(clip: FrozenClip, method: CLIP_Surgery, image: Tensor) -> dict[str, Tensor]:
+def intermediates(clip: ViTClip, method: CLIP_Surgery, image: Tensor) -> dict[str, Tensor]:
     """Return the position embedding, both kinds of attention in the last block, and the tokens before the last norm."""
     tokens, grid = clip.tower.embed(image, method.pos_resize)
     context = empty_context(clip, grid, image)
@@ -63,5 +63,5 @@ def intermediates(clip: FrozenClip, method: CLIP_Surgery, image: Tensor) -> dict
         "intermediate.pos_embed": clip.tower.position(grid, method.pos_resize),
         "intermediate.attention_qk": (query @ key.mT * scale).softmax(-1),
         "intermediate.attention_vv": (value @ value.mT * scale).softmax(-1),
-        "intermediate.pre_ln_post": torch.cat([context.stash["original"][:, :1], stream[:, 1:]], dim=1),
+        "intermediate.pre_ln_post": torch.cat([context.kept(Original).tokens[:, :1], stream[:, 1:]], dim=1),
     }

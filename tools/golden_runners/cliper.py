@@ -9,14 +9,14 @@ from torch import Tensor
 
 from golden_runners.common import build_clip, empty_context
 from golden_runners.product import make_words
-from ovseg.clip import Context, FrozenClip, layer_fusion
+from ovseg.clip import Context, ViTClip, layer_fusion
 from ovseg.contract import Words
 from ovseg.data.windows import bilinear_matrix
 from ovseg.guides import Guide
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map
 from ovseg.recalibration.cliper import CLIPer
 from ovseg.refinement.attention_chain import chain_attention, presence
-from ovseg.refinement.layer_maps import layer_logits
+from ovseg.refinement.layer_maps import Layers, layer_logits
 
 # The original's own background, where it has no threshold, wins up to the m at which (1 - m)^2 equals m.
 OWN_BACKGROUND = (3 - 5**0.5) / 2
@@ -103,12 +103,13 @@ def tower_config(config: Any) -> dict[str, Any]:
     return {"mlp_ratio": 4.0, **config, **more}
 
 
-def intermediates(clip: FrozenClip, method: CLIPer, context: Context, case: Any) -> dict[str, Tensor]:
+def intermediates(clip: ViTClip, method: CLIPer, context: Context, case: Any) -> dict[str, Tensor]:
     """Return what the case shows of the whole image; of layers only where all of them were computed."""
-    found = {"intermediate.final_attn_headmean_patches": context.stash["weights"][0]}
-    dense = method.joint(context.stash["layers"][-1], context)
+    kept = context.kept(Layers)
+    found = {"intermediate.final_attn_headmean_patches": kept.weights[0]}
+    dense = method.joint(kept.tokens[-1], context)
     if method.fuse_feature:
-        layers = [context.tower.head(tokens)[0][0] for tokens in context.stash["layers"]]
+        layers = [context.tower.head(tokens)[0][0] for tokens in kept.tokens]
         found["intermediate.layer_embeddings"] = torch.stack(layers)
         logits = layer_logits(method.joint, dense, queries(case.group("input")), method.logit_scale)
         found["intermediate.layer_logits"] = logits[:, 0].flatten(2).mT
@@ -120,5 +121,5 @@ def intermediates(clip: FrozenClip, method: CLIPer, context: Context, case: Any)
             total = total + weights
         found["intermediate.attn_sum"] = total
         found["intermediate.fused_attn_first_layer"] = layer_fusion.recalibrate(layer_fusion.balance(total))[0]
-        found["intermediate.final_attn"] = layer_fusion.recalibrate(context.stash["summed"])[0]
+        found["intermediate.final_attn"] = layer_fusion.recalibrate(kept.balanced)[0]
     return found

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from golden_runners.common import build_clip, empty_context, resize
 from golden_runners.product import make_words
-from ovseg.clip import Context, DenseFeatures, FrozenClip
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip import Context, DenseFeatures, Tower, ViTClip
+from ovseg.clip.open_clip_internals import OpenClipBlock
+from ovseg.clip.tower import CLASS_TOKEN
 from ovseg.contract import Words
 from ovseg.data.windows import bilinear_matrix, plan_windows
 from ovseg.postprocess import ScoreRule, segment_map
 from ovseg.recalibration import Recalibration, build_recalibration
-from ovseg.recalibration.cliptrase import denoise, self_correlation, self_self
+from ovseg.recalibration.cliptrase import Affinity, denoise, self_correlation, self_self
 from ovseg.regions import vote
 from ovseg.regions.clustering import cluster_means, dbscan
 from ovseg.regions.voting import region_means
@@ -42,7 +43,7 @@ def run(case: Any) -> dict[str, Tensor]:
     return {key: value for key, value in found.items() if key in case.tensors}
 
 
-def clip_of(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> FrozenClip:
+def clip_of(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTClip:
     """Build the CLIP of a case; the port has names of its own for the image tower, and a text tower."""
     vision = config["vision"]
     side = vision["input_resolution"] // vision["patch_size"]
@@ -79,7 +80,7 @@ def attention(x: Tensor, heads: int, state: Mapping[str, Tensor]) -> dict[str, T
     module.attn = nn.MultiheadAttention(x.shape[2], heads)
     module.attn.load_state_dict(dict(state))
     module.ln_1 = module.ls_1 = module.mlp = nn.Identity()
-    block = Block(module)
+    block = OpenClipBlock(module)
     query, key, value = block.qkv(x.transpose(0, 1))
     plain = block.project(F.scaled_dot_product_attention(query, key, value)).transpose(0, 1)
     correlation = self_correlation(query, key, value)
@@ -93,7 +94,7 @@ def attention(x: Tensor, heads: int, state: Mapping[str, Tensor]) -> dict[str, T
     }
 
 
-def encoder(clip: FrozenClip, image: Tensor) -> dict[str, Tensor]:
+def encoder(clip: ViTClip, image: Tensor) -> dict[str, Tensor]:
     """Run the image tower and show the correlations on the way."""
     method = build_recalibration("cliptrase")
     tokens, grid = clip.tower.embed(image, method.pos_resize)
@@ -108,7 +109,7 @@ def encoder(clip: FrozenClip, image: Tensor) -> dict[str, Tensor]:
     return found | {
         "output.features": features,
         "output.attn_recalibrated": self_correlation(*clip.blocks[-2].qkv(tokens)),
-        "output.affinity": context.stash["affinity"][0],
+        "output.affinity": context.kept(Affinity).of_patches[0],
         "intermediate.attn_last": self_correlation(*clip.blocks[-1].qkv(clip.blocks[-2](tokens))),
         "intermediate.tokens_last_block": leaving,
         "intermediate.tokens_ln_post": clip.tower.visual.ln_post(leaving),
@@ -116,12 +117,18 @@ def encoder(clip: FrozenClip, image: Tensor) -> dict[str, Tensor]:
     }
 
 
+class GivenTower(Tower):
+    """Says no more than that the class token comes first."""
+
+    has = frozenset({CLASS_TOKEN})
+
+
 def given(inputs: Mapping[str, Tensor], grid: list[int]) -> DenseFeatures:
     """Wrap tokens and correlations that a case gives."""
     height, width = grid
     features = inputs["features"]
-    context = Context((height, width), features, None, (0, 0, 0), (1, 1, 1))  # type: ignore[arg-type]
-    context.stash["affinity"] = denoise(inputs["attn_recalibrated"])
+    context = Context((height, width), features, GivenTower(), (0, 0, 0), (1, 1, 1))
+    context.keep(Affinity(denoise(context.tower, inputs["attn_recalibrated"])))
     return DenseFeatures(features[:, 1:].mT.unflatten(-1, (height, width)), features[:, 0], (height, width), context)
 
 
@@ -141,10 +148,10 @@ def logits_of(case: Any, method: Recalibration, dense: DenseFeatures, texts: Wor
 
 
 def clusters(
-    case: Any, method: Recalibration, dense: DenseFeatures, size: tuple[int, int]
+    case: Any, method: Recalibration, dense: DenseFeatures, texts: Words, size: tuple[int, int]
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Return the region of each pixel (None if all patches are noise), and what leads to it."""
-    affinity, maps = dense.context.stash["affinity"][0], method.region_maps(dense)[0]
+    affinity, maps = dense.context.kept(Affinity).of_patches[0], method.region_maps(dense, texts)[0]
     labels = dbscan(affinity, case.config["dbscan_eps"], case.config["dbscan_min_samples"])
     found: dict[str, Tensor] = {}
     for group in ("output", "intermediate"):
@@ -169,7 +176,7 @@ def segment(case: Any, dense: DenseFeatures, size: tuple[int, int]) -> dict[str,
     method, texts = method_of(case.config), texts_of(case)
     logits = logits_of(case, method, dense, texts)
     labels = winners(logits, size, texts.query_to_class)
-    regions, found = clusters(case, method, dense, size)
+    regions, found = clusters(case, method, dense, texts, size)
     voted = labels if regions is None else vote(labels.int(), regions).long()
     background = case.config["num_classes"]
     cls = F.normalize(dense.cls, dim=1) @ texts.embeddings.mT
@@ -181,7 +188,7 @@ def segment(case: Any, dense: DenseFeatures, size: tuple[int, int]) -> dict[str,
     }
 
 
-def detectron2(case: Any, clip: FrozenClip) -> dict[str, Tensor]:
+def detectron2(case: Any, clip: ViTClip) -> dict[str, Tensor]:
     """Run the port: padded and halved input, features at their length, means of the logits in each cluster."""
     config, size = case.config, tuple(case.config["output_size"])
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -194,7 +201,7 @@ def detectron2(case: Any, clip: FrozenClip) -> dict[str, Tensor]:
     method, texts = method_of(config, normalise=False), texts_of(case)
     dense = clip.dense(entering, method)
     logits = logits_of(case, method, dense, texts)
-    regions, found = clusters(case, method, dense, size)
+    regions, found = clusters(case, method, dense, texts, size)
     scores = resize(logits[None], size)[0]
     if regions is not None:
         rows, columns = (bilinear_matrix(*pair).float() for pair in zip(dense.grid, size, strict=True))

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_runners.product import make_words
-from ovseg.clip import Context, DenseFeatures, FrozenClip
+from ovseg.clip import Context, DenseFeatures, ViTClip
+from ovseg.clip.normalise import denormalise
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.data.preprocessing import SizeRule
@@ -22,7 +23,7 @@ from ovseg.recalibration import Recalibration
 from ovseg.refinement import pamr
 
 
-def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> FrozenClip:
+def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTClip:
     """Build the CLIP of a case; the cases hold no text tower, so a tiny random one stands in."""
     grid, patch = config["pretrain_grid"], config["patch_size"]
     model_cfg = {
@@ -41,7 +42,7 @@ def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Frozen
     }
     tower = build_model(model_cfg, "golden case").state_dict()
     text = {key: value for key, value in tower.items() if not key.startswith("visual.")}
-    return FrozenClip.from_config(model_cfg, {**text, **state}, "golden case")
+    return ViTClip.from_config(model_cfg, {**text, **state}, "golden case")
 
 
 def dense_outputs(dense: DenseFeatures, texts: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -62,9 +63,9 @@ def resize(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([upsample(one, rows, columns) for one in scores])
 
 
-def empty_context(clip: FrozenClip, grid: tuple[int, int], images: Tensor) -> Context:
+def empty_context(clip: ViTClip, grid: tuple[int, int], images: Tensor) -> Context:
     """Return the context of a pass of which nothing has been recorded."""
-    return Context(grid, images, clip.tower, clip.mean, clip.std)
+    return Context(grid, images, clip, clip.mean, clip.std)
 
 
 class LastBlock(NamedTuple):
@@ -75,7 +76,7 @@ class LastBlock(NamedTuple):
     attention: Tensor
 
 
-def last_block(clip: FrozenClip, method: Recalibration, images: Tensor) -> LastBlock:
+def last_block(clip: ViTClip, method: Recalibration, images: Tensor) -> LastBlock:
     """Run a method and keep what the intermediates of the cases show."""
     tokens, grid = clip.tower.embed(images, method.pos_resize)
     context = empty_context(clip, grid, images)
@@ -86,7 +87,7 @@ def last_block(clip: FrozenClip, method: Recalibration, images: Tensor) -> LastB
     return LastBlock(tokens, method.run(tokens, clip.blocks[-method.blocks :], context), weights)
 
 
-def build_method(clip: FrozenClip, method: Recalibration, config: Mapping[str, Any], padding: str) -> TrainingFree:
+def build_method(clip: ViTClip, method: Recalibration, config: Mapping[str, Any], padding: str) -> TrainingFree:
     """Build the model whose protocol is that of the ``postprocess`` of a case."""
     return TrainingFree(
         clip=clip,
@@ -106,7 +107,7 @@ def build_method(clip: FrozenClip, method: Recalibration, config: Mapping[str, A
 
 
 def protocol(
-    clip: FrozenClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
+    clip: ViTClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run windows, averaging, resizing, refinement and labelling as the ``postprocess`` of a case says.
 
@@ -125,10 +126,9 @@ def protocol(
     return logits, answer.class_scores, answer.labels[None]
 
 
-def raw_pixels(clip: FrozenClip, images: Tensor) -> Tensor:
+def raw_pixels(clip: ViTClip, images: Tensor) -> Tensor:
     """Return RGB in 0..255 of normalised images (B, 3, h, w), as models take them."""
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (clip.mean, clip.std))
-    return (images * std + mean) * 255
+    return denormalise(images, clip.mean, clip.std) * 255
 
 
 def label(

@@ -50,7 +50,7 @@ def run(case: Any) -> dict[str, Tensor]:
     found = dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
     found["output.features"] = found.pop("output.patch_features")
     tokens, own = clip.tower.embed(image, method.pos_resize)
-    context = Context(own, image, clip.tower, clip.mean, clip.std, regions)
+    context = Context(own, image, clip, clip.mean, clip.std, regions)
     found["intermediate.branches_pre_sum"] = torch.cat(method.run(tokens, clip.blocks, context)[:, 1:].chunk(3, 1))
     unit = unit_patches(features)
     ids = merge_regions(resize_ids(regions, grid).flatten(1), unit, method.eps)

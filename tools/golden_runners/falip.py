@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_runners.square_clip import square_clip
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.foveal import run_biased
 from ovseg.recalibration.falip import FALIP
 from ovseg.regions.boxes import score_regions
@@ -46,7 +46,7 @@ def biases(inputs: dict[str, Tensor], config: Any, kind: str) -> Tensor:
     return F.pad(torch.cat(rows), (1, 0))
 
 
-def class_attention(clip: FrozenClip, image: Tensor, rows: Tensor, first: int) -> Tensor:
+def class_attention(clip: ViTClip, image: Tensor, rows: Tensor, first: int) -> Tensor:
     """Return what the class token looks at (R, L, N) in every block, averaged over heads."""
     tokens = clip.tower.embed(image, "bicubic_offset")[0].expand(len(rows), -1, -1)
     found = []
@@ -54,5 +54,5 @@ def class_attention(clip: FrozenClip, image: Tensor, rows: Tensor, first: int) -
         own = rows[:, None, None] * (index >= first)
         query, key, _ = block.qkv(tokens)
         found.append((query[:, :, :1] @ key.mT * block.scale + own).softmax(-1).mean(1)[:, 0])
-        tokens = run_biased(tokens, block, own)
+        tokens = run_biased(clip, tokens, block, own)
     return torch.stack(found, 1)

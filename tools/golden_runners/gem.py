@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from golden_runners.common import build_clip, dense_outputs, empty_context
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.gem import GEM
 
@@ -41,7 +41,7 @@ def min_max(maps: Tensor) -> Tensor:
     return (maps - low) / (high - low)
 
 
-def intermediates(clip: FrozenClip, method: GEM, image: Tensor) -> dict[str, Tensor]:
+def intermediates(clip: ViTClip, method: GEM, image: Tensor) -> dict[str, Tensor]:
     """Return both streams before the last norm, and the attention of the last block."""
     tokens, grid = clip.tower.embed(image, method.pos_resize)
     found = {"intermediate.pos_embed": clip.tower.position(grid, method.pos_resize)}

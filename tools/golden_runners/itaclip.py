@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from golden_runners.common import build_clip, label, protocol, resize
 from golden_runners.product import make_words
-from ovseg.clip import FrozenClip, Need
-from ovseg.clip.open_clip_internals import Block
+from ovseg.clip import Need, ViTClip
+from ovseg.clip.open_clip_internals import OpenClipBlock
 from ovseg.data.windows import bilinear_matrix
 from ovseg.meta_arch.image_engineering import blur, grey
 from ovseg.meta_arch.image_engineering import mix as mix_views
@@ -55,7 +55,7 @@ def attention(
     """Return maps and outputs of one attention module, by itself and with a given map."""
     attn = nn.MultiheadAttention(config["embed_dim"], config["num_heads"])
     attn.load_state_dict(dict(state))
-    block = Block(SimpleNamespace(attn=attn, ln_1=nn.Identity(), ls_1=nn.Identity(), mlp=nn.Identity()))
+    block = OpenClipBlock(SimpleNamespace(attn=attn, ln_1=nn.Identity(), ls_1=nn.Identity(), mlp=nn.Identity()))
     q, k, v = block.qkv(inputs["x"].transpose(0, 1))
     given = inputs["saved_attention"].unflatten(0, (len(q), -1))
     found = {"output.saved_out": block.project(given @ v).transpose(0, 1)}
@@ -71,7 +71,7 @@ def identity(tokens: Tensor) -> Tensor:
     return torch.eye(tokens.shape[2]).expand(*tokens.shape[:2], -1, -1)
 
 
-def encoder(clip: FrozenClip, method: ITACLIP, image: Tensor) -> dict[str, Tensor]:
+def encoder(clip: ViTClip, method: ITACLIP, image: Tensor) -> dict[str, Tensor]:
     """Return the features, and the maps and tokens of the last block."""
     dense = clip.dense(image, method)
     features = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
@@ -91,9 +91,7 @@ def encoder(clip: FrozenClip, method: ITACLIP, image: Tensor) -> dict[str, Tenso
     }
 
 
-def views(
-    clip: FrozenClip, method: ITACLIP, inputs: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> dict[str, Tensor]:
+def views(clip: ViTClip, method: ITACLIP, inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the logits of one crop with all its views, of either half of them, and of the crop alone."""
     image, words = inputs["image"], make_words(inputs["text_embeddings"])
     size = tuple(config["logit_size"])
@@ -157,7 +155,7 @@ def labels(inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str,
 
 
 def segmentor(
-    clip: FrozenClip, method: ITACLIP, inputs: Mapping[str, Tensor], config: Mapping[str, Any]
+    clip: ViTClip, method: ITACLIP, inputs: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Return logits, class scores and labels of an image, from the windows on."""
     settings = {

@@ -12,6 +12,7 @@ from golden_runners.product import make_words
 from ovseg.data.windows import plan_windows
 from ovseg.postprocess import upsample
 from ovseg.recalibration import build_recalibration
+from ovseg.recalibration.maskclip import Keys
 
 REFINED = {"_pd": ("logits", True, False), "_ks": ("scores", False, True), "_pd_ks": ("scores", True, True)}
 
@@ -38,7 +39,7 @@ def run(case: Any) -> dict[str, Tensor]:
         found[f"output.{kind}{suffix}"] = full
         found[f"output.pred{suffix}"] = full.argmax(1).int()
         if smooth:
-            found["intermediate.k"] = dense.context.stash["keys"]
+            found["intermediate.k"] = dense.context.kept(Keys).of_patches
     found["output.patch_features"] = dense.features
     tokens, grid = clip.tower.embed(image, method.pos_resize)
     for block in clip.blocks[:-1]:

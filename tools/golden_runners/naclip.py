@@ -33,7 +33,7 @@ def run(case: Any) -> dict[str, Tensor]:
     found["intermediate.attention"] = tokens.attention.flatten(0, 1)
     found["intermediate.last_block_output"] = tokens.leaving
     if "intermediate.omega" in case.tensors:
-        found["intermediate.omega"] = neighbourhood(dense.grid, std)[None]
+        found["intermediate.omega"] = clip.with_leading(neighbourhood(dense.grid, std))[None]
     for key in case.tensors:
         if key.startswith(VARIANT):
             variant = build(*key[len(VARIANT) :].split("_"), std)

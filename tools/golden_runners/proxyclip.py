@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_runners.common import build_clip, dense_outputs, empty_context, protocol
-from ovseg.clip import Context, FrozenClip
+from ovseg.clip import Context, ViTClip
+from ovseg.clip.normalise import normalise
 from ovseg.guides import Guide
-from ovseg.guides.base import standardise, unit_patches
+from ovseg.guides.base import IMAGENET_MEAN, IMAGENET_STD, unit_patches
 from ovseg.guides.mixing import proxy_weights, resize_patches
 from ovseg.recalibration.proxyclip import ProxyCLIP
 
@@ -28,7 +29,8 @@ class Given(Guide):
         if self.features is not None:
             return self.features
         assert self.patch_weight is not None
-        return F.conv2d(standardise(context.rgb), self.patch_weight, stride=self.patch_weight.shape[-1])
+        images = normalise(context.rgb, IMAGENET_MEAN, IMAGENET_STD)
+        return F.conv2d(images, self.patch_weight, stride=self.patch_weight.shape[-1])
 
 
 def run(case: Any) -> dict[str, Tensor]:
@@ -61,7 +63,7 @@ def run(case: Any) -> dict[str, Tensor]:
     return {key: value for key, value in found.items() if key in case.tensors}
 
 
-def intermediates(clip: FrozenClip, method: ProxyCLIP, image: Tensor, heads: int) -> dict[str, Tensor]:
+def intermediates(clip: ViTClip, method: ProxyCLIP, image: Tensor, heads: int) -> dict[str, Tensor]:
     """Return what the last block sees and makes; the attention as often as the case repeats it for the heads."""
     tokens, grid = clip.tower.embed(image, method.pos_resize)
     found = {"intermediate.pos_embed": clip.tower.position(grid, method.pos_resize)}

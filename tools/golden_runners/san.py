@@ -12,7 +12,7 @@ from torch import Tensor
 from golden_runners.product import answers, encode_together, make_words, padded_batch
 from golden_runners.san_criterion import build_criterion, case_draws, inspect, read_targets, run_criterion
 from ovseg.checkpoint.san import load_san, official_name
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.contract import Encoded, Words
@@ -64,7 +64,7 @@ def recognition(case: Any) -> dict[str, Tensor]:
     given = [inputs[f"attn_bias_layer{i}"] for i in range(config["num_bias_layers"])]
     biases = [pool_bias(bias, tuple(features.shape[2:]), model.bias_pooling) for bias in given]
     tail = tower.blocks[model.front_blocks :]
-    led = run_tail(model.sls_starts(tokens), tail, run_patches(tokens, tail, 0).seen, biases)
+    led = run_tail(model.sls_starts(tokens), tail, run_patches(model.clip, tokens, tail, 0).seen, biases)
     embeddings = tower.visual.ln_post(led) @ tower.visual.proj
     masks = [attention_mask(bias, tower.blocks[0].heads, config["rec_cross_attn"]) for bias in biases]
     return {
@@ -97,7 +97,7 @@ def full(case: Any) -> dict[str, Tensor]:
     shrunk = model.shrink(batch)
     tower, front = model.clip.tower, model.front_blocks
     tokens, grid = tower.embed(shrunk, "bicubic_by_grid", model.position)
-    kept = run_patches(tokens, tower.blocks, front, range(front + 1)).taps
+    kept = run_patches(model.clip, tokens, tower.blocks, front, range(front + 1)).taps
     taps = {tap: tokens[:, 1:].mT.unflatten(2, grid) for tap, tokens in kept.items()}
     found = {"intermediate.clip_input": shrunk}
     found |= {f"intermediate.clip_feat_{tap}": tokens for tap, tokens in taps.items()}
@@ -265,7 +265,7 @@ def build(case: Any, criterion: SetCriterion | None = None) -> SAN:
     return model.eval()
 
 
-def build_clip(config: Mapping[str, Any]) -> FrozenClip:
+def build_clip(config: Mapping[str, Any]) -> ViTClip:
     """Build the CLIP of a case with random weights."""
     text = config.get("text", {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1})
     clip = {**TINY_CLIP, "embed_dim": text.get("embed_dim", 8), **config.get("clip", {})}
@@ -286,7 +286,7 @@ def build_clip(config: Mapping[str, Any]) -> FrozenClip:
         "text_cfg": {name: text[name] for name in names},
     }
     mean, std = ([value / 255 for value in config[key]] if key in config else [0, 1] for key in PIXELS)
-    return FrozenClip(build_model(model_cfg, "golden case"), model_cfg, "golden case", tuple(mean), tuple(std))
+    return ViTClip(build_model(model_cfg, "golden case"), model_cfg, "golden case", tuple(mean), tuple(std))
 
 
 PIXELS = ("pixel_mean", "pixel_std")

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from golden_runners.common import build_clip
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 
 
-def square_clip(case: Any) -> FrozenClip:
+def square_clip(case: Any) -> ViTClip:
     """Build the CLIP of a case from its ``image_size`` or ``input_resolution``, ``output_dim``, ``act`` and weights."""
     config: Mapping[str, Any] = case.config
     state: dict[str, Tensor] = case.group("state_dict")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_runners.square_clip import square_clip
-from ovseg.clip import FrozenClip
+from ovseg.clip import ViTClip
 from ovseg.recalibration.zero_guidance import Zero_Guidance
 from ovseg.regions.segment_embedding import embed_segments, subtraction_weight
 from ovseg.regions.sibling_merging import merge_siblings, pair_similarity
@@ -45,7 +45,7 @@ def cluster_tree(inputs: Mapping[str, Tensor], config: Mapping[str, Any], wanted
     return found
 
 
-def global_subtraction(clip: FrozenClip, inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+def global_subtraction(clip: ViTClip, inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Embed segments with and without subtraction, and the whole image."""
     image = inputs["image"]
     ids, places = inputs["segments"].unique(return_inverse=True)
@@ -55,7 +55,7 @@ def global_subtraction(clip: FrozenClip, inputs: Mapping[str, Tensor], config: M
     for block in clip.blocks[: -len(own)]:
         tokens = block(tokens)
     masks = soft_masks(places, grid, len(ids))
-    arguments = (tokens, masks.flatten(1), own, clip.tower)
+    arguments = (tokens, masks.flatten(1), own, clip)
     embeddings, saliency = embed_segments(*arguments, method.sd)
     found = {
         "output.embedding": embeddings,
