@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ovseg.clip.normalise import normalise
 from ovseg.contract import CLASS_SCORES, Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.device import to_device
@@ -83,13 +84,9 @@ class MaskModel(WordedModel):
 
     def normalise(self, image: Tensor) -> Tensor:
         """Normalise images (..., 3, h, w) RGB in 0..255, and bring them to the model's device and dtype."""
-        device = self.clip.device
         # Mean and deviation are brought to 0..255 and not the image to 0..1: the originals round so, to the last bit.
-        mean, std = (
-            torch.tensor([255 * x for x in values], device=device).view(3, 1, 1)
-            for values in (self.clip.mean, self.clip.std)
-        )
-        return ((to_device(image, device).float() - mean) / std).to(self.clip.dtype)
+        mean, std = ([255 * x for x in values] for values in (self.clip.mean, self.clip.std))
+        return normalise(to_device(image, self.clip.device).float(), mean, std).to(self.clip.dtype)
 
     def padded(self, images: Sequence[Tensor]) -> Tensor:
         """Stack normalised images (3, h, w) as (B, 3, H, W), padded to whole multiples of the largest sides.

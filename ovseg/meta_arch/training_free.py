@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ovseg.clip import ViTClip
 from ovseg.clip.features import DenseFeatures
+from ovseg.clip.normalise import normalise
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.data.windows import WindowPlan
@@ -174,9 +175,7 @@ class TrainingFree(WordedModel):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise images (B, 3, h, w) RGB in 0..255 as CLIP was trained."""
-        device = self.clip.device
-        mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
-        return ((images.float() / 255 - mean) / std).to(self.clip.dtype)
+        return normalise(images.float() / 255, self.clip.mean, self.clip.std).to(self.clip.dtype)
 
 
 def _shares(done: int, count: int, windows: int) -> Iterator[tuple[int, slice]]:
