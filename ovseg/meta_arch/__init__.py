@@ -1,8 +1,10 @@
-"""Meta architectures, registered with Detectron2: each file adds one to META_ARCH_REGISTRY when it is imported."""
+"""Meta architectures, registered with Detectron2: each file or sub-package adds its own, by being here."""
 
-from ovseg.meta_arch.fcclip import FCCLIP
-from ovseg.meta_arch.maft_plus import MAFTPlus
-from ovseg.meta_arch.san import SAN
-from ovseg.meta_arch.training_free import TrainingFree
+from detectron2.modeling import META_ARCH_REGISTRY
 
-__all__ = ["FCCLIP", "SAN", "MAFTPlus", "TrainingFree"]
+from ovseg.system.registry import Kind, register_all
+
+register_all(__name__)
+
+ARCHITECTURES = Kind("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY, lambda one: hasattr(one, "set_vocabulary"))
+"""Those of them that are asked by words; Detectron2 registers its own beside them."""

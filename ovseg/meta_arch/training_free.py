@@ -24,8 +24,9 @@ from ovseg.meta_arch.labelling import Labeller
 from ovseg.meta_arch.protocol import Protocol
 from ovseg.meta_arch.words import WordedModel
 from ovseg.postprocess import ScoreRule
-from ovseg.recalibration import Recalibration, build_recalibration
-from ovseg.regions import RegionGenerator, build_regions
+from ovseg.recalibration import RECALIBRATIONS, Recalibration
+from ovseg.regions import REGIONS, RegionGenerator
+from ovseg.system.registry import build
 from ovseg.vocabulary import TextOptions
 
 WINDOWS_PER_PASS = 16
@@ -64,7 +65,7 @@ class TrainingFree(WordedModel):
         """Build the parts that a config names."""
         node, options = cfg.MODEL.PROTOCOL, cfg.MODEL.RECALIBRATION
         source = cfg.MODEL.CLIP
-        recalibration = build_recalibration(options.NAME, **{k.lower(): v for k, v in options.OPTIONS.items()})
+        recalibration = build(RECALIBRATIONS, options.NAME, {k.lower(): v for k, v in options.OPTIONS.items()})
         generator = cfg.MODEL.REGIONS
         text = TextOptions.from_config(cfg.MODEL.TEXT)
         rule = ScoreRule(
@@ -91,7 +92,7 @@ class TrainingFree(WordedModel):
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
             "text": text,
-            "regions": build_regions(generator.NAME, **{k.lower(): v for k, v in generator.OPTIONS.items()})
+            "regions": build(REGIONS, generator.NAME, {k.lower(): v for k, v in generator.OPTIONS.items()})
             if generator.NAME
             else None,
         }
