@@ -1,10 +1,8 @@
 """Meta architectures, registered with Detectron2: each file or sub-package adds its own, by being here."""
 
-from detectron2.modeling import META_ARCH_REGISTRY
-
-from ovseg.system.registry import Kind, register_all
+from ovseg.meta_arch.section import ARCHITECTURES, complete
+from ovseg.system.registry import register_all
 
 register_all(__name__)
 
-ARCHITECTURES = Kind("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY, lambda one: hasattr(one, "set_vocabulary"))
-"""Those of them that are asked by words; Detectron2 registers its own beside them."""
+__all__ = ["ARCHITECTURES", "complete"]

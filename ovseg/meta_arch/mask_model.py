@@ -17,6 +17,7 @@ from ovseg.device import to_device
 from ovseg.errors import ConfigError
 from ovseg.losses.matcher import Target
 from ovseg.mask_postprocess import MaskResize, class_maps, plan_resize, semantic_map
+from ovseg.meta_arch.section import Sectioned
 from ovseg.meta_arch.words import WordedModel
 from ovseg.ops.linear_layers import lower_products, pack_linears
 
@@ -68,7 +69,7 @@ class Batch(NamedTuple):
     outputs: list[tuple[int, int]]
 
 
-class MaskModel(WordedModel):
+class MaskModel(WordedModel, Sectioned):
     """A frozen CLIP and trained parts that propose masks.
 
     Attributes:

@@ -18,9 +18,10 @@ from ovseg.clip import FrozenClip
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import LossWeights, Prediction
+from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.meta_arch.mask_model import MaskModel, SizeRule, read_targets
+from ovseg.meta_arch.section import Section
 from ovseg.ops.linear_layers import pack_linears
 from ovseg.proposals.classifier import class_logits
 from ovseg.proposals.side_adapter import SideAdapter
@@ -47,11 +48,11 @@ class SAN(MaskModel):
     """
 
     head = ("side_adapter.", "position", "void_row", "sls_tokens")
+    made_of = {"side_adapter": SideAdapter, "criterion": SetCriterion}  # noqa: RUF012
 
     @configurable
     def __init__(
         self,
-        *,
         clip: FrozenClip,
         side_adapter: SideAdapter,
         criterion: SetCriterion,
@@ -59,37 +60,53 @@ class SAN(MaskModel):
         templates: str,
         background: str,
         text: TextOptions | None = None,
+        weights: Weights | None = None,
+        *,
         front_blocks: int = 9,
         clip_resolution: float = 0.5,
         size_divisibility: int = 32,
         bias_pooling: str = "max",
         sls_token: str = "cls_token",
         train_position: bool = True,
-        weights: Weights | None = None,
     ) -> None:
-        """Put the parts together; a Detectron2 config is accepted in their place."""
+        """Put the parts together; a Detectron2 config is accepted in their place.
+
+        Args:
+            clip: The frozen CLIP.
+            side_adapter: Proposes masks and leads CLIP.
+            criterion: The losses of training.
+            protocol: The size rule.
+            templates: Name of the template set.
+            background: The background policy.
+            text: How the texts of a vocabulary are engineered.
+            weights: In the layout of the released ones, or ours; None leaves the side adapter untrained.
+            front_blocks: Of CLIP; the others are led by the masks.
+            clip_resolution: Of the image that CLIP sees, as a share of the side adapter's.
+            size_divisibility: Batches are padded to multiples of so many pixels.
+            bias_pooling: How biases come to the grid of CLIP: ``max``, ``avg``, ``bilinear`` or ``bicubic``.
+            sls_token: What the tokens of the masks start as: ``cls_token``, ``learnable_token`` or ``pos_embedding``.
+            train_position: Whether CLIP's position embeddings are trained; else nothing is learned through CLIP.
+
+        Raises:
+            ConfigError: An option does not fit the CLIP.
+            WeightsError: The weights do not fit.
+        """
         super().__init__(clip, templates, background, text)
         if self.text.autoclip:
-            raise ConfigError(
-                "MODEL.TEXT.AUTOCLIP weights templates by patches, which SAN does not compare; set it to 0"
-            )
+            raise ConfigError("MODEL.TEXT.AUTOCLIP weighs texts for patches, which SAN does not compare; set it to 0")
         if not (0 <= front_blocks < clip.depth and max(side_adapter.taps) <= clip.depth):
             raise ConfigError(
                 f"{front_blocks} front blocks and taps up to {max(side_adapter.taps)}; expected fewer front blocks "
                 f"than the {clip.depth} of {clip.name}, and no taps beyond them"
             )
         self.side_adapter, self.criterion, self.protocol = side_adapter, criterion, protocol
-        self.front_blocks, self.clip_resolution, self.size_divisibility = (
-            front_blocks,
-            clip_resolution,
-            size_divisibility,
-        )
+        self.front_blocks, self.clip_resolution = front_blocks, clip_resolution
+        self.size_divisibility = size_divisibility
         self.bias_pooling, self.sls_token = bias_pooling, one_of("sls_token", sls_token, SLS_TOKENS)
         self.position = nn.Parameter(clip.tower.visual.positional_embedding.detach().clone(), train_position)
         self.void_row = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.embed_dim**-0.5)
         if sls_token != "cls_token":
-            count = side_adapter.query_embed.shape[1]
-            self.sls_tokens = nn.Parameter(torch.randn(count, 1, clip.tower.width) * 0.02)
+            self.sls_tokens = nn.Parameter(torch.randn(side_adapter.query_embed.shape[1], 1, clip.tower.width) * 0.02)
         if weights is not None:
             load_san(self, weights.state, weights.source)
             clip.refresh()
@@ -105,50 +122,26 @@ class SAN(MaskModel):
         path = cfg.MODEL.WEIGHTS
         return cls.parts(cfg, Weights(read_part(path, "model"), path.rpartition("/")[2]) if path else None)
 
-    @staticmethod
-    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+    @classmethod
+    def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
-        san, source = cfg.MODEL.SAN, cfg.MODEL.CLIP
+        section, source = Section(cls, cfg), cfg.MODEL.CLIP
         if source.FOLDER:
             clip = FrozenClip.from_folder(source.FOLDER)
         elif weights is not None and holds_clip(weights.state):
             clip = FrozenClip.empty(source.ARCH)
         else:
             clip = FrozenClip.load(source.ARCH, source.PRETRAINED)
-        shares = LossWeights(*san.LOSS_WEIGHTS)
         return {
             "clip": clip,
-            "side_adapter": SideAdapter(
-                clip_width=clip.tower.width,
-                width=san.WIDTH,
-                depth=san.DEPTH,
-                heads=san.HEADS,
-                patch=san.PATCH,
-                image_size=san.IMAGE_SIZE,
-                queries=san.QUERIES,
-                fusion=read_fusion(san.FUSION),
-                supervised=san.SUPERVISED_BLOCKS,
-                bias_heads=san.BIAS_HEADS or clip.blocks[0].heads,
-                bias_layers=san.BIAS_LAYERS,
-                channels=san.CHANNELS,
-                hidden=san.HIDDEN,
-                mlp_layers=san.MLP_LAYERS,
-                rescale_bias=san.RESCALE_BIAS,
-                mask_bias=san.MASK_BIAS,
-                grid_start=san.GRID_START,
-            ),
-            "criterion": SetCriterion(points=san.POINTS, void_weight=san.VOID_WEIGHT, weights=shares, costs=shares),
+            "side_adapter": section.make("side_adapter", clip.tower.width, clip.blocks[0].heads),
+            "criterion": section.make("criterion"),
             "protocol": SizeRule.from_config(cfg),
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
             "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "front_blocks": san.FRONT_BLOCKS,
-            "clip_resolution": san.CLIP_RESOLUTION,
-            "size_divisibility": san.SIZE_DIVISIBILITY,
-            "bias_pooling": san.BIAS_POOLING,
-            "sls_token": san.SLS_TOKEN,
-            "train_position": san.TRAIN_POSITION,
             "weights": weights,
+            **section.own,
         }
 
     @property
@@ -252,18 +245,3 @@ class SAN(MaskModel):
             return tokens[:, :1].expand(-1, self.side_adapter.query_embed.shape[1], -1)
         own = self.sls_tokens.transpose(0, 1)
         return own.expand(len(tokens), -1, -1) if self.sls_token == "learnable_token" else own + tokens[:, :1]
-
-
-def read_fusion(pairs: Sequence[str]) -> dict[int, int]:
-    """Read ``("0->0", "3->1")``: block of CLIP -> block of the side adapter.
-
-    Raises:
-        ConfigError: An entry is not of this form.
-    """
-    found = {}
-    for pair in pairs:
-        tap, arrow, side = str(pair).partition("->")
-        if not arrow or not tap.strip().isdigit() or not side.strip().isdigit():
-            raise ConfigError(f"MODEL.SAN.FUSION has '{pair}'; expected two numbers such as '3->1'")
-        found[int(tap)] = int(side)
-    return found

@@ -143,8 +143,9 @@ def options_of(maker: Callable[..., Any]) -> Options:
         try:
             parameters = inspect.signature(function, eval_str=True).parameters.values()
         except (NameError, AttributeError, TypeError, SyntaxError) as error:
+            word = getattr(maker, "__name__", maker)
             raise EnvironmentProblem(
-                f"the option types of {maker.__name__} cannot be read ({error}); import what they name at the top of "
+                f"the option types of {word} cannot be read ({error}); import what they name at the top of "
                 f"its file, not for type checking alone"
             ) from error
         for one in parameters:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from golden_runners.mask_losses import StageDraws, inspect_stage, with_gradients
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import LossWeights, Prediction, Target
+from ovseg.losses.matcher import Prediction, Target
 from ovseg.mask_postprocess import MaskResize, class_maps, instances, panoptic, plan_resize
 
 
@@ -25,8 +25,8 @@ def build_criterion(config: Mapping[str, Any]) -> SetCriterion:
         oversample=config["oversample_ratio"],
         importance=config["importance_sample_ratio"],
         void_weight=config["eos_coef"],
-        weights=LossWeights(*weights),
-        costs=LossWeights(*costs),
+        loss_weights=tuple(weights),
+        matching_weights=tuple(costs),
     )
 
 
