@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ovseg.errors import ConfigError, unknown_name
+from ovseg.mappings import merge
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+
+DEFAULT = "TrainingFree"
+"""The architecture of a config that names none."""
 
 
 def add_ovseg_config(cfg: CfgNode) -> None:
@@ -21,11 +26,13 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     ``MODEL.CLIP`` says where the CLIP comes from, ``MODEL.RECALIBRATION`` what a training-free method changes in it,
     ``MODEL.TEXT`` how words are embedded, ``MODEL.PROTOCOL`` everything that papers set per benchmark: the size rule,
     windows, padding, logit scale, thresholds and refinement. ``INPUT.FORMAT`` becomes RGB, which CLIP was trained with.
+    Options of an architecture stand under its name, such as ``MODEL.SAN``; they are no part of this file, but those of
+    its constructor and its parts (`ovseg.meta_arch.section`).
     """
     from detectron2.config import CfgNode as Node
 
     cfg.INPUT.FORMAT = "RGB"
-    cfg.MODEL.META_ARCHITECTURE = "TrainingFree"
+    cfg.MODEL.META_ARCHITECTURE = DEFAULT
     cfg.MODEL.SOURCE = ""  # where the values of a file come from, in words
     cfg.MODEL.CLIP = Node()
     cfg.MODEL.CLIP.ARCH = "ViT-B-16"
@@ -49,9 +56,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.TEXT.VOCABULARY = ""  # default words of a model; empty: the user gives them
     _add_protocol(cfg)
     _add_training(cfg)
-    _add_san(cfg)
-    _add_fcclip(cfg)
-    _add_maft(cfg)
+    cfg.MODEL.__dict__[Node.NEW_ALLOWED] = True  # this node alone: MODEL.<architecture> holds the options of one
 
 
 def _add_protocol(cfg: CfgNode) -> None:
@@ -110,81 +115,6 @@ def _add_training(cfg: CfgNode) -> None:
     solver.LOG_PERIOD = 20  # steps
 
 
-def _add_san(cfg: CfgNode) -> None:
-    """Add the defaults of SAN: those of its released ViT-B/16."""
-    from detectron2.config import CfgNode as Node
-
-    san = cfg.MODEL.SAN = Node()
-    san.CLIP_RESOLUTION = 0.5  # of the image that CLIP sees, as a share of the side adapter's
-    san.SIZE_DIVISIBILITY = 32  # batches are padded to multiples of so many pixels
-    san.FRONT_BLOCKS = 9  # of CLIP; the others are led by the masks
-    san.WIDTH = 240
-    san.DEPTH = 8
-    san.HEADS = 6
-    san.PATCH = 16
-    san.IMAGE_SIZE = 640  # pixels; side of the images that the side adapter's position embeddings are stored for
-    san.QUERIES = 100
-    san.FUSION = ("0->0", "3->1", "6->2", "9->3")  # tokens behind so many blocks of CLIP -> behind block of the adapter
-    san.SUPERVISED_BLOCKS = (7, 8)
-    san.BIAS_HEADS = 0  # 0: as many as CLIP has
-    san.BIAS_LAYERS = 1  # 1, or one for each block of CLIP that is led
-    san.BIAS_POOLING = "max"  # max | avg | bilinear | bicubic
-    san.RESCALE_BIAS = True
-    san.MASK_BIAS = 0.0  # share of the mask logits in the biases; the original has none
-    san.GRID_START = 0.0  # amplitude of waves that tell queries their places from the start; 0: random, as the original
-    san.TRAIN_POSITION = True  # False: CLIP's position embeddings stay frozen, and nothing is learned through CLIP
-    san.CHANNELS = 256
-    san.HIDDEN = 256
-    san.MLP_LAYERS = 3
-    san.SLS_TOKEN = "cls_token"  # cls_token | learnable_token | pos_embedding: what the tokens of the masks start as
-    san.POINTS = 12544  # of a mask in the losses
-    san.VOID_WEIGHT = 0.1
-    san.LOSS_WEIGHTS = (2.0, 5.0, 5.0)  # class, mask, dice; in the losses and in the matching
-
-
-def _add_fcclip(cfg: CfgNode) -> None:
-    """Add the defaults of FC-CLIP: those of its released ConvNeXt-L."""
-    fcclip = cfg.MODEL.FCCLIP = query_head()
-    fcclip.ALPHA = 0.4  # exponent of CLIP's own probability for classes of the training
-    fcclip.BETA = 0.8  # and for all others
-    fcclip.VALID_MASKS_ONLY = False  # True: trust the trained classifier where a mask is empty at 1/32
-    fcclip.VIT = False  # True: CLIP is a ViT, with the dense features of MODEL.RECALIBRATION (ours)
-    fcclip.TRAINED_VOCABULARY = ""  # preset or file with the words of the training; empty: TEXT.VOCABULARY
-
-
-def _add_maft(cfg: CfgNode) -> None:
-    """Add the defaults of MAFT+: those of its released models for semantic segmentation."""
-    maft = cfg.MODEL.MAFT = query_head()
-    maft.QUERIES = 100
-    maft.PANOPTIC = maft.INSTANCES = False
-    maft.OBJECT_THRESHOLD, maft.OVERLAP_THRESHOLD = 0.2, 0.7
-    maft.TRANSFER_HEADS = 8  # of the attention by which texts look at the image
-    maft.PANOPTIC_TRANSFER = False  # True: the norm is on the change of the texts alone, as in the panoptic model
-    maft.RC_WEIGHT = 0.1  # of the loss that keeps CLIP near to what it was
-
-
-def query_head() -> CfgNode:
-    """Return the defaults of a pixel decoder and a masked decoder, which FC-CLIP and MAFT+ share."""
-    from detectron2.config import CfgNode as Node
-
-    head = Node()
-    head.QUERIES = 250
-    head.DIM = 256
-    head.HEADS = 8
-    head.ENCODER_LAYERS = 6  # of the pixel decoder
-    head.ENCODER_FFN = 1024
-    head.DECODER_LAYERS = 9
-    head.DECODER_FFN = 2048
-    head.PANOPTIC = True  # what is made of the masks besides semantic labels
-    head.INSTANCES = True
-    head.OBJECT_THRESHOLD = 0.0
-    head.OVERLAP_THRESHOLD = 0.8
-    head.POINTS = 12544  # of a mask in the losses
-    head.VOID_WEIGHT = 0.1
-    head.LOSS_WEIGHTS = (2.0, 5.0, 5.0)  # class, mask, dice; in the losses and in the matching
-    return head
-
-
 def default_protocol() -> CfgNode:
     """Return ``MODEL.PROTOCOL`` as it is where a config says nothing of it."""
     from detectron2.config import get_cfg
@@ -223,9 +153,10 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Cf
     if not Path(path).is_file():
         raise ConfigError(f"no config file '{path}'; expected a YAML file such as configs/training_free/sclip.yaml")
     try:
-        cfg.merge_from_file(str(path), allow_unsafe=False)  # Detectron2's default lets a YAML file run code
-        if overrides:
-            cfg.merge_from_other_cfg(Node(overrides))
+        settings = Node.load_yaml_with_base(str(path), allow_unsafe=False)  # Detectron2 lets a YAML file run code
+        settings = modernise(merge(settings, overrides or {}), str(path))
+        _open_section(cfg, settings)
+        cfg.merge_from_other_cfg(Node(settings))
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError) as error:
         text = " ".join(str(error).split()).strip("'\"")
         if unknown := re.search(r"Non-existent config key: ([\w.]+)", text):
@@ -234,6 +165,59 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Cf
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = cfg.MODEL.PROTOCOL.SHORT_SIDE, cfg.MODEL.PROTOCOL.LONG_SIDE
     cfg.freeze()
     return cfg
+
+
+RENAMED = {"MAFT": "MAFTPlus"}
+"""Sections of ``MODEL`` that had another name once; see docs/migration.md."""
+SECTIONS = ("SAN", "FCCLIP", "MAFTPlus")
+"""What configs of earlier versions held whatever their architecture, also when it reads but one of them, or none."""
+
+
+def new_key(key: str) -> str:
+    """Return what a dotted key of a config of any version is called now."""
+    first, *rest = key.split(".")
+    return ".".join([first, RENAMED.get(rest[0], rest[0]), *rest[1:]]) if rest and first == "MODEL" else key
+
+
+def modernise(settings: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return the settings of a config of any version in the names of this one; what was changed is said in one line.
+
+    Args:
+        settings: Nested; not changed.
+        source: What to call them.
+
+    Raises:
+        ConfigError: A value is given under its old name and under its new one.
+    """
+    model = settings.get("MODEL")
+    if not isinstance(model, dict):
+        return settings
+    model, notes = dict(model), []
+    own = model.get("META_ARCHITECTURE", DEFAULT)
+    for old, new in RENAMED.items():
+        if new == own and isinstance(earlier := model.pop(old, None), dict):
+            if twice := earlier.keys() & model.get(new, {}).keys():
+                both = f"MODEL.{old}.{min(twice)} and MODEL.{new}.{min(twice)}"
+                raise ConfigError(f"'{source}' has {both}, which are one; leave the first out")
+            model[new] = {**earlier, **model.get(new, {})}
+            notes.append(f"MODEL.{old} is called MODEL.{new} now")
+    foreign = [key for key in (*SECTIONS, *RENAMED) if key != own and model.pop(key, None) is not None]
+    if foreign:
+        notes.append(f"left out, for {own} does not read it: {', '.join(f'MODEL.{key}' for key in foreign)}")
+    if notes:
+        warnings.warn(f"config '{source}' is of an earlier version; {'; '.join(notes)}", stacklevel=3)
+    return {**settings, "MODEL": model}
+
+
+def _open_section(cfg: CfgNode, settings: dict[str, Any]) -> None:
+    """Let ``MODEL`` hold the section of the architecture that settings name, any keys in it, and no others."""
+    from detectron2.config import CfgNode as Node
+
+    cfg.MODEL.__dict__[Node.NEW_ALLOWED] = False
+    model = settings.get("MODEL", {})
+    name = model.get("META_ARCHITECTURE", DEFAULT)
+    if name in model and name not in cfg.MODEL:
+        cfg.MODEL[name] = Node(new_allowed=True)
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:

@@ -199,7 +199,7 @@ def test_weights_that_are_no_weights(tiny_clip, tmp_path):
         ("MODEL: {PROTOCOL: {WINDOW: 64, STRIDE: 100}}", "leaves gaps"),
         ("MODEL: {PROTOCOL: {PADDING: odd}}", "window padding is 'odd'"),
         ("MODEL: {PROTOCOL: {LOGIT_SCALE: 0.0}}", "logit_scale 0.0"),
-        ("MODEL: {RECALIBRATION: {NAME: sklip}}", "unknown recalibration 'sklip'; did you mean sclip"),
+        ("MODEL: {RECALIBRATION: {NAME: sklip}}", "unknown recalibration 'sklip'; did you mean SCLIP"),
         ("MODEL: {RECALIBRATION: {OPTIONS: {residuals: true}}}", "unknown option 'residuals'"),
         ("MODEL: {TEXT: {TEMPLATES: openai81}}", "unknown template set 'openai81'; did you mean openai80"),
         ("MODEL: {TEXT: {BACKGROUND: wrods}}", "unknown background policy 'wrods'"),

@@ -62,7 +62,7 @@ def details(model: str, protocol: str = "") -> dict[str, Any]:
     filled = f"{model}/ViT-B-16/openai" if model.casefold() in methods else model
     node = model_config(filled, protocol=protocol).MODEL
     free = node.META_ARCHITECTURE == "TrainingFree"
-    own = ("RECALIBRATION", "REGIONS") if free else (node.META_ARCHITECTURE.upper(),)
+    own = ("RECALIBRATION", "REGIONS") if free else (node.META_ARCHITECTURE,)
     names = ("META_ARCHITECTURE", "CLIP", *own, "TEXT", "PROTOCOL")
     plain = json.loads(json.dumps({key: node[key] for key in names if key in node}))  # tuples become lists
     method = node.RECALIBRATION.NAME.casefold() if free else ""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.checkpoint.trained import load_trained_state, trained_state
+from ovseg.config import new_key
 from ovseg.engine.optimizer import trainable_parameters
 from ovseg.errors import ConfigError, InputError, WeightsError
 from ovseg.files import atomic_write, check_writable
@@ -122,8 +123,9 @@ class Checkpoint:
             raise InputError(
                 f"'{folder}' holds a run at step {self.step}; go on with --resume, or choose another OUTPUT_DIR"
             )
+        begun = {new_key(key): value for key, value in saved["settings"].items()}
         for key, value in self.settings.items():
-            if (before := saved["settings"].get(key)) != value:
+            if (before := begun.get(key)) != value:
                 raise ConfigError(
                     f"{key} is {value} but the run in '{folder}' has {before}; use that, or choose another OUTPUT_DIR"
                 )

@@ -24,6 +24,7 @@ from ovseg.zoo import load, model_config
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+_WORDS = {"true": True, "false": False, "null": None}  # as YAML writes what Python spells otherwise
 CHECKED = 64  # images of each data set that are read before training; all names of files are compared
 
 
@@ -44,7 +45,7 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
         try:
             node[last] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            node[last] = text
+            node[last] = _WORDS.get(text, text)
     return changes
 
 

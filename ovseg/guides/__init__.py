@@ -3,12 +3,9 @@
 Each file of this package registers its guides, by being there.
 """
 
-import importlib
-import pkgutil
+from ovseg.guides.base import GUIDE_REGISTRY, GUIDES, Guide, build_guide, unit_patches
+from ovseg.system.registry import register_all
 
-from ovseg.guides.base import GUIDE_REGISTRY, Guide, build_guide, unit_patches
+register_all(__name__)
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-
-__all__ = ["GUIDE_REGISTRY", "Guide", "build_guide", "unit_patches"]
+__all__ = ["GUIDES", "GUIDE_REGISTRY", "Guide", "build_guide", "unit_patches"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,8 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from ovseg.clip.features import Context, Need
-from ovseg.errors import ConfigError, unknown_name
+from ovseg.errors import ConfigError
+from ovseg.system.registry import Kind, find
 
 GUIDE_REGISTRY = Registry("GUIDE")
 GUIDE_REGISTRY.__doc__ = "Functions from an argument (the text behind the colon) and a facet to a `Guide`, by kind."
@@ -45,6 +46,9 @@ class Guide(nn.Module):
         return super().train(False)
 
 
+GUIDES: Kind[Callable[[str, str], Guide]] = Kind("guide", GUIDE_REGISTRY)
+
+
 def build_guide(name: str | Guide, facet: str = "token") -> Guide:
     """Build a guide by name.
 
@@ -63,10 +67,7 @@ def build_guide(name: str | Guide, facet: str = "token") -> Guide:
     if facet not in FACETS:
         raise ConfigError(f"guide facet is '{facet}'; expected one of {', '.join(FACETS)}")
     kind, _, argument = name.partition(":")
-    known = [known for known, _ in GUIDE_REGISTRY]
-    if kind not in known:
-        raise unknown_name("guide", kind, known)
-    guide: Guide = GUIDE_REGISTRY.get(kind)(argument, facet)
+    guide = find(GUIDES, kind)(argument, facet)
     guide.name = name
     return guide.eval().requires_grad_(False)
 

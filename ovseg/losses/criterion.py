@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -37,20 +37,21 @@ class SetCriterion:
     The defaults are those of SAN, FC-CLIP and MAFT+. It holds no parameters.
 
     Attributes:
-        points: Points at which a mask is compared.
         oversample: Candidates for each uncertain point.
         importance: Share of the points that are the most uncertain candidates.
+        matching_weights: Of the three parts of the matching cost; None: those of the losses.
+        points: Points at which a mask is compared.
         void_weight: Weight of queries without a target in the cross entropy.
-        weights: Of the three losses.
-        costs: Of the three parts of the matching cost.
+        loss_weights: Of the three losses: class, mask, dice.
     """
 
-    points: int = 12544
     oversample: float = 3.0
     importance: float = 0.75
+    matching_weights: tuple[float, float, float] | None = None
+    _: KW_ONLY
+    points: int = 12544
     void_weight: float = 0.1
-    weights: LossWeights = WEIGHTS
-    costs: LossWeights = WEIGHTS
+    loss_weights: tuple[float, float, float] = (WEIGHTS.label, WEIGHTS.mask, WEIGHTS.dice)
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -61,6 +62,11 @@ class SetCriterion:
         if self.points < 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
             got = f"points {self.points}, oversample {self.oversample}, importance {self.importance}"
             raise ConfigError(f"mask loss with {got}; expected points >= 1, oversample >= 1, importance in 0..1")
+
+    @property
+    def costs(self) -> LossWeights:
+        """The shares of the three parts of the matching cost."""
+        return LossWeights(*self.matching_weights or self.loss_weights)
 
     def __call__(
         self, predictions: Sequence[Prediction], targets: Sequence[Target], draw: Draw = uniform_points
@@ -80,7 +86,7 @@ class SetCriterion:
             ConfigError: A target's class is not among the K of the predictions.
         """
         losses = self.losses(predictions, targets, draw)
-        weights = {"loss_ce": self.weights.label, "loss_mask": self.weights.mask, "loss_dice": self.weights.dice}
+        weights = dict(zip(("loss_ce", "loss_mask", "loss_dice"), self.loss_weights, strict=True))
         return {key: loss * weights["_".join(key.split("_")[:2])] for key, loss in losses.items()}
 
     def losses(

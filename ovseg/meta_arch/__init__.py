@@ -1,8 +1,8 @@
-"""Meta architectures, registered with Detectron2: each file adds one to META_ARCH_REGISTRY when it is imported."""
+"""Meta architectures, registered with Detectron2: each file or sub-package adds its own, by being here."""
 
-from ovseg.meta_arch.fcclip import FCCLIP
-from ovseg.meta_arch.maft_plus import MAFTPlus
-from ovseg.meta_arch.san import SAN
-from ovseg.meta_arch.training_free import TrainingFree
+from ovseg.meta_arch.section import ARCHITECTURES, complete
+from ovseg.system.registry import register_all
 
-__all__ = ["FCCLIP", "SAN", "MAFTPlus", "TrainingFree"]
+register_all(__name__)
+
+__all__ = ["ARCHITECTURES", "complete"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -19,11 +19,12 @@ from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import LossWeights, Prediction
+from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.mask_postprocess import plan_resize
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.meta_arch.mask_results import MaskRule, object_results
+from ovseg.meta_arch.section import Section
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 from ovseg.proposals.pixel_decoder import PixelDecoder
@@ -62,11 +63,16 @@ class ConvMaskModel(MaskModel):
     """
 
     head: ClassVar[tuple[str, ...]] = ("pixel_decoder.", "decoder.", "void.")
+    made_of: ClassVar[Mapping[str, Callable[..., Any]]] = {
+        "pixel_decoder": PixelDecoder,
+        "decoder": MaskedDecoder,
+        "rule": MaskRule,
+        "criterion": SetCriterion,
+    }
     size_divisibility = STRIDE
 
     def __init__(
         self,
-        *,
         clip: ConvClip | ViTPyramid,
         pixel_decoder: PixelDecoder,
         decoder: MaskedDecoder,
@@ -98,10 +104,24 @@ class ConvMaskModel(MaskModel):
         """
         return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
 
-    @staticmethod
-    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+    @classmethod
+    def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
-        raise NotImplementedError
+        section = Section(cls, cfg)
+        clip = section.make("clip", cfg, weights is not None and weights.holds_clip)
+        return {
+            "clip": clip,
+            "pixel_decoder": section.make("pixel_decoder", clip.channels),
+            "decoder": section.make("decoder", clip.embed_dim),
+            "rule": section.make("rule", cfg.TEST.DETECTIONS_PER_IMAGE),
+            "criterion": section.make("criterion"),
+            "size_rule": size_rule(cfg, STRIDE),
+            "templates": cfg.MODEL.TEXT.TEMPLATES,
+            "background": cfg.MODEL.TEXT.BACKGROUND,
+            "text": TextOptions.from_config(cfg.MODEL.TEXT),
+            "weights": weights,
+            **section.own,
+        }
 
     @property
     def gives(self) -> frozenset[str]:
@@ -184,38 +204,13 @@ class ConvMaskModel(MaskModel):
         return [Prediction(self.trained_logits(one.embeddings, words), one.masks) for one in found]
 
 
+def conv_clip(cfg: CfgNode, empty: bool = False) -> ConvClip:
+    """Read the convolutional CLIP that a config names; ``empty`` as in `read_clip`."""
+    return read_clip(ConvClip, cfg.MODEL.CLIP, empty)
+
+
 def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
     """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights."""
     if source.FOLDER:
         return kind.from_folder(source.FOLDER)
     return kind.empty(source.ARCH) if empty else kind.load(source.ARCH, source.PRETRAINED)
-
-
-def conv_parts(cfg: CfgNode, node: CfgNode, clip: ConvClip | ViTPyramid) -> dict[str, Any]:
-    """Build what a config says of the parts that all models of this kind have.
-
-    Args:
-        cfg: The whole config.
-        node: The part of it with the values of the head (see `ovseg.config.query_head`).
-        clip: What the head is built for.
-    """
-    shares = LossWeights(*node.LOSS_WEIGHTS)
-    return {
-        "clip": clip,
-        "pixel_decoder": PixelDecoder(clip.channels, node.DIM, node.HEADS, node.ENCODER_FFN, node.ENCODER_LAYERS),
-        "decoder": MaskedDecoder(
-            clip.embed_dim, node.DIM, node.QUERIES, node.HEADS, node.DECODER_FFN, node.DECODER_LAYERS
-        ),
-        "size_rule": size_rule(cfg, STRIDE),
-        "rule": MaskRule(
-            panoptic=node.PANOPTIC,
-            instances=node.INSTANCES,
-            object_threshold=node.OBJECT_THRESHOLD,
-            overlap_threshold=node.OVERLAP_THRESHOLD,
-            top_k=cfg.TEST.DETECTIONS_PER_IMAGE,
-        ),
-        "criterion": SetCriterion(node.POINTS, void_weight=node.VOID_WEIGHT, weights=shares, costs=shares),
-        "templates": cfg.MODEL.TEXT.TEMPLATES,
-        "background": cfg.MODEL.TEXT.BACKGROUND,
-        "text": TextOptions.from_config(cfg.MODEL.TEXT),
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,16 +17,19 @@ from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import Words
 from ovseg.errors import ConfigError
-from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_parts, read_clip
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_clip, read_clip
+from ovseg.meta_arch.mask_results import MaskRule
+from ovseg.meta_arch.section import Section, lower_keys
 from ovseg.ops.mask_pooling import resize_masks
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.ensemble import fuse, void_share, with_void
 from ovseg.proposals.masked_decoder import Proposals
-from ovseg.recalibration import build_recalibration
+from ovseg.recalibration import RECALIBRATIONS
+from ovseg.system.registry import build
 from ovseg.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ensemble:
     """How the two classifiers are mixed.
 
@@ -65,6 +69,32 @@ class Ensemble:
         return with_void(fuse(trained[..., :-1], own[..., :-1], shares), void_share(trained))
 
 
+def read_words(usual: str, *, trained_vocabulary: str = "") -> frozenset[str] | None:
+    """Read the words of a training; None if they are not known.
+
+    Args:
+        usual: What stands for them where nothing else is said: the words of the config.
+        trained_vocabulary: A preset, a file, or a list.
+    """
+    words = trained_vocabulary or usual
+    return frozenset(Vocabulary.parse(words).queries) if words else None
+
+
+def any_clip(cfg: CfgNode, empty: bool = False, *, vit: bool = False) -> ConvClip | ViTPyramid:
+    """Read the CLIP that a config names.
+
+    Args:
+        cfg: The whole config.
+        empty: See `read_clip`.
+        vit: Whether it is a ViT, with the dense features of ``MODEL.RECALIBRATION`` (ours, and not the paper's).
+    """
+    if not vit:
+        return conv_clip(cfg, empty)
+    method = cfg.MODEL.RECALIBRATION
+    recalibration = build(RECALIBRATIONS, method.NAME, lower_keys(method.OPTIONS, "MODEL.RECALIBRATION.OPTIONS"))
+    return read_clip(ViTPyramid, cfg.MODEL.CLIP, empty).recalibrated(recalibration)
+
+
 @META_ARCH_REGISTRY.register()
 class FCCLIP(ConvMaskModel):
     """FC-CLIP.
@@ -81,9 +111,17 @@ class FCCLIP(ConvMaskModel):
             None until they are known: then no class is seen, and training makes them those that it is given.
     """
 
+    made_of = {  # noqa: RUF012
+        **ConvMaskModel.made_of,
+        "clip": any_clip,
+        "rule": partial(MaskRule, panoptic=True, instances=True, object_threshold=0.0),
+        "ensemble": Ensemble,
+        "trained_names": read_words,
+    }
+
     @configurable
     def __init__(
-        self, *, ensemble: Ensemble, trained_names: frozenset[str] | None, weights: Weights | None = None, **parts: Any
+        self, ensemble: Ensemble, trained_names: frozenset[str] | None, weights: Weights | None = None, **parts: Any
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place.
 
@@ -101,25 +139,12 @@ class FCCLIP(ConvMaskModel):
         if not self.void.weight.is_meta:  # a model that is yet to be filled has no values
             self.refresh_hash()
 
-    @staticmethod
-    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
-        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
-        node, source = cfg.MODEL.FCCLIP, cfg.MODEL.CLIP
-        empty = weights is not None and weights.holds_clip
-        clip: ConvClip | ViTPyramid
-        if node.VIT:
-            method = cfg.MODEL.RECALIBRATION
-            recalibration = build_recalibration(method.NAME, **{k.lower(): v for k, v in method.OPTIONS.items()})
-            clip = read_clip(ViTPyramid, source, empty).recalibrated(recalibration)
-        else:
-            clip = read_clip(ConvClip, source, empty)
-        words = node.TRAINED_VOCABULARY or cfg.MODEL.TEXT.VOCABULARY
-        return {
-            **conv_parts(cfg, node, clip),
-            "ensemble": Ensemble(node.ALPHA, node.BETA, node.VALID_MASKS_ONLY),
-            "trained_names": frozenset(Vocabulary.parse(words).queries) if words else None,
-            "weights": weights,
-        }
+    @classmethod
+    def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+        """Build the parts that a config names; see `ConvMaskModel.parts`."""
+        section = Section(cls, cfg)
+        names = section.make("trained_names", cfg.MODEL.TEXT.VOCABULARY)
+        return {**super().parts(cfg, weights), "ensemble": section.make("ensemble"), "trained_names": names}
 
     @property
     def settings(self) -> dict[str, Any]:

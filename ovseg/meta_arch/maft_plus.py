@@ -21,12 +21,14 @@ from ovseg.errors import ConfigError
 from ovseg.losses.mask_aware import mask_aware_loss
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.losses.representation import representation_loss
-from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_parts, read_clip
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_clip
 from ovseg.meta_arch.mask_model import read_targets
+from ovseg.meta_arch.mask_results import MaskRule
+from ovseg.meta_arch.section import Section
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.content_transfer import ContentTransfer
 from ovseg.proposals.ensemble import void_share, with_void
-from ovseg.proposals.masked_decoder import Proposals
+from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 
 
 @META_ARCH_REGISTRY.register()
@@ -43,15 +45,22 @@ class MAFTPlus(ConvMaskModel):
     """
 
     head = (*ConvMaskModel.head, "transfer.", "clip.model.visual.trunk.")
+    made_of = {  # noqa: RUF012
+        **ConvMaskModel.made_of,
+        "clip": conv_clip,
+        "decoder": partial(MaskedDecoder, queries=100),
+        "rule": partial(MaskRule, object_threshold=0.2, overlap_threshold=0.7),
+        "transfer": ContentTransfer,
+    }
 
     @configurable
     def __init__(
         self,
-        *,
         transfer: ContentTransfer,
         original: Callable[[], ConvClip],
-        compensation: float = 0.1,
         weights: Weights | None = None,
+        *,
+        rc_weight: float = 0.1,
         **parts: Any,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place.
@@ -59,8 +68,8 @@ class MAFTPlus(ConvMaskModel):
         Args:
             transfer: See there.
             original: Gives the CLIP from which training started; it is asked when there is something to learn from it.
-            compensation: See there.
             weights: In the layout of the released ones, or ours; None leaves CLIP as it was and the head untrained.
+            rc_weight: Of the loss that keeps CLIP near to what it was.
             parts: Those of `ConvMaskModel`.
 
         Raises:
@@ -70,7 +79,7 @@ class MAFTPlus(ConvMaskModel):
         super().__init__(**parts)
         if not isinstance(self.clip.tower, ConvNeXtTower):
             raise ConfigError(f"MAFT+ embeds pixels as a ConvNeXt does, which {self.clip.name} is not; use a ConvNeXt")
-        self.transfer, self.original, self.compensation = transfer, original, compensation
+        self.transfer, self.original, self.compensation = transfer, original, rc_weight
         trunk = self.clip.tower.trunk
         for part in (trunk.stem, trunk.stages, trunk.norm_pre):
             part.requires_grad_(True)
@@ -80,18 +89,12 @@ class MAFTPlus(ConvMaskModel):
         if not self.void.weight.is_meta:  # a model that is yet to be filled has no values
             self.refresh_hash()
 
-    @staticmethod
-    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
-        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
-        node = cfg.MODEL.MAFT
-        clip = read_clip(ConvClip, cfg.MODEL.CLIP, empty=weights is not None and weights.holds_clip)
-        return {
-            **conv_parts(cfg, node, clip),
-            "transfer": ContentTransfer(clip.embed_dim, node.TRANSFER_HEADS, node.PANOPTIC_TRANSFER),
-            "original": partial(read_clip, ConvClip, cfg.MODEL.CLIP),
-            "compensation": node.RC_WEIGHT,
-            "weights": weights,
-        }
+    @classmethod
+    def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+        """Build the parts that a config names; see `ConvMaskModel.parts`."""
+        parts = super().parts(cfg, weights)
+        transfer = Section(cls, cfg).make("transfer", parts["clip"].embed_dim)
+        return {**parts, "transfer": transfer, "original": partial(conv_clip, cfg)}
 
     @property
     def settings(self) -> dict[str, Any]:

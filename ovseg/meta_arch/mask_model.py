@@ -18,6 +18,7 @@ from ovseg.device import to_device
 from ovseg.errors import ConfigError
 from ovseg.losses.matcher import Target
 from ovseg.mask_postprocess import MaskResize, class_maps, semantic_map
+from ovseg.meta_arch.section import Sectioned
 from ovseg.meta_arch.words import WordedModel
 
 
@@ -44,7 +45,7 @@ def size_rule(cfg: CfgNode, minimum: int) -> SizeRule:
     return SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, minimum)
 
 
-class MaskModel(WordedModel):
+class MaskModel(WordedModel, Sectioned):
     """A frozen CLIP and trained parts that propose masks.
 
     Attributes:

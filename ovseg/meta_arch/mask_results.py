@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -19,18 +19,19 @@ class MaskRule:
     """What is made of masks besides labels.
 
     Attributes:
+        top_k: See `ovseg.mask_postprocess.instances`.
         panoptic: Whether the model gives panoptic segments.
         instances: Whether it gives instances; with panoptic segments only things.
         object_threshold: See `ovseg.mask_postprocess.panoptic`.
         overlap_threshold: Likewise.
-        top_k: See `ovseg.mask_postprocess.instances`.
     """
 
+    top_k: int = 100
+    _: KW_ONLY
     panoptic: bool = False
     instances: bool = False
     object_threshold: float = 0.8
     overlap_threshold: float = 0.8
-    top_k: int = 100
 
     def __post_init__(self) -> None:
         """Check the ranges.

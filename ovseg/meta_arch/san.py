@@ -21,10 +21,11 @@ from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import LossWeights, Prediction
+from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.mask_postprocess import plan_resize
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
+from ovseg.meta_arch.section import Section
 from ovseg.proposals.classifier import class_logits
 from ovseg.proposals.side_adapter import SideAdapter
 from ovseg.recalibration.base import one_of
@@ -64,11 +65,11 @@ class SAN(MaskModel):
 
     head = ("side_adapter.", "position", "void_row", "sls_tokens")
     extra_packed = ("side_adapter",)
+    made_of = {"side_adapter": SideAdapter, "criterion": SetCriterion}  # noqa: RUF012
 
     @configurable
     def __init__(
         self,
-        *,
         clip: ViTClip,
         side_adapter: SideAdapter,
         criterion: SetCriterion,
@@ -76,32 +77,49 @@ class SAN(MaskModel):
         templates: str,
         background: str,
         text: TextOptions | None = None,
+        weights: Weights | None = None,
+        *,
         front_blocks: int = 9,
         clip_resolution: float = 0.5,
         size_divisibility: int = 32,
         bias_pooling: str = "max",
         sls_token: str = "cls_token",
         train_position: bool = True,
-        weights: Weights | None = None,
     ) -> None:
-        """Put the parts together; a Detectron2 config is accepted in their place."""
+        """Put the parts together; a Detectron2 config is accepted in their place.
+
+        Args:
+            clip: The frozen CLIP.
+            side_adapter: Proposes masks and leads CLIP.
+            criterion: The losses of training.
+            size_rule: How large the network sees a photograph.
+            templates: Name of the template set.
+            background: The background policy.
+            text: How the texts of a vocabulary are engineered.
+            weights: In the layout of the released ones, or ours; None leaves the side adapter untrained.
+            front_blocks: Of CLIP; the others are led by the masks.
+            clip_resolution: Of the image that CLIP sees, as a share of the side adapter's.
+            size_divisibility: Batches are padded to multiples of so many pixels.
+            bias_pooling: How biases come to the grid of CLIP: ``max``, ``avg``, ``bilinear`` or ``bicubic``.
+            sls_token: What the tokens of the masks start as: ``cls_token``, ``learnable_token`` or ``pos_embedding``.
+            train_position: Whether CLIP's position embeddings are trained; else nothing is learned through CLIP.
+
+        Raises:
+            ConfigError: An option does not fit the CLIP.
+            WeightsError: The weights do not fit.
+        """
         clip.check({STREAM, ATTENTION, CLASS_TOKEN}, "SAN")
         super().__init__(clip, templates, background, text)
         if self.text.autoclip:
-            raise ConfigError(
-                "MODEL.TEXT.AUTOCLIP weights templates by patches, which SAN does not compare; set it to 0"
-            )
+            raise ConfigError("MODEL.TEXT.AUTOCLIP weighs texts for patches, which SAN does not compare; set it to 0")
         if not (0 <= front_blocks < clip.depth and max(side_adapter.taps) <= clip.depth):
             raise ConfigError(
                 f"{front_blocks} front blocks and taps up to {max(side_adapter.taps)}; expected fewer front blocks "
                 f"than the {clip.depth} of {clip.name}, and no taps beyond them"
             )
         self.side_adapter, self.criterion, self.size_rule = side_adapter, criterion, size_rule
-        self.front_blocks, self.clip_resolution, self.size_divisibility = (
-            front_blocks,
-            clip_resolution,
-            size_divisibility,
-        )
+        self.front_blocks, self.clip_resolution = front_blocks, clip_resolution
+        self.size_divisibility = size_divisibility
         self.bias_pooling, self.sls_token = bias_pooling, one_of("sls_token", sls_token, SLS_TOKENS)
         self.position = nn.Parameter(clip.position_table.detach().clone(), train_position)
         self.void_row = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.embed_dim**-0.5)
@@ -123,50 +141,26 @@ class SAN(MaskModel):
         path = cfg.MODEL.WEIGHTS
         return cls.parts(cfg, Weights(read_part(path, "model"), path.rpartition("/")[2]) if path else None)
 
-    @staticmethod
-    def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+    @classmethod
+    def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
-        san, source = cfg.MODEL.SAN, cfg.MODEL.CLIP
+        section, source = Section(cls, cfg), cfg.MODEL.CLIP
         if source.FOLDER:
             clip = ViTClip.from_folder(source.FOLDER)
         elif weights is not None and holds_clip(weights.state):
             clip = ViTClip.empty(source.ARCH)
         else:
             clip = ViTClip.load(source.ARCH, source.PRETRAINED)
-        shares = LossWeights(*san.LOSS_WEIGHTS)
         return {
             "clip": clip,
-            "side_adapter": SideAdapter(
-                clip_width=clip.width,
-                width=san.WIDTH,
-                depth=san.DEPTH,
-                heads=san.HEADS,
-                patch=san.PATCH,
-                image_size=san.IMAGE_SIZE,
-                queries=san.QUERIES,
-                fusion=read_fusion(san.FUSION),
-                supervised=san.SUPERVISED_BLOCKS,
-                bias_heads=san.BIAS_HEADS or clip.blocks[0].heads,
-                bias_layers=san.BIAS_LAYERS,
-                channels=san.CHANNELS,
-                hidden=san.HIDDEN,
-                mlp_layers=san.MLP_LAYERS,
-                rescale_bias=san.RESCALE_BIAS,
-                mask_bias=san.MASK_BIAS,
-                grid_start=san.GRID_START,
-            ),
-            "criterion": SetCriterion(points=san.POINTS, void_weight=san.VOID_WEIGHT, weights=shares, costs=shares),
-            "size_rule": size_rule(cfg, san.PATCH),
+            "side_adapter": section.make("side_adapter", clip.width, clip.blocks[0].heads),
+            "criterion": section.make("criterion"),
+            "size_rule": size_rule(cfg, section.options["patch"]),
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
             "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "front_blocks": san.FRONT_BLOCKS,
-            "clip_resolution": san.CLIP_RESOLUTION,
-            "size_divisibility": san.SIZE_DIVISIBILITY,
-            "bias_pooling": san.BIAS_POOLING,
-            "sls_token": san.SLS_TOKEN,
-            "train_position": san.TRAIN_POSITION,
             "weights": weights,
+            **section.own,
         }
 
     @property
@@ -253,18 +247,3 @@ class SAN(MaskModel):
             return cls.expand(-1, self.side_adapter.query_embed.shape[1], -1)
         own = self.sls_tokens.transpose(0, 1)
         return own.expand(len(tokens), -1, -1) if self.sls_token == "learnable_token" else own + cls
-
-
-def read_fusion(pairs: Sequence[str]) -> dict[int, int]:
-    """Read ``("0->0", "3->1")``: block of CLIP -> block of the side adapter.
-
-    Raises:
-        ConfigError: An entry is not of this form.
-    """
-    found = {}
-    for pair in pairs:
-        tap, arrow, side = str(pair).partition("->")
-        if not arrow or not tap.strip().isdigit() or not side.strip().isdigit():
-            raise ConfigError(f"MODEL.SAN.FUSION has '{pair}'; expected two numbers such as '3->1'")
-        found[int(tap)] = int(side)
-    return found

@@ -21,10 +21,12 @@ from ovseg.errors import ConfigError
 from ovseg.meta_arch.image_engineering import mix, views
 from ovseg.meta_arch.labelling import Labeller
 from ovseg.meta_arch.protocol import Protocol
+from ovseg.meta_arch.section import lower_keys
 from ovseg.meta_arch.words import WordedModel
 from ovseg.postprocess import ScoreRule
-from ovseg.recalibration import Recalibration, build_recalibration
-from ovseg.regions import RegionGenerator, build_regions
+from ovseg.recalibration import RECALIBRATIONS, Recalibration
+from ovseg.regions import REGIONS, RegionGenerator
+from ovseg.system.registry import build
 from ovseg.vocabulary import TextOptions
 
 WINDOWS_PER_PASS = 16
@@ -78,23 +80,11 @@ class TrainingFree(WordedModel):
         """Build the parts that a config names."""
         node, options = cfg.MODEL.PROTOCOL, cfg.MODEL.RECALIBRATION
         source = cfg.MODEL.CLIP
-        recalibration = build_recalibration(options.NAME, **{k.lower(): v for k, v in options.OPTIONS.items()})
+        recalibration = build(RECALIBRATIONS, options.NAME, lower_keys(options.OPTIONS, "MODEL.RECALIBRATION.OPTIONS"))
         generator = cfg.MODEL.REGIONS
         text = TextOptions.from_config(cfg.MODEL.TEXT)
-        rule = ScoreRule(
-            logit_scale=node.LOGIT_SCALE,
-            prob_threshold=node.PROB_THRESHOLD,
-            threshold_label=node.THRESHOLD_LABEL,
-            area_threshold=node.AREA_THRESHOLD,
-            area_exempt=node.THRESHOLD_LABEL,
-            min_max=node.MIN_MAX,
-            keep_peak=node.KEEP_PEAK,
-            score_threshold=node.SCORE_THRESHOLD,
-            softmax=node.SOFTMAX,
-            closing=node.CLOSING,
-            pamr_steps=node.PAMR_STEPS,
-            pamr_dilations=tuple(node.PAMR_DILATIONS),
-        )
+        scores = [field.name for field in fields(ScoreRule) if field.name != "area_exempt"]
+        rule = ScoreRule(**{name: node[name.upper()] for name in scores}, area_exempt=node.THRESHOLD_LABEL)
         clip = ViTClip.from_folder(source.FOLDER) if source.FOLDER else ViTClip.load(source.ARCH, source.PRETRAINED)
         return {
             "clip": clip,
@@ -105,7 +95,7 @@ class TrainingFree(WordedModel):
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
             "text": text,
-            "regions": build_regions(generator.NAME, **{k.lower(): v for k, v in generator.OPTIONS.items()})
+            "regions": build(REGIONS, generator.NAME, lower_keys(generator.OPTIONS, "MODEL.REGIONS.OPTIONS"))
             if generator.NAME
             else None,
         }

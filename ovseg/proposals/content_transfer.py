@@ -14,21 +14,21 @@ class ContentTransfer(nn.Module):
     Source: github.com/jiaosiyu1999/MAFT-Plus. The rows are not of unit length afterwards. Rows do not see each other.
     """
 
-    def __init__(self, dim: int, heads: int, panoptic: bool) -> None:
+    def __init__(self, dim: int, *, transfer_heads: int = 8, panoptic_transfer: bool = False) -> None:
         """Build it.
 
         Args:
-            dim: Length of texts and image features; a multiple of 4 and of ``heads``.
-            heads: Heads of the attention.
-            panoptic: Whether the norm is applied to the change alone, which starts at zero, as in the panoptic models;
-                in the semantic ones it is applied to the sum.
+            dim: Length of texts and image features; a multiple of 4 and of ``transfer_heads``.
+            transfer_heads: Heads of the attention.
+            panoptic_transfer: Whether the norm is applied to the change alone, which starts at zero, as in the panoptic
+                models; in the semantic ones it is applied to the sum.
         """
         super().__init__()
-        self.panoptic = panoptic
-        self.attention = Attention(dim, heads)
+        self.panoptic = panoptic_transfer
+        self.attention = Attention(dim, transfer_heads)
         self.linear = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
-        if panoptic:
+        if panoptic_transfer:
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
 

@@ -67,7 +67,14 @@ class MaskedDecoder(nn.Module):
     """
 
     def __init__(
-        self, embed_dim: int, dim: int = 256, queries: int = 250, heads: int = 8, ffn: int = 2048, layers: int = 9
+        self,
+        embed_dim: int,
+        *,
+        dim: int = 256,
+        queries: int = 250,
+        heads: int = 8,
+        decoder_ffn: int = 2048,
+        decoder_layers: int = 9,
     ) -> None:
         """Build it.
 
@@ -76,14 +83,14 @@ class MaskedDecoder(nn.Module):
             dim: Width of queries, levels and mask features.
             queries: Their number.
             heads: Of every attention.
-            ffn: Width of the feed-forward networks.
-            layers: Their number.
+            decoder_ffn: Width of the feed-forward networks.
+            decoder_layers: Number of layers.
         """
         super().__init__()
         # Tables and not plain parameters, because optimisers commonly spare embeddings the weight decay.
         self.query_feat, self.query_embed = nn.Embedding(queries, dim), nn.Embedding(queries, dim)
         self.level_embed = nn.Embedding(LEVELS, dim)
-        self.layers = nn.ModuleList(DecoderLayer(dim, heads, ffn) for _ in range(layers))
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, decoder_ffn) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(dim)
         self.mask_embed, self.class_embed = MLP(dim, dim), MLP(dim, embed_dim)
         self.pool_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))

@@ -98,7 +98,13 @@ class PixelDecoder(nn.Module):
     """
 
     def __init__(
-        self, channels: Mapping[str, int], dim: int = 256, heads: int = 8, ffn: int = 1024, layers: int = 6
+        self,
+        channels: Mapping[str, int],
+        *,
+        dim: int = 256,
+        heads: int = 8,
+        encoder_ffn: int = 1024,
+        encoder_layers: int = 6,
     ) -> None:
         """Build it.
 
@@ -106,8 +112,8 @@ class PixelDecoder(nn.Module):
             channels: Of the levels ``res2`` to ``res5`` that it is given.
             dim: Width of everything in it, of the mask features too.
             heads: Of every attention.
-            ffn: Width of the feed-forward networks.
-            layers: Of the encoder.
+            encoder_ffn: Width of the feed-forward networks.
+            encoder_layers: Of the encoder.
 
         Raises:
             ConfigError: ``dim`` is no multiple of 32.
@@ -120,7 +126,7 @@ class PixelDecoder(nn.Module):
             nn.Sequential(nn.Conv2d(channels[name], dim, 1), nn.GroupNorm(GROUPS, dim)) for name in LEVELS
         )
         self.level_embed = nn.Parameter(torch.randn(len(LEVELS), dim))
-        self.layers = nn.ModuleList(EncoderLayer(dim, heads, ffn) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, encoder_ffn) for _ in range(encoder_layers))
         self.lateral = nn.Sequential(nn.Conv2d(channels["res2"], dim, 1, bias=False), nn.GroupNorm(GROUPS, dim))
         self.smooth = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, dim), nn.ReLU(True)

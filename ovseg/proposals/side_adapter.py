@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,17 +41,18 @@ class SideAdapter(nn.Module):
 
     def __init__(
         self,
-        *,
         clip_width: int,
+        clip_heads: int,
+        *,
         width: int = 240,
         depth: int = 8,
         heads: int = 6,
         patch: int = 16,
         image_size: int = 640,
         queries: int = 100,
-        fusion: Mapping[int, int],
-        supervised: Sequence[int] = (7, 8),
-        bias_heads: int = 12,
+        fusion: tuple[str, ...] = ("0->0", "3->1", "6->2", "9->3"),
+        supervised_blocks: tuple[int, ...] = (7, 8),
+        bias_heads: int = 0,
         bias_layers: int = 1,
         channels: int = 256,
         hidden: int = 256,
@@ -64,15 +65,16 @@ class SideAdapter(nn.Module):
 
         Args:
             clip_width: Channels of CLIP's tokens.
+            clip_heads: Heads of CLIP's attention.
             width: Channels of the transformer.
             depth: Its blocks.
             heads: Of its attention.
             patch: Side of its patches in pixels.
             image_size: Side in pixels of the square images that position embeddings are stored for.
             queries: Number of masks.
-            fusion: After which block each tap of CLIP (number of blocks behind it) is added; block 0 is the input.
-            supervised: Blocks, from 1, behind which masks are made; the last is what inference uses.
-            bias_heads: Heads of the attention biases: as many as CLIP has, or 1 for all.
+            fusion: What is added where: the tokens behind 3 blocks of CLIP after block 1 is ``"3->1"``; 0 is the input.
+            supervised_blocks: Blocks, from 1, behind which masks are made; the last is what inference uses.
+            bias_heads: Heads of the attention biases: as many as CLIP has (0), or 1 for all.
             bias_layers: 1 for all blocks of CLIP's tail, or as many as it has.
             channels: Of the vectors whose products are masks and biases.
             hidden: Of the decoder's MLPs.
@@ -86,18 +88,16 @@ class SideAdapter(nn.Module):
             ConfigError: The last block is not supervised, or a number does not fit.
         """
         super().__init__()
-        _check(width, depth, heads, fusion, supervised)
-        self.patch, self.supervised = patch, tuple(sorted(supervised))
+        self.patch, self.supervised = patch, tuple(sorted(supervised_blocks))
         self.table_grid = (image_size // patch,) * 2
         self.patch_embed = nn.Conv2d(3, width, patch, patch)
         self.pos_embed = nn.Parameter(torch.empty(1, self.table_grid[0] * self.table_grid[1], width))
-        self.query_embed = nn.Parameter(torch.empty(1, queries, width))
-        self.query_pos_embed = nn.Parameter(torch.empty(1, queries, width))
+        self.query_embed, self.query_pos_embed = (nn.Parameter(torch.empty(1, queries, width)) for _ in range(2))
         self.blocks = nn.ModuleList(SideBlock(width, heads) for _ in range(depth))
-        self.fusion = {side: tap for tap, side in fusion.items()}
+        self.fusion = {side: tap for tap, side in _checked(width, depth, heads, fusion, supervised_blocks)}
         self.fusion_layers = nn.ModuleDict({str(side): Fusion(clip_width, width) for side in sorted(self.fusion)})
         self._start(grid_start)
-        shape = (bias_layers, bias_heads, channels)
+        shape = (bias_layers, bias_heads or clip_heads, channels)
         self.mask_decoder = MaskDecoder(width, hidden, mlp_layers, shape, rescale_bias, mask_bias)
 
     def _start(self, grid_start: float) -> None:
@@ -230,6 +230,21 @@ class Mlp(nn.Module):
         return x
 
 
+def read_fusion(pairs: Sequence[str]) -> dict[int, int]:
+    """Read ``("0->0", "3->1")``: block of CLIP -> block of the side adapter.
+
+    Raises:
+        ConfigError: An entry is not of this form.
+    """
+    found = {}
+    for pair in pairs:
+        tap, arrow, side = pair.partition("->")
+        if not arrow or not tap.strip().isdigit() or not side.strip().isdigit():
+            raise ConfigError(f"fusion has '{pair}'; expected two numbers such as '3->1'")
+        found[int(tap)] = int(side)
+    return found
+
+
 def _init_linear(module: nn.Module) -> None:
     """Start blocks as timm does, and fusion as Detectron2's c2_xavier_fill."""
     if isinstance(module, SideBlock):
@@ -241,7 +256,11 @@ def _init_linear(module: nn.Module) -> None:
         nn.init.zeros_(module.proj.bias)
 
 
-def _check(width: int, depth: int, heads: int, fusion: Mapping[int, int], supervised: Sequence[int]) -> None:
+def _checked(
+    width: int, depth: int, heads: int, pairs: Sequence[str], supervised: Sequence[int]
+) -> ItemsView[int, int]:
+    """Refuse numbers that do not fit; returns the pairs of the fusion."""
+    fusion = read_fusion(pairs)
     if width % heads:
         raise ConfigError(f"the side adapter is {width} wide with {heads} heads; expected heads that divide the width")
     if not supervised or max(supervised) != depth or min(supervised) < 1:
@@ -250,3 +269,4 @@ def _check(width: int, depth: int, heads: int, fusion: Mapping[int, int], superv
         )
     if len(set(fusion.values())) < len(fusion) or not all(0 <= side <= depth for side in fusion.values()):
         raise ConfigError(f"taps go to blocks {sorted(fusion.values())}; expected different ones from 0 to {depth}")
+    return fusion.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +13,8 @@ from torch import Tensor, nn
 from ovseg.clip.features import Context, DenseFeatures, Need
 from ovseg.clip.position import RULES
 from ovseg.clip.tower import ATTENTION, STREAM, Block, Tower
-from ovseg.errors import ConfigError, unknown_name
+from ovseg.errors import ConfigError
+from ovseg.system.registry import Kind, build, find, names
 
 if TYPE_CHECKING:
     from ovseg.contract import Words
@@ -138,6 +137,9 @@ class Recalibration(nn.Module):
         return clip.dense(images, self, regions=regions)
 
 
+RECALIBRATIONS: Kind[type[Recalibration]] = Kind("recalibration", RECALIBRATION_REGISTRY)
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``softmax(query key^T / sqrt(d) + bias) value`` without ever storing the weights of all heads."""
     if bias is not None:  # PyTorch 2.4 misreads one that is the same for all queries and keys, (1, 1)
@@ -197,65 +199,14 @@ def at_least(option: str, got: Any, low: float) -> Any:
 
 def list_recalibrations() -> list[str]:
     """Return the names of all registered methods, in the spelling of their papers."""
-    return sorted(name for name, _ in RECALIBRATION_REGISTRY)
+    return names(RECALIBRATIONS)
 
 
 def recalibration_class(name: str) -> type[Recalibration]:
-    """Look a method up by name, in any case: ``"SCLIP"`` or ``"sclip"``.
-
-    Raises:
-        UnknownNameError: There is none; the message has the nearest names.
-    """
-    by_lower = {known.lower(): known for known in list_recalibrations()}
-    if name.lower() not in by_lower:
-        raise unknown_name("recalibration", name, by_lower)
-    return RECALIBRATION_REGISTRY.get(by_lower[name.lower()])
+    """Look a method up by name, in any case: ``"SCLIP"`` or ``"sclip"``; see `ovseg.system.registry.find`."""
+    return find(RECALIBRATIONS, name)
 
 
 def build_recalibration(name: str, **options: Any) -> Recalibration:
-    """Build a method by name and options.
-
-    Args:
-        name: As in `list_recalibrations`, in any case.
-        options: Keyword options of the method's class, and of `Recalibration`.
-
-    Raises:
-        UnknownNameError: No such method.
-        ConfigError: No such option, or a value of a wrong type or out of range.
-    """
-    method = recalibration_class(name)
-    known = _options(method)
-    for option, value in options.items():
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown option '{option}' of {method.__name__}; {hint}")
-        _check_type(option, value, known[option])
-    return method(**options)
-
-
-def _options(method: type[Recalibration]) -> dict[str, str]:
-    """Return the options of a class and its bases with their annotations."""
-    known: dict[str, str] = {}
-    for cls in reversed(method.__mro__):
-        if issubclass(cls, Recalibration) and "__init__" in vars(cls):
-            parameters = inspect.signature(cls.__init__).parameters.values()
-            known |= {p.name: str(p.annotation) for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return known
-
-
-def _check_type(option: str, got: Any, annotation: str) -> None:
-    """Refuse a value that the annotation of an option excludes; an int is welcome as a float, a bool never."""
-    accepted = sorted(part.strip() for part in annotation.split("|"))
-    if not any(_fits(got, part) for part in accepted):
-        kind = "None" if got is None else type(got).__name__
-        raise ConfigError(f"option {option} is {got!r} ({kind}); expected {' or '.join(accepted)}")
-
-
-def _fits(got: Any, annotation: str) -> bool:
-    if annotation.startswith("tuple["):
-        return isinstance(got, list | tuple) and all(_fits(one, annotation[6:].partition(",")[0]) for one in got)
-    if got is None or isinstance(got, bool):
-        return annotation == ("None" if got is None else "bool")
-    kinds = [cls.__name__ for cls in type(got).mro()]
-    return annotation in kinds or (annotation == "float" and "int" in kinds)
+    """Build a method by name and the keyword options of its class; see `ovseg.system.registry.build`."""
+    return build(RECALIBRATIONS, name, options)

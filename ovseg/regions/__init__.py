@@ -1,11 +1,12 @@
-"""Regions of an image: generators of region maps, and labels that follow regions."""
+"""Regions of an image: generators of region maps, and labels that follow regions.
 
-import importlib
+Each file of this package registers its generators, by being there.
+"""
 
-from ovseg.regions.generators import REGION_REGISTRY, RegionGenerator, build_regions
+from ovseg.regions.generators import REGION_REGISTRY, REGIONS, RegionGenerator
 from ovseg.regions.voting import mean_labels, vote
+from ovseg.system.registry import register_all
 
-for _module in ("mean_shift", "sam"):  # they register their generators
-    importlib.import_module(f"{__name__}.{_module}")
+register_all(__name__)
 
-__all__ = ["REGION_REGISTRY", "RegionGenerator", "build_regions", "mean_labels", "vote"]
+__all__ = ["REGIONS", "REGION_REGISTRY", "RegionGenerator", "mean_labels", "vote"]

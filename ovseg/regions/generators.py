@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 import numpy as np
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ovseg.errors import ConfigError, unknown_name
+from ovseg.system.registry import Kind
 
 REGION_REGISTRY = Registry("REGIONS")
-REGION_REGISTRY.__doc__ = "Region generators by the name of their class; see `build_regions`."
+REGION_REGISTRY.__doc__ = "Region generators by the name of their class; built by `ovseg.system.registry.build`."
 
 
 class RegionGenerator(nn.Module):
@@ -23,24 +20,7 @@ class RegionGenerator(nn.Module):
         raise NotImplementedError
 
 
-def build_regions(name: str, **options: Any) -> RegionGenerator:
-    """Build a generator by its registered name, in any case.
-
-    Raises:
-        UnknownNameError: No such generator.
-        ConfigError: An option is not allowed.
-    """
-    known = {known.casefold(): generator for known, generator in REGION_REGISTRY}
-    if name.casefold() not in known:
-        raise unknown_name("region generator", name, (known for known, _ in REGION_REGISTRY))
-    generator = known[name.casefold()]
-    signature = inspect.signature(generator)
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        allowed = ", ".join(signature.parameters)
-        raise ConfigError(f"region generator {name} got {error}; expected options among {allowed}") from error
-    return generator(**options)
+REGIONS: Kind[type[RegionGenerator]] = Kind("region generator", REGION_REGISTRY)
 
 
 def to_pixels(image: Tensor) -> np.ndarray:

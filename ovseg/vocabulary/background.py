@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from detectron2.utils.registry import Registry
 
-from ovseg.errors import UnknownNameError, VocabularyError, unknown_name
+from ovseg.errors import UnknownNameError, VocabularyError
+from ovseg.system.registry import Kind, find
 from ovseg.vocabulary.names import check_unique, clean_name, shown
 from ovseg.vocabulary.parsing import split_words
 from ovseg.vocabulary.words import CURRENT_WORDS, WORD_LISTS
@@ -38,6 +39,9 @@ class Background:
     policy: str = "none"
     threshold: float = 0.0
     words: tuple[str, ...] = ()
+
+
+BACKGROUNDS: Kind[Callable[[str], Background]] = Kind("background policy", BACKGROUND_REGISTRY)
 
 
 @BACKGROUND_REGISTRY.register()
@@ -123,9 +127,8 @@ def parse_background(source: str | Background | Iterable[str] | None) -> Backgro
         raise VocabularyError(f"background policy {shown(text)} ends at its colon; say what follows, or drop the colon")
     if text in WORD_LISTS:
         return Background(text, words=WORD_LISTS[text])
-    if name.casefold() not in BACKGROUND_REGISTRY:
-        known = [policy for policy, _ in BACKGROUND_REGISTRY] + list(WORD_LISTS)
-        reason = unknown_name("background policy", name, known)
-        raise UnknownNameError(f"{reason} (for background words of your own write 'words:sky, wall')")
-    result: Background = BACKGROUND_REGISTRY.get(name.casefold())(argument)
-    return result
+    try:
+        policy = find(BACKGROUNDS, name, besides=WORD_LISTS)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} (for background words of your own write 'words:sky, wall')") from None
+    return policy(argument)

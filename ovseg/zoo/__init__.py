@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg.config import load_config
-from ovseg.errors import EnvironmentProblem, unknown_name
+from ovseg.errors import EnvironmentProblem
 from ovseg.mappings import merge
 from ovseg.zoo.card import Card, list_models
 from ovseg.zoo.names import released_card, resolve
@@ -65,9 +65,6 @@ def load(
 
     check_settings(device, dtype, batch_size)  # before the weights are read
     cfg = model_config(model, overrides, protocol)
-    own = [name for name, kind in registry if hasattr(kind, "words")]
-    if cfg.MODEL.META_ARCHITECTURE not in own:
-        raise unknown_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, own)
     if (card := released_card(str(model))) and not cfg.MODEL.WEIGHTS:
         cfg = model_config(model, merge(overrides or {}, {"MODEL": {"WEIGHTS": str(find_released(card))}}), protocol)
     architecture, words = registry.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.TEXT.VOCABULARY
@@ -102,8 +99,10 @@ def model_config(model: str | Path, overrides: dict[str, Any] | None = None, pro
         EnvironmentProblem: Detectron2 or another package is missing.
     """
     _architectures()
+    from ovseg.meta_arch import complete
+
     path, changes = resolve(str(model), protocol)
-    return load_config(path, merge(changes, overrides or {}))
+    return complete(load_config(path, merge(changes, overrides or {})))
 
 
 def _architectures() -> Any:

@@ -114,6 +114,29 @@ def test_details_of_a_model(capsys, name, cards):
     assert "LOGIT_SCALE" in text and "# training_free/" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "section", "key", "value", "source"),
+    [
+        ("maftp-b", "MAFTPlus", "QUERIES", 100, None),
+        (
+            "maftp-l-pano",
+            "MAFTPlus",
+            "PANOPTIC",
+            True,
+            "maft_plus/maftp_l_pano.yaml (github.com/jiaosiyu1999/MAFT-Plus",
+        ),
+        ("fcclip-rn50", "FCCLIP", "VALID_MASKS_ONLY", True, "(github.com/bytedance/fc-clip"),
+        ("mini", "SAN", "MASK_BIAS", 3.0, "yaml (ours)"),
+    ],
+)
+def test_details_show_the_options_of_the_architecture(capsys, name, section, key, value, source):
+    assert main(["models", "--details", name, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"][section][key] == value
+    dotted = f"MODEL.{section}.{key}"
+    assert source in found["sources"][dotted] if source else dotted not in found["sources"]
+
+
 def test_details_say_where_settings_come_from(capsys):
     assert main(["models", "--details", "sclip", "--protocol", "voc21", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,10 +25,18 @@ class BrandNew(Recalibration):
         return attend(k, k, v)
 '''
 
+README = Path(__file__).parents[2] / "README.md"
+OPTION = """
+    def __init__(self, *, strength: float = 1.0, **common):
+        super().__init__(**common)
+        self.strength = strength
 
-def segment(folder, photo, clip, output):
+    def attention("""
+
+
+def segment(folder, photo, model, output):
     command = [sys.executable, "-m", "ovseg.cli", "segment", str(photo), "--classes", "cat, dog", "--json"]
-    command += ["--model", f"brandnew/{clip}", "--output", str(output)]
+    command += ["--model", model, "--output", str(output)]
     environment = {**os.environ, "OVSEG_METHODS": str(folder)}
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -34,7 +44,7 @@ def segment(folder, photo, clip, output):
 def test_one_file_is_enough(tmp_path, photo, tiny_clip):
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods/brand_new.py").write_text(METHOD)
-    done = segment(tmp_path / "methods", photo, tiny_clip, tmp_path / "out")
+    done = segment(tmp_path / "methods", photo, f"brandnew/{tiny_clip}", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert '"recalibration": "BrandNew"' in done.stdout
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
@@ -43,7 +53,7 @@ def test_one_file_is_enough(tmp_path, photo, tiny_clip):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("def broken(:", "the method 'brand_new' in {} cannot be imported (SyntaxError"),
+        ("def broken(:", "'brand_new' in {} cannot be imported (SyntaxError"),
         (None, "names '{}', which is no"),
     ],
 )
@@ -52,7 +62,28 @@ def test_mistakes_are_one_line(tmp_path, photo, tiny_clip, source, message):
     if source:
         folder.mkdir()
         (folder / "brand_new.py").write_text(source)
-    done = segment(folder, photo, tiny_clip, tmp_path / "out")
+    done = segment(folder, photo, f"brandnew/{tiny_clip}", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message.format(folder) in done.stderr
+
+
+@pytest.mark.parametrize("first", ["", "from __future__ import annotations\n"])
+@pytest.mark.parametrize(
+    ("value", "message"), [("0.5", ""), ("2", ""), ("strong", "option strength is 'strong' (str); expected float")]
+)
+def test_the_example_of_the_readme_with_an_option(tmp_path, photo, tiny_clip, first, value, message):
+    example = re.search(r"```python\n(from ovseg.recalibration.base .*?)```", README.read_text(), re.DOTALL)[1]
+    assert example.count("\n    def attention(") == 1
+    (tmp_path / "mine.py").write_text(first + example.replace("\n    def attention(", OPTION))
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        f"VERSION: 2\nMODEL:\n  CLIP: {{FOLDER: '{tiny_clip}'}}\n  PROTOCOL: {{SHORT_SIDE: 64}}\n"
+        f"  RECALIBRATION: {{NAME: MyMethod, OPTIONS: {{STRENGTH: {value}}}}}\n"
+    )
+    done = segment(tmp_path, photo, str(config), tmp_path / "out")
+    if message:
+        assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
+    else:
+        assert done.returncode == 0, done.stderr
+        assert f'"strength": {value}' in done.stdout and '"recalibration": "MyMethod"' in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 import ovseg
 from ovseg.checkpoint.trained import load_trained_state, save_trained, trained_state
 from ovseg.engine import run
+from ovseg.engine.checkpoints import Checkpoint
 from ovseg.engine.trainer import Trainer
 from ovseg.errors import ConfigError, InputError, TrainingError, WeightsError
 
@@ -214,9 +216,21 @@ def test_trained_weights_are_loaded_strictly(train, tmp_path):
     assert not ovseg.load(str(folder), "cpu").model.void_row.any()
 
 
+def test_a_run_of_an_earlier_version_has_the_same_settings(tmp_path):
+    saved = {"MODEL.MAFT.QUERIES": "100", "MODEL.FCCLIP.QUERIES": "250", "SEED": "0"}
+    torch.save({"step": 3, "settings": saved}, tmp_path / "last.pt")
+    trainer = SimpleNamespace(model=None)
+    with pytest.raises(ConfigError, match=r"MODEL.MAFTPlus.QUERIES is 50 but the run in '.*' has 100"):
+        Checkpoint(tmp_path, {"SEED": "0", "MODEL.MAFTPlus.QUERIES": "50"}).load(trainer, resume=True)
+    with pytest.raises(KeyError, match="model"):  # the settings are those of the run, which has no weights here
+        Checkpoint(tmp_path, {"SEED": "0", "MODEL.MAFTPlus.QUERIES": "100"}).load(trainer, resume=True)
+
+
 def test_options_of_the_command_line():
     found = run.read_options(["SOLVER.MAX_ITER", "10", "OUTPUT_DIR", "runs/x", "INPUT.CROP.SIZE", "(1, 2)"])
     assert found == {"SOLVER": {"MAX_ITER": 10}, "OUTPUT_DIR": "runs/x", "INPUT": {"CROP": {"SIZE": (1, 2)}}}
+    words = run.read_options(["A.B", "true", "A.C", "false", "A.D", "null", "A.E", "None", "A.F", "nothing"])
+    assert words == {"A": {"B": True, "C": False, "D": None, "E": None, "F": "nothing"}}
     with pytest.raises(ConfigError, match="'OUTPUT_DIR' has no value"):
         run.read_options(["OUTPUT_DIR"])
     assert run.find_config("san/san_mini_scenes.yaml").endswith("configs/san/san_mini_scenes.yaml")

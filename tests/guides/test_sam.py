@@ -11,7 +11,8 @@ from torch import nn
 from ovseg.clip import Context
 from ovseg.errors import ConfigError, UnknownNameError, WeightsError
 from ovseg.guides import build_guide
-from ovseg.regions import build_regions
+from ovseg.regions import REGIONS
+from ovseg.system.registry import build
 
 
 def tiny_sam(checkpoint=None, side=64):
@@ -52,7 +53,7 @@ def test_features_of_any_image_live_on_the_grid_of_the_neck(checkpoint):
 
 
 def test_regions(checkpoint):
-    generator = build_regions("sam", checkpoint=str(checkpoint), model_type="vit_b", points_per_side=2)
+    generator = build(REGIONS, "sam", {"checkpoint": str(checkpoint), "model_type": "vit_b", "points_per_side": 2})
     found = generator.half()(torch.randint(0, 255, (3, 48, 60)))  # its weights stay in single precision
     assert found.shape == (48, 60) and found.dtype == torch.int64
     assert found.min() >= -1

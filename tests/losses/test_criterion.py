@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion, average_targets, mask_bce, mask_dice
-from ovseg.losses.matcher import LossWeights, Prediction, Target, match, matching_costs
+from ovseg.losses.matcher import Prediction, Target, match, matching_costs
 from ovseg.losses.points import sample_masks, sample_points
 
 SMALL = SetCriterion(points=20)
@@ -88,7 +88,7 @@ def test_losses_of_a_perfect_answer_are_small():
 
 def test_names_weights_and_order_of_stages():
     predictions, targets = make(1, [2, 1], stages=3)
-    criterion = SetCriterion(points=20, weights=LossWeights(1.0, 10.0, 100.0))
+    criterion = SetCriterion(points=20, loss_weights=(1.0, 10.0, 100.0))
     torch.manual_seed(5)
     plain = criterion.losses(predictions, targets)
     torch.manual_seed(5)

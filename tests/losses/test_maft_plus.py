@@ -85,7 +85,7 @@ def test_representation_loss():
 
 def test_transfer_is_that_of_torch():
     torch.manual_seed(0)
-    module, known = ContentTransfer(16, 4, False), torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    module, known = ContentTransfer(16, transfer_heads=4), torch.nn.MultiheadAttention(16, 4, batch_first=True)
     known.load_state_dict(module.attention.state_dict())
     features, texts = torch.randn(2, 16, 3, 5), F.normalize(torch.randn(7, 16), dim=-1)
     value = features.flatten(2).mT
@@ -96,17 +96,17 @@ def test_transfer_is_that_of_torch():
 
 def test_panoptic_transfer_starts_as_the_identity():
     texts = torch.randn(7, 16)
-    adapted = ContentTransfer(16, 4, True)(torch.randn(2, 16, 3, 5), texts)
+    adapted = ContentTransfer(16, transfer_heads=4, panoptic_transfer=True)(torch.randn(2, 16, 3, 5), texts)
     assert torch.equal(adapted, texts.expand(2, -1, -1))
 
 
 def test_rows_do_not_see_each_other():
     torch.manual_seed(0)
-    module, features, texts = ContentTransfer(16, 4, False), torch.randn(1, 16, 4, 4), torch.randn(5, 16)
+    module, features, texts = ContentTransfer(16, transfer_heads=4), torch.randn(1, 16, 4, 4), torch.randn(5, 16)
     torch.testing.assert_close(module(features, texts)[:, 1:3], module(features, texts[1:3]))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_transfer_in_other_precisions(dtype):
-    module = ContentTransfer(16, 4, True).to(dtype)
+    module = ContentTransfer(16, transfer_heads=4, panoptic_transfer=True).to(dtype)
     assert module(torch.randn(1, 16, 3, 3, dtype=dtype), torch.randn(4, 16)).dtype == dtype

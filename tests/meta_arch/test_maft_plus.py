@@ -41,7 +41,7 @@ def settings(folder, weights="", text=None, **changes):
             "CLIP": {"FOLDER": str(folder)},
             "TEXT": {"TEMPLATES": "simple", **(text or {})},
             "PROTOCOL": {"SHORT_SIDE": 64, "LONG_SIDE": 128},
-            "MAFT": {**MAFT, **changes},
+            "MAFTPlus": {**MAFT, **changes},
         }
     }
 

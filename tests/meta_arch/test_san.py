@@ -17,7 +17,6 @@ from ovseg.checkpoint.san import official_name
 from ovseg.cli import main
 from ovseg.config import config_root, load_config
 from ovseg.errors import ConfigError, WeightsError
-from ovseg.meta_arch.san import read_fusion
 from ovseg.vocabulary import Vocabulary
 
 TINY = {
@@ -237,7 +236,7 @@ def test_api_and_command_line(config_file, photo, tmp_path, capsys):
     ("changes", "message"),
     [
         ({"FRONT_BLOCKS": 2}, "2 front blocks and taps up to 1"),
-        ({"FUSION": ["0-0"]}, "MODEL.SAN.FUSION has '0-0'; expected two numbers such as '3->1'"),
+        ({"FUSION": ["0-0"]}, "fusion has '0-0'; expected two numbers such as '3->1'"),
         ({"SLS_TOKEN": "cls"}, "sls_token is 'cls'"),
     ],
 )
@@ -257,7 +256,3 @@ def test_without_a_vocabulary(tiny_clip):
     cfg = load_config(config_root() / "san/san_vit_b_16.yaml", settings(tiny_clip))
     with pytest.raises(ConfigError, match=r"call model\.set_vocabulary"):
         build_model(cfg).eval()([{"image": torch.zeros(3, 64, 64)}])
-
-
-def test_fusion():
-    assert read_fusion(("0->0", " 6 -> 1")) == {0: 0, 6: 1}

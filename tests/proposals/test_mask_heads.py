@@ -24,10 +24,13 @@ def levels(batch=2, size=(64, 96), dtype=torch.float32):
     }
 
 
+DECODER = {"dim": 32, "queries": 7, "heads": 4, "decoder_ffn": 48, "decoder_layers": 4}
+
+
 def heads(**options):
     torch.manual_seed(5)
-    pixel = PixelDecoder(CHANNELS, 32, 4, 48, 2)
-    return pixel.eval(), MaskedDecoder(12, 32, **{"queries": 7, "heads": 4, "ffn": 48, "layers": 4, **options}).eval()
+    pixel = PixelDecoder(CHANNELS, dim=32, heads=4, encoder_ffn=48, encoder_layers=2)
+    return pixel.eval(), MaskedDecoder(12, **{**DECODER, **options}).eval()
 
 
 def test_shapes_from_coarse_to_fine():
@@ -138,6 +141,6 @@ def test_sine_positions():
 
 def test_widths_that_do_not_work_are_refused():
     with pytest.raises(ConfigError, match="multiple of 32"):
-        PixelDecoder(CHANNELS, 48)
+        PixelDecoder(CHANNELS, dim=48)
     with pytest.raises(ConfigError, match="multiple of the heads"):
         DeformableAttention(32, 5)

@@ -6,10 +6,19 @@ import pytest
 import torch
 
 from ovseg.errors import ConfigError
-from ovseg.proposals.side_adapter import SideAdapter
+from ovseg.proposals.side_adapter import SideAdapter, read_fusion
 
-OPTIONS = {"clip_width": 20, "width": 24, "depth": 3, "heads": 3, "patch": 8, "image_size": 48, "queries": 5}
-OPTIONS |= {"fusion": {0: 0, 2: 1}, "supervised": (2, 3), "bias_heads": 4, "channels": 16, "hidden": 16}
+OPTIONS = {
+    "clip_width": 20,
+    "clip_heads": 4,
+    "width": 24,
+    "depth": 3,
+    "heads": 3,
+    "patch": 8,
+    "image_size": 48,
+    "queries": 5,
+}
+OPTIONS |= {"fusion": ("0->0", "2->1"), "supervised_blocks": (2, 3), "channels": 16, "hidden": 16}
 
 
 def build(**changes):
@@ -79,9 +88,9 @@ def test_half_precision(dtype):
     ("changes", "message"),
     [
         ({"heads": 5}, "24 wide with 5 heads"),
-        ({"supervised": (1, 2)}, "expected numbers from 1 with 3, the last"),
-        ({"fusion": {0: 0, 1: 0}}, r"taps go to blocks \[0, 0\]; expected different ones from 0 to 3"),
-        ({"fusion": {0: 4}}, "from 0 to 3"),
+        ({"supervised_blocks": (1, 2)}, "expected numbers from 1 with 3, the last"),
+        ({"fusion": ("0->0", "1->0")}, r"taps go to blocks \[0, 0\]; expected different ones from 0 to 3"),
+        ({"fusion": ("0->4",)}, "from 0 to 3"),
     ],
 )
 def test_mistakes(changes, message):
@@ -117,3 +126,7 @@ def test_a_grid_for_any_number_of_queries(queries, width):
     places = adapter.query_pos_embed[0]
     assert places.shape == (queries, width) and 0 < places.abs().max() <= 0.5
     assert len(torch.unique(places, dim=0)) == queries
+
+
+def test_fusion():
+    assert read_fusion(("0->0", " 6 -> 1")) == {0: 0, 6: 1}

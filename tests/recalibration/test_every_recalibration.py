@@ -20,6 +20,7 @@ from ovseg.recalibration import (
     list_recalibrations,
     recalibration_class,
 )
+from ovseg.system.registry import register_all
 from tests.words import make_words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,9 +154,10 @@ def test_a_new_file_registers_itself(tmp_path, monkeypatch):
             """
         )
     )
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr(package, "__path__", [*package.__path__])
+    monkeypatch.setenv("OVSEG_METHODS", str(tmp_path))
     try:
-        package._register_all()
+        register_all("ovseg.recalibration", "OVSEG_METHODS")
         assert build_recalibration("brandnew").name == "BrandNew"
     finally:
         RECALIBRATION_REGISTRY._obj_map.pop("BrandNew", None)
@@ -182,7 +184,7 @@ def test_option_mistakes(name, options, message):
 
 
 def test_unknown_method():
-    with pytest.raises(UnknownNameError, match="unknown recalibration 'naclib'; did you mean naclip"):
+    with pytest.raises(UnknownNameError, match="unknown recalibration 'naclib'; did you mean NACLIP"):
         build_recalibration("naclib")
 
 

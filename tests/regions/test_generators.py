@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from ovseg.errors import ConfigError, UnknownNameError, WeightsError
-from ovseg.regions import REGION_REGISTRY, build_regions
+from ovseg.regions import REGION_REGISTRY, REGIONS
 from ovseg.regions.generators import to_pixels
 from ovseg.regions.mean_shift import absorb, connected
 from ovseg.regions.sam import flatten_masks
+from ovseg.system.registry import build
 
 
 def flag(height=60, width=90):
@@ -21,7 +22,7 @@ def flag(height=60, width=90):
 
 
 def test_mean_shift_finds_areas_of_one_colour():
-    ids = build_regions("MeanShift")(flag())
+    ids = build(REGIONS, "MeanShift")(flag())
     assert ids.shape == (60, 90) and ids.dtype == torch.int64
     assert ids.unique().tolist() == [0, 1, 2]  # the spot is too small to be a region
     assert [len(ids[:, columns].unique()) for columns in (slice(0, 29), slice(31, 59), slice(61, 90))] == [1, 1, 1]
@@ -31,15 +32,15 @@ def test_mean_shift_finds_areas_of_one_colour():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
 def test_mean_shift_on_noise_of_any_size(size, dtype):
     image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(0)).to(dtype)
-    ids = build_regions("meanshift")(image)
+    ids = build(REGIONS, "meanshift")(image)
     assert ids.shape == size and ids.min() == 0
     assert ids.unique().numel() == ids.max() + 1
-    assert torch.equal(ids, build_regions("meanshift")(image))
+    assert torch.equal(ids, build(REGIONS, "meanshift")(image))
 
 
 def test_small_regions_are_gone():
     image = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0))
-    assert build_regions("meanshift", smallest=0.02)(image).unique(return_counts=True)[1].min() >= 0.02 * 64 * 64
+    assert build(REGIONS, "meanshift", {"smallest": 0.02})(image).unique(return_counts=True)[1].min() >= 0.02 * 64 * 64
 
 
 def test_connected_takes_ways_around_corners_but_none_across():
@@ -85,7 +86,7 @@ def test_generators_cite_their_source():
     ("name", "options", "error", "message"),
     [
         ("menshift", {}, UnknownNameError, "did you mean MeanShift"),
-        ("MeanShift", {"color": 3.0}, ConfigError, "expected options among spatial, colour, contrast, smallest"),
+        ("MeanShift", {"color": 3.0}, ConfigError, "unknown option 'color' of MeanShift; did you mean colour"),
         ("MeanShift", {"contrast": 0}, ConfigError, "contrast of MeanShift is 0; expected more than 0"),
         ("SAM", {}, ConfigError, "missing a required.* 'checkpoint'"),
         ("SAM", {"checkpoint": "nowhere.pth"}, WeightsError, "nowhere.pth does not exist"),
@@ -94,5 +95,5 @@ def test_generators_cite_their_source():
 )
 def test_mistakes(name, options, error, message):
     with pytest.raises(error, match=message) as caught:
-        build_regions(name, **options)
+        build(REGIONS, name, options)
     assert "\n" not in str(caught.value)

@@ -65,7 +65,11 @@ def pixel_decoder(case: Any) -> dict[str, Tensor]:
     """Decode the levels of a backbone."""
     config = case.config
     module = PixelDecoder(
-        config["in_channels"], config["conv_dim"], config["nheads"], config["enc_ffn"], config["enc_layers"]
+        config["in_channels"],
+        dim=config["conv_dim"],
+        heads=config["nheads"],
+        encoder_ffn=config["enc_ffn"],
+        encoder_layers=config["enc_layers"],
     )
     load_part(module, case.group("state_dict"), "pixel_decoder.", "sem_seg_head.pixel_decoder.")
     found: dict[str, Tensor] = {}
@@ -83,11 +87,11 @@ def decoder(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     module = MaskedDecoder(
         config["clip_dim"],
-        config["hidden_dim"],
-        config["num_queries"],
-        config["nheads"],
-        config["dec_ffn"],
-        config["dec_layers"],
+        dim=config["hidden_dim"],
+        queries=config["num_queries"],
+        heads=config["nheads"],
+        decoder_ffn=config["dec_ffn"],
+        decoder_layers=config["dec_layers"],
     )
     load_part(module, case.group("state_dict"), "decoder.", "sem_seg_head.predictor.")
     found: dict[str, Tensor] = {}
@@ -129,7 +133,7 @@ def out_of_vocabulary(case: Any) -> dict[str, Tensor]:
 def ensemble(case: Any) -> dict[str, Tensor]:
     """Mix the logits of both classifiers."""
     inputs, config = case.group("input"), case.config
-    mix = Ensemble(config["alpha"], config["beta"], config["ensemble_on_valid_mask"])
+    mix = Ensemble(alpha=config["alpha"], beta=config["beta"], valid_masks_only=config["ensemble_on_valid_mask"])
     masks, grid = inputs["mask_logits"], tuple(config["clip_size"])
     seen = inputs["category_overlapping_mask"].bool()
     valid = valid_masks(masks, grid) if mix.valid_masks_only else None
@@ -194,14 +198,23 @@ def build_model(case: Any) -> FCCLIP:
     text = {f"{CLIP}{key}": value for key, value in clip.model.state_dict().items() if f"{CLIP}{key}" not in state}
     model = FCCLIP(
         clip=clip,
-        pixel_decoder=PixelDecoder(clip.channels, dim, heads, head["enc_ffn"], head["enc_layers"]),
-        decoder=MaskedDecoder(head["clip_dim"], dim, head["num_queries"], heads, head["dec_ffn"], head["dec_layers"]),
+        pixel_decoder=PixelDecoder(
+            clip.channels, dim=dim, heads=heads, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
+        ),
+        decoder=MaskedDecoder(
+            head["clip_dim"],
+            dim=dim,
+            queries=head["num_queries"],
+            heads=heads,
+            decoder_ffn=head["dec_ffn"],
+            decoder_layers=head["dec_layers"],
+        ),
         size_rule=SizeRule(800, 1333),
         rule=mask_rule(config),
         criterion=SetCriterion(),
         templates="vild14",
         background="none",
-        ensemble=Ensemble(config["alpha"], config["beta"], config["on_valid"]),
+        ensemble=Ensemble(alpha=config["alpha"], beta=config["beta"], valid_masks_only=config["on_valid"]),
         trained_names=frozenset(f"class {i}" for i in inputs["category_overlapping_mask"].nonzero().flatten().tolist()),
         weights=Weights({**state, **text}, "the golden case"),
     )

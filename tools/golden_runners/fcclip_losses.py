@@ -11,7 +11,7 @@ from torch import Tensor
 from golden_runners.mask_losses import StageDraws, inspect_stage, with_gradients
 from golden_runners.product import instance_outputs, panoptic_outputs
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import LossWeights, Prediction, Target
+from ovseg.losses.matcher import Prediction, Target
 from ovseg.mask_postprocess import MaskResize, class_maps, instances, panoptic, plan_resize
 from ovseg.meta_arch.mask_results import MaskRule
 
@@ -27,8 +27,8 @@ def build_criterion(config: Mapping[str, Any]) -> SetCriterion:
         oversample=config["oversample_ratio"],
         importance=config["importance_sample_ratio"],
         void_weight=config["eos_coef"],
-        weights=LossWeights(*weights),
-        costs=LossWeights(*costs),
+        loss_weights=tuple(weights),
+        matching_weights=tuple(costs),
     )
 
 
@@ -84,11 +84,11 @@ def run_postprocess(case: Any) -> dict[str, Tensor]:
 def mask_rule(config: Mapping[str, Any]) -> MaskRule:
     """Return what the settings of a case make of masks."""
     return MaskRule(
-        config["panoptic_on"],
-        config["instance_on"],
-        config["object_mask_threshold"],
-        config["overlap_threshold"],
         config["topk"],
+        panoptic=config["panoptic_on"],
+        instances=config["instance_on"],
+        object_threshold=config["object_mask_threshold"],
+        overlap_threshold=config["overlap_threshold"],
     )
 
 

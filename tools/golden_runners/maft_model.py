@@ -44,16 +44,27 @@ def build_model(case: Any, criterion: SetCriterion) -> tuple[MAFTPlus, Words]:
     dim, heads = head["conv_dim"], head["nheads"]
     model = MAFTPlus(
         clip=clip,
-        pixel_decoder=PixelDecoder(clip.channels, dim, heads, head["enc_ffn"], head["enc_layers"]),
-        decoder=MaskedDecoder(head["clip_dim"], dim, head["num_queries"], heads, head["dec_ffn"], head["dec_layers"]),
+        pixel_decoder=PixelDecoder(
+            clip.channels, dim=dim, heads=heads, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
+        ),
+        decoder=MaskedDecoder(
+            head["clip_dim"],
+            dim=dim,
+            queries=head["num_queries"],
+            heads=heads,
+            decoder_ffn=head["dec_ffn"],
+            decoder_layers=head["dec_layers"],
+        ),
         size_rule=SizeRule(800, 1333),
         rule=mask_rule(config),
         criterion=criterion,
         templates="vild14",
         background="none",
-        transfer=ContentTransfer(*config["cdt_params"], config["panoptic_on"]),
+        transfer=ContentTransfer(
+            config["cdt_params"][0], transfer_heads=config["cdt_params"][1], panoptic_transfer=config["panoptic_on"]
+        ),
         original=partial(build_clip, config["clip"], teacher),
-        compensation=config["rc_weights"],
+        rc_weight=config["rc_weights"],
         weights=Weights(state, "the golden case"),
     )
     classes = query_to_class(inputs["num_templates"])

@@ -20,7 +20,7 @@ from ovseg.data.preprocessing import SizeRule
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.mask_postprocess import class_maps, plan_resize
-from ovseg.meta_arch.san import SAN, read_fusion
+from ovseg.meta_arch.san import SAN
 from ovseg.proposals.side_adapter import SideAdapter
 from ovseg.vocabulary import TextEmbedder
 
@@ -230,14 +230,15 @@ def build(case: Any, criterion: SetCriterion | None = None) -> SAN:
     clip = build_clip(config)
     adapter = SideAdapter(
         clip_width=clip.tower.width,
+        clip_heads=clip.blocks[0].heads,
         width=side["width"],
         depth=side["depth"],
         heads=side["heads"],
         patch=side["patch"],
         image_size=side["image_size"],
         queries=side["num_queries"],
-        fusion=read_fusion(side["fusion_map"]),
-        supervised=side["deep_supervision_idxs"],
+        fusion=side["fusion_map"],
+        supervised_blocks=side["deep_supervision_idxs"],
         bias_heads=bias["num_heads"],
         bias_layers=bias["num_layers"],
         channels=bias["embed_channels"],

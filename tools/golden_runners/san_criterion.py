@@ -9,7 +9,7 @@ from torch import Tensor
 
 from golden_runners.mask_losses import StageDraws, in_order, inspect_stage, with_gradients
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import LossWeights, Prediction, Target
+from ovseg.losses.matcher import Prediction, Target
 from ovseg.losses.points import Draw
 
 
@@ -21,8 +21,8 @@ def build_criterion(config: Mapping[str, Any]) -> SetCriterion:
         oversample=config["oversample_ratio"],
         importance=config["importance_sample_ratio"],
         void_weight=config["eos_coef"],
-        weights=LossWeights(weights["loss_ce"], weights["loss_mask"], weights["loss_dice"]),
-        costs=LossWeights(config["cost_class"], config["cost_mask"], config["cost_dice"]),
+        loss_weights=(weights["loss_ce"], weights["loss_mask"], weights["loss_dice"]),
+        matching_weights=(config["cost_class"], config["cost_mask"], config["cost_dice"]),
     )
 
 

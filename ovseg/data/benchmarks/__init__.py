@@ -1,7 +1,13 @@
-"""Benchmarks: what they are, how they are fetched, converted, checked and entered into the catalogs by name."""
+"""Benchmarks: what they are, how they are fetched, converted, checked and entered into the catalogs by name.
 
-from ovseg.data.benchmarks.base import Benchmark, Layout, Place, Source, Split
-from ovseg.data.benchmarks.registry import BENCHMARKS, benchmark_names, data_root, find_places, read_benchmark
+Each file or sub-package registers its family of data sets, by being here.
+"""
+
+from ovseg.data.benchmarks.base import BENCHMARKS, Benchmark, Layout, Place, Source, Split
+from ovseg.data.benchmarks.registry import benchmark_names, data_root, find_places, read_benchmark
+from ovseg.system.registry import register_all
+
+register_all(__name__)
 
 __all__ = [
     "BENCHMARKS",

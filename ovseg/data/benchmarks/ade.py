@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Source
+from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Source, register
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, counted_from_one
 from ovseg.data.benchmarks.names import distinct
 from ovseg.data.benchmarks.pictures import read_picture
@@ -138,4 +138,4 @@ ADE847 = Benchmark(
     paper=PAPER,
 )
 
-BENCHMARKS = (ADE150, ADE847)
+register(ADE150, ADE847)

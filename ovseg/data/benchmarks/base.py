@@ -272,3 +272,12 @@ def exists(folder: Path, path: str) -> bool:
         if any(start.glob(name)) if "*" in name else (start / name).exists():
             return True
     return False
+
+
+BENCHMARKS: dict[str, Benchmark] = {}
+"""Benchmarks by name; the files of this package register them, by being there."""
+
+
+def register(*benchmarks: Benchmark) -> None:
+    """Enter benchmarks under their names."""
+    BENCHMARKS.update((one.name, one) for one in benchmarks)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Source, Split
+from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Source, Split, register
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, lines, table_of
 from ovseg.data.coco_json import read_coco_json
 from ovseg.data.dataset import UNLISTED, VOID, Dataset
@@ -169,7 +169,7 @@ def _stuff10k(split: str, count: int) -> LabelSplit:
     )
 
 
-BENCHMARKS = (
+register(
     Benchmark(
         name="coco_panoptic",
         title="COCO panoptic 2017, 133 classes",

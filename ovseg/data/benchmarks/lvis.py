@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ovseg.data.benchmarks.base import Benchmark, Place, Source, Split, below, exists
+from ovseg.data.benchmarks.base import Benchmark, Place, Source, Split, below, exists, register
 from ovseg.data.benchmarks.coco import images_of
 from ovseg.data.benchmarks.names import distinct
 from ovseg.data.coco_json import read_coco_json
@@ -142,7 +142,7 @@ def _images(name: str) -> Source:
     return Source(source.what, source.file, source.into, provides, url=source.url, size=source.size)
 
 
-BENCHMARKS = (
+register(
     Benchmark(
         name="lvis",
         title="LVIS v1, 1203 classes of objects",

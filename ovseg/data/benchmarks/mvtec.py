@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.data.benchmarks.base import Benchmark, Place, Source, Split, exists
+from ovseg.data.benchmarks.base import Benchmark, Place, Source, Split, exists, register
 from ovseg.data.dataset import PROMPTS, Dataset, identity_lookup
 from ovseg.vocabulary import Vocabulary
 
@@ -84,7 +84,7 @@ class DamageSplit(Split):
         return [pattern for pattern in patterns if not exists(folder, pattern)]
 
 
-BENCHMARKS = (
+register(
     Benchmark(
         name="mvtec",
         title="MVTec AD, damage as a prompt",

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Source
+from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Source, register
 from ovseg.data.benchmarks.labels import LabelSplit
 from ovseg.data.benchmarks.pictures import read_picture
 from ovseg.errors import InputError
@@ -96,7 +96,7 @@ def _split(name: str) -> CamoSplit:
     return CamoSplit(COUNTS[name], (layout,))
 
 
-BENCHMARKS = (
+register(
     Benchmark(
         name="ovcamo",
         title="OVCamo, 61 unseen classes of camouflaged objects",

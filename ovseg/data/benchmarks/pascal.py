@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Rule, Source
+from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Rule, Source, register
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, counted_from_one, lines, table_of
 from ovseg.data.benchmarks.matlab import read_matrix
 from ovseg.data.dataset import LABEL_VALUES, VOID
@@ -289,7 +289,7 @@ PC459 = Benchmark(
     licence=LICENCE,
     paper=CONTEXT,
 )
-BENCHMARKS = (
+register(
     _voc_benchmark(False),
     _voc_benchmark(True),
     _context_benchmark(False),

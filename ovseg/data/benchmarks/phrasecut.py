@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.data.benchmarks.base import Benchmark, Place, Source, Split, exists
+from ovseg.data.benchmarks.base import Benchmark, Place, Source, Split, exists, register
 from ovseg.data.dataset import PROMPTS, Dataset, identity_lookup
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
@@ -147,7 +147,7 @@ def _photographs(part: str, folder: str, size: str) -> Source:
     )
 
 
-BENCHMARKS = (
+register(
     Benchmark(
         name="phrasecut",
         title="PhraseCut, phrases as prompts",

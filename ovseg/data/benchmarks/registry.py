@@ -6,15 +6,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ovseg.data.benchmarks import ade, coco, lvis, mess, mvtec, ovcamo, pascal, phrasecut, street
-from ovseg.data.benchmarks.base import Benchmark, Place
+from ovseg.data.benchmarks.base import BENCHMARKS, Benchmark, Place
 from ovseg.data.benchmarks.manifest import read_manifest
 from ovseg.data.dataset import Dataset
-from ovseg.errors import InputError, unknown_name
+from ovseg.errors import InputError
+from ovseg.system.registry import Kind, find
 
-FAMILIES = (coco, ade, pascal, street, lvis, phrasecut, ovcamo, mvtec, mess)
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for family in FAMILIES for one in family.BENCHMARKS}
-"""Benchmarks by name; each family of data sets is a module with a tuple of the same name."""
+KIND = Kind("benchmark", BENCHMARKS)
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -38,12 +36,11 @@ def find_places(name: str, root: Path) -> list[Place]:
     Raises:
         UnknownNameError: There is no such benchmark or split.
     """
-    if name in BENCHMARKS:
-        return [Place(BENCHMARKS[name], next(iter(BENCHMARKS[name].splits)), root)]
-    names = benchmark_names()
-    if name not in names:
-        raise unknown_name("benchmark", name, [*BENCHMARKS, *names])
-    return [Place(*names[name], root)]
+    splits = benchmark_names()
+    if name in splits:
+        return [Place(*splits[name], root)]
+    benchmark = find(KIND, name, splits)
+    return [Place(benchmark, next(iter(benchmark.splits)), root)]
 
 
 def read_benchmark(name: str, root: Path) -> Dataset:

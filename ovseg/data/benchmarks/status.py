@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovseg.data.benchmarks.base import Place
+from ovseg.data.benchmarks.base import BENCHMARKS, Place
 from ovseg.data.benchmarks.manifest import read_manifest
-from ovseg.data.benchmarks.registry import BENCHMARKS
 from ovseg.errors import InputError, OvsegError
 
 READY, PROBLEMS, UNPREPARED, PARTIAL, MISSING = "ready", "problems", "not prepared", "partial", "missing"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Rule, Source
+from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Rule, Source, register
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, table_of
 from ovseg.data.benchmarks.names import distinct
 from ovseg.data.dataset import VOID, read_label_image
@@ -136,4 +136,4 @@ def _vistas_benchmark(classes: int) -> Benchmark:
     )
 
 
-BENCHMARKS = (CITYSCAPES, _vistas_benchmark(65), _vistas_benchmark(66))
+register(CITYSCAPES, _vistas_benchmark(65), _vistas_benchmark(66))

@@ -22,6 +22,9 @@ from ovseg.evaluation.robustness.names import Paraphrase, Typos
 from ovseg.evaluation.robustness.openness import Distractors
 from ovseg.evaluation.robustness.suite import conditions, summarise
 from ovseg.evaluation.robustness.typographic import Typographic
+from ovseg.system.registry import register_all
+
+register_all(__name__)
 
 __all__ = [
     "CORRUPTIONS",

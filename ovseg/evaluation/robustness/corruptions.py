@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ovseg.errors import InputError, unknown_name
+from ovseg.errors import InputError
 from ovseg.evaluation.robustness.condition import Condition
+from ovseg.system.registry import Kind, spelling
 from ovseg.vocabulary import Vocabulary
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -40,8 +41,7 @@ class Corruption(Condition):
             UnknownNameError: No such corruption.
             InputError: The severity is not 1..5.
         """
-        if self.name not in CORRUPTIONS:
-            raise unknown_name("corruption", self.name, CORRUPTIONS)
+        object.__setattr__(self, "name", spelling(KIND, self.name))
         if self.severity not in SEVERITIES:
             raise InputError(f"corruption '{self.name}' has severity {self.severity}; expected 1 to 5")
 
@@ -254,4 +254,6 @@ CORRUPTIONS: dict[str, tuple[Change, tuple[Any, ...]]] = {
     "pixelate": (_pixelate, (0.6, 0.5, 0.4, 0.3, 0.25)),
     "jpeg_compression": (_jpeg_compression, (25, 18, 15, 10, 7)),
 }
-"""Each corruption with its strengths at severities 1 to 5."""
+"""Each corruption with its strengths at severities 1 to 5; another file of this package may add its own."""
+
+KIND = Kind("corruption", CORRUPTIONS)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ovseg.errors import InputError, unknown_name
+from ovseg.errors import InputError
 from ovseg.evaluation.robustness.condition import Condition
-from ovseg.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES, Corruption
+from ovseg.evaluation.robustness.corruptions import CORRUPTIONS, KIND, SEVERITIES, Corruption
 from ovseg.evaluation.robustness.names import Paraphrase, Typos
 from ovseg.evaluation.robustness.openness import Distractors
 from ovseg.evaluation.robustness.typographic import Typographic
+from ovseg.system.registry import spelling
 from ovseg.vocabulary import Vocabulary
 
 _KINDS = list(CORRUPTIONS)
 GROUPS = {
-    "all": _KINDS,
     "noise": _KINDS[:3],
     "blur": _KINDS[3:7],
     "weather": _KINDS[7:11],
@@ -61,10 +61,12 @@ def conditions(
 def _named(text: str) -> Iterator[tuple[str, Sequence[int]]]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, numbers = part.partition(":")
-        if name not in CORRUPTIONS and name not in GROUPS:
-            raise unknown_name("corruption", name, [*CORRUPTIONS, *GROUPS])
+        if name == "all":
+            kinds = list(CORRUPTIONS)
+        else:
+            kinds = GROUPS.get(name) or [spelling(KIND, name, besides=["all", *GROUPS])]
         severities = _numbers(numbers, f"corruption '{name}'") or SEVERITIES
-        yield from ((kind, severities) for kind in GROUPS.get(name, [name]))
+        yield from ((kind, severities) for kind in kinds)
 
 
 def _numbers(text: str, what: str) -> list[int]:

@@ -7,6 +7,6 @@ Pictures of WorldFloods have 13 bands of 16 bits, which nothing here reads: the 
 Names of CUB-200 are those of its own list, which MESS writes with hyphens.
 """
 
-from ovseg.data.benchmarks.mess import above, general, nature, science
+from ovseg.system.registry import register_all
 
-BENCHMARKS = (*general.BENCHMARKS, *above.BENCHMARKS, *science.BENCHMARKS, *nature.BENCHMARKS)
+register_all(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovseg.data.benchmarks.base import Layout
+from ovseg.data.benchmarks.base import Layout, register
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, table_of
 from ovseg.data.benchmarks.mess import rules
 from ovseg.data.benchmarks.mess.shared import CUT, UNCONFIRMED, by_hand, mess_set
@@ -64,7 +64,7 @@ def _potsdam(bands: str, folder: str) -> TiledSplit:
     return TiledSplit(504, layouts)
 
 
-BENCHMARKS = (
+register(
     mess_set(
         "isaid",
         "iSAID, 15 classes seen from above",

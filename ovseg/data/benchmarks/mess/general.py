@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovseg.data.benchmarks.base import Layout
+from ovseg.data.benchmarks.base import Layout, register
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, counted_from_one, lines, table_of
 from ovseg.data.benchmarks.mess import rules
 from ovseg.data.benchmarks.mess.shared import UNCONFIRMED, by_hand, download, drive, mess_set
@@ -168,7 +168,7 @@ PEOPLE_AND_ART = (
         "Cohen et al., Semantic Segmentation in Art Paintings, Eurographics 2022",
     ),
 )
-BENCHMARKS = (
+register(
     *STREETS,
     *PEOPLE_AND_ART,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovseg.data.benchmarks.base import Layout
+from ovseg.data.benchmarks.base import Layout, register
 from ovseg.data.benchmarks.labels import LabelSplit
 from ovseg.data.benchmarks.mess import rules
 from ovseg.data.benchmarks.mess.shared import by_hand, download, drive, mess_set
@@ -10,7 +10,7 @@ from ovseg.data.benchmarks.pictures import by_colour
 
 SUIM_COLOURS = {(255 * (number >> 2 & 1), 255 * (number >> 1 & 1), 255 * (number & 1)): number for number in range(8)}
 FIELD_TESTS = (1, 3, 4, 9, 10, 13, 15, 21, 22, 26, 28, 29, 30, 32, 35, 39, 44, 47, 48, 54, 60)
-BENCHMARKS = (
+register(
     mess_set(
         "suim",
         "SUIM, seven classes under water and the water",

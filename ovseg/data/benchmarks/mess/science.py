@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ovseg.data.benchmarks.base import Layout, Place
+from ovseg.data.benchmarks.base import Layout, Place, register
 from ovseg.data.benchmarks.labels import LabelSplit, lines
 from ovseg.data.benchmarks.mess import rules
 from ovseg.data.benchmarks.mess.shared import UNCONFIRMED, by_hand, download, drive, mess_set
@@ -205,7 +205,7 @@ ENGINEERING = (
         "Bashkirova et al., ZeroWaste Dataset, CVPR 2022",
     ),
 )
-BENCHMARKS = (
+register(
     *MEDICINE,
     *ENGINEERING,
 )

@@ -1,0 +1,1 @@
+"""The ground under everything: what knows nothing of images, words or models."""
