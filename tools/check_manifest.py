@@ -1,8 +1,8 @@
 """Check that the released checkpoint of a manifest would load: every tensor finds its place, and every place a tensor.
 
 A manifest is a JSON file that lists all tensors of a released checkpoint under ``state_dict``: name to shape and, last,
-dtype. The model is built by the shipped config of the same model, the tensors are filled with random numbers, and the
-result is loaded as the released file would be.
+dtype. The model is built by the shipped config of the model whose card names that file, the tensors are filled with
+random numbers, and the result is loaded as the released file would be.
 
 Examples:
     python tools/check_manifest.py san_vit_b_16.json
@@ -27,8 +27,9 @@ if str(ROOT) not in sys.path:
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from ovseg.config import config_root, load_config  # noqa: E402
-from ovseg.errors import ConfigError, OvsegError  # noqa: E402
+from ovseg.config import load_config  # noqa: E402
+from ovseg.errors import ConfigError, OvsegError, unknown_name  # noqa: E402
+from ovseg.zoo import list_models  # noqa: E402
 
 Loader = Callable[[str, Mapping[str, Tensor]], None]
 LOADERS: dict[str, Loader] = {}
@@ -45,32 +46,44 @@ def loads(prefix: str) -> Callable[[Loader], Loader]:
     return register
 
 
+def config_of(name: str) -> str:
+    """Return the shipped config of the model whose released file has this name.
+
+    Raises:
+        UnknownNameError: There is none; near matches are named.
+    """
+    found = {Path(card.file).stem: card.config for card in list_models() if card.weights == "released"}
+    if name not in found:
+        raise unknown_name("released model", name, found)
+    return found[name]
+
+
 @loads("san_")
 def load_san(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build SAN by the config of the same name and load."""
+    """Build SAN by its config and load."""
     from ovseg.meta_arch.san import SAN, Weights
 
-    cfg = load_config(config_root() / f"san/{name}.yaml")
+    cfg = load_config(config_of(name))
     SAN(**SAN.parts(cfg, Weights(state, name)))
 
 
 @loads("fcclip_")
 def load_fcclip(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build FC-CLIP by the config of the same name and load."""
+    """Build FC-CLIP by its config and load."""
     from ovseg.checkpoint.fcclip import Weights
     from ovseg.meta_arch.fcclip import FCCLIP
 
-    cfg = load_config(config_root() / f"fcclip/{name}.yaml")
+    cfg = load_config(config_of(name))
     FCCLIP(**FCCLIP.parts(cfg, Weights(state, name)))
 
 
 @loads("maftp_")
 def load_maft_plus(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build MAFT+ by the config of the same name and load."""
+    """Build MAFT+ by its config and load."""
     from ovseg.checkpoint.fcclip import Weights
     from ovseg.meta_arch.maft_plus import MAFTPlus
 
-    cfg = load_config(config_root() / f"maft_plus/{name}.yaml")
+    cfg = load_config(config_of(name))
     MAFTPlus(**MAFTPlus.parts(cfg, Weights(state, name)))
 
 

@@ -46,7 +46,7 @@ def settings(folder, weights="", text=None, **changes):
     }
 
 
-def config(folder, weights="", text=None, file="maftp_b", **changes):
+def config(folder, weights="", text=None, file="maftp-b", **changes):
     return load_config(config_root() / f"maft_plus/{file}.yaml", settings(folder, weights, text, **changes))
 
 
@@ -105,7 +105,7 @@ def test_results_at_the_size_that_was_asked_for(model):
 
 
 def test_the_panoptic_model_finds_segments(tiny_convnext):
-    cfg = config(tiny_convnext, file="maftp_l_pano", PANOPTIC=True, OBJECT_THRESHOLD=0.0, OVERLAP_THRESHOLD=0.0)
+    cfg = config(tiny_convnext, file="maftp-l-pano", PANOPTIC=True, OBJECT_THRESHOLD=0.0, OVERLAP_THRESHOLD=0.0)
     model = MAFTPlus(cfg).eval()
     model.set_vocabulary(Vocabulary.parse(WORDS))
     assert model.transfer.panoptic
@@ -284,7 +284,7 @@ def test_mistakes_are_one_line(tiny_convnext, tiny_resnet):
 
 def test_the_api_segments_with_it(tiny_convnext, photos, tmp_path):
     file = tmp_path / "tiny.yaml"
-    file.write_text(f"_BASE_: {config_root() / 'maft_plus/maftp_l.yaml'}\nVERSION: 2\n")
+    file.write_text(f"_BASE_: {config_root() / 'maft_plus/maftp-l.yaml'}\nVERSION: 2\n")
     segmenter = ovseg.load(str(file), device="cpu", overrides=settings(tiny_convnext))
     results = segmenter(str(photos), ["cat", "sofa|couch"])
     assert [result.labels.shape for result in results] == [(72, 96), (72, 96), (80, 60)]
