@@ -219,4 +219,3 @@ def test_options_of_the_command_line():
     assert found == {"SOLVER": {"MAX_ITER": 10}, "OUTPUT_DIR": "runs/x", "INPUT": {"CROP": {"SIZE": (1, 2)}}}
     with pytest.raises(ConfigError, match="'OUTPUT_DIR' has no value"):
         run.read_options(["OUTPUT_DIR"])
-    assert run.find_config("san/san_mini_scenes.yaml").endswith("configs/san/san_mini_scenes.yaml")
