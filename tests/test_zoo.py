@@ -264,7 +264,7 @@ def test_weights_that_are_no_weights(tiny_clip, tmp_path):
         with pytest.raises(WeightsError, match="cannot be read"):
             ovseg.load(folder, "cpu")
     for foreign, message in (
-        ({"encoder.weight": torch.zeros(2)}, "holds none of the .* weights"),
+        ({"encoder.weight": torch.zeros(2)}, "holds none of the .* tensors"),
         ({**state, "visual.proj": torch.zeros(3, 3)}, "has mis-shaped visual.proj"),
         ({key: value for key, value in state.items() if key != "ln_final.bias"}, "misses ln_final.bias"),
     ):
@@ -380,6 +380,11 @@ def test_a_load_reads_each_file_and_builds_the_config_once(released, tmp_path, t
     assert sorted(read) == shipped_configs()
     ovseg.load("san-vit-b-16", "cpu", overrides=overrides)
     assert len(read) == len(set(read))
+
+
+def test_weights_without_a_place_for_them(tiny_clip):
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS is 'x\.pth', but TrainingFree has no trained part"):
+        ovseg.load(f"sclip/{tiny_clip}", "cpu", overrides={"MODEL": {"WEIGHTS": "x.pth"}})
 
 
 def test_released_weights_given_as_a_path(released, tmp_path):

@@ -16,7 +16,7 @@ import gc
 import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,7 @@ from torch import Tensor  # noqa: E402
 from ovseg.config import load_config  # noqa: E402
 from ovseg.errors import ConfigError, OvsegError, unknown_name  # noqa: E402
 from ovseg.zoo import list_models  # noqa: E402
-
-Loader = Callable[[str, Mapping[str, Tensor]], None]
-LOADERS: dict[str, Loader] = {}
-"""By the start of a manifest's name, what builds the model of that name and loads tensors into it strictly."""
-
-
-def loads(prefix: str) -> Callable[[Loader], Loader]:
-    """Register a loader for the manifests whose names start so."""
-
-    def register(loader: Loader) -> Loader:
-        LOADERS[prefix] = loader
-        return loader
-
-    return register
+from ovseg.zoo.spec import architectures  # noqa: E402
 
 
 def config_of(name: str) -> str:
@@ -58,33 +45,17 @@ def config_of(name: str) -> str:
     return found[name]
 
 
-@loads("san_")
-def load_san(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build SAN by its config and load."""
-    from ovseg.meta_arch.san import SAN, Weights
+def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
+    """Build a model by its shipped config, and load the tensors of its released file, which has this name.
 
-    cfg = load_config(config_of(name))
-    SAN(**SAN.parts(cfg, Weights(state, name)))
+    Raises:
+        WeightsError: A tensor does not find its place.
+    """
+    from ovseg.checkpoint.loading import Weights
 
-
-@loads("fcclip_")
-def load_fcclip(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build FC-CLIP by its config and load."""
-    from ovseg.checkpoint.fcclip import Weights
-    from ovseg.meta_arch.fcclip import FCCLIP
-
-    cfg = load_config(config_of(name))
-    FCCLIP(**FCCLIP.parts(cfg, Weights(state, name)))
-
-
-@loads("maftp_")
-def load_maft_plus(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build MAFT+ by its config and load."""
-    from ovseg.checkpoint.fcclip import Weights
-    from ovseg.meta_arch.maft_plus import MAFTPlus
-
-    cfg = load_config(config_of(name))
-    MAFTPlus(**MAFTPlus.parts(cfg, Weights(state, name)))
+    cfg = load_config(config)
+    kind = architectures().get(cfg.MODEL.META_ARCHITECTURE)
+    kind(**kind.parts(cfg, Weights(state, name)))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -107,12 +78,9 @@ def fill(entries: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def check(path: Path) -> tuple[bool, str]:
     """Check one manifest; returns whether it loads, and one line."""
-    loader = next((loader for prefix, loader in LOADERS.items() if path.stem.startswith(prefix)), None)
-    if loader is None:
-        return False, f"FAIL {path.stem} no loader; known are {', '.join(sorted(LOADERS))}"
     try:
         entries = read_manifest(path)
-        loader(path.stem, fill(entries))
+        load(path.stem, config_of(path.stem), fill(entries))
     except OvsegError as error:
         return False, f"FAIL {path.stem} {error}"
     finally:

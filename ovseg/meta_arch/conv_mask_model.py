@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ovseg.checkpoint.fcclip import Weights
+from ovseg.checkpoint.loading import Weights
 from ovseg.clip.base import BaseClip
 from ovseg.clip.conv_clip import STRIDE, ConvClip
 from ovseg.clip.vit_levels import VitClip

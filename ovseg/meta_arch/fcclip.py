@@ -11,7 +11,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.checkpoint.fcclip import Weights, load_fcclip
+from ovseg.checkpoint.fcclip import OFFICIAL
+from ovseg.checkpoint.loading import Weights, load
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.vit_levels import VitClip
 from ovseg.errors import ConfigError
@@ -99,16 +100,15 @@ class FCCLIP(ConvMaskModel):
         self.ensemble, self.trained_names = ensemble, trained_names
         self.seen: Tensor | None = None
         if weights is not None:
-            load_fcclip(self, weights)
-            self.clip.refresh()
-        if not self.void.weight.is_meta:  # a model that is yet to be filled has no values
+            load(self, weights, OFFICIAL)
+        elif not self.void.weight.is_meta:  # a model that is yet to be filled has no values
             self.refresh_hash()
 
     @staticmethod
     def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         node, source = cfg.MODEL.FCCLIP, cfg.MODEL.CLIP
-        empty = weights is not None and weights.holds_clip
+        empty = OFFICIAL.holds_clip(weights)
         clip: ConvClip | VitClip
         if node.VIT:
             method = cfg.MODEL.RECALIBRATION

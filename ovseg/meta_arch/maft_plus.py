@@ -12,8 +12,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.checkpoint.fcclip import Weights
-from ovseg.checkpoint.maft_plus import load_maft_plus
+from ovseg.checkpoint.loading import Weights, load
+from ovseg.checkpoint.maft_plus import OFFICIAL
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.errors import ConfigError
@@ -74,16 +74,15 @@ class MAFTPlus(ConvMaskModel):
         for part in (trunk.stem, trunk.stages, trunk.norm_pre):
             part.requires_grad_(True)
         if weights is not None:
-            load_maft_plus(self, weights)
-            self.clip.refresh()
-        if not self.void.weight.is_meta:  # a model that is yet to be filled has no values
+            load(self, weights, OFFICIAL)
+        elif not self.void.weight.is_meta:  # a model that is yet to be filled has no values
             self.refresh_hash()
 
     @staticmethod
     def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         node = cfg.MODEL.MAFT
-        clip = read_clip(ConvClip, cfg.MODEL.CLIP, empty=weights is not None and weights.holds_clip)
+        clip = read_clip(ConvClip, cfg.MODEL.CLIP, empty=OFFICIAL.holds_clip(weights))
         return {
             **conv_parts(cfg, node, clip),
             "transfer": ContentTransfer(clip.embed_dim, node.TRANSFER_HEADS, node.PANOPTIC_TRANSFER),

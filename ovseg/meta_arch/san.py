@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,15 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ovseg.checkpoint.files import read_part
-from ovseg.checkpoint.san import holds_clip, load_san
+from ovseg.checkpoint.loading import Weights, load
+from ovseg.checkpoint.san import official
 from ovseg.clip import FrozenClip
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction
 from ovseg.losses.points import Draw, uniform_points
+from ovseg.meta_arch.conv_mask_model import read_clip
 from ovseg.meta_arch.mask_model import MaskModel, SizeRule, read_targets
 from ovseg.ops.linear_layers import pack_linears
 from ovseg.proposals.classifier import class_logits
@@ -28,13 +29,6 @@ from ovseg.recalibration.base import one_of
 from ovseg.vocabulary import TextOptions
 
 SLS_TOKENS = ("cls_token", "learnable_token", "pos_embedding")
-
-
-class Weights(NamedTuple):
-    """A checkpoint: its tensors by name, and what to call it."""
-
-    state: Mapping[str, Tensor]
-    source: str
 
 
 @META_ARCH_REGISTRY.register()
@@ -91,9 +85,9 @@ class SAN(MaskModel):
             count = side_adapter.query_embed.shape[1]
             self.sls_tokens = nn.Parameter(torch.randn(count, 1, clip.tower.width) * 0.02)
         if weights is not None:
-            load_san(self, weights.state, weights.source)
-            clip.refresh()
-        self.refresh_hash()
+            load(self, weights, official(front_blocks))
+        else:
+            self.refresh_hash()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -102,19 +96,13 @@ class SAN(MaskModel):
         Raises:
             WeightsError: The checkpoint is missing or does not fit.
         """
-        path = cfg.MODEL.WEIGHTS
-        return cls.parts(cfg, Weights(read_part(path, "model"), path.rpartition("/")[2]) if path else None)
+        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
 
     @staticmethod
     def parts(cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
-        san, source = cfg.MODEL.SAN, cfg.MODEL.CLIP
-        if source.FOLDER:
-            clip = FrozenClip.from_folder(source.FOLDER)
-        elif weights is not None and holds_clip(weights.state):
-            clip = FrozenClip.empty(source.ARCH)
-        else:
-            clip = FrozenClip.load(source.ARCH, source.PRETRAINED)
+        san = cfg.MODEL.SAN
+        clip = read_clip(FrozenClip, cfg.MODEL.CLIP, empty=official(san.FRONT_BLOCKS).holds_clip(weights))
         shares = LossWeights(*san.LOSS_WEIGHTS)
         return {
             "clip": clip,

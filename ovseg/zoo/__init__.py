@@ -12,10 +12,11 @@ A name is one of
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.errors import unknown_name
+from ovseg.errors import ConfigError, unknown_name
 from ovseg.zoo.card import Card, list_models
 from ovseg.zoo.names import resolve
 from ovseg.zoo.released import find_released
@@ -76,30 +77,17 @@ def build(spec: Spec) -> Any:
         ConfigError: The config is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
-    registry, cfg = architectures(), spec.config
-    own = [name for name, kind in registry if hasattr(kind, "set_vocabulary")]
-    if cfg.MODEL.META_ARCHITECTURE not in own:
-        raise unknown_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, own)
+    cfg, own = spec.config, {name: kind for name, kind in architectures() if hasattr(kind, "set_vocabulary")}
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in own:
+        raise unknown_name("MODEL.META_ARCHITECTURE", name, own)
+    if cfg.MODEL.WEIGHTS and "weights" not in inspect.signature(own[name]).parameters:
+        raise ConfigError(f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', but {name} has no trained part; leave it out")
     if spec.card and spec.card.weights == "released" and not cfg.MODEL.WEIGHTS:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = str(find_released(spec.card))
-    return _build(registry.get(cfg.MODEL.META_ARCHITECTURE), cfg)
-
-
-def _build(architecture: Any, cfg: CfgNode) -> Any:
-    """Build a model; of weights that were trained here, its frozen part comes from where the config says."""
-    from ovseg.checkpoint.trained import is_trained_file, load_trained  # here, for cards need no PyTorch
-
-    weights = cfg.MODEL.WEIGHTS
-    if not is_trained_file(weights):
-        return architecture(cfg)
-    plain = cfg.clone()
-    plain.defrost()
-    plain.MODEL.WEIGHTS = ""
-    model = architecture(plain)
-    load_trained(model, weights)
-    return model
+    return own[name](cfg)
 
 
 def model_config(model: str | Path, overrides: dict[str, Any] | None = None, protocol: str = "") -> CfgNode:

@@ -204,9 +204,12 @@ def test_trained_weights_are_loaded_strictly(train, tmp_path):
     model = ovseg.load(str(folder), "cpu").model
     state = trained_state(model)
     for change, message in (
-        ({k: v for k, v in state.items() if k != "void_row"}, "lacks 'void_row'"),
-        ({**state, "extra": torch.zeros(1)}, "has 'extra', which the model does not"),
-        ({**state, "void_row": torch.zeros(2)}, r"'void_row' of shape \(2,\), the model \(1, 32\)"),
+        (
+            {k: v for k, v in state.items() if k != "void_row"},
+            "does not fit the SAN of this config: it misses void_r",
+        ),
+        ({**state, "extra": torch.zeros(1)}, "it has unexpected extra"),
+        ({**state, "void_row": torch.zeros(2)}, r"mis-shaped void_row \(got \(2,\) torch.float32, expected \(1, 32\)"),
     ):
         with pytest.raises(WeightsError, match=message):
             load_trained_state(model, change, "file")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import ovseg
 from ovseg.checkpoint.maft_plus import official_name
-from ovseg.checkpoint.trained import load_trained, save_trained, trained_state
+from ovseg.checkpoint.trained import save_trained, trained_state
 from ovseg.config import config_root, load_config
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, InputError, WeightsError
@@ -258,8 +258,7 @@ def test_what_was_trained_is_all_that_has_to_be_kept(tuned, tiny_convnext, tmp_p
     save_file({key: value.contiguous() for key, value in own.items()}, tmp_path / "part.safetensors")
     assert torch.equal(build(tiny_convnext, tmp_path / "part.safetensors")([photo()])[0]["sem_seg"], wanted)
     save_trained(own, tmp_path / "exported.safetensors")
-    exported = build(tiny_convnext)
-    load_trained(exported, tmp_path / "exported.safetensors")
+    exported = build(tiny_convnext, tmp_path / "exported.safetensors")
     assert torch.equal(exported([photo()])[0]["sem_seg"], wanted)
     save_file(tuned.state_dict(), tmp_path / "all.safetensors")
     assert torch.equal(build(tiny_convnext, tmp_path / "all.safetensors")([photo()])[0]["sem_seg"], wanted)

@@ -211,7 +211,7 @@ def test_checkpoints(model, tiny_clip, tmp_path, layout):
         (lambda s: s.update(more=torch.ones(1)), "has unexpected more"),
         (
             lambda s: s.update({"ov_classifier.bg_embed": torch.ones(1, 9)}),
-            r"mis-shaped ov_classifier\.bg_embed \(got \(1, 9\), expected \(1, 32\)\)",
+            r"mis-shaped ov_classifier\.bg_embed \(got \(1, 9\) torch.float32, expected \(1, 32\)\)",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from golden_runners.fcclip_clip import build_clip, load_part, query_to_class
 from golden_runners.fcclip_losses import run_losses, run_postprocess, whole_results
-from ovseg.checkpoint.fcclip import Weights
+from ovseg.checkpoint.loading import Weights
 from ovseg.losses.criterion import SetCriterion
 from ovseg.mask_postprocess import class_maps, plan_resize
 from ovseg.meta_arch.fcclip import FCCLIP, Ensemble, seen_classes, valid_masks

@@ -12,7 +12,7 @@ from torch import Tensor
 from golden_runners.fcclip_clip import build_clip, query_to_class
 from golden_runners.fcclip_losses import build_criterion, read_targets, stage_draws, whole_results
 from golden_runners.mask_losses import in_order
-from ovseg.checkpoint.fcclip import Weights
+from ovseg.checkpoint.loading import Weights
 from ovseg.checkpoint.maft_plus import official_name
 from ovseg.losses.criterion import SetCriterion
 from ovseg.mask_postprocess import class_maps
