@@ -89,7 +89,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ovseg", "ovseg.*"]),
-    package_data={"ovseg": ["py.typed", "assets/**/*", "ops/csrc/*", "**/*.yaml", "**/*.json", "**/*.txt"]},
+    package_data={"ovseg": ["py.typed", "assets/**/*", "ops/csrc/*", "**/*.json", "**/*.txt"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["ovseg = ovseg.cli:main"]},
     install_requires=[

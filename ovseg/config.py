@@ -1,10 +1,12 @@
-"""Our part of the Detectron2 configuration: which CLIP, which recalibration, which protocol."""
+"""Our part of the Detectron2 configuration: which CLIP, which recalibration, which protocol; and its YAML files."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT = "TrainingFree"
 """The architecture of a config that names none."""
+TABLES = ("CARD", "BENCHMARKS", "EMBEDDED")
+"""What a shipped file holds beside the config itself; see configs/training_free/base.yaml."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def add_ovseg_config(cfg: CfgNode) -> None:
@@ -54,6 +59,8 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.TEXT.SUBCLASSES = ""
     cfg.MODEL.TEXT.AUTOCLIP = 0.0  # share of the largest entropy; 0 is off
     cfg.MODEL.TEXT.VOCABULARY = ""  # default words of a model; empty: the user gives them
+    for table in TABLES:
+        cfg[table] = Node(new_allowed=True)  # so that Detectron2's own `merge_from_file` reads the shipped files, too
     _add_protocol(cfg)
     _add_training(cfg)
     cfg.MODEL.__dict__[Node.NEW_ALLOWED] = True  # this node alone: MODEL.<architecture> holds the options of one
@@ -131,14 +138,101 @@ def config_root() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+def shipped_configs() -> list[Path]:
+    """Return all shipped YAML files."""
+    return sorted(config_root().rglob("*.yaml"))
+
+
+def find_config(name: str | Path, folder: Path = Path()) -> Path:
+    """Return the file that the name of a config stands for; the same wherever one is named.
+
+    Args:
+        name: A file, or one that is shipped: ``san/mini.yaml``, with or without ``configs/`` before it.
+        folder: What a relative path starts at.
+
+    Raises:
+        ConfigError: There is none; says near names, or where the settings of earlier files are now.
+    """
+    own, shipped = folder / Path(name).expanduser(), config_root() / str(name).removeprefix("configs/")
+    found = next((path for path in (own, shipped) if path.is_file()), None)
+    if found is None:
+        raise ConfigError(f"no config file '{name}'; {_hint(Path(name))}")
+    return found
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read one YAML file, without those it is based on; a shipped one only once in a process. Do not change it.
+
+    Raises:
+        ConfigError: It is no YAML, or no mapping.
+    """
+    return _read_shipped(path) if path.is_relative_to(config_root()) else _read(path)
+
+
+@cache
+def _read_shipped(path: Path) -> dict[str, Any]:
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"config '{path}' cannot be used: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"config '{path}' cannot be used: it holds a {type(found).__name__}, expected KEY: value")
+    return found
+
+
+def read_chain(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """Read a config and the files that it is based on (``_BASE_``), the most basic first.
+
+    Args:
+        path: The file.
+        above: Those that are based on it.
+
+    Raises:
+        ConfigError: A file is missing, cannot be read, or is based on itself.
+    """
+    settings = dict(read_config(path))
+    base = settings.pop("_BASE_", None)
+    if base is None:
+        return [(path, settings)]
+    try:
+        below = find_config(base, path.parent)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"config '{path}' cannot be used: _BASE_: {error}") from error
+    above = (*above, path.resolve())
+    if below.resolve() in above:
+        raise ConfigError(f"config '{path}' cannot be used: _BASE_: '{base}' is based on this file; take it out")
+    return [*read_chain(below, above), (path, settings)]
+
+
+def _hint(name: Path) -> str:
+    """Say what may be meant by the name of a config that is not there."""
+    root, stem = config_root(), name.stem
+    files = {path.relative_to(root).as_posix(): path for path in shipped_configs()}
+    method = files.get(f"training_free/{name.parent.name}.yaml")  # earlier each method had a folder of settings
+    if method is not None:
+        if stem in read_config(method).get("BENCHMARKS", {}):
+            return f"its settings are BENCHMARKS.{stem} of {method.name}: --model {method.stem}/... --protocol {stem}"
+        if any(path.stem == stem for path in files.values()):
+            return f"its settings are EMBEDDED.{stem} of {method.name}: --model {method.stem}/{stem}"
+    for shipped, path in files.items():  # and a model the name of its weights
+        if stem in (path.stem, Path(read_config(path).get("CARD", {}).get("file", "")).stem):
+            return f"did you mean {shipped}?"
+    near = difflib.get_close_matches(name.as_posix().removeprefix("configs/"), files, n=3, cutoff=0.7)
+    return f"did you mean {', '.join(near)}?" if near else "expected a file, or a name such as training_free/sclip.yaml"
+
+
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> CfgNode:
-    """Read a YAML config (with ``_BASE_``) over Detectron2's and our defaults.
+    """Read a YAML config (with ``_BASE_``) over Detectron2's and our defaults; what is in `TABLES` is left out.
 
     Detectron2's own size rule for tests (``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``) is set to that of the protocol,
     so that its dataset mapper shows the model the same images as we do.
 
     Args:
-        path: The file.
+        path: The file, or a name as for `find_config`.
         overrides: Nested mapping in the shape of the config, applied last.
 
     Raises:
@@ -150,14 +244,17 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Cf
 
     cfg = get_cfg()
     add_ovseg_config(cfg)
-    if not Path(path).is_file():
-        raise ConfigError(f"no config file '{path}'; expected a YAML file such as configs/training_free/sclip.yaml")
+    settings: dict[str, Any] = {}
+    for _, part in read_chain(find_config(path)):
+        settings = merge(settings, part)
+    for table in TABLES:
+        settings.pop(table, None)
+        del cfg[table]
     try:
-        settings = Node.load_yaml_with_base(str(path), allow_unsafe=False)  # Detectron2 lets a YAML file run code
         settings = modernise(merge(settings, overrides or {}), str(path))
         _open_section(cfg, settings)
         cfg.merge_from_other_cfg(Node(settings))
-    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
         text = " ".join(str(error).split()).strip("'\"")
         if unknown := re.search(r"Non-existent config key: ([\w.]+)", text):
             raise unknown_name(f"key in config '{path}':", unknown[1], _keys(cfg)) from error

@@ -31,6 +31,40 @@ def test_base_overrides_and_size_rule():
         cfg.MODEL.PROTOCOL.SHORT_SIDE = 3
 
 
+def test_detectron2_reads_the_shipped_files_too():
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()  # the way of a Detectron2 script
+    add_ovseg_config(cfg)
+    path = config_root() / "training_free/sclip.yaml"
+    cfg.merge_from_file(str(path))
+    assert cfg.MODEL == load_config(path).MODEL
+    assert set(config.TABLES) <= set(cfg) and not set(config.TABLES) & set(load_config(path))
+
+
+def test_bases_are_files_beside_or_shipped_ones(tmp_path):
+    (tmp_path / "own.yaml").write_text("_BASE_: training_free/naclip.yaml\nMODEL: {PROTOCOL: {SHORT_SIDE: 64}}\n")
+    (tmp_path / "deeper").mkdir()
+    path = tmp_path / "deeper/more.yaml"
+    path.write_text("_BASE_: ../own.yaml\nMODEL: {PROTOCOL: {PAMR_STEPS: 1}}\n")
+    cfg = load_config(path)
+    assert (cfg.MODEL.RECALIBRATION.NAME, cfg.MODEL.PROTOCOL.SHORT_SIDE) == ("NACLIP", 64)
+    assert (cfg.MODEL.PROTOCOL.PAMR_STEPS, cfg.MODEL.PROTOCOL.STRIDE) == (1, 112)
+    (tmp_path / "own.yaml").write_text("_BASE_: deeper/more.yaml\n")
+    with pytest.raises(config.ConfigError, match=r"own\.yaml' cannot be used: _BASE_: .* is based on this file"):
+        load_config(path)
+    path.write_text("_BASE_: [a.yaml, b.yaml]\n")
+    with pytest.raises(config.ConfigError, match="cannot be used: _BASE_: "):
+        load_config(path)
+
+
+def test_a_changed_file_of_the_user_is_read_again(tmp_path):
+    path = tmp_path / "own.yaml"
+    for side in (64, 96):
+        path.write_text(f"MODEL: {{PROTOCOL: {{SHORT_SIDE: {side}}}}}\n")
+        assert load_config(path).MODEL.PROTOCOL.SHORT_SIDE == side
+
+
 def test_a_config_runs_no_code(tmp_path):
     path = tmp_path / "evil.yaml"
     path.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{tmp_path}/made']")

@@ -11,11 +11,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ovseg
-from ovseg.config import config_root
+from ovseg import config
+from ovseg.checkpoint.san import official_name
+from ovseg.config import config_root, read_config, shipped_configs
 from ovseg.errors import ConfigError, OvsegError, UnknownNameError, WeightsError
 from ovseg.recalibration import list_recalibrations
-from ovseg.zoo import list_models, model_config
-from ovseg.zoo.names import resolve
+from ovseg.vocabulary import Vocabulary
+from ovseg.zoo import build, card, list_models, model_config, resolve
+from ovseg.zoo.names import list_protocols, method_config
 from ovseg.zoo.released import find_released
 
 
@@ -37,33 +40,115 @@ def _fields(card):
 
 def test_models_that_propose_masks_keep_their_own_settings_under_the_common_protocol():
     assert resolve("mini", "common") == resolve("mini")
-    assert resolve("mini-clearclip", "common") != resolve("mini-clearclip")
-    _, changes = resolve("mini-clearclip", "common")
-    assert changes["MODEL"]["PROTOCOL"]["SHORT_SIDE"] == model_config("sclip/mini").MODEL.PROTOCOL.SHORT_SIDE
+    spec = resolve("mini-clearclip", "common")
+    assert spec != resolve("mini-clearclip")
+    assert spec.changes["MODEL"]["PROTOCOL"]["SHORT_SIDE"] == model_config("sclip/mini").MODEL.PROTOCOL.SHORT_SIDE
 
 
 def test_cards_are_complete_and_every_method_has_one():
     cards = list_models()
     assert cards[0].name == "mini" and cards[0].weights == "embedded"
-    for card in cards:
-        assert all([card.summary, card.source, card.code_licence, card.weights_licence])
-        assert (config_root() / card.config).is_file()
-        assert (config_root() / card.base).exists() and bool(card.base) == (card.name == "mini")
-        assert card.weights in ("embedded", "open_clip", "released")
-        assert (card.weights == "embedded") == bool(card.folder)
-        assert (card.weights == "released") == bool(card.link) == bool(card.reported)
-        assert card.file or card.weights != "released"
-    methods = {card.name.partition("/")[0] for card in cards if "/" in card.name}
+    for one in cards:
+        assert all([one.summary, one.source, one.code_licence, one.weights_licence])
+        assert (config_root() / one.config).stem == one.name.partition("/")[0]
+        assert (config_root() / one.base).exists() and bool(one.base) == (one.name == "mini")
+        assert one.weights in ("embedded", "open_clip", "released")
+        assert (one.weights == "embedded") == bool(one.folder)
+        assert (one.weights == "released") == bool(one.link) == bool(one.reported)
+        assert one.file or one.weights != "released"
+    methods = {one.name.partition("/")[0] for one in cards if "/" in one.name}
     assert methods == {name.casefold() for name in list_recalibrations()}
-    assert all(card.paper for card in cards if "/" in card.name)
+    assert all(one.paper for one in cards if "/" in one.name)
 
 
 def test_every_shipped_config_can_be_read():
-    files = sorted(config_root().rglob("*.yaml"))
-    assert len(files) >= 8
+    files = shipped_configs()
+    assert len(files) >= 38
     for path in files:
         cfg = model_config(path)
         assert cfg.MODEL.RECALIBRATION.NAME in list_recalibrations(), path
+
+
+def _keys(node):
+    """Yield the keys of each mapping in a YAML document, as they are written."""
+    if isinstance(node, yaml.MappingNode):
+        yield [key.value for key, _ in node.value]
+        for _, value in node.value:
+            yield from _keys(value)
+
+
+def test_no_key_of_a_shipped_file_hides_another():
+    for path in shipped_configs():
+        for keys in _keys(yaml.compose(path.read_text())):
+            assert len(set(keys)) == len(keys), path
+
+
+def _stated(entry, known):
+    """Yield what an entry says that is said already."""
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            yield from _stated(value, known.get(key, {}))
+        elif key in known and known[key] == value:
+            yield key, value
+
+
+def test_tables_name_presets_and_say_something_new():
+    count = 0
+    for method in list_recalibrations():
+        path = method_config(method)
+        for name in list_protocols(path):
+            spec = resolve(f"{method}/mini", name)
+            words = spec.config.MODEL.TEXT.VOCABULARY
+            assert words == "" or len(Vocabulary.parse(words)) > 1
+            entry = spec.layers[0].settings["MODEL"]
+            assert spec.layers[0].source.startswith(f"training_free/{path.name}, BENCHMARKS.{name} (github.com/")
+            assert not list(_stated(entry, read_config(path)["MODEL"])), (method, name)
+            count += 1
+    assert count >= 83
+    assert resolve("fcclip-rn50", "cityscapes19").config.MODEL.PROTOCOL.SHORT_SIDE == 1024
+
+
+def test_a_method_on_an_embedded_clip_has_settings_of_its_own_there():
+    spec = resolve("clip_dinoiser/mini")
+    assert spec.path.name == "mini_base.yaml" and spec.config.MODEL.RECALIBRATION.OPTIONS.GAMMA == 0.8
+    assert spec.sources["MODEL.RECALIBRATION.OPTIONS.GAMMA"] == (
+        "training_free/clip_dinoiser.yaml, EMBEDDED.mini (ours, chosen on the train split of Scenes)"
+    )
+    both = resolve("itaclip/mini", "common").config.MODEL.PROTOCOL
+    assert (both.IMAGE_ENGINEERING, both.SHORT_SIDE) == (0.0, 128)
+
+
+def test_a_shipped_config_has_one_name_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = config_root() / "san/san_mini_scenes.yaml"
+    for name in ("san/san_mini_scenes.yaml", "configs/san/san_mini_scenes.yaml", str(shipped)):
+        assert resolve(name).path == shipped
+    (tmp_path / "san").mkdir()
+    own = tmp_path / "san/san_mini_scenes.yaml"
+    own.write_text(f"_BASE_: {shipped}\n")
+    assert resolve("san/san_mini_scenes.yaml").path.resolve() == own
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("training_free/sclip/voc21.yaml", "BENCHMARKS.voc21 of sclip.yaml: --model sclip/... --protocol voc21"),
+        ("configs/training_free/cliptrase/mini.yaml", "EMBEDDED.mini of cliptrase.yaml: --model cliptrase/mini"),
+        ("/some/where/configs/san/san-vit-b-16.yaml", "did you mean san/san-vit-b-16.yaml?"),
+        ("fcclip/fcclip-convnext-l.yaml", "did you mean fcclip/fcclip-convnext-l.yaml?"),
+        ("fcclip/fcclip_cocopan_r50x4.yaml", "did you mean fcclip/fcclip-rn50x4.yaml?"),
+        ("maft_plus/maftp_l_pano.yaml", "did you mean maft_plus/maftp-l-pano.yaml?"),
+        ("training_free/mini_clearclip.yaml", "did you mean training_free/mini-clearclip.yaml"),
+        ("san_mini_scenes.yaml", "did you mean san/san_mini_scenes.yaml?"),
+    ],
+)
+def test_earlier_names_of_configs_say_the_new_one(name, message, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: {name}\n")
+    for asked in (name, str(own)):
+        with pytest.raises(ConfigError) as caught:
+            model_config(asked)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_card(embedded):
@@ -126,8 +211,8 @@ def test_overrides(tiny_clip):
 def test_names_come_before_folders_of_the_current_folder(tmp_path, monkeypatch, tiny_clip):
     shutil.copytree(tiny_clip, tmp_path / "mini")
     monkeypatch.chdir(tmp_path)
-    assert resolve("mini")[0].name == "san_mini_scenes.yaml"
-    assert resolve("./mini")[1] == {"MODEL": {"CLIP": {"FOLDER": "mini"}}}
+    assert resolve("mini").path.name == "mini.yaml"
+    assert resolve("./mini").changes == {"MODEL": {"CLIP": {"FOLDER": "mini"}}}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +263,7 @@ def test_weights_that_are_no_weights(tiny_clip, tmp_path):
         with pytest.raises(WeightsError, match="cannot be read"):
             ovseg.load(folder, "cpu")
     for foreign, message in (
-        ({"encoder.weight": torch.zeros(2)}, "holds none of the .* weights"),
+        ({"encoder.weight": torch.zeros(2)}, "holds none of the .* tensors"),
         ({**state, "visual.proj": torch.zeros(3, 3)}, "has mis-shaped visual.proj"),
         ({key: value for key, value in state.items() if key != "ln_final.bias"}, "misses ln_final.bias"),
     ):
@@ -260,6 +345,45 @@ def test_released_weights_in_the_cache_folder_or_of_the_hub(released, tmp_path, 
     find_released(replace(released, sha256=hashlib.sha256(b"weights").hexdigest()))
     with pytest.raises(WeightsError, match=r"san_vit_b_16\.pth has sha256 [0-9a-f]{64}, expected 00; it is damaged"):
         find_released(replace(released, sha256="00"))
+
+
+TINY_SAN = {
+    "MODEL": {
+        "TEXT": {"TEMPLATES": "none"},
+        "PROTOCOL": {"SHORT_SIDE": 64},
+        "SAN": {
+            **{"FRONT_BLOCKS": 1, "WIDTH": 24, "DEPTH": 2, "HEADS": 2, "IMAGE_SIZE": 64, "QUERIES": 6, "CHANNELS": 16},
+            **{"HIDDEN": 16, "FUSION": ["0->0", "1->1"], "SUPERVISED_BLOCKS": [2]},
+        },
+    }
+}
+
+
+def test_a_load_reads_each_file_and_builds_the_config_once(released, tmp_path, tiny_clip, monkeypatch):
+    own = {"MODEL": {"CLIP": {"FOLDER": str(tiny_clip)}}}
+    torch.manual_seed(0)
+    model = build(resolve("san/san-vit-b-16.yaml", overrides={"MODEL": {**TINY_SAN["MODEL"], **own["MODEL"]}}))
+    official = {official_name(key, model.front_blocks): value for key, value in model.state_dict().items()}
+    (tmp_path / "weights").mkdir()
+    torch.save({"model": official}, tmp_path / "weights/san_vit_b_16.pth")
+
+    read, configs = [], []
+    real_read, real_load = config._read, config.load_config
+    monkeypatch.setattr(config, "_read", lambda path: read.append(path) or real_read(path))
+    monkeypatch.setattr("ovseg.zoo.spec.load_config", lambda *given: configs.append(given) or real_load(*given))
+    config._read_shipped.cache_clear()
+    card._cards.cache_clear()
+    overrides = {"MODEL": {**TINY_SAN["MODEL"], **own["MODEL"]}}
+    segmenter = ovseg.load("san-vit-b-16", "cpu", overrides=overrides)
+    assert segmenter.model.weights_hash == model.weights_hash and len(configs) == 1
+    assert sorted(read) == shipped_configs()
+    ovseg.load("san-vit-b-16", "cpu", overrides=overrides)
+    assert len(read) == len(set(read))
+
+
+def test_weights_without_a_place_for_them(tiny_clip):
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS is 'x\.pth', but TrainingFree has no trained part"):
+        ovseg.load(f"sclip/{tiny_clip}", "cpu", overrides={"MODEL": {"WEIGHTS": "x.pth"}})
 
 
 def test_released_weights_given_as_a_path(released, tmp_path):

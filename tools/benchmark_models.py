@@ -39,7 +39,7 @@ from rich.table import Table
 from ovseg.config import config_root
 from ovseg.files import atomic_write, check_writable
 
-SHIPPED = {"san": "san/san_vit_b_16.yaml", "fcclip": "fcclip/fcclip_cocopan.yaml"}
+SHIPPED = {"san": "san/san-vit-b-16.yaml", "fcclip": "fcclip/fcclip-convnext-l.yaml"}
 WARM_UP = 64  # pixels
 KEEP_NOTHING = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}  # for glibc: give blocks from 64 KiB back at once
 

@@ -13,7 +13,7 @@ import torch
 from benchmark_common import CPU, REST, WHOLE, Cost, PeakMemory, Recorder, Stage
 from torch import Tensor
 
-import ovseg.checkpoint.fcclip
+from ovseg.checkpoint.loading import Weights
 from ovseg.clip.base import BaseClip
 from ovseg.config import load_config
 from ovseg.errors import ConfigError
@@ -58,16 +58,15 @@ def fcclip_stages(model: Any) -> list[Stage]:
 
 @dataclass(frozen=True)
 class Kind:
-    """How models of an architecture are built and taken apart: their class, its checkpoints, and their stages."""
+    """How models of an architecture are built and taken apart: their class and their stages."""
 
     model: Any
-    weights: Callable[[dict[str, Tensor], str], Any]
     stages: Callable[[Any], list[Stage]]
 
 
 KINDS = {
-    "SAN": Kind(san.SAN, san.Weights, san_stages),
-    "FCCLIP": Kind(fcclip.FCCLIP, ovseg.checkpoint.fcclip.Weights, fcclip_stages),
+    "SAN": Kind(san.SAN, san_stages),
+    "FCCLIP": Kind(fcclip.FCCLIP, fcclip_stages),
 }
 
 
@@ -79,7 +78,7 @@ def build(config: str) -> MaskModel:
     """
     kind = kind_of(config)
     promise = {"clip.model.logit_scale": torch.zeros(())}  # weights that bring a CLIP along, so that none is fetched
-    parts = kind.model.parts(load_config(config), kind.weights(promise, "random weights"))
+    parts = kind.model.parts(load_config(config), Weights(promise, "random weights"))
     fill(parts["clip"])
     model: MaskModel = kind.model(**{**parts, "weights": None})
     model.text_cache = None  # random embeddings are not to be remembered

@@ -30,7 +30,7 @@ DENSE_GROWTH, SAN_GROWTH = 1.15, 1.4  # of MANY classes over FEW
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     parser.add_argument("--repeats", type=positive, default=5, help="interleaved timed rounds (%(default)s)")
-    parser.add_argument("--san", default=str(config_root() / "san/san_vit_b_16.yaml"), help="config of the SAN")
+    parser.add_argument("--san", default=str(config_root() / "san/san-vit-b-16.yaml"), help="config of the SAN")
     add_report_arguments(parser)
 
 

@@ -1,8 +1,8 @@
 """Check that the released checkpoint of a manifest would load: every tensor finds its place, and every place a tensor.
 
 A manifest is a JSON file that lists all tensors of a released checkpoint under ``state_dict``: name to shape and, last,
-dtype. The model is built by the shipped config of the same model, the tensors are filled with random numbers, and the
-result is loaded as the released file would be.
+dtype. The model is built by the shipped config of the model whose card names that file, the tensors are filled with
+random numbers, and the result is loaded as the released file would be.
 
 Examples:
     python tools/check_manifest.py san_vit_b_16.json
@@ -16,7 +16,7 @@ import gc
 import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,51 +27,35 @@ if str(ROOT) not in sys.path:
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from ovseg.config import config_root, load_config  # noqa: E402
-from ovseg.errors import ConfigError, OvsegError  # noqa: E402
-
-Loader = Callable[[str, Mapping[str, Tensor]], None]
-LOADERS: dict[str, Loader] = {}
-"""By the start of a manifest's name, what builds the model of that name and loads tensors into it strictly."""
+from ovseg.config import load_config  # noqa: E402
+from ovseg.errors import ConfigError, OvsegError, unknown_name  # noqa: E402
+from ovseg.zoo import list_models  # noqa: E402
+from ovseg.zoo.spec import architectures  # noqa: E402
 
 
-def loads(prefix: str) -> Callable[[Loader], Loader]:
-    """Register a loader for the manifests whose names start so."""
+def config_of(name: str) -> str:
+    """Return the shipped config of the model whose released file has this name.
 
-    def register(loader: Loader) -> Loader:
-        LOADERS[prefix] = loader
-        return loader
-
-    return register
-
-
-@loads("san_")
-def load_san(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build SAN by the config of the same name and load."""
-    from ovseg.meta_arch.san import SAN, Weights
-
-    cfg = load_config(config_root() / f"san/{name}.yaml")
-    SAN(**SAN.parts(cfg, Weights(state, name)))
+    Raises:
+        UnknownNameError: There is none; near matches are named.
+    """
+    found = {Path(card.file).stem: card.config for card in list_models() if card.weights == "released"}
+    if name not in found:
+        raise unknown_name("released model", name, found)
+    return found[name]
 
 
-@loads("fcclip_")
-def load_fcclip(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build FC-CLIP by the config of the same name and load."""
-    from ovseg.checkpoint.fcclip import Weights
-    from ovseg.meta_arch.fcclip import FCCLIP
+def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
+    """Build a model by its shipped config, and load the tensors of its released file, which has this name.
 
-    cfg = load_config(config_root() / f"fcclip/{name}.yaml")
-    FCCLIP(**FCCLIP.parts(cfg, Weights(state, name)))
+    Raises:
+        WeightsError: A tensor does not find its place.
+    """
+    from ovseg.checkpoint.loading import Weights
 
-
-@loads("maftp_")
-def load_maft_plus(name: str, state: Mapping[str, Tensor]) -> None:
-    """Build MAFT+ by the config of the same name and load."""
-    from ovseg.checkpoint.fcclip import Weights
-    from ovseg.meta_arch.maft_plus import MAFTPlus
-
-    cfg = load_config(config_root() / f"maft_plus/{name}.yaml")
-    MAFTPlus(**MAFTPlus.parts(cfg, Weights(state, name)))
+    cfg = load_config(config)
+    kind = architectures().get(cfg.MODEL.META_ARCHITECTURE)
+    kind(**kind.parts(cfg, Weights(state, name)))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -94,12 +78,9 @@ def fill(entries: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def check(path: Path) -> tuple[bool, str]:
     """Check one manifest; returns whether it loads, and one line."""
-    loader = next((loader for prefix, loader in LOADERS.items() if path.stem.startswith(prefix)), None)
-    if loader is None:
-        return False, f"FAIL {path.stem} no loader; known are {', '.join(sorted(LOADERS))}"
     try:
         entries = read_manifest(path)
-        loader(path.stem, fill(entries))
+        load(path.stem, config_of(path.stem), fill(entries))
     except OvsegError as error:
         return False, f"FAIL {path.stem} {error}"
     finally:

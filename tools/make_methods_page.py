@@ -4,8 +4,8 @@
     python tools/make_methods_page.py                                                  # the page
     python tools/make_methods_page.py --check                                          # is it up to date?
 
-What a method changes, its paper and the licence of the original are on its card (ovseg/zoo/cards), the goldens in
-tests/golden; they are run here.
+What a method changes, its paper and the licence of the original are on the card in its file
+(configs/training_free), the goldens in tests/golden; they are run here.
 """
 
 from __future__ import annotations

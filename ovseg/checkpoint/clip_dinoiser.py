@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.checkpoint.files import read_part
-from ovseg.clip.loading import load_strict
+from ovseg.checkpoint.strict import load_strict
 from ovseg.errors import WeightsError
 
 PACKAGE = Path(__file__).resolve().parents[1]

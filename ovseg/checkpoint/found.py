@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from ovseg.checkpoint.files import read_part
-from ovseg.clip.loading import load_strict
+from ovseg.checkpoint.strict import load_strict
 from ovseg.errors import WeightsError
 
 

@@ -1,16 +1,11 @@
-"""Checkpoints of SAN: the released ones (github.com/MendelXu/SAN), and ours with or without CLIP inside."""
+"""How the released checkpoints of SAN (github.com/MendelXu/SAN) name what we do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from functools import partial
 
-from torch import Tensor
-
-from ovseg.checkpoint.strict import rename, translate
-
-if TYPE_CHECKING:
-    from ovseg.meta_arch.san import SAN
+from ovseg.checkpoint.loading import Official
+from ovseg.checkpoint.strict import rename
 
 # The attention mask of the text tower, and the class weights of the loss for the classes it was trained with.
 DERIVED = ("ov_classifier.attn_mask", "criterion.empty_weight")
@@ -54,27 +49,6 @@ def official_name(key: str, front: int) -> str:
     return rename(key, (*_HEAD, *_CLIP))
 
 
-def holds_clip(state: Mapping[str, Tensor]) -> bool:
-    """Tell whether a checkpoint brings its CLIP along; the released ones do."""
-    return any(key.startswith(("clip.", "clip_visual_extractor.")) for key in state)
-
-
-def load_san(model: SAN, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a checkpoint strictly, of either layout.
-
-    Args:
-        model: Of the same configuration.
-        state: Of the original, or ours; ours may lack all of CLIP.
-        source: What to call the file in messages.
-
-    Raises:
-        WeightsError: Names the first tensors that are missing, unexpected or mis-shaped.
-    """
-    own = model.state_dict()
-    if any(key.startswith("side_adapter_network.") for key in state):
-        ours = translate(own, state, lambda key: official_name(key, model.front_blocks), source, "SAN", DERIVED)
-    else:
-        wanted = own if holds_clip(state) else {key: own[key] for key in own if not key.startswith("clip.")}
-        ours = translate(wanted, state, str, source, "SAN")
-    ours = {key: value.to(own[key].dtype) for key, value in ours.items()}
-    model.load_state_dict(ours, strict=False, assign=True)  # an empty CLIP has no memory to copy to
+def official(front: int) -> Official:
+    """Return the original's layout for a SAN with so many blocks of CLIP before the tail."""
+    return Official("SAN", "side_adapter_network.", partial(official_name, front=front), DERIVED)

@@ -1,11 +1,11 @@
-"""Loading of checkpoints under the names of another code base; a tensor without its place is an error."""
+"""Strict loading, under our names or those of another code base; a tensor without its place is an error."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovseg.errors import WeightsError
 
@@ -22,6 +22,17 @@ def rename(key: str, renames: Renames) -> str:
     return key
 
 
+def load_strict(
+    model: nn.Module, state: Mapping[str, Tensor], source: str, name: str, derived: Sequence[str] = ()
+) -> None:
+    """Load weights under our own names, every one of them and nothing else; arguments as of `translate`.
+
+    Raises:
+        WeightsError: Names the first tensors that are missing, unexpected or mis-shaped.
+    """
+    model.load_state_dict(translate(model.state_dict(), state, str, source, name, derived))
+
+
 def translate(
     own: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
@@ -35,7 +46,7 @@ def translate(
     Weights of 1 x 1 convolutions fit linear layers, and scalars fit single elements.
 
     Args:
-        own: Our state dict; only shapes are read.
+        own: Our state dict; only shapes and types are read.
         state: The original's.
         name_of: Gives the original's name of one of ours; several of ours may share one.
         source: What to call the file in messages.
@@ -55,14 +66,18 @@ def translate(
     if len(missing) == len(known):
         raise WeightsError(f"{source} holds none of the {len(known)} tensors of {model}; is it another model?")
     odd = [
-        f"{name} (got {tuple(state[name].shape)}, expected {tuple(own[key].shape)})"
+        f"{name} (got {tuple(state[name].shape)} {state[name].dtype}, expected {tuple(own[key].shape)})"
         for key, name in names.items()
-        if name in state and _squeezed(state[name]) != _squeezed(own[key])
+        if name in state and not _fits(state[name], own[key])
     ]
     found = (("misses", missing), ("has unexpected", strange), ("has mis-shaped", odd))
     if problems := [f"it {what} {_first(keys)}" for what, keys in found if keys]:
         raise WeightsError(f"{source} does not fit {model}: {'; '.join(problems)}; is it for another config?")
     return {key: state[name].reshape(own[key].shape) for key, name in names.items()}
+
+
+def _fits(tensor: Tensor, place: Tensor) -> bool:
+    return _squeezed(tensor) == _squeezed(place) and tensor.is_floating_point() == place.is_floating_point()
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ovseg.errors import WeightsError
+from ovseg.checkpoint.strict import translate
 
 FORMAT = "ovseg-trained-1"
 
@@ -42,22 +42,10 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], where: str) -
         where: Where it comes from, for messages.
 
     Raises:
-        WeightsError: A tensor is missing, left over, or has another shape; the message names it.
+        WeightsError: Names the first tensors that are missing, unexpected or mis-shaped.
     """
-    wanted = trained_state(model)
-    for key in sorted(wanted.keys() | state.keys()):
-        if key not in state:
-            raise WeightsError(f"'{where}' lacks '{key}'; expected weights trained with this config")
-        if key not in wanted:
-            raise WeightsError(
-                f"'{where}' has '{key}', which the model does not; expected weights trained with this config"
-            )
-        if wanted[key].shape != state[key].shape:
-            raise WeightsError(
-                f"'{where}' has '{key}' of shape {tuple(state[key].shape)}, the model {tuple(wanted[key].shape)}; "
-                "expected weights trained with this config"
-            )
-    model.load_state_dict(state, strict=False)
+    name = f"the {type(model).__name__} of this config"
+    model.load_state_dict(translate(trained_state(model), state, str, where, name), strict=False)
 
 
 def save_trained(state: dict[str, Tensor], path: Path) -> None:
@@ -74,32 +62,3 @@ def save_trained(state: dict[str, Tensor], path: Path) -> None:
         save_file(
             {key: value.cpu().contiguous().clone() for key, value in state.items()}, temporary, {"format": FORMAT}
         )
-
-
-def is_trained_file(path: str | Path) -> bool:
-    """Tell whether a file was written by `save_trained`."""
-    from safetensors import SafetensorError, safe_open
-
-    if not str(path).endswith(".safetensors"):
-        return False
-    try:
-        with safe_open(str(path), "pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
-        return False
-
-
-def load_trained(model: nn.Module, path: str | Path) -> None:
-    """Fill the trained part of a model from a file of `save_trained`.
-
-    Raises:
-        WeightsError: The file cannot be read or does not fit.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"weights '{path}' cannot be read ({error}); check the path, or train again") from error
-    load_trained_state(model, state, str(path))

@@ -48,19 +48,19 @@ def details(model: str, protocol: str = "") -> dict[str, Any]:
 
     Returns:
         ``name``, ``protocol``, ``settings`` (our part of the config), ``sources`` (where each setting comes from, by
-        dotted key), ``protocols`` (those that the method has) and ``cards``: of the model itself and of its method.
+        dotted key), ``protocols`` (those that it or its method has) and ``cards``: its own and that of its method.
 
     Raises:
         OvsegError: As `ovseg.zoo.model_config`.
     """
-    from ovseg.zoo import list_models, model_config
-    from ovseg.zoo.names import COMMON, list_protocols, resolve
-    from ovseg.zoo.sources import setting_sources
+    from ovseg.zoo import list_models, resolve
+    from ovseg.zoo.names import COMMON, list_protocols, method_config
 
     cards = {card.name: card for card in list_models()}
     methods = {name.partition("/")[0]: card for name, card in cards.items() if "/" in name}
     filled = f"{model}/ViT-B-16/openai" if model.casefold() in methods else model
-    node = model_config(filled, protocol=protocol).MODEL
+    spec = resolve(filled, protocol)
+    node = spec.config.MODEL
     free = node.META_ARCHITECTURE == "TrainingFree"
     own = ("RECALIBRATION", "REGIONS") if free else (node.META_ARCHITECTURE,)
     names = ("META_ARCHITECTURE", "CLIP", *own, "TEXT", "PROTOCOL")
@@ -71,8 +71,8 @@ def details(model: str, protocol: str = "") -> dict[str, Any]:
         "name": filled,
         "protocol": protocol,
         "settings": plain,
-        "sources": setting_sources(*resolve(filled, protocol)),
-        "protocols": [COMMON, *list_protocols(method)] if free else [],
+        "sources": spec.sources,
+        "protocols": [COMMON, *list_protocols(method_config(method) if free else spec.path)],
         "cards": [card.to_json() for card in wanted if card],
     }
 

@@ -23,7 +23,7 @@ several machines: --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:29500 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg train``."""
     add = parser.add_argument
-    add("--config-file", required=True, metavar="CONFIG", help="a YAML file, or one that is shipped (configs/...)")
+    add("--config-file", required=True, metavar="CONFIG", help="a YAML file, a shipped one, or a model to go on from")
     add("--data", metavar="DIR", help="folder or name to train on: DATASETS.TRAIN, and DATASETS.TEST without --val")
     add("--val", metavar="DIR", help="folder or name to validate on: DATASETS.TEST")
     add("--output", metavar="DIR", help="folder of the run: OUTPUT_DIR")

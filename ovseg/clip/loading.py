@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ovseg.checkpoint.strict import load_strict
 from ovseg.clip.base import OPENAI_MEAN, OPENAI_STD, BaseClip
 from ovseg.clip.open_clip_internals import build_model, import_open_clip
 from ovseg.errors import ConfigError, WeightsError, unknown_name
@@ -20,7 +21,7 @@ from ovseg.mappings import merge
 Clip = TypeVar("Clip", bound=BaseClip)
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 # Buffers that follow from the configuration; some versions and TorchScript archives store them.
-_DERIVED = ("attn_mask", "text.attn_mask", "text.transformer.embeddings.position_ids")
+_DERIVED = (r"attn_mask", r"text\.attn_mask", r"text\.transformer\.embeddings\.position_ids")
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 _FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -91,7 +92,7 @@ def from_config(
     """Build a CLIP from config and weights; see `BaseClip.from_config`. ``source`` names the weights in messages."""
     model_cfg = dict(model_cfg)
     model = build_model(model_cfg, name, kind.check_config)
-    load_strict(model, state_dict, source, name)
+    load_strict(model, _own_names(model.state_dict(), state_dict), source, name, _DERIVED)
     preprocess = preprocess_cfg or {}
     mean = _three(preprocess.get("mean", OPENAI_MEAN), "mean")
     return kind(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))
@@ -129,44 +130,12 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
     return state, openai_layout
 
 
-def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str, name: str) -> None:
-    """Load weights, every one of them and nothing else.
-
-    Raises:
-        WeightsError: Names the first few keys that are missing, unexpected or mis-shaped.
-    """
-    own = model.state_dict()
-    state = dict(state_dict)
-    if "positional_embedding" in state and "positional_embedding" not in own:  # text tower under its own name
-        own_roots = ("visual.", "logit_scale", "logit_bias", "text.")
-        state = {key if key.startswith(own_roots) else f"text.{key}": value for key, value in state.items()}
-    for key in ("logit_scale", "logit_bias"):  # a scalar in some versions, one element in others
-        if key in state and key in own and state[key].numel() == 1:
-            state[key] = state[key].reshape(own[key].shape)
-    for key in _DERIVED:
-        if key not in own:
-            state.pop(key, None)
-    _check_keys(own, state, source, name)
-    model.load_state_dict(state)
-
-
-def _check_keys(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, name: str) -> None:
-    shared = [key for key in own if key in state]
-    if not shared:
-        raise WeightsError(f"{source} holds none of the {len(own)} weights of {name}; is it another model?")
-    odd = [
-        f"{key} (got {tuple(state[key].shape)} {state[key].dtype}, expected {tuple(own[key].shape)})"
-        for key in shared
-        if state[key].shape != own[key].shape or state[key].is_floating_point() != own[key].is_floating_point()
-    ]
-    found = (
-        ("misses", [key for key in own if key not in state]),
-        ("has unexpected", [key for key in state if key not in own]),
-        ("has mis-shaped", odd),
-    )
-    problems = [f"it {what} {_first(keys)}" for what, keys in found if keys]
-    if problems:
-        raise WeightsError(f"{source} does not fit {name}: {'; '.join(problems)}; is it another architecture?")
+def _own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict in which a text tower has the name that it has here; CLIP's first layout gave it none."""
+    if "positional_embedding" in own or "positional_embedding" not in state:
+        return dict(state)
+    roots = ("visual.", "logit_scale", "logit_bias", "text.")
+    return {key if key.startswith(roots) else f"text.{key}": value for key, value in state.items()}
 
 
 def _read_any(path: Path) -> tuple[Any, bool]:
@@ -232,11 +201,6 @@ def _is_path(pretrained: str | Path) -> bool:
 
 def _short(pretrained: str | Path) -> str:
     return Path(pretrained).stem if _is_path(pretrained) else str(pretrained)
-
-
-def _first(keys: list[str], count: int = 3) -> str:
-    more = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return ", ".join(keys[:count]) + more
 
 
 def _three(values: Any, name: str) -> tuple[float, float, float]:

@@ -111,6 +111,16 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
     ]
 
 
+def check_schedule(cfg: CfgNode) -> None:
+    """Refuse a schedule that is not there.
+
+    Raises:
+        UnknownNameError: No such schedule; near matches are named.
+    """
+    if cfg.SOLVER.LR_SCHEDULER_NAME not in SCHEDULES:
+        raise unknown_name("SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME, SCHEDULES)
+
+
 def learning_rate_factor(cfg: CfgNode, step: int) -> float:
     """Return the factor on all learning rates at a step (from 0); it depends on nothing else.
 
@@ -121,13 +131,12 @@ def learning_rate_factor(cfg: CfgNode, step: int) -> float:
     Raises:
         UnknownNameError: No such schedule.
     """
+    check_schedule(cfg)
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
         factor = max((1 - step / solver.MAX_ITER) ** solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING)
-    elif solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        factor = solver.GAMMA ** bisect_right(sorted(solver.STEPS), step)
     else:
-        raise unknown_name("SOLVER.LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME, SCHEDULES)
+        factor = solver.GAMMA ** bisect_right(sorted(solver.STEPS), step)
     if step < solver.WARMUP_ITERS:
         share = step / solver.WARMUP_ITERS if solver.WARMUP_METHOD == "linear" else 0.0
         factor *= solver.WARMUP_FACTOR * (1 - share) + share

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from detectron2.utils import comm
 
-from ovseg.config import config_root
 from ovseg.data.checking import require_sound
 from ovseg.data.registration import load_datasets
+from ovseg.device import resolve_device
 from ovseg.engine.checkpoints import export
 from ovseg.engine.expectation import describe
 from ovseg.engine.hooks import Log, Save, Validation, log, report, start_log
@@ -19,10 +19,7 @@ from ovseg.engine.trainer import Trainer, seed_everything
 from ovseg.engine.validation import load_test_sets, validate
 from ovseg.errors import ConfigError
 from ovseg.files import check_writable
-from ovseg.zoo import load, model_config
-
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
+from ovseg.zoo import Spec, build, resolve
 
 _WORDS = {"true": True, "false": False, "null": None}  # as YAML writes what Python spells otherwise
 CHECKED = 64  # images of each data set that are read before training; all names of files are compared
@@ -49,17 +46,11 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def find_config(name: str) -> str:
-    """Return the path of a config: a file, or one of those that are shipped (``san/san_mini_scenes.yaml``)."""
-    shipped = config_root() / name.removeprefix("configs/")
-    return name if Path(name).is_file() or not shipped.is_file() else str(shipped)
-
-
 def train(config: str, changes: dict[str, Any], resume: bool = False, eval_only: bool = False) -> None:
     """Train a model, or only evaluate it; in every process of a run.
 
     Args:
-        config: A YAML file.
+        config: A YAML file, a shipped one, or the name of a model to go on from.
         changes: Nested changes to it.
         resume: Go on with the run in ``OUTPUT_DIR``.
         eval_only: Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``.
@@ -67,19 +58,19 @@ def train(config: str, changes: dict[str, Any], resume: bool = False, eval_only:
     Raises:
         OvsegError: The data, the config or the folder of the run cannot be used, or the training broke down.
     """
-    path = find_config(config)
-    cfg = model_config(path, changes)
+    spec = resolve(config, overrides=changes)
+    cfg = spec.config
     tests = load_test_sets(cfg.DATASETS.TEST, cfg.DATASETS.VOCABULARY)
     folder = check_writable(cfg.OUTPUT_DIR)
     start_log(folder)
     if eval_only:
-        for name, scores in validate(_model(path, changes, cfg), tests).items():
+        for name, scores in validate(_model(spec), tests).items():
             report(name, scores)
         return
     datasets = load_datasets(cfg.DATASETS.TRAIN, cfg.DATASETS.VOCABULARY)
     for dataset in {dataset.name: dataset for dataset in (*datasets, *tests)}.values():
         require_sound(dataset, CHECKED)
-    trainer = Trainer(cfg, _model(path, changes, cfg), datasets, resume)
+    trainer = Trainer(cfg, _model(spec), datasets, resume)
     for line in describe(trainer):
         log.info(line)
     if trainer.start_iter:
@@ -93,7 +84,8 @@ def train(config: str, changes: dict[str, Any], resume: bool = False, eval_only:
     comm.synchronize()
 
 
-def _model(path: str, changes: dict[str, Any], cfg: CfgNode) -> Any:
+def _model(spec: Spec) -> Any:
     """Build the model; what is new in it starts the same in every run of this seed."""
-    seed_everything(cfg.SEED)
-    return load(path, cfg.MODEL.DEVICE, "fp32", overrides=changes).model
+    device = resolve_device(spec.config.MODEL.DEVICE)
+    seed_everything(spec.config.SEED)
+    return build(spec).eval().place(device, torch.float32)

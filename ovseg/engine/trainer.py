@@ -25,7 +25,13 @@ from ovseg.data.dataset import Dataset
 from ovseg.data.loader import Share, stream, training_batches
 from ovseg.data.mappers import build_mapper
 from ovseg.engine.checkpoints import Checkpoint, WeightAverage, run_settings
-from ovseg.engine.optimizer import build_optimizer, clip_gradients, learning_rate_factor, trainable_parameters
+from ovseg.engine.optimizer import (
+    build_optimizer,
+    check_schedule,
+    clip_gradients,
+    learning_rate_factor,
+    trainable_parameters,
+)
 from ovseg.errors import ConfigError, TrainingError
 from ovseg.meta_arch.words import WordedModel
 
@@ -72,7 +78,7 @@ class Trainer(TrainerBase):
         self.dtype = amp_dtype(cfg, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average = WeightAverage(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
-        learning_rate_factor(cfg, 0)
+        check_schedule(cfg)
         self.checkpoint = Checkpoint(cfg.OUTPUT_DIR, run_settings(cfg))
         self.start_iter = self.checkpoint.load(self, resume)
         self.max_iter = cfg.SOLVER.MAX_ITER

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ovseg.checkpoint.fcclip import Weights
+from ovseg.checkpoint.loading import Official, Weights
 from ovseg.clip.base import BaseClip
 from ovseg.clip.conv_clip import STRIDE, ConvClip
 from ovseg.clip.vit_levels import ViTPyramid
@@ -55,6 +55,7 @@ class ConvMaskModel(MaskModel):
     """Proposes masks on the levels of a convolutional CLIP and names them; how, a model of this kind says itself.
 
     Attributes:
+        official: How the authors of the model store it.
         clip: The CLIP, frozen unless a model says otherwise.
         pixel_decoder, decoder: The head.
         void: Embedding of "no object", which stands behind the texts.
@@ -63,6 +64,7 @@ class ConvMaskModel(MaskModel):
     """
 
     head: ClassVar[tuple[str, ...]] = ("pixel_decoder.", "decoder.", "void.")
+    official: ClassVar[Official]
     made_of: ClassVar[Mapping[str, Callable[..., Any]]] = {
         "pixel_decoder": PixelDecoder,
         "decoder": MaskedDecoder,
@@ -108,7 +110,7 @@ class ConvMaskModel(MaskModel):
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         section = Section(cls, cfg)
-        clip = section.make("clip", cfg, weights is not None and weights.holds_clip)
+        clip = section.make("clip", cfg, cls.official.holds_clip(weights))
         return {
             "clip": clip,
             "pixel_decoder": section.make("pixel_decoder", clip.channels),

@@ -12,7 +12,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.checkpoint.fcclip import Weights, load_fcclip
+from ovseg.checkpoint.fcclip import OFFICIAL
+from ovseg.checkpoint.loading import Weights, load
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import Words
@@ -111,6 +112,7 @@ class FCCLIP(ConvMaskModel):
             None until they are known: then no class is seen, and training makes them those that it is given.
     """
 
+    official = OFFICIAL
     made_of = {  # noqa: RUF012
         **ConvMaskModel.made_of,
         "clip": any_clip,
@@ -134,9 +136,8 @@ class FCCLIP(ConvMaskModel):
         super().__init__(**parts)
         self.ensemble, self.trained_names = ensemble, trained_names
         if weights is not None:
-            load_fcclip(self, weights)
-            self.clip.refresh()
-        if not self.void.weight.is_meta:  # a model that is yet to be filled has no values
+            load(self, weights, OFFICIAL)
+        elif not self.void.weight.is_meta:  # a model that is yet to be filled has no values
             self.refresh_hash()
 
     @classmethod

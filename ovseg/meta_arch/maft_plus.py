@@ -12,8 +12,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.checkpoint.fcclip import Weights
-from ovseg.checkpoint.maft_plus import load_maft_plus
+from ovseg.checkpoint.loading import Weights, load
+from ovseg.checkpoint.maft_plus import OFFICIAL
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.contract import Words
@@ -45,6 +45,7 @@ class MAFTPlus(ConvMaskModel):
     """
 
     head = (*ConvMaskModel.head, "transfer.", "clip.model.visual.trunk.")
+    official = OFFICIAL
     made_of = {  # noqa: RUF012
         **ConvMaskModel.made_of,
         "clip": conv_clip,
@@ -84,9 +85,8 @@ class MAFTPlus(ConvMaskModel):
         for part in (trunk.stem, trunk.stages, trunk.norm_pre):
             part.requires_grad_(True)
         if weights is not None:
-            load_maft_plus(self, weights)
-            self.clip.refresh()
-        if not self.void.weight.is_meta:  # a model that is yet to be filled has no values
+            load(self, weights, OFFICIAL)
+        elif not self.void.weight.is_meta:  # a model that is yet to be filled has no values
             self.refresh_hash()
 
     @classmethod

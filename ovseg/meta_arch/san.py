@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ovseg.checkpoint.files import read_part
-from ovseg.checkpoint.san import holds_clip, load_san
+from ovseg.checkpoint.loading import Weights, load
+from ovseg.checkpoint.san import official
 from ovseg.clip import ViTClip
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.clip.tower import ATTENTION, CLASS_TOKEN, STREAM
@@ -24,6 +24,7 @@ from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.mask_postprocess import plan_resize
+from ovseg.meta_arch.conv_mask_model import read_clip
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.meta_arch.section import Section
 from ovseg.proposals.classifier import class_logits
@@ -32,13 +33,6 @@ from ovseg.recalibration.base import one_of
 from ovseg.vocabulary import TextOptions
 
 SLS_TOKENS = ("cls_token", "learnable_token", "pos_embedding")
-
-
-class Weights(NamedTuple):
-    """A checkpoint: its tensors by name, and what to call it."""
-
-    state: Mapping[str, Tensor]
-    source: str
 
 
 class Proposed(NamedTuple):
@@ -127,9 +121,9 @@ class SAN(MaskModel):
             count = side_adapter.query_embed.shape[1]
             self.sls_tokens = nn.Parameter(torch.randn(count, 1, clip.width) * 0.02)
         if weights is not None:
-            load_san(self, weights.state, weights.source)
-            clip.refresh()
-        self.refresh_hash()
+            load(self, weights, official(front_blocks))
+        else:
+            self.refresh_hash()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -138,19 +132,14 @@ class SAN(MaskModel):
         Raises:
             WeightsError: The checkpoint is missing or does not fit.
         """
-        path = cfg.MODEL.WEIGHTS
-        return cls.parts(cfg, Weights(read_part(path, "model"), path.rpartition("/")[2]) if path else None)
+        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
-        section, source = Section(cls, cfg), cfg.MODEL.CLIP
-        if source.FOLDER:
-            clip = ViTClip.from_folder(source.FOLDER)
-        elif weights is not None and holds_clip(weights.state):
-            clip = ViTClip.empty(source.ARCH)
-        else:
-            clip = ViTClip.load(source.ARCH, source.PRETRAINED)
+        section = Section(cls, cfg)
+        layout = official(section.options["front_blocks"])
+        clip = read_clip(ViTClip, cfg.MODEL.CLIP, empty=layout.holds_clip(weights))
         return {
             "clip": clip,
             "side_adapter": section.make("side_adapter", clip.width, clip.blocks[0].heads),

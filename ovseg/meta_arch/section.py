@@ -17,9 +17,7 @@ from ovseg.config import RENAMED
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.system.registry import Kind, Options, check_options, options_of
 
-ARCHITECTURES: Kind[Any] = Kind(
-    "MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY, lambda one: hasattr(one, "answer")
-)
+ARCHITECTURES: Kind[Any] = Kind("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY, lambda one: hasattr(one, "answer"))
 """Architectures that are asked by words; Detectron2 registers its own beside them."""
 
 

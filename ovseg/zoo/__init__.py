@@ -2,33 +2,32 @@
 
 A name is one of
 
-- ``mini`` or ``san-vit-b-16``: a card (``ovseg models`` lists them);
+- ``mini`` or ``san-vit-b-16``: a card (``ovseg models`` lists them), in the file of this name;
 - ``sclip/ViT-B-16/openai``: a method, an architecture and a tag of open_clip or the path of a weights file;
 - ``sclip/mini``: a method on the CLIP and with the size rule of a card;
 - a folder with ``open_clip_config.json`` (plain CLIP; put a method before it for more: ``sclip/path/to/folder``), or
   with a ``config.yaml`` of its own;
-- a YAML config such as ``configs/training_free/sclip.yaml``.
+- a YAML config: a file, or a shipped one such as ``san/san_mini_scenes.yaml``.
 """
 
 from __future__ import annotations
 
-import warnings
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.config import load_config
-from ovseg.errors import EnvironmentProblem
-from ovseg.mappings import merge
+from ovseg.errors import ConfigError
 from ovseg.zoo.card import Card, list_models
-from ovseg.zoo.names import released_card, resolve
+from ovseg.zoo.names import resolve
 from ovseg.zoo.released import find_released
+from ovseg.zoo.spec import Spec, architectures
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from ovseg.segmenter import Segmenter
 
-__all__ = ["Card", "list_models", "load", "model_config"]
+__all__ = ["Card", "Spec", "build", "list_models", "load", "model_config", "resolve"]
 
 
 def load(
@@ -49,7 +48,7 @@ def load(
         dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         batch_size: Images per call of the model.
         overrides: Nested changes to the config, such as ``{"MODEL": {"PROTOCOL": {"SHORT_SIDE": 448}}}``.
-        protocol: A benchmark for which the method has published settings (``voc21``), ``common``, or empty for the
+        protocol: A benchmark for which there are published settings (``voc21``), ``common``, or empty for the
             model's own.
         packed: Lay weights out for the CPU; see `ovseg.segmenter.Segmenter`.
         compiled: Compile the network; likewise.
@@ -60,37 +59,43 @@ def load(
         ConfigError: The config, device, dtype or batch size is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
-    registry = _architectures()
+    architectures()  # says what is missing before anything else is done
     from ovseg.segmenter import Segmenter, check_settings
 
     check_settings(device, dtype, batch_size)  # before the weights are read
-    cfg = model_config(model, overrides, protocol)
-    if (card := released_card(str(model))) and not cfg.MODEL.WEIGHTS:
-        cfg = model_config(model, merge(overrides or {}, {"MODEL": {"WEIGHTS": str(find_released(card))}}), protocol)
-    architecture, words = registry.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.TEXT.VOCABULARY
-    built = _build(architecture, cfg)
+    spec = resolve(model, protocol, overrides)
+    built, words = build(spec), spec.config.MODEL.TEXT.VOCABULARY
     return Segmenter(built, str(model), device, dtype, batch_size, words, packed, compiled)
 
 
-def _build(architecture: Any, cfg: CfgNode) -> Any:
-    """Build a model; of weights that were trained here, its frozen part comes from where the config says."""
-    from ovseg.checkpoint.trained import is_trained_file, load_trained  # here, for cards need no PyTorch
+def build(spec: Spec) -> Any:
+    """Build a model on the CPU, with its weights; those of a released model are fetched unless the config names some.
 
-    weights = cfg.MODEL.WEIGHTS
-    if not is_trained_file(weights):
-        return architecture(cfg)
-    plain = cfg.clone()
-    plain.defrost()
-    plain.MODEL.WEIGHTS = ""
-    model = architecture(plain)
-    load_trained(model, weights)
-    return model
+    Raises:
+        UnknownNameError: The architecture, a method or a tag is unknown; near matches are named.
+        WeightsError: The weights are missing, corrupt or do not fit.
+        ConfigError: The config is not allowed.
+        EnvironmentProblem: Detectron2 or another package is missing.
+    """
+    cfg = spec.config
+    from ovseg.meta_arch import ARCHITECTURES
+
+    kind = ARCHITECTURES.all()[cfg.MODEL.META_ARCHITECTURE]
+    if cfg.MODEL.WEIGHTS and "weights" not in inspect.signature(kind).parameters:
+        raise ConfigError(
+            f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', but {kind.__name__} has no trained part; leave it out"
+        )
+    if spec.card and spec.card.weights == "released" and not cfg.MODEL.WEIGHTS:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = str(find_released(spec.card))
+    return kind(cfg)
 
 
 def model_config(model: str | Path, overrides: dict[str, Any] | None = None, protocol: str = "") -> CfgNode:
     """Return the full config that `load` builds a model from; reads no weights.
 
-    Arguments are those of `load`.
+    Arguments are those of `load`; `Spec.config` is the same for who goes on to build it.
 
     Raises:
         UnknownNameError: No such model or method; near matches are named.
@@ -98,21 +103,4 @@ def model_config(model: str | Path, overrides: dict[str, Any] | None = None, pro
         ConfigError: The config is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
-    _architectures()
-    from ovseg.meta_arch import complete
-
-    path, changes = resolve(str(model), protocol)
-    return complete(load_config(path, merge(changes, overrides or {})))
-
-
-def _architectures() -> Any:
-    """Import Detectron2 and register our architectures with it."""
-    try:
-        with warnings.catch_warnings():  # Detectron2 scripts functions at import, which new PyTorch announces to drop
-            warnings.simplefilter("ignore", FutureWarning)
-            from detectron2.modeling import META_ARCH_REGISTRY
-
-            import ovseg.meta_arch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise EnvironmentProblem(f"{error}; run `python tools/install_detectron2.py`, then `ovseg doctor`") from error
-    return META_ARCH_REGISTRY
+    return resolve(model, protocol, overrides).config

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ovseg.cache_dir import cache_dir
+from ovseg.config import config_root, read_config, shipped_configs
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CLIP_FILE = "open_clip_model.safetensors"
@@ -14,12 +16,12 @@ CLIP_FILE = "open_clip_model.safetensors"
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a model before it is loaded.
+    """What is known of a model before it is loaded: the ``CARD`` of its YAML file, whose name is its own.
 
     Attributes:
-        name: Name for `load`; in capitals what is to be filled in.
+        name: Name for `load`: that of the file; for a method with what is to be filled in, in capitals.
         summary: One line.
-        config: YAML file under ``configs/``.
+        config: The file, under ``configs/``.
         base: Its CLIP alone, for ``METHOD/NAME``; of one model for each embedded CLIP.
         weights: ``embedded``, ``open_clip`` (downloaded by open_clip at first use, or a local file) or ``released`` (a
             file of the authors; see `ovseg.zoo.released`).
@@ -63,8 +65,6 @@ class Card:
     @property
     def installed(self) -> bool:
         """Whether the weights are on this machine, embedded or in the cache folder."""
-        from ovseg.zoo.released import place
-
         return place(self).is_file() if self.weights == "released" else bool(self.size_mb)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,8 +72,21 @@ class Card:
         return {**asdict(self), "size_mb": self.size_mb, "installed": self.installed}
 
 
+def place(card: Card) -> Path:
+    """Return where a released file that was fetched by hand is looked for."""
+    return cache_dir() / "weights" / card.file
+
+
 def list_models() -> list[Card]:
     """Return the cards of all models, embedded ones first."""
-    files = sorted((PACKAGE / "zoo/cards").glob("*.yaml"))
-    cards = [Card(**yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files]
-    return sorted(cards, key=lambda card: (card.weights != "embedded", card.name))
+    return list(_cards())
+
+
+@cache
+def _cards() -> tuple[Card, ...]:
+    cards = []
+    for path in shipped_configs():
+        if found := read_config(path).get("CARD"):
+            name = f"{path.stem}/ARCHITECTURE/TAG" if found["weights"] == "open_clip" else path.stem
+            cards.append(Card(name=name, config=path.relative_to(config_root()).as_posix(), **found))
+    return tuple(sorted(cards, key=lambda card: (card.weights != "embedded", card.name)))

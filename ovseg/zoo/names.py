@@ -6,50 +6,60 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ovseg.config import config_root
+from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.mappings import merge
 from ovseg.zoo.card import PACKAGE, Card, list_models
-from ovseg.zoo.sources import read_chain
+from ovseg.zoo.spec import ASKED, Layer, Spec, read_entry, read_layers
 
 COMMON = "common"
 _PATH_START = ("/", "./", "../", "~", ".\\", "..\\")
 
 
-def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
-    """Find the config file of a model name, and the nested changes to it.
+def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | None = None) -> Spec:
+    """Find what the name of a model stands for; the one way of the API, commands and training.
 
     Names of cards and methods come before folders of the same name in the current folder (``./mini`` is the folder).
 
     Args:
         model: See the top of `ovseg.zoo`.
-        protocol: A benchmark for which the method has published settings, ``common`` (settings under which all methods
-            can be compared), or empty for the model's own.
+        protocol: A benchmark for which there are published settings, ``common`` (settings under which all methods can
+            be compared), or empty for the model's own.
+        overrides: Nested changes to the config, over all others.
 
     Raises:
         UnknownNameError: There is no such name or protocol; near matches are in the message.
+        ConfigError: There is no such config file.
         WeightsError: It is a path, and leads to no folder with a model.
     """
-    if protocol == COMMON:
-        path, changes = resolve(model)
-        return path, merge(_common(model, path), changes)
-    embedded = _embedded()
+    name = str(model)
+    spec = _find(name, "" if protocol == COMMON else protocol)
+    *below, asked = spec.layers
+    common = _common(name, spec.path) if protocol == COMMON else ()
+    given = (Layer(ASKED, overrides),) if overrides else ()
+    return Spec(spec.path, (*below, *common, asked, *given), spec.card)
+
+
+def _find(model: str, protocol: str) -> Spec:
+    """Resolve a name; the last layer of the result is what the name asks for."""
     method, _, rest = model.partition("/")
     if method.casefold() in _methods():
-        return _with_method(method, rest, _clips(), protocol)
-    if protocol:
-        raise UnknownNameError(f"protocol '{protocol}' needs a model of the form METHOD/CLIP, got '{model}'")
+        return _with_method(method, rest, protocol)
+    card = None
     if model.endswith((".yaml", ".yml")):
-        return Path(model).expanduser(), {}
-    if model in embedded:
-        return config_root() / embedded[model].config, _weights_of(embedded[model])
-    if card := released_card(model):
-        return config_root() / card.config, {}
+        path, asked = find_config(model), {}
+    elif card := _card(model):
+        path, asked = config_root() / card.config, _weights_of(card)
+    else:
+        path, asked = _folder(model)
+    return Spec(path, (*_benchmark(path, model, protocol), Layer(ASKED, asked)), card)
+
+
+def _folder(model: str) -> tuple[Path, dict[str, Any]]:
+    """Resolve a folder with a CLIP, or with a config of its own."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        raise _not_found(model, folder, embedded)
+        raise _not_found(model, folder)
     changes = {} if not (folder / "open_clip_config.json").is_file() else _clip(FOLDER=str(folder))
     if (folder / "config.yaml").is_file():
         return folder / "config.yaml", merge(changes, _trained(folder))
@@ -58,21 +68,23 @@ def resolve(model: str, protocol: str = "") -> tuple[Path, dict[str, Any]]:
     return config_root() / "training_free/clip.yaml", changes
 
 
-def _common(model: str, path: Path) -> dict[str, Any]:
+def _common(model: str, path: Path) -> list[Layer]:
     """Return the settings common to all methods; an embedded model brings the size it was made for.
 
     Models that propose masks keep their own: windows, logit scales and refinements mean nothing to them.
     """
     kinds = [settings.get("MODEL", {}).get("META_ARCHITECTURE") for _, settings in read_chain(path)]
     if any(kind not in (None, "TrainingFree") for kind in kinds):
-        return {}
+        return []
     files = [config_root() / "training_free/common.yaml"]
     folders = {card.folder for name, card in _embedded().items() if name in model.split("/")}
     files += [config_root() / card.base for card in _clips().values() if card.folder in folders]
-    settings: dict[str, Any] = {}
-    for file in files:
-        settings = merge(settings, yaml.safe_load(file.read_text(encoding="utf-8")))
-    return {"MODEL": settings["MODEL"]}
+    layers = (read_layers(file)[-1] for file in files)
+    return [Layer(layer.source, {"MODEL": layer.settings["MODEL"]}) for layer in layers]
+
+
+def _card(model: str) -> Card | None:
+    return next((card for card in list_models() if card.name == model), None)
 
 
 def _embedded() -> dict[str, Card]:
@@ -82,11 +94,6 @@ def _embedded() -> dict[str, Card]:
 def _clips() -> dict[str, Card]:
     """Return the cards of embedded CLIPs, which every method can run on."""
     return {name: card for name, card in _embedded().items() if card.base}
-
-
-def released_card(model: str) -> Card | None:
-    """Return the card of a released model, or None if the name is another."""
-    return next((card for card in list_models() if card.weights == "released" and card.name == model), None)
 
 
 def _trained(folder: Path) -> dict[str, Any]:
@@ -113,49 +120,54 @@ def _clip_of(card: Card) -> dict[str, Any]:
 
 def _weights_of(card: Card) -> dict[str, Any]:
     """Return the CLIP of an embedded model and, where there is one, the head that was trained on it."""
+    if not card.folder:
+        return {}
     head = {"MODEL": {"WEIGHTS": str(PACKAGE / card.folder / card.file)}} if card.file else {}
     return merge(_clip_of(card), head)
 
 
-def _with_method(method: str, rest: str, embedded: dict[str, Card], protocol: str) -> tuple[Path, dict[str, Any]]:
+def _with_method(method: str, rest: str, protocol: str) -> Spec:
     """Resolve a method on the CLIP that ``rest`` names: a card's, a folder's, or ``ARCHITECTURE/TAG-or-file``.
 
-    A method may have a config of its own for a card, ``training_free/METHOD/CARD.yaml``.
+    On the CLIP of a card it has the settings of that CLIP, and over them what its own file says under ``EMBEDDED``.
     """
     if not rest:
         raise UnknownNameError(
             f"'{method}' is a method without a CLIP; write for example '{method}/mini' or '{method}/ViT-B-16/openai'"
         )
-    name = {"MODEL": {"RECALIBRATION": {"NAME": _methods()[method.casefold()]}}}
-    folder = config_root() / "training_free"
-    if protocol:
-        clip = _clip_of(embedded[rest]) if rest in embedded else _clip_source(method, rest, embedded)
-        return _benchmark(folder, method.casefold(), protocol), clip
-    if rest in embedded:
-        own = folder / method.casefold() / f"{rest}.yaml"
-        base = own if own.is_file() else config_root() / embedded[rest].base
-        return base, merge(_clip_of(embedded[rest]), name)
-    own = folder / f"{method.casefold()}.yaml"
-    base = own if own.is_file() else folder / "base.yaml"
-    return base, merge(_clip_source(method, rest, embedded), name)
+    clips, path = _clips(), method_config(method)
+    asked = _clip_of(clips[rest]) if rest in clips else _clip_source(method, rest, clips)
+    table = _benchmark(path, method.casefold(), protocol)
+    if not protocol:
+        asked = merge(asked, {"MODEL": {"RECALIBRATION": {"NAME": _methods()[method.casefold()]}}})
+    if rest in clips and not protocol:
+        base = config_root() / clips[rest].base
+        entry = read_entry(path, "EMBEDDED", rest, base)
+        path, table = base, [entry] if entry else []
+    return Spec(path, (*table, Layer(ASKED, asked)), _card(f"{method.casefold()}/ARCHITECTURE/TAG"))
 
 
-def _benchmark(folder: Path, method: str, protocol: str) -> Path:
-    """Return the file of a method's settings for a benchmark."""
-    own = folder / method / f"{protocol}.yaml"
-    if not own.is_file():
-        raise unknown_name(f"protocol of {method}", protocol, [COMMON, *list_protocols(method)])
-    return own
+def method_config(method: str) -> Path:
+    """Return the config file of a method; one of the user has none, and takes what all share."""
+    own = config_root() / "training_free" / f"{method.casefold()}.yaml"
+    return own if own.is_file() else own.with_name("base.yaml")
 
 
-def list_protocols(method: str) -> list[str]:
-    """Return the benchmarks for which a method has settings, by the names of their vocabulary presets."""
-    cards = {card.name for card in list_models()}
-    files = (config_root() / "training_free" / method.casefold()).glob("*.yaml")
-    return sorted(file.stem for file in files if file.stem not in cards)
+def _benchmark(path: Path, model: str, protocol: str) -> list[Layer]:
+    """Return the published settings of a config for a benchmark; none without one."""
+    if not protocol:
+        return []
+    if (entry := read_entry(path, "BENCHMARKS", protocol, path)) is None:
+        raise unknown_name(f"protocol of {model}", protocol, [COMMON, *list_protocols(path)])
+    return [entry]
 
 
-def _clip_source(method: str, rest: str, embedded: dict[str, Card]) -> dict[str, Any]:
+def list_protocols(path: Path) -> list[str]:
+    """Return the benchmarks for which a config has settings, by the names of their vocabulary presets."""
+    return sorted({name for _, settings in read_chain(path) for name in settings.get("BENCHMARKS", {})})
+
+
+def _clip_source(method: str, rest: str, clips: dict[str, Card]) -> dict[str, Any]:
     path = Path(rest).expanduser()
     if path.is_dir():
         return _clip(FOLDER=str(path))
@@ -167,14 +179,14 @@ def _clip_source(method: str, rest: str, embedded: dict[str, Card]) -> dict[str,
     if slash and pretrained:
         expanded = str(Path(pretrained).expanduser()) if pretrained.startswith("~") else pretrained
         return _clip(ARCH=architecture, PRETRAINED=expanded)
-    near = difflib.get_close_matches(rest, embedded, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(rest, clips, n=1, cutoff=0.5)
     hint = f"did you mean '{method}/{near[0]}'?" if near else f"expected for example '{method}/ViT-B-16/openai'"
     raise UnknownNameError(
         f"'{rest}' in '{method}/{rest}' names neither a card nor a folder nor ARCHITECTURE/TAG; {hint}"
     )
 
 
-def _not_found(model: str, path: Path, embedded: dict[str, Card]) -> Exception:
+def _not_found(model: str, path: Path) -> Exception:
     if path.is_file():
         return WeightsError(f"'{model}' is a file; expected a folder, a .yaml, or METHOD/ARCHITECTURE/FILE for weights")
     if model.startswith(_PATH_START):
@@ -183,5 +195,5 @@ def _not_found(model: str, path: Path, embedded: dict[str, Card]) -> Exception:
     near = difflib.get_close_matches(method.casefold(), _methods(), n=1, cutoff=0.5) if slash else []
     if near:
         return UnknownNameError(f"unknown method '{method}' in '{model}'; did you mean '{near[0]}/{rest}'?")
-    released = [card.name for card in list_models() if card.weights == "released"]
-    return unknown_name("model", model, [*embedded, *released, *(f"{name}/mini" for name in _methods())])
+    ready = [card.name for card in list_models() if card.weights != "open_clip"]
+    return unknown_name("model", model, [*ready, *(f"{name}/mini" for name in _methods())])

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ovseg.cache_dir import cache_dir
 from ovseg.errors import WeightsError
-
-if TYPE_CHECKING:
-    from ovseg.zoo.card import Card
-
-
-def place(card: Card) -> Path:
-    """Return where a released file that was fetched by hand is looked for."""
-    return cache_dir() / "weights" / card.file
+from ovseg.zoo.card import Card, place
 
 
 def find_released(card: Card) -> Path:

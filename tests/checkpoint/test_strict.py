@@ -32,9 +32,10 @@ def test_names_and_shapes():
     [
         ({"their_dot_bias": None}, r"x\.pth does not fit model: it misses their\.bias"),
         ({"more": torch.ones(1)}, "it has unexpected more"),
-        ({"their_dot_bias": torch.ones(4)}, r"mis-shaped their\.bias \(got \(4,\), expected \(3,\)\)"),
-        ({"their_dot_weight": torch.ones(2, 3)}, r"their\.weight \(got \(2, 3\), expected \(3, 2\)\)"),
+        ({"their_dot_bias": torch.ones(4)}, r"mis-shaped their\.bias \(got \(4,\) torch\.float32, expected \(3,\)\)"),
+        ({"their_dot_weight": torch.ones(2, 3)}, r"their\.weight \(got \(2, 3\) torch\.float32, expected \(3, 2\)\)"),
         ({"their_dot_weight": torch.ones(3, 2, 3, 3)}, "mis-shaped"),
+        ({"their_dot_weight": torch.ones(3, 2).int()}, r"mis-shaped their\.weight \(got \(3, 2\) torch\.int32"),
         ({"their_dot_weight": None, "their_dot_bias": None, "scale": None}, "holds none of the 3 tensors of model"),
     ],
 )

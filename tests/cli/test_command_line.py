@@ -77,7 +77,8 @@ def test_version(capsys):
             ["models", "--details", "sclip", "--protocol", "voc22"],
             "unknown protocol of sclip 'voc22'; did you mean voc21",
         ),
-        (["models", "--details", "mini", "--protocol", "voc21"], "needs a model of the form METHOD/CLIP, got 'mini'"),
+        (["models", "--details", "mini", "--protocol", "voc21"], "unknown protocol of mini 'voc21'; known: common"),
+        (["models", "--details", "training_free/sclip/voc21.yaml"], "--model sclip/... --protocol voc21"),
     ],
 )
 def test_mistakes_are_one_line(capsys, words, message):
@@ -141,7 +142,9 @@ def test_details_say_where_settings_come_from(capsys):
     assert main(["models", "--details", "sclip", "--protocol", "voc21", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["settings"]["PROTOCOL"]["LOGIT_SCALE"] == 65.0
-    assert found["sources"]["MODEL.PROTOCOL.LOGIT_SCALE"].startswith("training_free/sclip/voc21.yaml (github.com/")
+    assert found["sources"]["MODEL.PROTOCOL.LOGIT_SCALE"].startswith(
+        "training_free/sclip.yaml, BENCHMARKS.voc21 (github"
+    )
     assert "MODEL.PROTOCOL.PAMR_STEPS" not in found["sources"]
     assert {"common", "voc21", "coco171"} <= set(found["protocols"])
     assert main(["models", "--details", "naclip", "--protocol", "common", "--json"]) == 0

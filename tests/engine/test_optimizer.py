@@ -65,7 +65,7 @@ def test_released_configs_name_parameters_that_exist(tiny_clip):
 
     changes = {"MODEL": {"DEVICE": "cpu", "CLIP": {"FOLDER": str(tiny_clip)}, "SAN": {"FRONT_BLOCKS": 1}}}
     changes["MODEL"]["SAN"] |= {"DEPTH": 2, "FUSION": ["0->0", "1->1"], "SUPERVISED_BLOCKS": [2], "WIDTH": 24}
-    cfg = load_config(config_root() / "san/san_vit_b_16.yaml", changes)
+    cfg = load_config(config_root() / "san/san-vit-b-16.yaml", changes)
     found = by_name(build_model(cfg), cfg)
     decayed = {name for name, (_, decay) in found.items() if decay}
     assert {"side_adapter.fusion_layers.0.norm.weight", "void_row"} <= decayed

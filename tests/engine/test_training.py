@@ -206,9 +206,12 @@ def test_trained_weights_are_loaded_strictly(train, tmp_path):
     model = ovseg.load(str(folder), "cpu").model
     state = trained_state(model)
     for change, message in (
-        ({k: v for k, v in state.items() if k != "void_row"}, "lacks 'void_row'"),
-        ({**state, "extra": torch.zeros(1)}, "has 'extra', which the model does not"),
-        ({**state, "void_row": torch.zeros(2)}, r"'void_row' of shape \(2,\), the model \(1, 32\)"),
+        (
+            {k: v for k, v in state.items() if k != "void_row"},
+            "does not fit the SAN of this config: it misses void_r",
+        ),
+        ({**state, "extra": torch.zeros(1)}, "it has unexpected extra"),
+        ({**state, "void_row": torch.zeros(2)}, r"mis-shaped void_row \(got \(2,\) torch.float32, expected \(1, 32\)"),
     ):
         with pytest.raises(WeightsError, match=message):
             load_trained_state(model, change, "file")
@@ -233,4 +236,3 @@ def test_options_of_the_command_line():
     assert words == {"A": {"B": True, "C": False, "D": None, "E": None, "F": "nothing"}}
     with pytest.raises(ConfigError, match="'OUTPUT_DIR' has no value"):
         run.read_options(["OUTPUT_DIR"])
-    assert run.find_config("san/san_mini_scenes.yaml").endswith("configs/san/san_mini_scenes.yaml")

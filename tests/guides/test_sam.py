@@ -75,5 +75,5 @@ def test_mistakes(name, facet, error, message):
 
 def test_a_foreign_file(checkpoint):
     torch.save({"weight": torch.zeros(1)}, checkpoint)
-    with pytest.raises(WeightsError, match=r"holds none of the .* weights of SAM vit_b"):
+    with pytest.raises(WeightsError, match=r"holds none of the .* tensors of SAM vit_b"):
         build_guide(f"sam:vit_b@{checkpoint}")

@@ -43,7 +43,7 @@ def settings(folder, weights="", text=None, **changes):
 
 def build(folder, weights="", words=WORDS, background=None, text=None, **changes):
     torch.manual_seed(3)
-    cfg = load_config(config_root() / "fcclip/fcclip_cocopan.yaml", settings(folder, weights, text, **changes))
+    cfg = load_config(config_root() / "fcclip/fcclip-convnext-l.yaml", settings(folder, weights, text, **changes))
     model = build_model(cfg).eval()
     model.set_vocabulary(Vocabulary.parse(words), background)
     return model
@@ -232,14 +232,14 @@ def test_mistakes_are_one_line(tiny_convnext, tiny_clip):
         build(tiny_convnext, text={"AUTOCLIP": 0.5, "TEMPLATES": "vild14"})
     with pytest.raises(ConfigError, match="expected a ConvNeXt or ResNet"):
         build(tiny_clip)
-    cfg = load_config(config_root() / "fcclip/fcclip_cocopan.yaml", settings(tiny_convnext))
+    cfg = load_config(config_root() / "fcclip/fcclip-convnext-l.yaml", settings(tiny_convnext))
     with pytest.raises(ConfigError, match="no vocabulary"):
         build_model(cfg).eval()([photo()])
 
 
 def test_the_api_segments_with_it(tiny_convnext, photos, tmp_path):
     config = tmp_path / "tiny.yaml"
-    config.write_text(f"_BASE_: {config_root() / 'fcclip/fcclip_cocopan.yaml'}\nVERSION: 2\n")
+    config.write_text(f"_BASE_: {config_root() / 'fcclip/fcclip-convnext-l.yaml'}\nVERSION: 2\n")
     segmenter = ovseg.load(str(config), device="cpu", overrides=settings(tiny_convnext))
     results = segmenter(str(photos), ["cat", "sofa|couch"])
     assert [result.labels.shape for result in results] == [(72, 96), (72, 96), (80, 60)]

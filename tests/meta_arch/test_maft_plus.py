@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import ovseg
 from ovseg.checkpoint.maft_plus import official_name
-from ovseg.checkpoint.trained import load_trained, save_trained, trained_state
+from ovseg.checkpoint.trained import save_trained, trained_state
 from ovseg.config import config_root, load_config
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, InputError, WeightsError
@@ -46,7 +46,7 @@ def settings(folder, weights="", text=None, **changes):
     }
 
 
-def config(folder, weights="", text=None, file="maftp_b", **changes):
+def config(folder, weights="", text=None, file="maftp-b", **changes):
     return load_config(config_root() / f"maft_plus/{file}.yaml", settings(folder, weights, text, **changes))
 
 
@@ -105,7 +105,7 @@ def test_results_at_the_size_that_was_asked_for(model):
 
 
 def test_the_panoptic_model_finds_segments(tiny_convnext):
-    cfg = config(tiny_convnext, file="maftp_l_pano", PANOPTIC=True, OBJECT_THRESHOLD=0.0, OVERLAP_THRESHOLD=0.0)
+    cfg = config(tiny_convnext, file="maftp-l-pano", PANOPTIC=True, OBJECT_THRESHOLD=0.0, OVERLAP_THRESHOLD=0.0)
     model = MAFTPlus(cfg).eval()
     model.set_vocabulary(Vocabulary.parse(WORDS))
     assert model.transfer.panoptic
@@ -258,8 +258,7 @@ def test_what_was_trained_is_all_that_has_to_be_kept(tuned, tiny_convnext, tmp_p
     save_file({key: value.contiguous() for key, value in own.items()}, tmp_path / "part.safetensors")
     assert torch.equal(build(tiny_convnext, tmp_path / "part.safetensors")([photo()])[0]["sem_seg"], wanted)
     save_trained(own, tmp_path / "exported.safetensors")
-    exported = build(tiny_convnext)
-    load_trained(exported, tmp_path / "exported.safetensors")
+    exported = build(tiny_convnext, tmp_path / "exported.safetensors")
     assert torch.equal(exported([photo()])[0]["sem_seg"], wanted)
     save_file(tuned.state_dict(), tmp_path / "all.safetensors")
     assert torch.equal(build(tiny_convnext, tmp_path / "all.safetensors")([photo()])[0]["sem_seg"], wanted)
@@ -284,7 +283,7 @@ def test_mistakes_are_one_line(tiny_convnext, tiny_resnet):
 
 def test_the_api_segments_with_it(tiny_convnext, photos, tmp_path):
     file = tmp_path / "tiny.yaml"
-    file.write_text(f"_BASE_: {config_root() / 'maft_plus/maftp_l.yaml'}\nVERSION: 2\n")
+    file.write_text(f"_BASE_: {config_root() / 'maft_plus/maftp-l.yaml'}\nVERSION: 2\n")
     segmenter = ovseg.load(str(file), device="cpu", overrides=settings(tiny_convnext))
     results = segmenter(str(photos), ["cat", "sofa|couch"])
     assert [result.labels.shape for result in results] == [(72, 96), (72, 96), (80, 60)]

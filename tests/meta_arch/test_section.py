@@ -19,9 +19,9 @@ from ovseg.meta_arch.section import Section, Sectioned, lower_keys, section_opti
 from ovseg.zoo import model_config
 
 SHIPPED = {
-    "SAN": "san/san_vit_b_16.yaml",
-    "FCCLIP": "fcclip/fcclip_cocopan.yaml",
-    "MAFTPlus": "maft_plus/maftp_b.yaml",
+    "SAN": "san/san-vit-b-16.yaml",
+    "FCCLIP": "fcclip/fcclip-convnext-l.yaml",
+    "MAFTPlus": "maft_plus/maftp-b.yaml",
 }
 # What the released models have; it stands in no file, for it is the default.
 RELEASED = {

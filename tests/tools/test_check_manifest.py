@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from ovseg.errors import WeightsError
+from ovseg.zoo import list_models
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,12 +23,15 @@ def tool(monkeypatch):
     spec.loader.exec_module(module)
     seen = {}
 
-    def load(name, state):
+    def load(name, config, state):
+        assert config == "tiny.yaml"
         seen[name] = state
         if "wrong" in state:
             raise WeightsError(f"{name} does not fit: it has unexpected wrong")
 
-    monkeypatch.setattr(module, "LOADERS", {"tiny_": load})
+    cards = [replace(list_models()[0], weights="released", config="tiny.yaml", file=f"tiny_{i}.pth") for i in "abc"]
+    monkeypatch.setattr(module, "list_models", lambda: cards)
+    monkeypatch.setattr(module, "load", load)
     module.seen = seen
     return module
 
@@ -47,7 +52,7 @@ def test_what_it_prints(tool, tmp_path, capsys):
     assert tool.main([str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "FAIL other no loader; known are tiny_",
+        "FAIL other unknown released model 'other'; known: tiny_a, tiny_b, tiny_c",
         "PASS tiny_a 2 tensors",
         "FAIL tiny_b tiny_b does not fit: it has unexpected wrong",
     ]

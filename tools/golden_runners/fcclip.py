@@ -11,7 +11,7 @@ from torch import Tensor
 from golden_runners.fcclip_clip import build_clip, load_part, query_to_class
 from golden_runners.fcclip_losses import mask_rule, run_losses, run_postprocess
 from golden_runners.product import answers, encode_together, make_words, padded_batch
-from ovseg.checkpoint.fcclip import Weights
+from ovseg.checkpoint.loading import Weights
 from ovseg.data.preprocessing import SizeRule
 from ovseg.losses.criterion import SetCriterion
 from ovseg.meta_arch.fcclip import FCCLIP, Ensemble, seen_columns, valid_masks

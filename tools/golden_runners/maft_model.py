@@ -13,7 +13,7 @@ from golden_runners.fcclip_clip import build_clip, query_to_class
 from golden_runners.fcclip_losses import build_criterion, mask_rule, read_targets, stage_draws
 from golden_runners.mask_losses import in_order
 from golden_runners.product import answers, encode_together, make_words, padded_batch
-from ovseg.checkpoint.fcclip import Weights
+from ovseg.checkpoint.loading import Weights
 from ovseg.checkpoint.maft_plus import official_name
 from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule

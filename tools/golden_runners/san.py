@@ -11,7 +11,8 @@ from torch import Tensor
 
 from golden_runners.product import answers, encode_together, make_words, padded_batch
 from golden_runners.san_criterion import build_criterion, case_draws, inspect, read_targets, run_criterion
-from ovseg.checkpoint.san import load_san, official_name
+from ovseg.checkpoint.loading import Weights, load
+from ovseg.checkpoint.san import official, official_name
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
@@ -260,9 +261,9 @@ def build(case: Any, criterion: SetCriterion | None = None) -> SAN:
         bias_pooling=config.get("rec_downsample_method", "max"),
         sls_token=config.get("sos_token_format", "cls_token"),
     )
-    official = {official_name(key, model.front_blocks): value for key, value in model.state_dict().items()}
-    load_san(model, {**official, **case.group("state_dict")}, case.name)
-    clip.refresh()
+    layout = official(model.front_blocks)
+    state = {layout.name_of(key): value for key, value in model.state_dict().items()}
+    load(model, Weights({**state, **case.group("state_dict")}, case.name), layout)
     return model.eval()
 
 

@@ -1,0 +1,131 @@
+"""What the name of a model stands for: a config file, what is changed in it, and the card."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ovseg.config import TABLES, config_root, load_config, read_chain
+from ovseg.errors import EnvironmentProblem
+from ovseg.mappings import merge
+from ovseg.zoo.card import Card
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+ASKED = "the name or protocol that was asked for"
+
+
+class Layer(NamedTuple):
+    """Nested settings, and where they come from, in words: a file, and what that says of its own source."""
+
+    source: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the name of a model stands for.
+
+    Attributes:
+        path: Its config file, with those that this one is based on.
+        layers: What is changed in it, the last one last.
+        card: What is known of the model; None for files and folders of the user.
+    """
+
+    path: Path
+    layers: tuple[Layer, ...] = ()
+    card: Card | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """All that is changed in the file, nested."""
+        return reduce(merge, (layer.settings for layer in self.layers), {})
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where the settings come from, by dotted key such as ``MODEL.PROTOCOL.WINDOW``; defaults are not in it."""
+        found: dict[str, str] = {}
+        for layer in (*read_layers(self.path), *self.layers):
+            found |= dict.fromkeys(_leaves(layer.settings), layer.source)
+        return found
+
+    @cached_property
+    def config(self) -> CfgNode:
+        """The whole config, frozen; built when it is first asked for, and once.
+
+        Raises:
+            UnknownNameError: A key is unknown; near matches are named.
+            ConfigError: A value has the wrong type.
+            EnvironmentProblem: Detectron2 or another package is missing.
+        """
+        architectures()
+        from ovseg.meta_arch import complete
+
+        return complete(load_config(self.path, self.changes))
+
+
+def architectures() -> Any:
+    """Import Detectron2, register our architectures with it and return its registry.
+
+    Raises:
+        EnvironmentProblem: Detectron2 or another package is missing.
+    """
+    try:
+        with warnings.catch_warnings():  # Detectron2 scripts functions at import, which new PyTorch announces to drop
+            warnings.simplefilter("ignore", FutureWarning)
+            from detectron2.modeling import META_ARCH_REGISTRY
+
+            import ovseg.meta_arch  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise EnvironmentProblem(f"{error}; run `python tools/install_detectron2.py`, then `ovseg doctor`") from error
+    return META_ARCH_REGISTRY
+
+
+def read_layers(path: Path) -> list[Layer]:
+    """Read a config and the files it is based on, the most basic first.
+
+    Raises:
+        ConfigError: As `ovseg.config.read_chain`.
+    """
+    layers, said = [], ""
+    for file, settings in read_chain(path):
+        said = settings.get("MODEL", {}).get("SOURCE", said)  # files without one share that of their base
+        own = {key: value for key, value in settings.items() if key not in TABLES}
+        layers.append(Layer(_source(file, said), own))
+    return layers
+
+
+def read_entry(path: Path, table: str, name: str, base: Path) -> Layer | None:
+    """Read an entry of ``BENCHMARKS`` or ``EMBEDDED`` of a config, or of those it is based on; None if there is none.
+
+    Args:
+        path: The config.
+        table: Which of the two.
+        name: Of the entry.
+        base: The config that the entry changes, whose source is the entry's too if it names none.
+    """
+    said = next((s["MODEL"]["SOURCE"] for _, s in reversed(read_chain(base)) if "SOURCE" in s.get("MODEL", {})), "")
+    for file, settings in reversed(read_chain(path)):
+        if name in settings.get(table, {}):
+            entry = settings[table][name]
+            return Layer(_source(file, entry.get("SOURCE", said), f", {table}.{name}"), {"MODEL": entry})
+    return None
+
+
+def _source(file: Path, said: str, place: str = "") -> str:
+    full, root = file.resolve(), config_root().resolve()
+    shown = full.relative_to(root).as_posix() if full.is_relative_to(root) else str(file)
+    return f"{shown}{place}{f' ({said})' if said else ''}"
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
