@@ -2,7 +2,7 @@
 
 The rules are those of MaskFormer and Mask2Former (Cheng et al., CVPR 2022), which SAN, FC-CLIP and MAFT+ share. Masks
 go from the model's resolution to the photograph's tile by tile, so that neither (classes, H, W) nor (queries, H, W)
-exists at the photograph's size, unless `class_maps` or the masks of `instances` are asked for.
+exists at the photograph's size, unless `class_maps` are asked for.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ovseg.data.windows import bilinear_matrix
 from ovseg.errors import ConfigError
-from ovseg.panoptic import PanopticSegment
+from ovseg.panoptic import Instance, PackedMask, PanopticSegment, pack_masks
 
 _CPU_TILE, _TILE = (64, 64), (256, 1024)  # pixels; on CPUs all masks of a tile should stay in the cache
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
 _FIRST_CLASSES = 8  # classes that are compared first: in most tiles one of a few wins all pixels
+_MASK_PIXELS = 2**26  # of masks that are packed at a time
 _SLACK = 1e-5  # by which rounding may lift a sum over its bound
 _OUTSIDE = 1e-3  # logits so far below zero do not round to a probability of one half
 
@@ -153,10 +154,10 @@ def semantic_map(
 
 
 @torch.no_grad()
-def class_maps(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize) -> Tensor:
-    """Return the sums (K, H, W) float32 of all classes, for evaluators; arguments as `semantic_map`."""
+def class_maps(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, count: int | None = None) -> Tensor:
+    """Return the sums (K, H, W) float32 of the first `count` columns (None: of all); arguments as `semantic_map`."""
     _check(probabilities, mask_logits, resize, None)
-    shares = probabilities[:, :-1].float().mT
+    shares = probabilities[:, :-1].float().mT[:count]
     found = torch.empty(len(shares), *resize.size, device=mask_logits.device)
     for tile in resize.tiles(mask_logits.device):
         masks = resize.probabilities(mask_logits, tile)
@@ -208,24 +209,6 @@ def panoptic(
     return table[owner], segments
 
 
-@dataclass(frozen=True, eq=False)
-class Instances:
-    """Objects of one image, by falling score.
-
-    Attributes:
-        scores: (N,) float32: class probability times the mean mask probability inside the mask.
-        classes: (N,) int64.
-        masks: (N, H, W) bool; they may overlap, and be empty.
-        boxes: (N, 4) float32 left, top, right, bottom in pixels, around each mask; zeros for an empty one. (FC-CLIP and
-            Mask2Former return zeros for all.)
-    """
-
-    scores: Tensor
-    classes: Tensor
-    masks: Tensor
-    boxes: Tensor
-
-
 @torch.no_grad()
 def instances(
     probabilities: Tensor,
@@ -234,8 +217,12 @@ def instances(
     top_k: int = 100,
     is_thing: Tensor | None = None,
     column_class: Tensor | None = None,
-) -> Instances:
+) -> tuple[Instance, ...]:
     """Take the most probable pairs of query and class as objects; a query may appear with several classes.
+
+    The score of an object is its class probability times the mean mask probability inside its mask. Masks are packed a
+    few at a time, so that not all of them exist at the photograph's size. (FC-CLIP and Mask2Former return zeros for all
+    boxes; these are around the masks, zeros for an empty one.)
 
     Args:
         probabilities: Class probabilities (Q, K + 1) of the queries, "no object" last, which is left out.
@@ -244,6 +231,9 @@ def instances(
         top_k: How many pairs are taken at most.
         is_thing: Bool for each class id: keep only pairs of things, after the choice; None keeps all.
         column_class: As in `semantic_map`; columns of class -1 are not among the pairs.
+
+    Returns:
+        Objects by falling score.
 
     Raises:
         ConfigError: As `semantic_map`, or the resizing takes the sigmoid first.
@@ -259,21 +249,10 @@ def instances(
         things = is_thing.to(classes.device)[classes]
         scores, queries, classes = scores[things], queries[things], classes[things]
     used, which = queries.unique(return_inverse=True)
-    masks, inside = _hard_masks(mask_logits[used], resize)
+    packed, inside = _packed_masks(mask_logits[used], resize)
     scores, order = (scores * inside[which]).sort(descending=True, stable=True)
-    masks = masks[which[order]]
-    return Instances(scores, classes[order], masks, mask_boxes(masks))
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Return the boxes (N, 4) float32 left, top, right, bottom around masks (N, H, W) bool; zeros for empty masks."""
-    sides = []
-    for axis in (1, 2):
-        seen = masks.view(torch.uint8).amax(axis)  # (N, W), (N, H); on CPUs ten times as fast as any() of bool
-        sides.append((seen.argmax(1), seen.shape[1] - seen.flip(1).argmax(1)))
-    (left, right), (top, bottom) = sides
-    boxes = torch.stack([left, top, right, bottom], 1).float()
-    return boxes * seen.amax(1, keepdim=True)
+    objects = zip(classes[order].tolist(), scores.tolist(), which[order].tolist(), strict=True)
+    return tuple(Instance(class_id, score, *packed[query]) for class_id, score, query in objects)
 
 
 def _part(first: Tensor, after: Tensor | None, wanted: slice) -> tuple[Tensor, slice, Tensor | None]:
@@ -365,6 +344,16 @@ def _number(
             segments[place] = PanopticSegment(known.id, class_id, known.is_thing, score)
         ids[query] = place + 1
     return ids, segments
+
+
+def _packed_masks(mask_logits: Tensor, resize: MaskResize) -> tuple[list[PackedMask], Tensor]:
+    """Return where each of the masks (Q, h, w) is positive, packed, and its mean probability (Q,) inside."""
+    packed, inside = list[PackedMask](), [mask_logits.new_zeros(0)]
+    for part in mask_logits.split(max(1, _MASK_PIXELS // (resize.size[0] * resize.size[1]))):
+        masks, mean = _hard_masks(part, resize)
+        packed += pack_masks(masks.cpu().numpy())
+        inside.append(mean)
+    return packed, torch.cat(inside)
 
 
 def _hard_masks(mask_logits: Tensor, resize: MaskResize) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -55,7 +55,10 @@ class Panoptic:
         """Check that the map shows these segments."""
         if self.ids.ndim != 2 or self.ids.dtype != np.int32:
             raise InputError(f"panoptic ids are {self.ids.shape} {self.ids.dtype}; expected (H, W) int32")
-        shown, listed = np.unique(self.ids).tolist(), [segment.id for segment in self.segments]
+        listed = [segment.id for segment in self.segments]
+        low, high = int(self.ids.min(initial=0)), int(self.ids.max(initial=0))
+        few = 0 <= low and high < self.ids.size  # then counting is many times faster than sorting
+        shown = (np.flatnonzero(np.bincount(self.ids.ravel())) if few else np.unique(self.ids)).tolist()
         if [0] * (0 in shown) + listed != shown or (listed and listed[0] < 1) or len(listed) >= _MOST_IDS:
             raise InputError(f"the map shows the segments {shown[:9]} and the list has {listed[:9]}; expected the same")
 
@@ -81,18 +84,30 @@ class Instance:
     @classmethod
     def from_mask(cls, mask: np.ndarray, class_id: int, score: float) -> Instance:
         """Pack a mask ``(H, W)`` bool."""
-        from pycocotools import mask as coco_mask
-
-        packed = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-        left, top, width, height = (int(side) for side in coco_mask.toBbox(packed))
-        rle = {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")}
-        return cls(class_id, score, int(coco_mask.area(packed)), (left, top, width, height), rle)
+        return cls(class_id, score, *pack_masks(mask[None])[0])
 
     def mask(self) -> np.ndarray:
         """Return the mask ``(H, W)`` bool."""
         from pycocotools import mask as coco_mask
 
         return coco_mask.decode(dict(self.rle)).astype(bool)
+
+
+PackedMask: TypeAlias = "tuple[int, tuple[int, int, int, int], dict[str, Any]]"
+"""Area, box and run lengths of a mask, as an `Instance` has them."""
+
+
+def pack_masks(masks: np.ndarray) -> list[PackedMask]:
+    """Pack masks ``(N, H, W)`` bool, all at once."""
+    from pycocotools import mask as coco_mask
+
+    # Run lengths go down the columns, so each mask is laid out column by column.
+    packed = coco_mask.encode(np.ascontiguousarray(masks.transpose(0, 2, 1)).view(np.uint8).T)
+    areas, boxes = coco_mask.area(packed).tolist(), coco_mask.toBbox(packed).astype(int).tolist()
+    return [
+        (area, (left, top, width, height), {"size": list(one["size"]), "counts": one["counts"].decode("ascii")})
+        for one, area, (left, top, width, height) in zip(packed, areas, boxes, strict=True)
+    ]
 
 
 def check_parts(
@@ -110,30 +125,6 @@ def check_parts(
     used |= {own.class_id for own in instances or ()}
     if used and not 0 <= min(used) <= max(used) < classes:
         raise InputError(f"segments or objects have classes {min(used)} to {max(used)}; expected 0 to {classes - 1}")
-
-
-def read_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn what a model returns for an image in Detectron2's format into parts of a result.
-
-    Args:
-        outputs: With or without ``panoptic_seg`` (ids and list of dicts) and ``instances``.
-
-    Returns:
-        ``panoptic`` and ``instances`` of a `Segmentation`, None for what is not there.
-    """
-    panoptic, instances = None, None
-    if "panoptic_seg" in outputs:
-        ids, infos = outputs["panoptic_seg"]
-        segments = [
-            PanopticSegment(info["id"], info["category_id"], bool(info["isthing"]), info["score"]) for info in infos
-        ]
-        panoptic = Panoptic(ids.cpu().numpy(), tuple(segments))
-    if "instances" in outputs:
-        found = outputs["instances"]
-        classes, scores = found.pred_classes.tolist(), found.scores.tolist()
-        parts = zip(found.pred_masks, classes, scores, strict=True)
-        instances = tuple(Instance.from_mask(mask.cpu().numpy(), int(own), score) for mask, own, score in parts)
-    return {"panoptic": panoptic, "instances": instances}
 
 
 def from_json(header: Mapping[str, Any], ids: np.ndarray | None) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Segmentation:
         meta: What made this result (model, weights hash, vocabulary hash, background policy, ...); JSON values.
         panoptic: Segments, from models that tell one object of a class from another; None from others.
         instances: Objects, which may overlap, by falling score; None from models that give none.
+        class_scores: ``(K, H, W)`` float32 in 0..1 of every class, where they were wanted; large, so None elsewhere.
 
     Raises:
         InputError: Shapes, dtypes or values do not fit together.
@@ -69,6 +70,7 @@ class Segmentation:
     meta: dict[str, Any] = field(default_factory=dict)
     panoptic: Panoptic | None = None
     instances: tuple[Instance, ...] | None = None
+    class_scores: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, dtypes and ranges."""
@@ -89,6 +91,8 @@ class Segmentation:
         if not (low_score >= 0 and high_score <= 1):  # also true for NaN
             raise InputError(f"scores range from {low_score:g} to {high_score:g}; expected finite values in 0..1")
         check_parts(self.panoptic, self.instances, shape, len(self.classes))
+        if self.class_scores is not None and self.class_scores.shape != (len(self.classes), *shape):
+            raise InputError(f"class scores are {self.class_scores.shape}; expected {(len(self.classes), *shape)}")
 
     @classmethod
     def from_labels(
@@ -100,6 +104,7 @@ class Segmentation:
         meta: dict[str, Any] | None = None,
         panoptic: Panoptic | None = None,
         instances: tuple[Instance, ...] | None = None,
+        class_scores: np.ndarray | None = None,
     ) -> Segmentation:
         """Make a result from arrays of any fitting dtype.
 
@@ -111,6 +116,7 @@ class Segmentation:
             meta: JSON values to keep with the result.
             panoptic: Segments, if there are any.
             instances: Objects, if there are any.
+            class_scores: Of every class ``(K, H, W)``, if they were wanted.
 
         Raises:
             InputError: Shapes, dtypes or values do not fit together.
@@ -128,7 +134,7 @@ class Segmentation:
             scores = scores.clip(0, 1)
         labels = np.ascontiguousarray(labels, dtype=np.int32)
         image = np.ascontiguousarray(image)
-        return cls(labels, scores, vocabulary, image, dict(meta or {}), panoptic, instances)
+        return cls(labels, scores, vocabulary, image, dict(meta or {}), panoptic, instances, class_scores)
 
     @functools.cached_property
     def segments(self) -> list[Segment]:
@@ -193,7 +199,7 @@ class Segmentation:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in ("labels", "scores", "image", "header")}
-                ids = stored["ids"] if "ids" in stored else None
+                ids, every = (stored[key] if key in stored else None for key in ("ids", "class_scores"))
             header = json.loads(arrays.pop("header").tobytes())
             parts = from_json(header, ids)
             vocabulary = Vocabulary.parse(header["classes"])
@@ -202,6 +208,7 @@ class Segmentation:
             raise InputError(f"result '{path}' not found; expected a file of save('x.npz')") from error
         except Exception as error:  # a damaged archive shows itself in many ways: BadZipFile, zlib.error, KeyError, ...
             raise InputError(f"result '{path}' is damaged or foreign; expected a file of save('x.npz')") from error
+        parts |= {"class_scores": every}
         return cls.from_labels(arrays["labels"], arrays["scores"], vocabulary, arrays["image"], meta, **parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -340,6 +347,8 @@ class Segmentation:
         arrays: dict[str, Any] = {"labels": self.labels, "scores": self.scores, "image": self.image, "header": packed}
         if self.panoptic is not None:
             arrays["ids"] = self.panoptic.ids
+        if self.class_scores is not None:
+            arrays["class_scores"] = self.class_scores
         with path.open("wb") as file:  # savez would add a suffix to a path
             np.savez_compressed(file, **arrays)
 

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 
 from ovseg._version import __version__
+from ovseg.contract import Encoded, Words, check_want
 from ovseg.data.images import LoadedImage, expand_inputs, read_image
-from ovseg.data.preprocessing import Preprocessor
 from ovseg.device import resolve_device, resolve_dtype
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.overlap import overlapped, worker_threads
-from ovseg.panoptic import read_outputs
 from ovseg.segmentation import Segmentation
 from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.background import parse_background
 
 if TYPE_CHECKING:
     from ovseg.vocabulary import Background
 
-Words: TypeAlias = Any  # whatever Vocabulary.parse accepts
-Result = TypeVar("Result")
+Classes: TypeAlias = Any
+"""Whatever `Vocabulary.parse` accepts, or `Words` of `Segmenter.words`."""
 Policy: TypeAlias = "str | Background | Iterable[str] | None"
+Report: TypeAlias = Callable[[Any, InputError], None]
+
+WORDS_KEPT = 32
+"""So many requests keep their embedded words, so that the same words cost nothing the next time."""
 
 
 def check_settings(
@@ -56,15 +62,53 @@ class _Prepared:
     seconds: float
 
 
-def _read_arrays(out: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    return out["labels"].cpu().numpy(), out["scores"].float().cpu().numpy(), read_outputs(out)
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image as a model has seen it, to be asked about any number of words; made by `Segmenter.encode`.
+
+    It can be pickled, without the model; where it comes out of a pickle, `Segmenter.answer` takes it.
+
+    Attributes:
+        image: The photograph.
+        encoded: What the model keeps of it.
+        index: Its number in there.
+        timings: Seconds of its preparation and of its encoding.
+        segmenter: Who encoded it.
+    """
+
+    image: LoadedImage
+    encoded: Encoded
+    index: int
+    timings: dict[str, float]
+    segmenter: Segmenter | None = field(default=None, repr=False)
+
+    def answer(
+        self,
+        classes: Classes = None,
+        background: Policy = None,
+        templates: str | None = None,
+        want: Iterable[str] | None = None,
+    ) -> Segmentation:
+        """Label the image by words, without another pass; arguments as `Segmenter.__call__`.
+
+        Raises:
+            ConfigError: It comes from a pickle, and so has no model.
+            OvsegError: As `Segmenter.__call__`.
+        """
+        if self.segmenter is None:
+            raise ConfigError(f"{self.image.name} came out of a pickle without a model; use segmenter.answer(encoded)")
+        return self.segmenter.answer(self, classes, background, templates, want)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model out."""
+        return {**vars(self), "segmenter": None}
 
 
 class Segmenter:
-    """A model with its size rule on a device.
+    """A model with its size rule on a device. Nothing of a request stays in it: threads may share one.
 
     Attributes:
-        model: The meta architecture; takes Detectron2's inputs.
+        model: The meta architecture; see `ovseg.contract.SegmentationModel`.
         name: What the model was loaded as.
         device: Where it runs.
         dtype: In what precision.
@@ -84,22 +128,23 @@ class Segmenter:
         """Move a model to its device.
 
         On the CPU ``auto`` is fp32: numbers change only for who asks. Where the CPU multiplies bfloat16 (AMX, AVX-512
-        BF16), bf16 makes models several times faster; what of them it leaves in fp32, `MaskModel.place` says.
+        BF16), bf16 makes models several times faster; what of them it leaves in fp32, `WordedModel.place` says.
 
         Args:
-            model: A meta architecture with `set_vocabulary`.
+            model: A meta architecture.
             name: Goes into the meta of results.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
             dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-            batch_size: Images per call of the model; images of one size share their passes.
-            default_words: What the model segments by when no classes were given; empty for nothing.
+            batch_size: Images that are encoded together; those of one size share their passes, so results do not
+                depend on it.
+            default_words: What the model segments by when no classes are given; empty for nothing.
             packed: Lay weights out once as the CPU multiplies them: on AMD's processors twice as fast in fp32, on all
                 with bfloat16 faster in bf16, elsewhere no gain. Results differ by rounding alone.
             compiled: Let `torch.compile` compile the network; the first image takes a minute or more.
 
         Raises:
             ConfigError: The device or dtype is not available, the batch size is not positive, or the model is none that
-                can be packed or compiled.
+                can be compiled.
             EnvironmentProblem: Weights cannot be packed here.
         """
         self.device, self.dtype = check_settings(device, dtype, batch_size)
@@ -108,68 +153,110 @@ class Segmenter:
             self.model.pack()
         if compiled:
             self.model.compile_network()
-        self.model.full_scores = False
         self.name, self.batch_size, self.default_words = name, batch_size, default_words
-        protocol = model.protocol
-        self.preprocess = Preprocessor(protocol.short_side, protocol.long_side, model.patch_size, protocol.aspect)
-        self._words_seconds = 0.0
+        self._words: OrderedDict[tuple[Any, ...], Words] = OrderedDict()
+        self._words_lock = threading.Lock()
 
-    def set_vocabulary(
-        self, classes: Words = None, background: Policy = None, templates: str | None = None
-    ) -> Vocabulary:
-        """Choose the words for the following images; repeating the same words costs nothing.
+    def words(self, classes: Classes = None, background: Policy = None, templates: str | None = None) -> Words:
+        """Embed the words of a request; the same words cost nothing the next time.
 
         Args:
-            classes: A list of names, ``"cat|kitten, sofa"``, a .txt or .json file, a preset name or a Vocabulary; None
-                for the model's own words, where it has some.
+            classes: A list of names, ``"cat|kitten, sofa"``, a .txt or .json file, a preset name, a Vocabulary or
+                Words; None for the model's own words, where it has some.
             background: ``none``, ``threshold:0.4``, ``words``, own words, or None for the model's default.
             templates: Name of a template set, or None for the model's default.
 
         Raises:
-            VocabularyError: The words or the policy cannot be used.
+            VocabularyError: The words or the policy cannot be used, or none were given and the model has none.
             UnknownNameError: No such preset, policy or template set.
+            ConfigError: Words that are embedded come with a policy or templates.
         """
-        start = time.perf_counter()
+        if isinstance(classes, Words):
+            if background is not None or templates is not None:
+                raise ConfigError("background or templates beside embedded words; give them to words() instead")
+            return classes
         if classes is None and not self.default_words:
-            raise VocabularyError("no classes were given yet; give them, for example segmenter(image, ['cat', 'sofa'])")
+            raise VocabularyError("no classes were given; give them, for example segmenter(image, ['cat', 'sofa'])")
         vocabulary = Vocabulary.parse(self.default_words if classes is None else classes)
-        self.model.set_vocabulary(vocabulary, background, templates)
-        self._words_seconds = time.perf_counter() - start
-        return vocabulary
+        policy = None if background is None else parse_background(background)
+        key = (vocabulary, tuple(entry.color for entry in vocabulary), policy, templates)
+        with self._words_lock:
+            if key in self._words:
+                self._words.move_to_end(key)
+                return self._words[key]
+        found: Words = self.model.words(vocabulary, policy, templates)
+        with self._words_lock:
+            self._words[key] = found
+            while len(self._words) > WORDS_KEPT:
+                self._words.popitem(last=False)
+        return found
 
     def __call__(
-        self, images: Any, classes: Words = None, background: Policy = None, templates: str | None = None
+        self,
+        images: Any,
+        classes: Classes = None,
+        background: Policy = None,
+        templates: str | None = None,
+        want: Iterable[str] | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image or several.
 
         Args:
             images: A path, an open binary file, a PIL image, an (H, W, 3) uint8 array, a (3, H, W) tensor; or a list of
                 them; or a folder.
-            classes: As in `set_vocabulary`; None keeps the words set before, if any.
-            background: As in `set_vocabulary`.
-            templates: As in `set_vocabulary`.
+            classes: As in `words`.
+            background: As in `words`.
+            templates: As in `words`.
+            want: What is computed beside labels and scores: ``panoptic``, ``instances``, ``class_scores``; None for
+                all that the model gives but the last.
 
         Returns:
             One result for one image, a list for a list or a folder.
 
         Raises:
             InputError: An image cannot be read.
-            VocabularyError: The words cannot be used, or none were ever given.
+            VocabularyError: The words cannot be used, or none were given and the model has none of its own.
+            ConfigError: The model does not give what is wanted.
         """
         several = isinstance(images, (list, tuple)) or (isinstance(images, (str, Path)) and Path(images).is_dir())
         several = several or (isinstance(images, Iterator) and not hasattr(images, "read"))
-        unset = self.model.vocabulary is None
-        if classes is not None or (unset and self.default_words):
-            self.set_vocabulary(classes, background, templates)
-        elif background is not None or templates is not None:
-            raise ConfigError("background or templates without classes; give the classes too")
-        elif unset:
-            self.set_vocabulary()
-        results = list(self.stream(expand_inputs(images)))
+        start = time.perf_counter()
+        words = self.words(classes, background, templates)
+        seconds = time.perf_counter() - start
+        results = list(self.stream(expand_inputs(images), words, want, words_seconds=seconds))
         return results if several else results[0]
 
+    def encode(self, image: Any) -> EncodedImage:
+        """Run everything that knows no words on an image, to ask about it as often as you like.
+
+        Args:
+            image: As a single image of `__call__`.
+
+        Raises:
+            InputError: The image cannot be read, or does not fit into memory.
+        """
+        return self._encode([self._prepare(image)])[0]
+
+    def answer(
+        self,
+        encoded: EncodedImage,
+        classes: Classes = None,
+        background: Policy = None,
+        templates: str | None = None,
+        want: Iterable[str] | None = None,
+    ) -> Segmentation:
+        """Label an encoded image by words; arguments and errors as `__call__`."""
+        start = time.perf_counter()
+        words = self.words(classes, background, templates)
+        return self._answer(encoded, words, self._wanted(want), time.perf_counter() - start)
+
     def stream(
-        self, sources: Iterable[Any], on_error: Callable[[Any, InputError], None] | None = None
+        self,
+        sources: Iterable[Any],
+        words: Words,
+        want: Iterable[str] | None = None,
+        on_error: Report | None = None,
+        words_seconds: float = 0.0,
     ) -> Iterator[Segmentation]:
         """Segment images one batch after another, in order, without keeping results.
 
@@ -178,9 +265,13 @@ class Segmenter:
 
         Args:
             sources: Single images, as in `__call__`.
+            words: Of `words`.
+            want: As in `__call__`.
             on_error: Called with the source and the error when an image cannot be read or does not fit into memory;
                 that image is left out. Without it the error is raised.
+            words_seconds: What the words took, for the timings of the results.
         """
+        wanted = self._wanted(want)
         batch: list[tuple[Any, _Prepared]] = []
         for source, prepared in self._read(sources):
             try:
@@ -190,10 +281,13 @@ class Segmenter:
                     raise
                 on_error(source, error)
             if len(batch) >= self.batch_size:
-                yield from self._segment_or_report(batch, on_error)
+                yield from self._segment(batch, words, wanted, on_error, words_seconds)
                 batch = []
         if batch:
-            yield from self._segment_or_report(batch, on_error)
+            yield from self._segment(batch, words, wanted, on_error, words_seconds)
+
+    def _wanted(self, want: Iterable[str] | None) -> frozenset[str]:
+        return check_want(want, self.model.gives, self.name)
 
     def _read(self, sources: Iterable[Any]) -> Iterator[tuple[Any, Callable[[], _Prepared]]]:
         """Yield each source with a function that gives its image, from threads where that changes nothing else."""
@@ -207,84 +301,91 @@ class Segmenter:
         """Read an image and bring it to the size in which the model sees it."""
         image = read_image(source)
         start = time.perf_counter()
-        return _Prepared(image, self.preprocess(image.pixels), time.perf_counter() - start)
+        return _Prepared(image, self.model.size_rule(image.pixels), time.perf_counter() - start)
 
-    def _segment_or_report(
-        self, batch: list[tuple[Any, _Prepared]], on_error: Callable[[Any, InputError], None] | None
-    ) -> list[Segmentation]:
+    def _encode(self, batch: list[_Prepared]) -> list[EncodedImage]:
+        """Encode images together; the seconds of each are its share."""
+        start = time.perf_counter()
+        with self._memory(", ".join(one.image.name for one in batch)):
+            encoded = self.model.encode([one.pixels for one in batch])
+        seconds = (time.perf_counter() - start) / len(batch)
+        return [
+            EncodedImage(one.image, encoded, index, {"preprocess": one.seconds, "model": seconds}, self)
+            for index, one in enumerate(batch)
+        ]
+
+    def _segment(
+        self,
+        batch: list[tuple[Any, _Prepared]],
+        words: Words,
+        want: frozenset[str],
+        on_error: Report | None,
+        words_seconds: float,
+    ) -> Iterator[Segmentation]:
         try:
-            return self._segment([image for _, image in batch])
+            encoded = self._encode([image for _, image in batch])
         except InputError as error:
             if on_error is None:
                 raise
             for source, _ in batch:
                 on_error(source, error)
-            return []
+            return
+        for (source, _), one in zip(batch, encoded, strict=True):
+            try:
+                result = self._answer(one, words, want, words_seconds)
+            except InputError as error:
+                if on_error is None:
+                    raise
+                on_error(source, error)
+            else:
+                yield result
 
-    def class_scores(self, source: Any) -> np.ndarray:
-        """Return the scores (K, H, W) float32 of all classes in an image, where there are few.
+    def _answer(self, one: EncodedImage, words: Words, want: frozenset[str], words_seconds: float) -> Segmentation:
+        pixels, start = one.image.pixels, time.perf_counter()
+        with self._memory(one.image.name):
+            found = self.model.answer(one.encoded, one.index, (pixels.shape[0], pixels.shape[1]), words, want)
+            every = None if found.class_scores is None else found.class_scores.float().cpu().numpy()
+            labels, scores = found.labels.cpu().numpy(), found.scores.float().cpu().numpy()
+        timings = {**one.timings, "model": one.timings["model"] + time.perf_counter() - start}
+        timings |= {"seconds": sum(timings.values()), "words": words_seconds}
+        return Segmentation.from_labels(
+            labels,
+            scores,
+            words.vocabulary,
+            pixels,
+            self._meta(one, words, want, {key: round(value, 4) for key, value in timings.items()}),
+            panoptic=found.panoptic,
+            instances=found.instances,
+            class_scores=every,
+        )
 
-        Words of the background compete and have no map of their own; a threshold is not applied.
-
-        Raises:
-            InputError: The image cannot be read, or does not fit into memory.
-            ConfigError: No vocabulary has been set.
-        """
-        before, self.model.full_scores = self.model.full_scores, True
+    @contextmanager
+    def _memory(self, names: str) -> Iterator[None]:
+        """Say it as an error of the image if it does not fit."""
         try:
-            scores: np.ndarray = self._run([self._prepare(source)], lambda out: out["sem_seg"].float().cpu().numpy())[0]
-        finally:
-            self.model.full_scores = before
-        return scores
-
-    def _run(self, batch: list[_Prepared], read: Callable[[dict[str, Any]], Result]) -> list[Result]:
-        """Call the model and read its outputs, image by image."""
-        inputs = []
-        for one in batch:
-            height, width = one.image.pixels.shape[:2]
-            inputs.append({"image": one.pixels, "height": height, "width": width})
-        try:
-            return [read(out) for out in self.model(inputs)]
+            yield
         except RuntimeError as error:
             if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
-            names = ", ".join(one.image.name for one in batch)
             raise InputError(
                 f"{names} does not fit into the memory of {self.device}; use a smaller batch size"
             ) from error
 
-    def _segment(self, batch: list[_Prepared]) -> list[Segmentation]:
-        start = time.perf_counter()
-        found = self._run(batch, _read_arrays)
-        timings = {"preprocess": sum(one.seconds for one in batch), "model": time.perf_counter() - start}
-        timings = {key: round(seconds / len(batch), 4) for key, seconds in timings.items()}
-        timings |= {"seconds": round(sum(timings.values()), 4), "words": round(self._words_seconds, 4)}
-        return [
-            Segmentation.from_labels(
-                labels,
-                scores,
-                self.model.vocabulary,
-                one.image.pixels,
-                self._meta(one.image, tuple(one.pixels.shape[1:]), timings),
-                **part,
-            )
-            for one, (labels, scores, part) in zip(batch, found, strict=True)
-        ]
-
-    def _meta(self, image: LoadedImage, network_size: tuple[int, ...], timings: dict[str, float]) -> dict[str, Any]:
-        """Say what made a result; timings are seconds per image, those of the words per vocabulary."""
-        model = self.model
+    def _meta(self, one: EncodedImage, words: Words, want: frozenset[str], timings: dict[str, float]) -> dict[str, Any]:
+        """Say what made a result; timings are seconds per image, those of the words per request."""
+        model, image = self.model, one.image
         return {
             "image": image.name,
             "path": str(image.path) if image.path else None,
             "size": list(image.pixels.shape[:2]),
-            "network_size": list(network_size),
+            "network_size": list(one.encoded.sizes[one.index]),
             "model": self.name,
             "weights_hash": model.weights_hash,
-            "vocabulary_hash": model.vocabulary.hash,
-            "background": model.background.policy,
-            "templates": model.templates,
-            "notes": [*image.notes, *model.queries.notes],
+            "vocabulary_hash": words.vocabulary.hash,
+            "background": words.background.policy,
+            "templates": words.templates,
+            "want": sorted(want),
+            "notes": [*image.notes, *words.notes],
             "settings": model.settings,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from ovseg.contract import Words
     from ovseg.errors import OvsegError
     from ovseg.segmentation import Segmentation
     from ovseg.segmenter import Segmenter
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"note: {what}; name a file itself to segment it", file=sys.stderr)
         _check_words(args)
         bases = plan_outputs(images, args.output)
-        segmenter = _load(args)
+        segmenter, words = _load(args)
     failed: list[str] = []
 
     def report(source: Any, error: OvsegError) -> None:
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     def finish(result: Segmentation) -> dict[str, str]:
         return write(result, bases[str(result.meta["path"])])
 
-    results = overlapped(finish, segmenter.stream(images, on_error=report), worker_threads(), worker_threads())
+    results = overlapped(finish, segmenter.stream(images, words, on_error=report), worker_threads(), worker_threads())
     for result, written in _progress(results, len(images)):
         files = written()
         if args.json:
@@ -228,14 +229,13 @@ def _check_text(args: argparse.Namespace, given: dict[str, Any]) -> None:
         options.files[key].require(Vocabulary.parse(args.classes))
 
 
-def _load(args: argparse.Namespace) -> Segmenter:
+def _load(args: argparse.Namespace) -> tuple[Segmenter, Words]:
     from ovseg.zoo import load
 
     changes = _overrides(_text_options(args))
     speed = {"packed": args.packed, "compiled": args.compile}
     segmenter = load(args.model, args.device, args.dtype, args.batch_size, changes, args.protocol, **speed)
-    segmenter.set_vocabulary(args.classes, args.background, args.templates)
-    return segmenter
+    return segmenter, segmenter.words(args.classes, args.background, args.templates)
 
 
 def _progress(results: Iterable[Done], total: int) -> Iterator[Done]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -79,6 +79,19 @@ class DenseFeatures:
     grid: tuple[int, int]
     context: Context
 
+    def rows(self, rows: slice) -> DenseFeatures:
+        """Return the features of some of the images of the batch."""
+        count, context = len(self.cls), self.context
+        part = replace(
+            context,
+            images=context.images[rows],
+            regions=_rows(context.regions, count, rows),
+            hidden=_rows(context.hidden, count, rows),
+            attention=_rows(context.attention, count, rows),
+            stash=_rows(context.stash, count, rows),
+        )
+        return DenseFeatures(self.features[rows], self.cls[rows], self.grid, part)
+
     def cosines(self, text_embeddings: Tensor) -> Tensor:
         """Return the cosine of every patch and every text (B, T, h, w) in float32.
 
@@ -89,6 +102,22 @@ class DenseFeatures:
         texts = text_embeddings.to(self.features.device, torch.float32)
         patches = F.normalize(self.features.float(), dim=1)
         return (texts @ patches.flatten(2)).unflatten(2, self.grid)
+
+
+def _rows(value: Any, count: int, rows: slice) -> Any:
+    """Return the part of something that belongs to some images of a batch of ``count``."""
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim and len(value) == count else value
+    if isinstance(value, DenseFeatures):  # windows of the images
+        each = len(value.cls) // count
+        return value.rows(slice(rows.start * each, rows.stop * each))
+    if isinstance(value, dict):
+        return {key: _rows(own, count, rows) for key, own in value.items()}
+    if isinstance(value, list) and all(isinstance(own, Tensor) and len(own) == count for own in value):
+        return [own[rows] for own in value]  # one for each layer
+    if isinstance(value, list):
+        return value[rows]  # one for each image
+    return tuple(_rows(own, count, rows) for own in value) if type(value) is tuple else value
 
 
 class Recalibrator(Protocol):

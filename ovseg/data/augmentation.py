@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from PIL import Image
 
-from ovseg.data.preprocessing import Preprocessor
+from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ResizeShortestEdge:
         """Resize."""
         low, high = min(self.lengths), max(self.lengths)
         length = int(rng.integers(low, high + 1)) if self.ranged else int(rng.choice(self.lengths))
-        return resize(image, ids, *Preprocessor(length, self.longest, 1).size(*ids.shape))
+        return resize(image, ids, *SizeRule(length, self.longest).size(*ids.shape))
 
 
 @dataclass(frozen=True)

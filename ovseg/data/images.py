@@ -68,6 +68,8 @@ class LoadedImage:
 def read_image(source: Any) -> LoadedImage:
     """Read one image from a path, a binary file object, a PIL image, a numpy array or a torch tensor.
 
+    An image that was read already comes back as it is.
+
     Args:
         source: A path; an object with ``read()`` that gives bytes; a PIL image of any mode; an array ``(H, W, 3)`` or
             ``(H, W)``; a tensor ``(3, H, W)``. Arrays and tensors hold integers up to 65535, bools, or floats in 0..1.
@@ -75,6 +77,8 @@ def read_image(source: Any) -> LoadedImage:
     Raises:
         InputError: The source is missing, unreadable, damaged, not an image, or has the wrong shape or values.
     """
+    if isinstance(source, LoadedImage):
+        return source
     if isinstance(source, (str, os.PathLike)):
         return _read_path(Path(source))
     if isinstance(source, Image.Image):

@@ -46,7 +46,7 @@ class TrainingMapper:
 
         Returns:
             ``file_name``, ``height`` and ``width`` of the file; ``image`` (3, h, w) uint8 RGB; ``sem_seg`` (h, w) int64
-            class ids with void as `Dataset.ignore_label`; ``instances`` with ``gt_classes`` (N,) int64 and ``gt_masks``
+            class ids with void as ``ignore_label``; ``instances`` with ``gt_classes`` (N,) int64 and ``gt_masks``
             (N, h, w) bool. N may be 0.
 
         Raises:
@@ -72,6 +72,7 @@ class TrainingMapper:
             "width": pixels.shape[1],
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "sem_seg": torch.from_numpy(semantic),
+            "ignore_label": self.dataset.ignore_label,
             "instances": instances,
         }
 

@@ -9,23 +9,40 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ovseg.errors import ConfigError
+
+ASPECTS = ("keep", "square", "patch")
+
 
 @dataclass(frozen=True)
-class Preprocessor:
+class SizeRule:
     """Resizes so that the short side has a given length, unless the long one would grow too long.
 
     Attributes:
         short_side: Wanted length of the shorter side in pixels.
         long_side: Bound of the longer side in pixels.
-        minimum: No side gets shorter than this, so that a thin strip still has a patch; this may distort it.
         aspect: ``keep``; ``square``: both sides become ``short_side``; ``patch``: as keep, but each side is rounded to
             the nearest multiple of ``minimum``.
+        minimum: No side gets shorter than this, so that a thin strip still has a patch; this may distort it.
+
+    Raises:
+        ConfigError: A side is not positive, or there is no such aspect.
     """
 
     short_side: int
     long_side: int
-    minimum: int
     aspect: str = "keep"
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if min(self.short_side, self.long_side, self.minimum) < 1:
+            raise ConfigError(
+                f"short_side is {self.short_side}, long_side {self.long_side}, minimum {self.minimum}; expected at "
+                "least 1"
+            )
+        if self.aspect not in ASPECTS:
+            raise ConfigError(f"aspect is '{self.aspect}'; expected one of {', '.join(ASPECTS)}")
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) in which the network sees an image of this size."""
@@ -33,8 +50,8 @@ class Preprocessor:
             return (max(self.short_side, self.minimum),) * 2
         scale = min(self.short_side / min(height, width), self.long_side / max(height, width))
         unit = self.minimum if self.aspect == "patch" else 1
-        sides = (int(side * scale / unit + 0.5) * unit for side in (height, width))
-        return tuple(max(side, self.minimum) for side in sides)  # type: ignore[return-value]
+        high, wide = (int(side * scale / unit + 0.5) * unit for side in (height, width))
+        return max(high, self.minimum), max(wide, self.minimum)
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
         """Resize an RGB photograph (bilinear with antialiasing).

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg.data.images import IMAGE_SUFFIXES, read_image
-from ovseg.data.preprocessing import Preprocessor
+from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import InputError
 
 
@@ -26,7 +26,7 @@ class Pictures:
         Raises:
             InputError: There is none, or the annotations are missing or broken.
         """
-        self.preprocess, self.crop = Preprocessor(crop, sys.maxsize, crop), crop
+        self.size_rule, self.crop = SizeRule(crop, sys.maxsize, minimum=crop), crop
         self.files, self.things = read_panoptic(folder) if masks else (list_images(folder), [])
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Pictures:
             are 0.
         """
         image, png = self.files[index]
-        pixels = self.preprocess(read_image(image).pixels)
+        pixels = self.size_rule(read_image(image).pixels)
         segments, objects = torch.zeros(2, *pixels.shape[1:], dtype=torch.long)
         if png is not None:
             rgb = np.asarray(Image.open(png).convert("RGB")).astype(np.int64)

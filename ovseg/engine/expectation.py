@@ -56,6 +56,6 @@ def saved_bytes(trainer: Trainer) -> int:
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32),
     ):
-        losses = trainer.model(trainer.sample())  # held until all is counted: freed memory would be counted once
+        losses = trainer.replica(trainer.sample())  # held until all is counted: freed memory would be counted once
         del losses
     return sum(kept.values())

@@ -33,6 +33,7 @@ from ovseg.engine.optimizer import (
     trainable_parameters,
 )
 from ovseg.errors import ConfigError, TrainingError
+from ovseg.meta_arch.words import WordedModel
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -54,12 +55,12 @@ class Trainer(TrainerBase):
         metrics: Losses (means over the processes), ``lr``, ``grad_norm`` and ``data_seconds`` of the last step.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, datasets: Sequence[Dataset], resume: bool = False) -> None:
+    def __init__(self, cfg: CfgNode, model: WordedModel, datasets: Sequence[Dataset], resume: bool = False) -> None:
         """Start fresh, or from the checkpoint in ``OUTPUT_DIR``.
 
         Args:
             cfg: The config.
-            model: On its device; its vocabulary is set here.
+            model: On its device.
             datasets: With the same classes.
             resume: Go on with the run in ``OUTPUT_DIR``, if there is one.
 
@@ -68,9 +69,8 @@ class Trainer(TrainerBase):
         """
         super().__init__()
         self.cfg, self.model, self.classes = cfg, model, datasets[0].classes
-        model.set_vocabulary(self.classes)  # type: ignore[operator]
-        if hasattr(model, "ignore_label"):
-            model.ignore_label = datasets[0].ignore_label  # type: ignore[assignment]
+        worded = model.with_words(model.words(self.classes))
+        model.start_training(worded.words)
         self.device = next(model.parameters()).device
         self.share = batch_share(cfg)
         self.optimizer = build_optimizer(model, cfg)
@@ -83,7 +83,7 @@ class Trainer(TrainerBase):
         self.start_iter = self.checkpoint.load(self, resume)
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.mappers = [build_mapper(cfg, dataset) for dataset in datasets]
-        self.replica = model if self.share.world == 1 else _replicate(model)
+        self.replica = worded if self.share.world == 1 else _replicate(worded)
         self.metrics: dict[str, float] = {}
 
     def fit(self) -> None:

@@ -12,9 +12,10 @@ from detectron2.utils import comm
 from torch import nn
 
 from ovseg.data.dataset import Dataset
-from ovseg.data.images import read_image
 from ovseg.data.registration import register_dataset
 from ovseg.evaluation import SemanticEvaluator
+from ovseg.evaluation.run import fit, look
+from ovseg.evaluation.sources import ModelSource
 from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import Vocabulary
 
@@ -30,9 +31,7 @@ def load_test_sets(names: Sequence[str], vocabulary: str) -> list[Dataset]:
 
 
 def validate(model: nn.Module, datasets: Sequence[Dataset]) -> dict[str, dict[str, Any]]:
-    """Evaluate a model on data sets, with the images shared out over the processes.
-
-    The words of the model are put back afterwards, and so is its mode.
+    """Evaluate a model on data sets, with the images shared out over the processes; its mode is put back afterwards.
 
     Returns:
         For each data set the numbers of `SemanticResult.to_json`.
@@ -40,24 +39,22 @@ def validate(model: nn.Module, datasets: Sequence[Dataset]) -> dict[str, dict[st
     Raises:
         InputError: A file cannot be used.
     """
-    training, words = model.training, model.vocabulary
+    training = model.training
     device = next(model.parameters()).device
     segmenter = Segmenter(model, type(model).__name__, device, torch.float32)
     try:
         return {dataset.name: _evaluate(segmenter, dataset) for dataset in datasets}
     finally:
         model.train(training)
-        if words is not None:
-            model.set_vocabulary(words)  # type: ignore[operator]
 
 
 def _evaluate(segmenter: Segmenter, dataset: Dataset) -> dict[str, Any]:
-    segmenter.set_vocabulary(dataset.classes)
+    source, every = ModelSource(segmenter, dataset.classes), np.arange(len(dataset.classes))
     evaluator = SemanticEvaluator(len(dataset.classes), [entry.is_thing for entry in dataset.classes])
     for record in dataset.records[comm.get_rank() :: comm.get_world_size()]:
-        pixels = read_image(record["file_name"]).pixels
-        target = dataset.read_segments(record, pixels.shape[:2]).semantic()
-        evaluator.add(target, next(segmenter.stream([pixels])).labels)
+        seen = look(dataset, record)
+        found = fit(source(seen.image, every, seen.present), seen.truth.ids.shape, seen.image.name)
+        evaluator.add(seen.truth.semantic(), found.labels)
     if comm.get_world_size() > 1:
         device = segmenter.device
         counts = torch.from_numpy(evaluator.confusion).to(device)

@@ -11,7 +11,7 @@ from ovseg.evaluation.prompts import (
     ReferringRecord,
     ReferringResult,
 )
-from ovseg.evaluation.segments import from_labels, from_panoptic_seg
+from ovseg.evaluation.segments import from_ids, from_labels, from_panoptic
 from ovseg.evaluation.semantic import SemanticEvaluator, SemanticRecord, SemanticResult
 from ovseg.evaluation.state import Evaluator, Record, load_states, save_states
 
@@ -35,8 +35,9 @@ __all__ = [
     "SemanticEvaluator",
     "SemanticRecord",
     "SemanticResult",
+    "from_ids",
     "from_labels",
-    "from_panoptic_seg",
+    "from_panoptic",
     "load_states",
     "save_states",
     "true_instances",

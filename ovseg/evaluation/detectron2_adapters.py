@@ -17,7 +17,7 @@ from ovseg.evaluation.instance import InstanceEvaluator
 from ovseg.evaluation.instance_masks import InstanceMasks, true_instances
 from ovseg.evaluation.panoptic import PanopticEvaluator
 from ovseg.evaluation.prompts import PromptEvaluator, ReferringEvaluator
-from ovseg.evaluation.segments import from_panoptic_seg
+from ovseg.evaluation.segments import from_ids
 from ovseg.evaluation.semantic import SemanticEvaluator
 
 Results = OrderedDict[str, dict[str, float | None]]
@@ -102,7 +102,9 @@ class PanopticDatasetEvaluator(_Compared):
         super().__init__(dataset, PanopticEvaluator(len(dataset.classes), _things(dataset), novel))
 
     def _add(self, record: dict[str, Any], size: tuple[int, int], output: dict[str, Any]) -> None:
-        self.evaluator.add(self.dataset.read_segments(record, size), from_panoptic_seg(*output["panoptic_seg"]))
+        ids, infos = output["panoptic_seg"]
+        order, classes = ([int(info[key]) for info in infos] for key in ("id", "category_id"))
+        self.evaluator.add(self.dataset.read_segments(record, size), from_ids(_array(ids), order, classes))
 
 
 class InstanceDatasetEvaluator(_Compared):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ovseg import contract
 from ovseg.data.dataset import INSTANCE, PANOPTIC, PROMPTS, SEMANTIC, Dataset, Segments, draw_outline
 from ovseg.errors import ConfigError
 from ovseg.evaluation.calibration import CalibrationEvaluator, CalibrationRecord
@@ -112,6 +113,12 @@ class Measures:
         }
         self.evaluators = {task: every[task] for task in tasks}
         self.evaluators[CALIBRATION] = CalibrationEvaluator(count)
+
+    @property
+    def want(self) -> frozenset[str]:
+        """What is asked of a model, by the names of `ovseg.contract.WANTS`."""
+        judged = {PANOPTIC: contract.PANOPTIC, INSTANCE: contract.INSTANCES}
+        return contract.LABELS | {name for task, name in judged.items() if task in self.evaluators}
 
     def measure(
         self, record: dict[str, Any], truth: Segments, found: Found

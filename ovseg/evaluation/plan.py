@@ -133,16 +133,21 @@ class Plan:
 
         return load(self.model, device, self.dtype, overrides=self.overrides or None, protocol=self.protocol)
 
-    def open_source(self, dataset: Dataset, segmenter: Segmenter | None) -> Source:
+    def open_source(self, dataset: Dataset, measures: Measures, segmenter: Segmenter | None) -> Source:
         """Give the model its words, or open the folder of predictions.
 
+        Args:
+            dataset: Of `open_dataset`.
+            measures: Of `open_measures`; what none of them judges is not asked of the model.
+            segmenter: Of `load`.
+
         Raises:
-            OvsegError: As `Segmenter.set_vocabulary`.
+            OvsegError: As `Segmenter.words`.
         """
         if segmenter is None:
             return SavedSource(Path(self.predictions).expanduser(), dataset.classes)
-        kind = PromptSource if dataset.kind == PROMPTS else ModelSource
-        return kind(segmenter, dataset.classes, self.background, self.templates, self.condition)
+        given = (segmenter, dataset.classes, self.background, self.templates, self.condition)
+        return PromptSource(*given) if dataset.kind == PROMPTS else ModelSource(*given, want=measures.want)
 
     def novel_flags(self, classes: Vocabulary) -> list[bool] | None:
         """Return for each class whether it is novel; None without a split.

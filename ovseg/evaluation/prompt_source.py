@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ovseg.contract import CLASS_SCORES, Words
 from ovseg.data.images import LoadedImage
 from ovseg.errors import ConfigError
 from ovseg.evaluation.measures import THRESHOLD, Found
 from ovseg.evaluation.robustness import Condition
-from ovseg.evaluation.sources import describe
+from ovseg.evaluation.sources import describe, shown
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.background import parse_background
 
@@ -52,29 +53,35 @@ class PromptSource:
         """Ask for one prompt, so that mistakes come to light.
 
         Raises:
-            OvsegError: As `check_words` and `Segmenter.set_vocabulary`.
+            OvsegError: As `check_words` and `Segmenter.words`.
         """
         self.segmenter, self.classes, self.condition = segmenter, classes, condition
-        self.words = check_words(background), templates
-        segmenter.set_vocabulary(self._vocabulary(0), *self.words)
-        self.description = describe(segmenter)
+        self.policy = check_words(background), templates
+        self.description = describe(segmenter, self._words(0))
 
     def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
-        """Ask for the prompts of an image, which are the classes of its ground truth; see `Source`."""
-        picture: Any = image.path
-        if self.condition.FAMILY != "clean":
-            picture = self.condition.image(image.pixels, image.name, self.classes, present.tolist())
+        """Ask for the prompts of an image, which are the classes of its ground truth; see `Source`.
+
+        The image is encoded once, however many prompts it has.
+        """
         best = np.full(image.pixels.shape[:2], THRESHOLD, np.float32)
         labels = np.full(best.shape, -1, np.int32)
-        prompts, seconds = {}, 0.0
+        prompts = {}
+        start = time.perf_counter()
+        encoded = self.segmenter.encode(shown(self.condition, image, self.classes, present))
+        seconds = time.perf_counter() - start
         for place in present.tolist():
-            self.segmenter.set_vocabulary(self._vocabulary(place), *self.words)
+            words = self._words(place)
             start = time.perf_counter()
-            scores = prompts[place] = self.segmenter.class_scores(picture)[0].clip(0, 1)
+            every = encoded.answer(words, want={CLASS_SCORES}).class_scores
             seconds += time.perf_counter() - start
+            if every is None:
+                raise ConfigError(f"{self.segmenter.name} gives no scores of classes; expected a model that does")
+            scores = prompts[place] = every[0].clip(0, 1)
             won = scores >= best
             labels[won], best[won] = place, scores[won]
         return Found(labels, seconds=seconds, prompts=prompts)
 
-    def _vocabulary(self, place: int) -> Vocabulary:
-        return self.condition.vocabulary(Vocabulary((self.classes[place],)))
+    def _words(self, place: int) -> Words:
+        vocabulary = self.condition.vocabulary(Vocabulary((self.classes[place],)))
+        return self.segmenter.words(vocabulary, *self.policy)

@@ -42,6 +42,10 @@ Item = tuple[int, int]
 """Number of a job and place of an image in its data set."""
 
 
+Opened = tuple[Dataset, Measures]
+"""The data set of a job, read once, and what measures it."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A plan and the folder that its run is kept in."""
@@ -95,13 +99,13 @@ def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = No
     else:
         missing = _missing(jobs, opened)
         if processes == 1 or len(missing) < 2:
-            work(jobs, missing, tell)
+            work(jobs, opened, missing, tell)
         else:
-            _spawn(jobs, missing, min(processes, len(missing)), tell)
+            _spawn(jobs, opened, missing, min(processes, len(missing)), tell)
     return [_close(job, dataset, measures) for job, (dataset, measures) in zip(jobs, opened, strict=True)]
 
 
-def _open(job: Job) -> tuple[Dataset, Measures]:
+def _open(job: Job) -> Opened:
     """Check a job before any work starts."""
     job.plan.check()
     dataset = job.plan.open_dataset()
@@ -121,11 +125,12 @@ def _close(job: Job, dataset: Dataset, measures: Measures) -> Run:
     return Run(job.plan, job.folder, dataset, log, measures)
 
 
-def work(jobs: Sequence[Job], items: Sequence[Item], report: Report, rank: int = 0) -> None:
+def work(jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], report: Report, rank: int = 0) -> None:
     """Evaluate images in this process.
 
     Args:
         jobs: What to evaluate.
+        opened: For each job its data set and measures.
         items: Number of the job and place of the image in its data set, job by job.
         report: Told how many of `items` are done.
         rank: Number of this process, which chooses its accelerator.
@@ -136,8 +141,8 @@ def work(jobs: Sequence[Job], items: Sequence[Item], report: Report, rank: int =
         device = device_of_process(job.plan.device, rank)
         if key != job.plan.model_key:
             segmenter, key = job.plan.load(device), job.plan.model_key
-        dataset = job.plan.open_dataset()
-        worker = _Worker(job, dataset, job.plan.open_measures(dataset), job.plan.open_source(dataset, segmenter))
+        dataset, measures = opened[number]
+        worker = _Worker(job, dataset, measures, job.plan.open_source(dataset, measures, segmenter))
         where = torch.device("cpu") if segmenter is None else segmenter.device
         with appending(job.folder, {**worker.source.description, "versions": versions()}, str(rank)) as append:
             for _, index in group:
@@ -162,11 +167,10 @@ class _Worker:
         name = f"{path.parent.name}/{path.name}"
         torch.manual_seed(plan.seed + index)  # methods that draw must not depend on what was drawn before a kill
         try:
-            image = read_image(path)
-            truth, notes = read_truth(self.dataset, record, image, tuple(self.measures.evaluators))
-            own = np.unique(truth.classes)
-            ids = plan.class_ids(index, own, len(self.dataset.classes))
-            found = fit(self.source(image, ids, own), truth.ids.shape, name)
+            seen = look(self.dataset, record, tuple(self.measures.evaluators))
+            truth, notes = seen.truth, seen.notes
+            ids = plan.class_ids(index, seen.present, len(self.dataset.classes))
+            found = fit(self.source(seen.image, ids, seen.present), truth.ids.shape, name)
             measured, scores = self.measures.measure(record, truth, found)
             save_labels(self.job.folder / LABELS / f"{path.stem}.png", found.labels)
         except InputError as error:
@@ -176,6 +180,34 @@ class _Worker:
         return ImageRecord(
             index, name, (height, width), "", found.seconds, peak_memory(device), notes, scores, measured
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """An image and its ground truth, each read once.
+
+    Attributes:
+        image: The photograph.
+        truth: Its masks, at their own size.
+        present: Classes that they have, ascending.
+        notes: What the reader of the result should know.
+    """
+
+    image: LoadedImage
+    truth: Segments
+    present: np.ndarray
+    notes: tuple[str, ...]
+
+
+def look(dataset: Dataset, record: dict[str, Any], tasks: Sequence[str] = (SEMANTIC,)) -> Look:
+    """Read an image of a data set and its ground truth; evaluation and validation in training both look so.
+
+    Raises:
+        InputError: Either is missing or broken, or they are of other proportions.
+    """
+    image = read_image(record["file_name"])
+    truth, notes = read_truth(dataset, record, image, tasks)
+    return Look(image, truth, np.unique(truth.classes), notes)
 
 
 def read_truth(
@@ -269,7 +301,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _missing(jobs: Sequence[Job], opened: Sequence[tuple[Dataset, Measures]]) -> list[Item]:
+def _missing(jobs: Sequence[Job], opened: Sequence[Opened]) -> list[Item]:
     """Return the images to evaluate: those without a record, and those that failed."""
     items: list[Item] = []
     for number, (job, (dataset, _)) in enumerate(zip(jobs, opened, strict=True)):
@@ -278,7 +310,7 @@ def _missing(jobs: Sequence[Job], opened: Sequence[tuple[Dataset, Measures]]) ->
     return items
 
 
-def _run_own_part(jobs: Sequence[Job], opened: Sequence[tuple[Dataset, Measures]], report: Report) -> bool:
+def _run_own_part(jobs: Sequence[Job], opened: Sequence[Opened], report: Report) -> bool:
     """Run the part of this process of torchrun; True on the first one, when all are done."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.distributed.init_process_group("gloo")
@@ -286,14 +318,16 @@ def _run_own_part(jobs: Sequence[Job], opened: Sequence[tuple[Dataset, Measures]
         missing = _missing(jobs, opened)
         torch.distributed.barrier()  # before anybody writes: all must see the same logs
         local = int(os.environ.get("LOCAL_RANK", rank))
-        work(jobs, missing[rank::world], report if rank == 0 else lambda done, total: None, local)
+        work(jobs, opened, missing[rank::world], report if rank == 0 else lambda done, total: None, local)
         torch.distributed.barrier()
     finally:
         leave_group()
     return rank == 0
 
 
-def _spawn(jobs: Sequence[Job], items: Sequence[Item], processes: int, report: Report) -> None:
+def _spawn(
+    jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], processes: int, report: Report
+) -> None:
     """Run images in several processes of their own.
 
     Raises:
@@ -303,7 +337,9 @@ def _spawn(jobs: Sequence[Job], items: Sequence[Item], processes: int, report: R
     queue = context.Queue()
     threads = max(1, torch.get_num_threads() // processes)
     workers = [
-        context.Process(target=_work_in_process, args=(jobs, items[rank::processes], rank, threads, queue), daemon=True)
+        context.Process(
+            target=_work_in_process, args=(jobs, opened, items[rank::processes], rank, threads, queue), daemon=True
+        )
         for rank in range(processes)
     ]
     for worker in workers:
@@ -334,10 +370,12 @@ def _messages(workers: Sequence[Any], queue: Any) -> Iterator[Any]:
                 return
 
 
-def _work_in_process(jobs: Sequence[Job], items: Sequence[Item], rank: int, threads: int, queue: Any) -> None:
+def _work_in_process(
+    jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], rank: int, threads: int, queue: Any
+) -> None:
     """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
     torch.set_num_threads(threads)
     try:
-        work(jobs, items, lambda done, total: queue.put(done), rank)
+        work(jobs, opened, items, lambda done, total: queue.put(done), rank)
     except OvsegError as error:
         queue.put(error)

@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ovseg.data.dataset import VOID, Segments
 from ovseg.errors import InputError
 from ovseg.evaluation.common import runs
+from ovseg.panoptic import Panoptic
 
 
-def from_panoptic_seg(ids: Any, infos: Sequence[dict[str, Any]]) -> Segments:
-    """Read ``panoptic_seg``, as our models and Detectron2's return it.
+def from_panoptic(panoptic: Panoptic, ids: np.ndarray) -> Segments:
+    """Read the segments of a result in the ids of a data set.
 
     Args:
-        ids: (H, W) integer tensor or array; 0 is void.
-        infos: For each segment a dict with ``id`` and ``category_id``, the class as position in the class list.
+        panoptic: Its class ids are places in ``ids``.
+        ids: (N,) integers; -1 for classes whose segments are dropped.
+    """
+    kept = [segment for segment in panoptic.segments if ids[segment.class_id] >= 0]
+    shown = np.where(np.isin(panoptic.ids, [s.id for s in kept]), panoptic.ids, 0)
+    return from_ids(shown, [s.id for s in kept], [int(ids[s.class_id]) for s in kept])
+
+
+def from_ids(pixels: np.ndarray, order: Sequence[int], classes: Sequence[int]) -> Segments:
+    """Read a map of segments.
+
+    Args:
+        pixels: (H, W) integers; 0 is void.
+        order: Id of each segment.
+        classes: Class of each segment.
 
     Raises:
         InputError: The map shows an id that the list lacks, or the list has one twice or 0.
     """
-    pixels = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
-    order = np.array([info["id"] for info in infos], np.int64)
-    if len(np.unique(order)) != len(order) or 0 in order:
-        raise InputError(f"panoptic segments have the ids {order.tolist()}; expected different ones, and 0 for void")
+    if len(set(order)) != len(order) or 0 in order:
+        raise InputError(f"panoptic segments have the ids {list(order)}; expected different ones, and 0 for void")
     count = len(order)
-    if order.tolist() == list(range(1, count + 1)) and pixels.size and pixels.min() >= 0 and pixels.max() <= count:
+    if list(order) == list(range(1, count + 1)) and pixels.size and pixels.min() >= 0 and pixels.max() <= count:
         places = np.subtract(pixels, 1, dtype=np.int32, casting="unsafe")  # as nearly all models number them
     else:
-        places = _places(pixels, np.append(order, 0), np.append(np.arange(count), VOID))
-    return Segments(
-        places,
-        np.array([info["category_id"] for info in infos], np.int64),
-        np.zeros(count, bool),
-    )
+        places = _places(pixels, np.append(np.array(order, np.int64), 0), np.append(np.arange(count), VOID))
+    return Segments(places, np.array(classes, np.int64), np.zeros(count, bool))
 
 
 def from_labels(labels: np.ndarray) -> Segments:

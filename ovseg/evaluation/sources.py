@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ovseg.contract import LABELS, Words
 from ovseg.data.images import LoadedImage
 from ovseg.errors import InputError
 from ovseg.evaluation.instance_masks import InstanceMasks
 from ovseg.evaluation.measures import Found
 from ovseg.evaluation.robustness import Condition
-from ovseg.evaluation.segments import from_panoptic_seg
+from ovseg.evaluation.segments import from_panoptic
 from ovseg.segmentation import Segmentation, read_label_png
 from ovseg.vocabulary import Vocabulary
 
@@ -53,47 +55,59 @@ class ModelSource:
         self,
         segmenter: Segmenter,
         classes: Vocabulary,
-        background: str | None,
-        templates: str | None,
-        condition: Condition,
+        background: str | None = None,
+        templates: str | None = None,
+        condition: Condition | None = None,
+        want: Iterable[str] = LABELS,
     ) -> None:
         """Ask for all classes once, so that every later list takes its embeddings from the cache, in any process.
 
+        Args:
+            segmenter: The model.
+            classes: Of the data set.
+            background: Policy; None for the model's own.
+            templates: Template set; None for the model's own.
+            condition: What is done to photos and words; None for nothing.
+            want: What is measured of `ovseg.contract.WANTS`; what the model does not give is left out.
+
         Raises:
-            OvsegError: As `Segmenter.set_vocabulary`.
+            OvsegError: As `Segmenter.words`.
         """
-        self.segmenter, self.classes, self.condition = segmenter, classes, condition
-        self.words = background, templates
-        rule = getattr(segmenter.model, "rule", None)
-        segmenter.model.full_scores = getattr(rule, "instances", False)  # models that tell objects do so only then
-        self.whole = condition.vocabulary(classes)
-        segmenter.set_vocabulary(self.whole, *self.words)
-        self.description = describe(segmenter)
+        self.segmenter, self.classes, self.condition = segmenter, classes, condition or Condition()
+        self.policy, self.want = (background, templates), segmenter.model.gives & frozenset(want)
+        self.whole = segmenter.words(self.condition.vocabulary(classes), *self.policy)
+        self.description = describe(segmenter, self.whole)
 
     def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
         """Segment an image; see `Source`."""
-        whole = np.array_equal(ids, np.arange(len(self.classes)))
-        words = self.whole if whole else self.condition.vocabulary(Vocabulary(tuple(self.classes[i] for i in ids)))
-        self.segmenter.set_vocabulary(words, *self.words)
-        picture: Any = image.path
-        if self.condition.FAMILY != "clean":
-            picture = self.condition.image(image.pixels, image.name, self.classes, present.tolist())
+        words = self.whole
+        if not np.array_equal(ids, np.arange(len(self.classes))):
+            own = Vocabulary(tuple(self.classes[i] for i in ids))
+            words = self.segmenter.words(self.condition.vocabulary(own), *self.policy)
+        picture = shown(self.condition, image, self.classes, present)
         start = time.perf_counter()
-        result = next(self.segmenter.stream([picture]))
+        result = self.segmenter.encode(picture).answer(words, want=self.want)
         seconds = time.perf_counter() - start
-        return from_segmentation(result, np.pad(ids, (0, len(words) - len(ids)), constant_values=-1), seconds)
+        return from_segmentation(result, np.pad(ids, (0, len(result.classes) - len(ids)), constant_values=-1), seconds)
 
 
-def describe(segmenter: Segmenter) -> dict[str, Any]:
-    """Return what makes predictions, as JSON values, once the words are set."""
+def shown(condition: Condition, image: LoadedImage, classes: Vocabulary, present: np.ndarray) -> Any:
+    """Return what a model sees of an image under a condition: the image itself, or changed pixels."""
+    if condition.FAMILY == "clean":
+        return image
+    return condition.image(image.pixels, image.name, classes, present.tolist())
+
+
+def describe(segmenter: Segmenter, words: Words) -> dict[str, Any]:
+    """Return what makes predictions, as JSON values."""
     model = segmenter.model
     return {
         "model": segmenter.name,
         "weights_hash": model.weights_hash,
         "settings": model.settings,
-        "background": model.background.policy,
-        "templates": model.templates,
-        "notes": list(model.queries.notes),
+        "background": words.background.policy,
+        "templates": words.templates,
+        "notes": list(words.notes),
         "device": str(segmenter.device).partition(":")[0],
         "dtype": str(segmenter.dtype).removeprefix("torch."),
     }
@@ -159,10 +173,7 @@ def from_segmentation(result: Segmentation, ids: np.ndarray, seconds: float) -> 
     labels = np.append(ids, -1)[result.labels].astype(np.int32)
     segments = objects = None
     if result.panoptic is not None:
-        kept = [s for s in result.panoptic.segments if ids[s.class_id] >= 0]
-        shown = np.isin(result.panoptic.ids, [s.id for s in kept])
-        infos = [{"id": s.id, "category_id": int(ids[s.class_id])} for s in kept]
-        segments = from_panoptic_seg(np.where(shown, result.panoptic.ids, 0), infos)
+        segments = from_panoptic(result.panoptic, ids)
     if result.instances is not None:
         own = [one for one in result.instances if ids[one.class_id] >= 0]
         objects = InstanceMasks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,14 @@ from ovseg.checkpoint.loading import Weights
 from ovseg.clip.base import BaseClip
 from ovseg.clip.conv_clip import STRIDE, ConvClip
 from ovseg.clip.vit_levels import VitClip
+from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
+from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction
 from ovseg.losses.points import Draw, uniform_points
-from ovseg.meta_arch.mask_model import MaskModel, SizeRule, read_targets
+from ovseg.mask_postprocess import plan_resize
+from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.meta_arch.mask_results import MaskRule, object_results
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
@@ -27,6 +30,24 @@ from ovseg.proposals.pixel_decoder import PixelDecoder
 from ovseg.vocabulary import TextOptions
 
 Clip = TypeVar("Clip", bound=BaseClip)
+
+
+class Proposed(NamedTuple):
+    """What a model of this kind keeps of an image.
+
+    Attributes:
+        embeddings: Of the masks, for the trained classifier, (Q, D).
+        masks: Their logits (Q, h, w).
+        pooled: What CLIP sees inside of each, (Q, D), not of unit length.
+        looks: What else a model names masks by; see its `looks`.
+        padded: Height and width of the network's input, the image in its upper left corner.
+    """
+
+    embeddings: Tensor
+    masks: Tensor
+    pooled: Tensor
+    looks: Any
+    padded: tuple[int, int]
 
 
 class ConvMaskModel(MaskModel):
@@ -49,7 +70,7 @@ class ConvMaskModel(MaskModel):
         clip: ConvClip | VitClip,
         pixel_decoder: PixelDecoder,
         decoder: MaskedDecoder,
-        protocol: SizeRule,
+        size_rule: SizeRule,
         rule: MaskRule,
         criterion: SetCriterion,
         templates: str,
@@ -66,7 +87,7 @@ class ConvMaskModel(MaskModel):
             raise ConfigError(f"AutoCLIP weighs texts for patches, but {type(self).__name__} has masks; set it to 0")
         self.pixel_decoder, self.decoder = pixel_decoder, decoder
         self.void = nn.Embedding(1, clip.embed_dim)
-        self.protocol, self.rule, self.criterion = protocol, rule, criterion
+        self.size_rule, self.rule, self.criterion = size_rule, rule, criterion
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -83,90 +104,84 @@ class ConvMaskModel(MaskModel):
         raise NotImplementedError
 
     @property
-    def patch_size(self) -> int:
-        """Side in pixels of what one vector of the coarsest level sees: the smallest image."""
-        return STRIDE
+    def gives(self) -> frozenset[str]:
+        """What can be wanted of the model; its rule says which objects."""
+        objects = {PANOPTIC: self.rule.panoptic, INSTANCES: self.rule.instances}
+        return super().gives | {name for name, given in objects.items() if given}
 
     def network(self, images: Tensor) -> tuple[dict[str, Tensor], Proposals]:
-        """Return the levels of CLIP and the proposals of the last layer; see `MaskModel.network`."""
+        """Return the levels of CLIP and the proposals of the last layer; see `WordedModel.network`."""
         with self.autocast():
             levels = self.clip.levels(images)
         if self.precision != torch.float32:
             levels = {name: level.float() for name, level in levels.items()}
         return levels, self.propose(levels)[-1]
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Segment images, or in training return losses.
+    def see(self, images: Tensor) -> list[Proposed]:
+        """Propose masks, and embed what CLIP sees inside of each; see `WordedModel.see`."""
+        batch = self.padded(list(self.normalise(images)))
+        size = (batch.shape[2], batch.shape[3])
+        levels, proposals = self.run_network(batch)
+        pooled = self.clip.pool(levels["dense"], proposals.masks)
+        parts = zip(proposals.embeddings, proposals.masks, pooled, self.looks(levels, proposals), strict=True)
+        return [Proposed(*one, size) for one in parts]
 
-        Args:
-            batched_inputs: Detectron2's format: ``image`` (3, h, w) RGB in 0..255, and ``height``, ``width`` of the
-                result (default: the image's own); in training ``instances`` or ``sem_seg``, see `targets`.
+    def looks(self, levels: dict[str, Tensor], proposals: Proposals) -> Sequence[Any]:
+        """Return for each image what else its masks are named by; None for nothing."""
+        return [None] * len(proposals.masks)
 
-        Returns:
-            For each image what `semantic` and `ovseg.meta_arch.mask_results.object_results` give; instances, like
-            ``sem_seg``, only with `full_scores`, for both hold a map a piece. In training the losses, to be added up.
-
-        Raises:
-            ConfigError: No vocabulary has been set.
-        """
-        self.check_vocabulary()
-        if self.training:
-            return self.losses(batched_inputs)
-        with torch.inference_mode():
-            return self._segment(batched_inputs)
+    def label(
+        self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
+    ) -> Answer:
+        """Name the masks; see `WordedModel.label`."""
+        trained = self.trained_logits(seen.embeddings[None], words)
+        shares = self.class_scores(seen, trained, words)[0].softmax(-1)
+        # As in the originals: maps of classes are resized, unless the model gives anything but labels.
+        sizes = ((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)
+        resize = plan_resize(*sizes, sigmoid_first=not self.rule.objects)
+        answer = self.semantic(shares, seen.masks, resize, words, want)
+        return replace(answer, **object_results(shares, seen.masks, resize, self.rule, words, want))
 
     def propose(self, levels: dict[str, Tensor], every: bool = False) -> list[Proposals]:
         """Run the head on the levels of the CLIP; with ``every`` get those of all layers, the final one last."""
         mask_features, scales = self.pixel_decoder(levels)
         return self.decoder(scales, mask_features, every)
 
-    def rows(self) -> Tensor:
+    def rows(self, words: Words) -> Tensor:
         """Return the texts and, behind them, "no object" (T + 1, D), all of unit length."""
         void = F.normalize(self.void.weight, dim=-1)
-        return torch.cat([self.check_vocabulary().embeddings.to(void), void])
+        return torch.cat([words.embeddings.to(void), void])
 
-    def trained_logits(self, proposals: Proposals) -> Tensor:
-        """Return the logits (B, Q, K + 1) of the trained classifier, "no object" last."""
+    def trained_logits(self, embeddings: Tensor, words: Words) -> Tensor:
+        """Return the logits (B, Q, K + 1) of the trained classifier for embeddings (B, Q, D), "no object" last."""
         scale = class_scale(self.decoder.log_scale)
-        return class_logits(proposals.embeddings, self.rows(), scale, self.columns()[0], void=True)
+        return class_logits(embeddings, self.rows(words), scale, words.columns, void=True)
 
-    def class_scores(self, levels: dict[str, Tensor], proposals: Proposals, trained: Tensor) -> Tensor:
-        """Return what masks show.
+    def class_scores(self, seen: Proposed, trained: Tensor, words: Words) -> Tensor:
+        """Return what the masks of an image show.
 
         Args:
-            levels: Those of the CLIP.
-            proposals: Of B images and Q queries.
-            trained: What `trained_logits` says of them.
+            seen: The image.
+            trained: What `trained_logits` (1, Q, K + 1) says of it.
+            words: What to call it.
 
         Returns:
-            Logarithms of probabilities (B, Q, K + 1), "no object" last.
+            Logarithms of probabilities (1, Q, K + 1), "no object" last.
         """
         raise NotImplementedError
 
-    def losses(self, batched_inputs: Sequence[dict[str, Any]], draw: Draw = uniform_points) -> dict[str, Tensor]:
+    def losses(
+        self, batched_inputs: Sequence[dict[str, Any]], words: Words, draw: Draw = uniform_points
+    ) -> dict[str, Tensor]:
         """Return the weighted losses of a batch; ``draw`` gives the random points."""
-        images = self.batch(batched_inputs).images
-        return self.criterion(self.stages(self.clip.levels(images)), read_targets(batched_inputs, images), draw)
+        images = self.training_batch(batched_inputs)
+        stages = self.stages(self.clip.levels(images), words)
+        return self.criterion(stages, read_targets(batched_inputs, images), draw)
 
-    def stages(self, levels: dict[str, Tensor]) -> list[Prediction]:
+    def stages(self, levels: dict[str, Tensor], words: Words) -> list[Prediction]:
         """Return what every layer of the head predicts on the levels of the CLIP, the final one last."""
-        return [Prediction(self.trained_logits(p), p.masks) for p in self.propose(levels, every=True)]
-
-    def _segment(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        batch = self.batch(batched_inputs)
-        levels, proposals = self.network(batch.images)
-        scores = self.class_scores(levels, proposals, self.trained_logits(proposals))
-        assert self.vocabulary is not None
-        _, classes = self.columns()
-        things = [entry.is_thing for entry in self.vocabulary]
-        rule = replace(self.rule, instances=self.rule.instances and self.full_scores)
-        found = []
-        for index, (own, masks) in enumerate(zip(scores.softmax(-1), proposals.masks, strict=True)):
-            # As in the originals: maps of classes are resized, unless anything but labels is wanted.
-            resize = self.resize(batch, index, masks, sigmoid_first=not self.rule.objects)
-            objects = object_results(own, masks, resize, rule, classes, things)
-            found.append({**self.semantic(own, masks, resize), **objects})
-        return found
+        found = self.propose(levels, every=True)
+        return [Prediction(self.trained_logits(one.embeddings, words), one.masks) for one in found]
 
 
 def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
@@ -191,7 +206,7 @@ def conv_parts(cfg: CfgNode, node: CfgNode, clip: ConvClip | VitClip) -> dict[st
         "decoder": MaskedDecoder(
             clip.embed_dim, node.DIM, node.QUERIES, node.HEADS, node.DECODER_FFN, node.DECODER_LAYERS
         ),
-        "protocol": SizeRule.from_config(cfg),
+        "size_rule": size_rule(cfg, STRIDE),
         "rule": MaskRule(
             panoptic=node.PANOPTIC,
             instances=node.INSTANCES,

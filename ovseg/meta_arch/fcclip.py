@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,15 +15,15 @@ from ovseg.checkpoint.fcclip import OFFICIAL
 from ovseg.checkpoint.loading import Weights, load
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.vit_levels import VitClip
+from ovseg.contract import Words
 from ovseg.errors import ConfigError
-from ovseg.meta_arch.conv_mask_model import ConvMaskModel, conv_parts, read_clip
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_parts, read_clip
 from ovseg.ops.mask_pooling import resize_masks
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.ensemble import fuse, void_share, with_void
 from ovseg.proposals.masked_decoder import Proposals
 from ovseg.recalibration import build_recalibration
-from ovseg.vocabulary import Background, Queries, Vocabulary
-from ovseg.vocabulary.embedder import words_of_no_class
+from ovseg.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,21 @@ class Ensemble:
         if not (0 <= self.alpha <= 1 and 0 <= self.beta <= 1):
             raise ConfigError(f"ensemble has alpha {self.alpha} and beta {self.beta}; expected numbers in 0..1")
 
-    def scores(self, trained: Tensor, own: Tensor, mask_logits: Tensor, seen: Tensor, grid: tuple[int, int]) -> Tensor:
+    def scores(self, trained: Tensor, own: Tensor, seen: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mix two classifiers.
 
         Args:
             trained: Logits (B, Q, K + 1) of the trained one, "no object" last.
             own: Logits (B, Q, K + 1) of the CLIP; its "no object" does not count.
-            mask_logits: (B, Q, H, W).
             seen: Bool (K,), which classes the head was trained on.
-            grid: Rows and columns of the CLIP's features.
+            valid: Bool (B, Q), masks that are not empty on the CLIP's grid; None where all count.
 
         Returns:
             Logarithms of probabilities (B, Q, K + 1), float32.
         """
         shares = torch.where(seen, self.alpha, self.beta)
-        if self.valid_masks_only:
-            shares = shares * valid_masks(mask_logits, grid)[..., None]
+        if valid is not None:
+            shares = shares * valid[..., None]
         return with_void(fuse(trained[..., :-1], own[..., :-1], shares), void_share(trained))
 
 
@@ -72,7 +71,7 @@ class FCCLIP(ConvMaskModel):
     """FC-CLIP.
 
     Yu et al., "Convolutions Die Hard: Open-Vocabulary Segmentation with Single Frozen Convolutional CLIP",
-    NeurIPS 2023 (github.com/bytedance/fc-clip). Call `set_vocabulary` first.
+    NeurIPS 2023 (github.com/bytedance/fc-clip).
 
     Ours, and not the paper's, is that CLIP may be a ViT (``MODEL.FCCLIP.VIT``) with the dense features of
     ``MODEL.RECALIBRATION``; see `ovseg.clip.vit_levels`.
@@ -81,7 +80,6 @@ class FCCLIP(ConvMaskModel):
         ensemble: How the trained classifier and the CLIP's are mixed.
         trained_names: The words that the head was trained on; a class is seen if it has one of them, to the letter.
             None until they are known: then no class is seen, and training makes them those that it is given.
-        seen: Bool (K,), which columns of the current words are seen.
     """
 
     @configurable
@@ -98,7 +96,6 @@ class FCCLIP(ConvMaskModel):
         """
         super().__init__(**parts)
         self.ensemble, self.trained_names = ensemble, trained_names
-        self.seen: Tensor | None = None
         if weights is not None:
             load(self, weights, OFFICIAL)
         elif not self.void.weight.is_meta:  # a model that is yet to be filled has no values
@@ -131,7 +128,7 @@ class FCCLIP(ConvMaskModel):
         return {
             "architecture": type(self).__name__,
             "clip": self.clip.name,
-            "protocol": asdict(self.protocol),
+            "size_rule": asdict(self.size_rule),
             "rule": asdict(self.rule),
             "ensemble": asdict(self.ensemble),
             "trained_names": len(self.trained_names or ()),
@@ -139,28 +136,24 @@ class FCCLIP(ConvMaskModel):
             **({"recalibration": method.name, "options": method.options} if method else {}),
         }
 
-    def set_vocabulary(
-        self,
-        vocabulary: Vocabulary,
-        background: str | Background | Iterable[str] | None = None,
-        templates: str | None = None,
-    ) -> Queries:
-        """Choose the words of the following calls; see `WordedModel.set_vocabulary`."""
-        queries = super().set_vocabulary(vocabulary, background, templates)
-        if self.training and self.trained_names is None:
-            self.trained_names = frozenset(vocabulary.queries)
-        words = words_of_no_class(vocabulary, self.background)[0]
-        names = [*(entry.names for entry in vocabulary), *((word,) for word in words)]
-        self.seen = seen_classes(names, self.trained_names or frozenset())
-        return queries
+    def start_training(self, words: Words) -> None:
+        """Learn the names of a training, where none are known yet."""
+        if self.trained_names is None:
+            self.trained_names = frozenset(words.vocabulary.queries)
 
-    def class_scores(self, levels: dict[str, Tensor], proposals: Proposals, trained: Tensor) -> Tensor:
+    def looks(self, levels: dict[str, Tensor], proposals: Proposals) -> Sequence[Any]:
+        """Return for each image which of its masks (Q,) have a pixel on CLIP's grid, where that counts."""
+        if not self.ensemble.valid_masks_only:
+            return super().looks(levels, proposals)
+        dense = levels["dense"]
+        return list(valid_masks(proposals.masks, (dense.shape[2], dense.shape[3])))
+
+    def class_scores(self, seen: Proposed, trained: Tensor, words: Words) -> Tensor:
         """Mix the trained classifier with the CLIP's own, which sees what it sees inside of each mask."""
-        dense, scale = levels["dense"], min(self.clip.logit_scale, LARGEST_SCALE)
-        own = class_logits(self.clip.pool(dense, proposals.masks), self.rows(), scale, self.columns()[0], void=True)
-        assert self.seen is not None
-        grid = (dense.shape[2], dense.shape[3])
-        return self.ensemble.scores(trained, own, proposals.masks, self.seen.to(dense.device), grid)
+        scale = min(self.clip.logit_scale, LARGEST_SCALE)
+        own = class_logits(seen.pooled[None], self.rows(words), scale, words.columns, void=True)
+        known = seen_columns(words, self.trained_names or frozenset()).to(own.device)
+        return self.ensemble.scores(trained, own, known, None if seen.looks is None else seen.looks[None])
 
 
 def valid_masks(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -168,6 +161,8 @@ def valid_masks(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
     return (resize_masks(mask_logits, grid) > 0).flatten(2).any(-1)
 
 
-def seen_classes(names: Iterable[Iterable[str]], trained: frozenset[str]) -> Tensor:
-    """Return which classes (K,) share a name, to the letter, with those of training; ``names`` are those of each."""
-    return torch.tensor([not trained.isdisjoint(own) for own in names])
+def seen_columns(words: Words, trained: frozenset[str]) -> Tensor:
+    """Return which columns (C,) of words share a name, to the letter, with those of training."""
+    names = [entry.names for entry in words.vocabulary]
+    alone = [(text,) for text, own in zip(words.texts, words.query_to_class.tolist(), strict=True) if own < 0]
+    return torch.tensor([not trained.isdisjoint(own) for own in (*names, *alone)])

@@ -10,7 +10,7 @@ cosines. Bilinear upsampling commutes with flips, so the patch scores are flippe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,28 +20,32 @@ GREY = (0.2989, 0.587, 0.114)
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0  # pixels, whatever the size of the image
 _FLIPS = (-2, -1)
 
-Score = Callable[[Tensor, "Tensor | None"], Tensor]
 
-
-def engineer(original: Tensor, images: Tensor, regions: Tensor | None, share: float, score: Score) -> Tensor:
-    """Mix the scores of an image with those of its views.
+def views(images: Tensor, regions: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Return the images of the ensemble, with their regions: as they are, grey, blurred, and the two flips.
 
     Args:
-        original: Scores (B, T, h, w) of the images as they are.
         images: Normalised images (B, 3, H, W); the views are made of these numbers, as in the original.
         regions: Region ids (B, H, W) of their pixels, or None.
+    """
+    upright = [(view, regions) for view in (images, grey(images), blur(images))]
+    flipped = [(images.flip(axis), None if regions is None else regions.flip(axis)) for axis in _FLIPS]
+    return upright + flipped
+
+
+def mix(scores: Sequence[Tensor], share: float) -> Tensor:
+    """Mix the scores of an ensemble.
+
+    Args:
+        scores: Of each of the `views`, (B, T, h, w).
         share: Weight of the mean of the unflipped views in 0..1; the rest is that of the mean of the flipped ones.
-        score: Returns the patch scores (B, T, h, w) of images and their regions.
 
     Returns:
         Scores (B, T, h, w).
     """
-    upright = (original + score(grey(images), regions) + score(blur(images), regions)) / 3
-    flipped = torch.zeros_like(original)
-    for axis in _FLIPS:
-        mirrored = None if regions is None else regions.flip(axis)
-        flipped = flipped + score(images.flip(axis), mirrored).flip(axis) / len(_FLIPS)
-    return share * upright + (1 - share) * flipped
+    upright = sum(scores[: -len(_FLIPS)], start=torch.zeros_like(scores[0])) / (len(scores) - len(_FLIPS))
+    back = [one.flip(axis) for one, axis in zip(scores[-len(_FLIPS) :], _FLIPS, strict=True)]
+    return share * upright + (1 - share) * torch.stack(back).mean(0)
 
 
 def grey(images: Tensor) -> Tensor:

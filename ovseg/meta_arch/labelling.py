@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg.contract import CLASS_SCORES, Answer
 from ovseg.data.windows import WindowPlan, bilinear_matrix
 from ovseg.meta_arch.protocol import Protocol
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
@@ -42,8 +43,8 @@ class Labeller:
         image: Tensor,
         size: tuple[int, int],
         areas: Tensor | None,
-        full_scores: bool,
-    ) -> dict[str, Any]:
+        want: frozenset[str],
+    ) -> Answer:
         """Label an image.
 
         Args:
@@ -52,10 +53,7 @@ class Labeller:
             image: The normalised network input (3, h, w).
             size: Height and width of the result.
             areas: Region ids (h, w), or soft maps (R, a, b) whose argmax is the region; None if there are none.
-            full_scores: Whether to return the probabilities of all classes, too.
-
-        Returns:
-            ``labels`` (H, W) int32, ``scores`` (H, W) float32, and with `full_scores` ``sem_seg`` (K, H, W) float32.
+            want: Whether the probabilities of all classes are wanted, too.
         """
         protocol, rule, guide = self.protocol, self.rule, None
         if rule.pamr_steps and protocol.pamr_at == "network":
@@ -78,8 +76,7 @@ class Labeller:
                 if protocol.region_rule == "vote"
                 else mean_labels(scores, rows, columns, ids, self.query_to_class, labels)
             )
-        result = {"labels": labels, "scores": best}
-        return {**result, "sem_seg": class_probabilities(*arguments)} if full_scores else result
+        return Answer(labels, best, class_scores=class_probabilities(*arguments) if CLASS_SCORES in want else None)
 
     def _pamr(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
         """Refine patch scores (T, ...) at the size of the network input: (T, h, w), a few queries at a time."""

@@ -16,11 +16,12 @@ from ovseg.checkpoint.loading import Weights, load
 from ovseg.checkpoint.maft_plus import OFFICIAL
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.convnext import ConvNeXtTower
+from ovseg.contract import Words
 from ovseg.errors import ConfigError
 from ovseg.losses.mask_aware import mask_aware_loss
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.losses.representation import representation_loss
-from ovseg.meta_arch.conv_mask_model import ConvMaskModel, conv_parts, read_clip
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_parts, read_clip
 from ovseg.meta_arch.mask_model import read_targets
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.content_transfer import ContentTransfer
@@ -34,7 +35,7 @@ class MAFTPlus(ConvMaskModel):
 
     Jiao et al., "Collaborative Vision-Text Representation Optimizing for Open-Vocabulary Segmentation", ECCV 2024
     (arXiv 2408.00744; github.com/jiaosiyu1999/MAFT-Plus). Trained are the head, the transfer and, of CLIP's image
-    tower, all but its last norm and projection; the losses of the masks do not reach CLIP. Call `set_vocabulary` first.
+    tower, all but its last norm and projection; the losses of the masks do not reach CLIP.
 
     Attributes:
         transfer: What adapts the texts to an image.
@@ -97,7 +98,7 @@ class MAFTPlus(ConvMaskModel):
         return {
             "architecture": type(self).__name__,
             "clip": self.clip.name,
-            "protocol": asdict(self.protocol),
+            "size_rule": asdict(self.size_rule),
             "rule": asdict(self.rule),
             "panoptic_transfer": self.transfer.panoptic,
             "text": self.text.to_json(),
@@ -114,23 +115,29 @@ class MAFTPlus(ConvMaskModel):
         tower.trunk.to(self.clip.device, self.clip.dtype)
         return tower
 
-    def class_scores(self, levels: dict[str, Tensor], proposals: Proposals, trained: Tensor) -> Tensor:
-        """Let CLIP name the masks by the texts of the image; the trained classifier only says which are objects."""
-        return with_void(self.adapted_logits(levels["dense"], proposals.masks)[..., :-1], void_share(trained))
+    def looks(self, levels: dict[str, Tensor], proposals: Proposals) -> Sequence[Tensor]:
+        """Return what the texts look at, (D, h, w) for each image."""
+        return list(self.image_features(levels["dense"]))
 
-    def adapted_logits(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
+    def class_scores(self, seen: Proposed, trained: Tensor, words: Words) -> Tensor:
+        """Let CLIP name the masks by the texts of the image; the trained classifier only says which are objects."""
+        adapted = self.adapted_logits(seen.looks[None], seen.pooled[None], words)
+        return with_void(adapted[..., :-1], void_share(trained))
+
+    def adapted_logits(self, features: Tensor, pooled: Tensor, words: Words) -> Tensor:
         """Compare what CLIP sees inside of masks with texts that have looked at the image.
 
         Args:
-            dense: CLIP's features (B, C, h, w).
-            mask_logits: (B, Q, H, W); no gradient reaches them.
+            features: Of `image_features` (B, D, h, w).
+            pooled: What CLIP sees inside of masks (B, Q, D).
+            words: The texts.
 
         Returns:
             (B, Q, K + 1), "no object" last. The texts are not of unit length, so these are not scaled cosines.
         """
-        texts = self.transfer(self.image_features(dense), self.rows())
+        texts = self.transfer(features, self.rows(words))
         scale = min(self.clip.logit_scale, LARGEST_SCALE)
-        return class_logits(self.clip.pool(dense, mask_logits), texts, scale, self.columns()[0], void=True)
+        return class_logits(pooled, texts, scale, words.columns, void=True)
 
     def image_features(self, dense: Tensor) -> Tensor:
         """Return what the texts look at, (B, D, h, w), of CLIP's features (B, C, h, w).
@@ -141,7 +148,9 @@ class MAFTPlus(ConvMaskModel):
         vectors = dense.reshape(len(dense), -1, dense.shape[1])
         return self.clip.tower.embed(vectors).mT.unflatten(2, dense.shape[2:])
 
-    def losses(self, batched_inputs: Sequence[dict[str, Any]], draw: Draw = uniform_points) -> dict[str, Tensor]:
+    def losses(
+        self, batched_inputs: Sequence[dict[str, Any]], words: Words, draw: Draw = uniform_points
+    ) -> dict[str, Tensor]:
         """Return the weighted losses of a batch; ``draw`` gives the random points.
 
         To those of `SetCriterion` come ``loss_ma`` (`mask_aware_loss`) and ``loss_rc`` (`representation_loss`), which
@@ -151,14 +160,15 @@ class MAFTPlus(ConvMaskModel):
         Raises:
             InputError: The images are too small for `representation_loss`.
         """
-        images = self.batch(batched_inputs).images
+        images = self.training_batch(batched_inputs)
         levels, wanted = self.clip.levels(images), read_targets(batched_inputs, images)
-        stages = self.stages({name: level.detach() for name, level in levels.items()})
+        stages = self.stages({name: level.detach() for name, level in levels.items()}, words)
         dense, masks = levels["dense"], stages[-1].mask_logits.detach()
+        adapted = self.adapted_logits(self.image_features(dense), self.clip.pool(dense, masks), words)
         with torch.no_grad():
             before = self.teacher.levels(images)["dense"]
         return {
             **self.criterion(stages, wanted, draw),
-            "loss_ma": mask_aware_loss(self.adapted_logits(dense, masks), masks, wanted),
+            "loss_ma": mask_aware_loss(adapted, masks, wanted),
             "loss_rc": self.compensation * representation_loss(dense, before),
         }

@@ -1,128 +1,59 @@
-"""What the architectures that propose masks share: size rule, padded batches, targets of training, and results."""
+"""What the architectures that propose masks share: padded batches, targets of training, and labels."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ovseg.contract import CLASS_SCORES, Answer, Words
+from ovseg.data.preprocessing import SizeRule
 from ovseg.device import to_device
 from ovseg.errors import ConfigError
 from ovseg.losses.matcher import Target
-from ovseg.mask_postprocess import MaskResize, class_maps, plan_resize, semantic_map
+from ovseg.mask_postprocess import MaskResize, class_maps, semantic_map
 from ovseg.meta_arch.words import WordedModel
-from ovseg.ops.linear_layers import lower_products, pack_linears
 
 
-@dataclass(frozen=True)
-class SizeRule:
-    """How large the network sees a photograph; see `ovseg.data.preprocessing.Preprocessor`.
+def size_rule(cfg: CfgNode, minimum: int) -> SizeRule:
+    """Read the size rule of a config; the rest of ``MODEL.PROTOCOL`` is for the dense methods.
 
-    Attributes:
-        short_side: In pixels.
-        long_side: At most so many pixels.
-        aspect: ``keep``, ``square`` or ``patch``.
+    Args:
+        cfg: The whole config.
+        minimum: The smallest side in pixels that the model can see.
+
+    Raises:
+        ConfigError: Another part of the protocol is set.
     """
+    from ovseg.config import default_protocol
 
-    short_side: int
-    long_side: int
-    aspect: str = "keep"
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> SizeRule:
-        """Read the rule of a config; the rest of ``MODEL.PROTOCOL`` is for the dense methods.
-
-        Raises:
-            ConfigError: Another part of the protocol is set.
-        """
-        from ovseg.config import default_protocol
-
-        own, usual = ("SHORT_SIDE", "LONG_SIDE", "ASPECT"), default_protocol()
-        strange = [key for key, value in cfg.MODEL.PROTOCOL.items() if key not in own and value != usual[key]]
-        if strange:
-            raise ConfigError(
-                f"MODEL.PROTOCOL.{strange[0]} is {cfg.MODEL.PROTOCOL[strange[0]]}, but a model that proposes masks has "
-                f"of the protocol only {', '.join(own)}; leave it out"
-            )
-        return cls(*(cfg.MODEL.PROTOCOL[key] for key in own))
-
-
-class Batch(NamedTuple):
-    """Images of a batch on the model's device.
-
-    Attributes:
-        images: Normalised (B, 3, H, W), zeros right of and below the smaller ones.
-        sizes: Height and width of each image in it.
-        outputs: Height and width of each result.
-    """
-
-    images: Tensor
-    sizes: list[tuple[int, int]]
-    outputs: list[tuple[int, int]]
+    own, usual = ("SHORT_SIDE", "LONG_SIDE", "ASPECT"), default_protocol()
+    strange = [key for key, value in cfg.MODEL.PROTOCOL.items() if key not in own and value != usual[key]]
+    if strange:
+        raise ConfigError(
+            f"MODEL.PROTOCOL.{strange[0]} is {cfg.MODEL.PROTOCOL[strange[0]]}, but a model that proposes masks has "
+            f"of the protocol only {', '.join(own)}; leave it out"
+        )
+    node = cfg.MODEL.PROTOCOL
+    return SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, minimum)
 
 
 class MaskModel(WordedModel):
     """A frozen CLIP and trained parts that propose masks.
 
     Attributes:
-        protocol: The size rule.
-        precision: In which `network` multiplies where it may; set by `place`.
         head: Names of the trained parts in the state dict, by how they start.
+        size_divisibility: Images are padded with zeros to multiples of so many pixels, as the originals do.
     """
 
-    protocol: SizeRule
     size_divisibility: int = 32
-    precision: torch.dtype = torch.float32
     head: ClassVar[tuple[str, ...]]
     _head_hash: str = ""
-
-    def place(self, device: torch.device, dtype: torch.dtype) -> MaskModel:
-        """Move to a device for inference, and choose the dtype of products.
-
-        What a lower precision is for is the trunk of CLIP, most of the work: its products run in it, under autocast;
-        norms and the sums of residual blocks, texts, the trained head and all that follows stay float32. On the models
-        of Scenes 99.6 % (FC-CLIP) and 99.9 % (SAN) of the pixels of 30 scenes keep their label, of 701, in bfloat16.
-        """
-        super().place(device, torch.float32)
-        self.precision = dtype
-        if dtype != torch.float32:
-            lower_products(self.clip.tower.body, dtype)
-        return self
-
-    def pack(self) -> None:
-        """Lay the weights of CLIP's trunk out for the CPU; see `ovseg.ops.linear_layers.PackedLinear`.
-
-        Raises:
-            EnvironmentProblem: They cannot be packed here.
-        """
-        pack_linears(self.clip.tower.body)
-
-    def compile_network(self, backend: str = "inductor") -> None:
-        """Compile the way of images to proposals (`network`), as one graph; words stay free to change.
-
-        Args:
-            backend: Of `torch.compile`.
-        """
-        self.network = torch.compile(self.network, fullgraph=True, backend=backend)  # type: ignore[method-assign]
-
-    def network(self, images: Tensor) -> Any:
-        """Run all that does not depend on words on a padded batch (B, 3, H, W): tensors in and out, no value is read.
-
-        It may be compiled, and captured as a CUDA graph.
-        """
-        raise NotImplementedError
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context for products in `precision`; float32 leaves the context around it as it is."""
-        low = self.precision != torch.float32
-        return torch.autocast(self.clip.device.type, self.precision) if low else nullcontext()
 
     def train(self, mode: bool = True) -> MaskModel:
         """Change the mode; behind training the weights are others, and so is their hash."""
@@ -150,56 +81,57 @@ class MaskModel(WordedModel):
         """Hash of CLIP's weights and, after a plus, of the trained parts."""
         return f"{self.clip.weights_hash}+{self._head_hash}"
 
-    def batch(self, inputs: Sequence[dict[str, Any]]) -> Batch:
-        """Normalise images (3, h, w) RGB in 0..255 and pad them to the size of the largest, in whole multiples."""
+    def normalise(self, image: Tensor) -> Tensor:
+        """Normalise images (..., 3, h, w) RGB in 0..255, and bring them to the model's device and dtype."""
         device = self.clip.device
         # Mean and deviation are brought to 0..255 and not the image to 0..1: the originals round so, to the last bit.
         mean, std = (
             torch.tensor([255 * x for x in values], device=device).view(3, 1, 1)
             for values in (self.clip.mean, self.clip.std)
         )
-        raw = (to_device(entry["image"], device).float() for entry in inputs)
-        images = [((image - mean) / std).to(self.clip.dtype) for image in raw]
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return ((to_device(image, device).float() - mean) / std).to(self.clip.dtype)
+
+    def padded(self, images: Sequence[Tensor]) -> Tensor:
+        """Stack normalised images (3, h, w) as (B, 3, H, W), padded to whole multiples of the largest sides.
+
+        In answers the images of a batch are of one size; only in training do others meet.
+        """
         unit = self.size_divisibility
-        high, wide = (-(-max(sides) // unit) * unit for sides in zip(*sizes, strict=True))
-        padded = [F.pad(image, (0, wide - image.shape[2], 0, high - image.shape[1])) for image in images]
-        outputs = [(entry.get("height", h), entry.get("width", w)) for entry, (h, w) in zip(inputs, sizes, strict=True)]
-        return Batch(torch.stack(padded), sizes, outputs)
+        high, wide = (-(-max(sides) // unit) * unit for sides in zip(*(i.shape[1:] for i in images), strict=True))
+        return torch.stack([F.pad(i, (0, wide - i.shape[2], 0, high - i.shape[1])) for i in images])
 
-    def resize(self, batch: Batch, index: int, mask_logits: Tensor, sigmoid_first: bool = False) -> MaskResize:
-        """Plan the way of the masks (Q, h, w) of an image to its photograph; see `plan_resize`."""
-        grid = (mask_logits.shape[-2], mask_logits.shape[-1])
-        padded = (batch.images.shape[2], batch.images.shape[3])
-        return plan_resize(grid, padded, batch.sizes[index], batch.outputs[index], sigmoid_first)
+    def training_batch(self, inputs: Sequence[dict[str, Any]]) -> Tensor:
+        """Return the images (B, 3, H, W) of Detectron2's inputs, padded to the largest, as the originals train."""
+        return self.padded([self.normalise(entry["image"]) for entry in inputs])
 
-    def semantic(self, probabilities: Tensor, mask_logits: Tensor, resize: MaskResize) -> dict[str, Any]:
+    def semantic(
+        self, probabilities: Tensor, masks: Tensor, resize: MaskResize, words: Words, want: frozenset[str]
+    ) -> Answer:
         """Label an image.
 
         Args:
-            probabilities: (Q, C + 1) of the columns (see `columns`) and, last, of "no object".
-            mask_logits: (Q, h, w).
+            probabilities: (Q, C + 1) of the columns (see `Words.columns`) and, last, of "no object".
+            masks: Their logits (Q, h, w).
             resize: Their way to the photograph.
-
-        Returns:
-            ``labels`` (H, W) int32, ``scores`` (H, W) float32 in 0..1, and with `full_scores` ``sem_seg`` (K, H, W).
+            words: The words of the columns.
+            want: Whether the scores of all classes are wanted, too.
         """
-        _, classes = self.columns()
-        labels, scores = semantic_map(probabilities, mask_logits, resize, self.background.threshold, classes)
-        result = {"labels": labels, "scores": scores}
-        if self.full_scores:
-            result["sem_seg"] = class_maps(probabilities, mask_logits, resize)[: int((classes >= 0).sum())]
-        return result
+        classes = words.column_class
+        labels, scores = semantic_map(probabilities, masks, resize, words.background.threshold, classes)
+        every = None
+        if CLASS_SCORES in want:
+            every = class_maps(probabilities, masks, resize, int((classes >= 0).sum()))
+        return Answer(labels, scores, class_scores=every)
 
 
-def read_targets(inputs: Sequence[dict[str, Any]], images: Tensor, ignore: int = 255) -> list[Target]:
+def read_targets(inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Target]:
     """Read what is to be found from Detectron2's training inputs.
 
     Args:
         inputs: Each with ``instances`` (Detectron2's, with ``gt_classes`` (N,) and ``gt_masks`` as bit masks (N, h, w))
-            or with ``sem_seg`` (h, w), whose classes become a mask each.
+            or with ``sem_seg`` (h, w), whose classes become a mask each; ``ignore_label`` is the id of its pixels
+            without a label (255 unless it says otherwise; a data set of more classes has 65535).
         images: The padded batch (B, 3, H, W).
-        ignore: Id in ``sem_seg`` of pixels without a label.
 
     Raises:
         ConfigError: An image has neither.
@@ -212,7 +144,7 @@ def read_targets(inputs: Sequence[dict[str, Any]], images: Tensor, ignore: int =
             padded = F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))
             target = Target(entry["instances"].gt_classes, padded)
         elif "sem_seg" in entry:
-            target = semantic_target(entry["sem_seg"], size, ignore)
+            target = semantic_target(entry["sem_seg"], size, entry.get("ignore_label", 255))
         else:
             raise ConfigError(f"a training image has {sorted(entry)}; expected 'instances' or 'sem_seg' among them")
         found.append(Target(target.labels.to(images.device), target.masks.to(images.device)))

@@ -1,17 +1,17 @@
-"""Panoptic and instance results of one image in Detectron2's format, for all models that propose masks."""
+"""Panoptic and instance results of one image, for all models that propose masks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2 import structures
 from torch import Tensor
 
+from ovseg.contract import INSTANCES, PANOPTIC, Words
 from ovseg.errors import ConfigError
 from ovseg.mask_postprocess import MaskResize, instances, panoptic
+from ovseg.panoptic import Panoptic
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class MaskRule:
     """What is made of masks besides labels.
 
     Attributes:
-        panoptic: Whether to return panoptic segments.
-        instances: Whether to return instances; with panoptic segments only things.
+        panoptic: Whether the model gives panoptic segments.
+        instances: Whether it gives instances; with panoptic segments only things.
         object_threshold: See `ovseg.mask_postprocess.panoptic`.
         overlap_threshold: Likewise.
         top_k: See `ovseg.mask_postprocess.instances`.
@@ -49,42 +49,28 @@ class MaskRule:
 
 
 def object_results(
-    probabilities: Tensor,
-    mask_logits: Tensor,
-    resize: MaskResize,
-    rule: MaskRule,
-    column_class: Tensor,
-    is_thing: Sequence[bool],
+    probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, rule: MaskRule, words: Words, want: frozenset[str]
 ) -> dict[str, Any]:
     """Make the panoptic and instance results of one image.
 
     Args:
-        probabilities: Class probabilities (Q, K + 1) of the queries, "no object" last.
+        probabilities: Class probabilities (Q, K + 1) of the columns of the words, "no object" last.
         mask_logits: (Q, h, w).
         resize: Their way to the photograph.
-        rule: What is wanted.
-        column_class: Class (K,) of each column, -1 for words of no class; see `WordedModel.columns`.
-        is_thing: For each class, whether it is a thing.
+        rule: How they are made.
+        words: The words of the columns.
+        want: What is wanted of ``panoptic`` and ``instances``.
 
     Returns:
-        If the rule says so ``panoptic_seg``, a pair of ids (H, W) int32 and their list of dicts (``id``, ``isthing``,
-        ``category_id``, ``score``), and ``instances``, Detectron2's.
+        What is wanted, as an `Answer` has it.
     """
     found: dict[str, Any] = {}
-    things = torch.tensor(is_thing)
-    if rule.panoptic:
+    things = torch.tensor([entry.is_thing for entry in words.vocabulary])
+    if PANOPTIC in want:
         thresholds = (rule.object_threshold, rule.overlap_threshold)
-        ids, segments = panoptic(probabilities, mask_logits, resize, things, *thresholds, column_class)
-        infos = [{"id": s.id, "isthing": s.is_thing, "category_id": s.class_id, "score": s.score} for s in segments]
-        found["panoptic_seg"] = (ids, infos)
-    if rule.instances:
+        ids, segments = panoptic(probabilities, mask_logits, resize, things, *thresholds, words.column_class)
+        found[PANOPTIC] = Panoptic(ids.cpu().numpy(), tuple(segments))
+    if INSTANCES in want:
         wanted = things if rule.panoptic else None
-        objects = instances(probabilities, mask_logits, resize, rule.top_k, wanted, column_class)
-        found["instances"] = structures.Instances(
-            resize.size,
-            pred_masks=objects.masks,
-            pred_boxes=structures.Boxes(objects.boxes),
-            scores=objects.scores,
-            pred_classes=objects.classes,
-        )
+        found[INSTANCES] = instances(probabilities, mask_logits, resize, rule.top_k, wanted, words.column_class)
     return found

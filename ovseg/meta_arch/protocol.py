@@ -1,4 +1,4 @@
-"""The protocol of an evaluation: what papers set per benchmark, apart from how scores become labels."""
+"""The protocol of an evaluation: what papers set per benchmark, apart from sizes and how scores become labels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from ovseg.recalibration.base import one_of
 
 @dataclass(frozen=True)
 class Protocol:
-    """What papers set per benchmark, apart from the score rule.
+    """What papers set per benchmark, apart from the size rule and the score rule.
 
     Attributes:
-        short_side, long_side: Size rule in pixels, applied by whoever reads the image (`ovseg.data.preprocessing`).
         window, stride: Sliding windows in pixels; window 0 is the whole image.
         padding: ``none``, ``corner`` or ``even``; see `ovseg.data.windows.plan_windows`.
         pamr_at: Where the rule's PAMR runs: ``output``, at the size of the photograph (NACLIP), or ``network``, at the
             size of the network input, which costs the same for photographs of all sizes.
-        aspect: ``keep``, ``square`` or ``patch``; see `ovseg.data.preprocessing.Preprocessor`.
         pad_multiple: Pixels to whose multiple windows are padded; 0 is the patch.
         image_engineering: Share of the unflipped views in ITACLIP's ensemble of views; 0 encodes the image alone.
         region_rule: What regions do to labels: ``none``, ``vote`` (the label most of its pixels have) or ``mean`` (the
@@ -28,16 +26,13 @@ class Protocol:
         crf_smoothness, crf_appearance: Its terms; see `ovseg.refinement.dense_crf`.
 
     Raises:
-        ConfigError: A side is not positive, windows cannot be laid out so, or an option is another word.
+        ConfigError: Windows cannot be laid out so, or an option is another word.
     """
 
-    short_side: int
-    long_side: int
     window: int
     stride: int
     padding: str
     pamr_at: str = "output"
-    aspect: str = "keep"
     pad_multiple: int = 0
     image_engineering: float = 0.0
     region_rule: str = "none"
@@ -47,10 +42,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Check the values; those of windows where they are used."""
-        if min(self.short_side, self.long_side) < 1:
-            raise ConfigError(f"short_side is {self.short_side} and long_side {self.long_side}; expected at least 1")
         one_of("pamr_at", self.pamr_at, ("output", "network"))
-        one_of("aspect", self.aspect, ("keep", "square", "patch"))
         one_of("region_rule", self.region_rule, ("none", "vote", "mean"))
         if not 0 <= self.image_engineering <= 1:
             raise ConfigError(f"image_engineering is {self.image_engineering}; expected a share between 0 and 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,15 @@ from ovseg.checkpoint.loading import Weights, load
 from ovseg.checkpoint.san import official
 from ovseg.clip import FrozenClip
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
+from ovseg.contract import Answer, Words
+from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction
 from ovseg.losses.points import Draw, uniform_points
+from ovseg.mask_postprocess import plan_resize
 from ovseg.meta_arch.conv_mask_model import read_clip
-from ovseg.meta_arch.mask_model import MaskModel, SizeRule, read_targets
-from ovseg.ops.linear_layers import pack_linears
+from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.proposals.classifier import class_logits
 from ovseg.proposals.side_adapter import SideAdapter
 from ovseg.recalibration.base import one_of
@@ -31,16 +33,30 @@ from ovseg.vocabulary import TextOptions
 SLS_TOKENS = ("cls_token", "learnable_token", "pos_embedding")
 
 
+class Proposed(NamedTuple):
+    """What SAN keeps of an image.
+
+    Attributes:
+        embeddings: Of the masks, (Q, D) float32, not of unit length.
+        masks: Their logits (Q, h, w) float32.
+        padded: Height and width of the network's input, the image in its upper left corner.
+    """
+
+    embeddings: Tensor
+    masks: Tensor
+    padded: tuple[int, int]
+
+
 @META_ARCH_REGISTRY.register()
 class SAN(MaskModel):
     """Side Adapter Network (Xu et al., CVPR 2023, arXiv 2302.12242; github.com/MendelXu/SAN).
 
     Trained are the side adapter, the position embeddings of CLIP's image tower (`position`, unless told otherwise) and
-    the row of "no object" (`void_row`). Call `set_vocabulary` first. `full_scores` adds ``sem_seg`` (K, H, W) for
-    evaluators that want it.
+    the row of "no object" (`void_row`).
     """
 
     head = ("side_adapter.", "position", "void_row", "sls_tokens")
+    extra_packed = ("side_adapter",)
 
     @configurable
     def __init__(
@@ -49,7 +65,7 @@ class SAN(MaskModel):
         clip: FrozenClip,
         side_adapter: SideAdapter,
         criterion: SetCriterion,
-        protocol: SizeRule,
+        size_rule: SizeRule,
         templates: str,
         background: str,
         text: TextOptions | None = None,
@@ -72,7 +88,7 @@ class SAN(MaskModel):
                 f"{front_blocks} front blocks and taps up to {max(side_adapter.taps)}; expected fewer front blocks "
                 f"than the {clip.depth} of {clip.name}, and no taps beyond them"
             )
-        self.side_adapter, self.criterion, self.protocol = side_adapter, criterion, protocol
+        self.side_adapter, self.criterion, self.size_rule = side_adapter, criterion, size_rule
         self.front_blocks, self.clip_resolution, self.size_divisibility = (
             front_blocks,
             clip_resolution,
@@ -126,7 +142,7 @@ class SAN(MaskModel):
                 grid_start=san.GRID_START,
             ),
             "criterion": SetCriterion(points=san.POINTS, void_weight=san.VOID_WEIGHT, weights=shares, costs=shares),
-            "protocol": SizeRule.from_config(cfg),
+            "size_rule": size_rule(cfg, san.PATCH),
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
             "text": TextOptions.from_config(cfg.MODEL.TEXT),
@@ -140,11 +156,6 @@ class SAN(MaskModel):
         }
 
     @property
-    def patch_size(self) -> int:
-        """The smallest side in pixels of an image that can be segmented; it is padded if CLIP needs more."""
-        return self.side_adapter.patch
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
         return {
@@ -152,63 +163,50 @@ class SAN(MaskModel):
             "clip": self.clip.name,
             "clip_resolution": self.clip_resolution,
             "front_blocks": self.front_blocks,
-            "protocol": asdict(self.protocol),
+            "size_rule": asdict(self.size_rule),
             "text": self.text.to_json(),
         }
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Segment images, or in training return the losses of a batch.
+    def see(self, images: Tensor) -> list[Proposed]:
+        """Propose masks; see `WordedModel.see`."""
+        batch = self.padded(list(self.normalise(images)))
+        size = (batch.shape[2], batch.shape[3])
+        found = zip(*self.run_network(batch), strict=True)
+        return [Proposed(embeddings, masks, size) for embeddings, masks in found]
 
-        Args:
-            batched_inputs: Detectron2's format: ``image`` (3, h, w) RGB in 0..255 at network size, of any dtype, and
-                ``height``, ``width`` of the result (default: the image's own); in training also ``instances``
-                or ``sem_seg`` (see `ovseg.meta_arch.mask_model.read_targets`).
+    def label(
+        self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
+    ) -> Answer:
+        """Name the masks; see `WordedModel.label`."""
+        logits = self.classify(seen.embeddings[None], seen.masks[None], words).class_logits[0]
+        resize = plan_resize((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)
+        return self.semantic(logits.float().softmax(-1), seen.masks, resize, words, want)
 
-        Returns:
-            For each image ``labels`` (H, W) int32 (-1 no class), ``scores`` (H, W) float32, and with `full_scores`
-            ``sem_seg`` (K, H, W) float32 scores of all classes. In training: weighted losses by name.
-
-        Raises:
-            ConfigError: No vocabulary has been set.
-        """
-        if self.training:
-            return self.losses(batched_inputs)
-        with torch.inference_mode():
-            batch = self.batch(batched_inputs)
-            logits, masks = self.classify(*self.network(batch.images))
-            shares = logits.float().softmax(-1)
-            return [self.semantic(shares[i], masks[i], self.resize(batch, i, masks)) for i in range(len(masks))]
-
-    def losses(self, inputs: Sequence[dict[str, Any]], draw: Draw = uniform_points) -> dict[str, Tensor]:
+    def losses(
+        self, batched_inputs: Sequence[dict[str, Any]], words: Words, draw: Draw = uniform_points
+    ) -> dict[str, Tensor]:
         """Return the weighted losses of a batch, by name; ``draw`` gives the random points.
 
         Raises:
-            ConfigError: No vocabulary has been set, or an image came without targets.
+            ConfigError: An image came without targets.
         """
-        batch = self.batch(inputs)
-        return self.criterion(self.predict(batch.images), read_targets(inputs, batch.images), draw)
+        images = self.training_batch(batched_inputs)
+        return self.criterion(self.predict(images, words), read_targets(batched_inputs, images), draw)
 
-    def predict(self, images: Tensor) -> list[Prediction]:
+    def predict(self, images: Tensor, words: Words) -> list[Prediction]:
         """Return class logits (B, Q, C + 1) and mask logits (B, Q, h, w) of a normalised, padded batch (B, 3, H, W).
 
-        In training those of all supervised stages, the last one last; else that alone. For the columns see `columns`.
+        In training those of all supervised stages, the last one last; else that alone. For C see `Words.columns`.
         """
-        return [self.classify(*stage) for stage in self.propose(images)]
+        return [self.classify(*stage, words) for stage in self.propose(images)]
 
-    def classify(self, embeddings: Tensor, masks: Tensor) -> Prediction:
-        """Name what `propose` found by the current words."""
-        queries = self.check_vocabulary()
-        columns, _ = self.columns()
-        rows = torch.cat([queries.embeddings.to(self.void_row), F.normalize(self.void_row, dim=-1)])
-        return Prediction(class_logits(embeddings, rows, self.clip.logit_scale, columns, void=True), masks)
-
-    def pack(self) -> None:
-        """Pack the side adapter, too; see `MaskModel.pack`."""
-        super().pack()
-        pack_linears([self.side_adapter])
+    def classify(self, embeddings: Tensor, masks: Tensor, words: Words) -> Prediction:
+        """Name what `propose` found."""
+        rows = torch.cat([words.embeddings.to(self.void_row), F.normalize(self.void_row, dim=-1)])
+        return Prediction(class_logits(embeddings, rows, self.clip.logit_scale, words.columns, void=True), masks)
 
     def network(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, Q, D) and mask logits (B, Q, h, w), float32; see `MaskModel.network`."""
+        """Return embeddings (B, Q, D) and mask logits (B, Q, h, w), float32; see `WordedModel.network`."""
         return self.propose(images)[-1]
 
     def propose(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:

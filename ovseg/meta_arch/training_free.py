@@ -1,13 +1,9 @@
-"""The training-free architecture: a frozen CLIP, a recalibration of its last blocks, and the protocol around them.
-
-It uses the streamed post-processing directly (pure functions on tensors), so that Detectron2's evaluators and the
-Python API run the very same path.
-"""
+"""The training-free architecture: a frozen CLIP, a recalibration of its last blocks, and the protocol around them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -16,10 +12,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from ovseg.clip import FrozenClip
+from ovseg.clip.features import DenseFeatures
+from ovseg.contract import Answer, Words
+from ovseg.data.preprocessing import SizeRule
 from ovseg.data.windows import WindowPlan
-from ovseg.device import to_device
 from ovseg.errors import ConfigError
-from ovseg.meta_arch.image_engineering import engineer
+from ovseg.meta_arch.image_engineering import mix, views
 from ovseg.meta_arch.labelling import Labeller
 from ovseg.meta_arch.protocol import Protocol
 from ovseg.meta_arch.words import WordedModel
@@ -31,12 +29,26 @@ from ovseg.vocabulary import TextOptions
 WINDOWS_PER_PASS = 16
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is kept of an image.
+
+    Attributes:
+        parts: For each pass of its windows what they show in each view of the protocol, ordinarily one.
+        plan: Its windows.
+        image: The normalised network input (3, h, w).
+        regions: Region ids (h, w) int64 of its pixels; None where there is no region generator.
+    """
+
+    parts: list[list[DenseFeatures]]
+    plan: WindowPlan
+    image: Tensor
+    regions: Tensor | None
+
+
 @META_ARCH_REGISTRY.register()
 class TrainingFree(WordedModel):
-    """Labels every pixel by the cosine of CLIP's recalibrated patch features with the words.
-
-    Call `set_vocabulary` first. `full_scores` adds ``sem_seg`` (K, H, W) for evaluators that want it.
-    """
+    """Labels every pixel by the cosine of CLIP's recalibrated patch features with the words."""
 
     @configurable
     def __init__(
@@ -44,6 +56,7 @@ class TrainingFree(WordedModel):
         *,
         clip: FrozenClip,
         recalibration: Recalibration,
+        size_rule: SizeRule,
         protocol: Protocol,
         rule: ScoreRule,
         templates: str,
@@ -53,7 +66,7 @@ class TrainingFree(WordedModel):
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place."""
         super().__init__(clip, templates, background, text)
-        self.recalibration, self.protocol, self.rule = recalibration, protocol, rule
+        self.recalibration, self.size_rule, self.protocol, self.rule = recalibration, size_rule, protocol, rule
         protocol.plan((max(protocol.window, clip.patch_size),) * 2, clip.patch_size)
         clip.handed_over(recalibration)
         self.regions = regions
@@ -81,10 +94,12 @@ class TrainingFree(WordedModel):
             pamr_steps=node.PAMR_STEPS,
             pamr_dilations=tuple(node.PAMR_DILATIONS),
         )
+        clip = (
+            FrozenClip.from_folder(source.FOLDER) if source.FOLDER else FrozenClip.load(source.ARCH, source.PRETRAINED)
+        )
         return {
-            "clip": FrozenClip.from_folder(source.FOLDER)
-            if source.FOLDER
-            else FrozenClip.load(source.ARCH, source.PRETRAINED),
+            "clip": clip,
+            "size_rule": SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size),
             "recalibration": recalibration,
             "protocol": Protocol(**{field.name: node[field.name.upper()] for field in fields(Protocol)}),
             "rule": rule,
@@ -97,11 +112,6 @@ class TrainingFree(WordedModel):
         }
 
     @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels: the smallest image that can be segmented."""
-        return self.clip.patch_size
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
         return {
@@ -110,92 +120,75 @@ class TrainingFree(WordedModel):
             "recalibration": self.recalibration.name,
             "options": self.recalibration.options,
             "regions": type(self.regions).__name__ if self.regions is not None else "",
+            "size_rule": _json(self.size_rule),
             "protocol": _json(self.protocol),
             "text": self.text.to_json(),
             "rule": _json(self.rule),
         }
 
-    @torch.inference_mode()
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Segment images.
+    def network(self, windows: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+        """Encode normalised windows (B, 3, h, w) with region ids (B, h, w); see `WordedModel.network`."""
+        with self.autocast():
+            return self.recalibration.encode(self.clip, windows, regions)
 
-        Args:
-            batched_inputs: Detectron2's format: ``image`` (3, h, w) RGB in 0..255 at network size, of any dtype, and
-                ``height``, ``width`` of the result (default: the image's own). Images of one size share their passes.
-
-        Returns:
-            For each image ``labels`` (H, W) int32 (-1 no class), ``scores`` (H, W) float32, and with `full_scores`
-            ``sem_seg`` (K, H, W) float32 class probabilities.
-
-        Raises:
-            ConfigError: No vocabulary has been set.
-        """
-        self.check_vocabulary()
-        results: list[dict[str, Any]] = [{} for _ in batched_inputs]
-        for members in _same_size(batched_inputs):
-            images = self._normalise(torch.stack([batched_inputs[i]["image"] for i in members]))
-            plan = self.protocol.plan((images.shape[2], images.shape[3]), self.patch_size)
-            regions = None
-            if self.regions is not None:
-                regions = torch.stack([self.regions(batched_inputs[i]["image"].to(images.device)) for i in members])
-            scores, maps = self.patch_scores(images, plan, regions)
-            for place, i in enumerate(members):
-                image = images[place]
-                size = (batched_inputs[i].get("height", image.shape[1]), batched_inputs[i].get("width", image.shape[2]))
-                areas = maps[place] if maps else None if regions is None else regions[place]
-                results[i] = self._labeller().label(scores[place], plan, image, size, areas, self.full_scores)
-        return results
-
-    def patch_scores(
-        self, images: Tensor, plan: WindowPlan, regions: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Compare every patch of every window with every query.
-
-        Args:
-            images: (B, 3, h, w) normalised.
-            plan: Their windows.
-            regions: Region ids (B, h, w) of their pixels, for methods that use them.
-
-        Returns:
-            Scores (B, T, nI * h', nJ * w') float32, the windows' grids side by side, and the region maps of the method,
-            one (R, a, b) per image, if it has any.
-        """
-        assert self.queries is not None
-        parts: list[Tensor] = []
-        maps: list[Tensor] = []
-        windows = plan.cut(images).split(WINDOWS_PER_PASS)
+    def see(self, images: Tensor) -> list[Seen]:
+        """Encode all windows, in all views of the protocol; see `WordedModel.see`."""
+        regions = None if self.regions is None else torch.stack([self.regions(image) for image in images])
+        plan = self.protocol.plan((images.shape[2], images.shape[3]), self.clip.patch_size)
+        normal = self.normalise(images)
+        windows = plan.cut(normal).split(WINDOWS_PER_PASS)
         areas: Iterable[Tensor | None] = [None] * len(windows)
         if regions is not None and self.recalibration.uses_regions:
             areas = [part[:, 0] for part in plan.cut(regions[:, None], padding=-1).split(WINDOWS_PER_PASS)]
+        parts: list[list[list[DenseFeatures]]] = [[] for _ in images]
+        done = 0
         for own, area in zip(windows, areas, strict=True):
-            dense = self.recalibration.encode(self.clip, own, area)
-            found = self.recalibration.patch_scores(dense, self.queries)
-            if self.protocol.image_engineering:
-                found = engineer(found, own, area, self.protocol.image_engineering, self._window_scores)
-            parts.append(found)
-            maps += self.recalibration.region_maps(dense)
-        return plan.join(torch.cat(parts)), maps
+            shown = views(own, area) if self.protocol.image_engineering else [(own, area)]
+            passed = [self.run_network(*view) for view in shown]
+            for place, rows in _shares(done, len(own), len(plan)):
+                parts[place].append([dense.rows(rows) for dense in passed])
+            done += len(own)
+        return [Seen(parts[i], plan, image, None if regions is None else regions[i]) for i, image in enumerate(normal)]
 
-    def _labeller(self) -> Labeller:
-        """Return what makes labels of scores; the threshold of a background policy takes the place of the rule's."""
-        assert self.queries is not None
-        rule, threshold = self.rule, self.background.threshold
+    def label(
+        self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
+    ) -> Answer:
+        """Compare every patch of every window with every query, and label; see `WordedModel.label`.
+
+        The threshold of a background policy takes the place of the rule's.
+        """
+        scores = self.patch_scores(seen, words)
+        maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0])]
+        rule, threshold = self.rule, words.background.threshold
         if threshold:
             rule = replace(rule, prob_threshold=threshold, threshold_label=-1)
-        return Labeller(self.protocol, rule, self.queries.query_to_class, self.clip.mean, self.clip.std)
+        labeller = Labeller(self.protocol, rule, words.query_to_class, self.clip.mean, self.clip.std)
+        return labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
 
-    def _window_scores(self, windows: Tensor, regions: Tensor | None) -> Tensor:
-        """Encode windows (B, 3, h, w) and compare them with every query."""
-        assert self.queries is not None
-        return self.recalibration.patch_scores(self.recalibration.encode(self.clip, windows, regions), self.queries)
+    def patch_scores(self, seen: Seen, words: Words) -> Tensor:
+        """Return the scores (T, nI * h, nJ * w) of all windows of an image, their grids side by side."""
+        return seen.plan.join(torch.cat([self._scores(part, words) for part in seen.parts]))[0]
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _scores(self, shown: list[DenseFeatures], words: Words) -> Tensor:
+        """Return the patch scores (B, T, h, w) of windows in all their views."""
+        found = [self.recalibration.patch_scores(dense, words) for dense in shown]
+        return mix(found, self.protocol.image_engineering) if len(found) > 1 else found[0]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Normalise images (B, 3, h, w) RGB in 0..255 as CLIP was trained."""
         device = self.clip.device
         mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (self.clip.mean, self.clip.std))
-        return ((to_device(images, device).float() / 255 - mean) / std).to(self.clip.dtype)
+        return ((images.float() / 255 - mean) / std).to(self.clip.dtype)
 
 
-def _json(settings: Protocol | ScoreRule) -> dict[str, Any]:
+def _shares(done: int, count: int, windows: int) -> Iterator[tuple[int, slice]]:
+    """Share the ``count`` windows of a pass, behind ``done`` others, out to images of so many windows each."""
+    for place in range(done // windows, (done + count - 1) // windows + 1):
+        first, last = max(place * windows, done), min((place + 1) * windows, done + count)
+        yield place, slice(first - done, last - done)
+
+
+def _json(settings: SizeRule | Protocol | ScoreRule) -> dict[str, Any]:
     """Return the fields of a data class as JSON values: tuples become lists."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
 
@@ -206,11 +199,3 @@ def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGen
         raise ConfigError(f"{method.name} sees the whole image at once but WINDOW is {protocol.window}; set it to 0")
     if method.uses_regions and regions is None:
         raise ConfigError(f"{method.name} needs regions; set MODEL.REGIONS.NAME to a region generator")
-
-
-def _same_size(inputs: list[dict[str, Any]]) -> Iterator[list[int]]:
-    """Group the indices of images that have one size."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, entry in enumerate(inputs):
-        groups.setdefault(tuple(entry["image"].shape), []).append(index)
-    yield from groups.values()

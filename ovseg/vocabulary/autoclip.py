@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ovseg.vocabulary.engineering import Recipe, unit
-from ovseg.vocabulary.queries import Queries
 
 _LARGEST_STEP = 1e6  # for a gradient whose entries span 1; larger ones only part what are ties
 _HALVINGS = 60
@@ -44,14 +43,14 @@ def template_weights(similarities: Tensor, share: float) -> Tensor:
     return (low * slope).softmax(1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AutoClipQueries(Queries):
-    """Queries whose templates weigh differently for every image.
+@dataclass(frozen=True, eq=False)
+class AutoClip:
+    """Rows of queries whose templates weigh differently for every image.
 
     The weights come from the embedding of what is encoded in one pass, so every sliding window has its own. They are
     applied to all texts that are put into templates, before descriptions, definitions and sub-classes come in. Where
     the paper leaves weighted means as they are, they are of unit length here as all means of templates are: equal
-    weights give exactly `embeddings`, the rows without AutoCLIP.
+    weights give exactly the rows without AutoCLIP.
 
     Attributes:
         recipe: What is made of the texts.
@@ -63,11 +62,13 @@ class AutoClipQueries(Queries):
     templates: Tensor
     described: Tensor
 
-    def rows(self, cls: Tensor) -> Tensor:
+    def __call__(self, cls: Tensor) -> Tensor:
         """Return rows (B, T, D) for images whose own embeddings are ``cls`` (B, D)."""
-        if self.templates.device != cls.device:  # moved once, for it is large
-            object.__setattr__(self, "templates", self.templates.to(cls.device))
-        competing = self.templates[: len(self.query_to_class)]
+        competing = self.templates[: len(self.recipe.query_to_class)]
         similarities = torch.einsum("bd,tmd->btm", unit(cls.float()), competing)
         weights = template_weights(similarities, self.recipe.options.autoclip)
         return self.recipe.compose(unit(torch.einsum("bm,umd->bud", weights, self.templates)), self.described)
+
+    def to(self, device: torch.device) -> AutoClip:
+        """Return the same on another device; the rows of all templates are large, so words move once."""
+        return AutoClip(self.recipe, self.templates.to(device), self.described.to(device))

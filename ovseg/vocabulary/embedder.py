@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import WeightsError
-from ovseg.vocabulary.autoclip import AutoClipQueries
+from ovseg.vocabulary.autoclip import AutoClip
 from ovseg.vocabulary.cache import TextCache, text_space
 from ovseg.vocabulary.engineering import Recipe, plan, unit
 from ovseg.vocabulary.names import fold, shown
@@ -122,13 +122,20 @@ class TextEmbedder:
         """
         extra, notes = words_of_no_class(vocabulary, background)
         recipe, told = plan(vocabulary, extra, self.options)
-        classes = torch.tensor(recipe.query_to_class)
         described = self._describe(recipe)
-        if not self.options.autoclip:
-            return Queries(recipe.compose(self.embed(recipe.texts), described), classes, notes + told)
-        apart = self.embed_apart(recipe.texts)
-        rows = recipe.compose(unit(apart.mean(1)), described)
-        return AutoClipQueries(rows, classes, notes + told, recipe=recipe, templates=apart, described=described)
+        classifier = None
+        if self.options.autoclip:
+            apart = self.embed_apart(recipe.texts)
+            rows, classifier = unit(apart.mean(1)), AutoClip(recipe, apart, described)
+        else:
+            rows = self.embed(recipe.texts)
+        return Queries(
+            embeddings=recipe.compose(rows, described),
+            query_to_class=torch.tensor(recipe.query_to_class),
+            texts=(*recipe.names, *recipe.subclasses, *recipe.extra),
+            notes=(*notes, *told),
+            classifier=classifier,
+        )
 
     def _describe(self, recipe: Recipe) -> Tensor:
         """Return the mean (P, D) of the sentences of each description, of unit length."""

@@ -77,7 +77,7 @@ def build(spec: Spec) -> Any:
         ConfigError: The config is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
-    cfg, own = spec.config, {name: kind for name, kind in architectures() if hasattr(kind, "set_vocabulary")}
+    cfg, own = spec.config, {name: kind for name, kind in architectures() if hasattr(kind, "words")}
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in own:
         raise unknown_name("MODEL.META_ARCHITECTURE", name, own)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from train_clip_dinoiser import make_optimizer, train_step
 
-from golden_runners.common import build_clip, queries, resize
+from golden_runners.common import build_clip, resize
+from golden_runners.product import make_words
 from ovseg.checkpoint.clip_dinoiser import LightHeads
 from ovseg.guides.pooling import correlations
 from ovseg.recalibration import build_recalibration
@@ -35,7 +36,7 @@ def inferred(case: Any, heads: LightHeads, state: dict[str, Tensor]) -> dict[str
     height, width = inputs["image"].shape[2:]
     padded = F.pad(inputs["image"], (0, -width % clip.patch_size, 0, -height % clip.patch_size))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (clip.mean, clip.std))
-    image, texts = (padded - mean) / std, queries(inputs["class_embeddings"])
+    image, texts = (padded - mean) / std, make_words(inputs["class_embeddings"])
     options = {"weights": heads, "feats_idx": config["feats_idx"], "gamma": config["gamma"] or None}
     method = build_recalibration("clip_dinoiser", **options, delta=config["delta"])
     dense = clip.dense(image, method)

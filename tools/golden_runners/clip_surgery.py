@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.common import build_clip, empty_context, queries, resize
+from golden_runners.common import build_clip, empty_context, resize
+from golden_runners.product import make_words
 from ovseg.clip import FrozenClip
 from ovseg.recalibration.clip_surgery import CLIP_Surgery
 from ovseg.regions.points import prompt_points
@@ -25,7 +26,7 @@ def run(case: Any) -> dict[str, Tensor]:
     features = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
     found = {"output.image_features": features, "output.features_norm": F.normalize(features, dim=-1)}
     dense.context.stash["redundant"] = inputs["redundant_text"]
-    texts = queries(inputs["text_embeddings"])
+    texts = make_words(inputs["text_embeddings"])
     for suffix, surgery in SURGERIES.items():
         method = CLIP_Surgery(last_n_layers=depth, surgery=surgery)
         maps = method.patch_scores(dense, texts)

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from golden_runners.common import build_clip, empty_context
+from golden_runners.product import make_words
 from ovseg.clip import Context, FrozenClip, layer_fusion
+from ovseg.contract import Words
 from ovseg.data.windows import bilinear_matrix
 from ovseg.guides import Guide
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map
 from ovseg.recalibration.cliper import CLIPer
 from ovseg.refinement.attention_chain import chain_attention, presence
 from ovseg.refinement.layer_maps import layer_logits
-from ovseg.vocabulary.embedder import Queries
 
 # The original's own background, where it has no threshold, wins up to the m at which (1 - m)^2 equals m.
 OWN_BACKGROUND = (3 - 5**0.5) / 2
@@ -88,11 +89,11 @@ def rule(config: Any, final: bool) -> ScoreRule:
     )
 
 
-def queries(inputs: dict[str, Tensor]) -> Queries:
+def queries(inputs: dict[str, Tensor]) -> Words:
     """Return the classes, and the background words as queries of no class."""
     classes, words = inputs["fg_text"], inputs["bg_text"]
     ids = torch.cat([torch.arange(len(classes)), torch.full((len(words),), -1)])
-    return Queries(torch.cat([classes, words]), ids)
+    return make_words(torch.cat([classes, words]), ids)
 
 
 def tower_config(config: Any) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golden_runners.common import build_clip, empty_context, queries, resize
+from golden_runners.common import build_clip, empty_context, resize
+from golden_runners.product import make_words
 from ovseg.clip import Context, DenseFeatures, FrozenClip
 from ovseg.clip.open_clip_internals import Block
+from ovseg.contract import Words
 from ovseg.data.windows import bilinear_matrix, plan_windows
 from ovseg.postprocess import ScoreRule, segment_map
 from ovseg.recalibration import Recalibration, build_recalibration
@@ -19,7 +21,6 @@ from ovseg.recalibration.cliptrase import denoise, self_correlation, self_self
 from ovseg.regions import vote
 from ovseg.regions.clustering import cluster_means, dbscan
 from ovseg.regions.voting import region_means
-from ovseg.vocabulary.embedder import Queries
 
 
 def run(case: Any) -> dict[str, Tensor]:
@@ -124,16 +125,16 @@ def given(inputs: Mapping[str, Tensor], grid: list[int]) -> DenseFeatures:
     return DenseFeatures(features[:, 1:].mT.unflatten(-1, (height, width)), features[:, 0], (height, width), context)
 
 
-def texts_of(case: Any) -> Queries:
+def texts_of(case: Any) -> Words:
     """Return the texts of a case; those of the background are no class."""
     inputs = case.group("input")
     classes = torch.arange(len(inputs["text_embeddings"]))
     extra = inputs.get("background_embeddings", torch.empty(0, inputs["text_embeddings"].shape[1]))
     ids = torch.cat([classes, torch.full((len(extra),), -1)])
-    return queries(torch.cat([inputs["text_embeddings"], extra]), ids)
+    return make_words(torch.cat([inputs["text_embeddings"], extra]), ids)
 
 
-def logits_of(case: Any, method: Recalibration, dense: DenseFeatures, texts: Queries) -> Tensor:
+def logits_of(case: Any, method: Recalibration, dense: DenseFeatures, texts: Words) -> Tensor:
     """Return the logits (T, h, w): both factors of a modulated score have the scale."""
     scale = case.config["logit_scale"]
     return method.patch_scores(dense, texts)[0] * (scale**2 if case.config["cls_modulation"] else scale)

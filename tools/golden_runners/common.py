@@ -9,14 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from golden_runners.product import make_words
 from ovseg.clip import Context, DenseFeatures, FrozenClip
 from ovseg.clip.open_clip_internals import build_model
-from ovseg.data.windows import bilinear_matrix, plan_windows
-from ovseg.meta_arch.image_engineering import engineer
+from ovseg.contract import CLASS_SCORES, LABELS
+from ovseg.data.preprocessing import SizeRule
+from ovseg.data.windows import bilinear_matrix
+from ovseg.meta_arch.protocol import Protocol
+from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
 from ovseg.recalibration import Recalibration
 from ovseg.refinement import pamr
-from ovseg.vocabulary.embedder import Queries
 
 
 def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> FrozenClip:
@@ -64,11 +67,6 @@ def empty_context(clip: FrozenClip, grid: tuple[int, int], images: Tensor) -> Co
     return Context(grid, images, clip.tower, clip.mean, clip.std)
 
 
-def queries(texts: Tensor, classes: Tensor | None = None) -> Queries:
-    """Wrap text embeddings (T, D); without classes every text is its own."""
-    return Queries(texts, torch.arange(len(texts)) if classes is None else classes.long())
-
-
 class LastBlock(NamedTuple):
     """Tokens that enter and leave the handed-over blocks, and the attention weights of the last one."""
 
@@ -88,6 +86,25 @@ def last_block(clip: FrozenClip, method: Recalibration, images: Tensor) -> LastB
     return LastBlock(tokens, method.run(tokens, clip.blocks[-method.blocks :], context), weights)
 
 
+def build_method(clip: FrozenClip, method: Recalibration, config: Mapping[str, Any], padding: str) -> TrainingFree:
+    """Build the model whose protocol is that of the ``postprocess`` of a case."""
+    return TrainingFree(
+        clip=clip,
+        recalibration=method,
+        size_rule=SizeRule(1, 1),  # the images of cases have the network's size
+        protocol=Protocol(
+            window=config["crop"],
+            stride=config["stride"] if config["crop"] else 0,
+            padding=padding,
+            pad_multiple=config.get("pad_multiple", 0),
+            image_engineering=config.get("image_engineering", 0.0),
+        ),
+        rule=score_rule(config),
+        templates="none",
+        background="none",
+    ).eval()
+
+
 def protocol(
     clip: FrozenClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,39 +113,22 @@ def protocol(
     Returns:
         Final logits (1, T, H, W) without the scale, class probabilities (K, H, W), and labels (1, H, W) int32.
     """
-    maps = window_scores(clip, method, inputs, config, padding)
-    guide = F.interpolate(inputs["image"], size=tuple(config["ori"]), mode="bilinear", align_corners=False)
-    logits = upsample(*maps)[None]
+    model, size = build_method(clip, method, config, padding), (config["ori"][0], config["ori"][1])
+    words = make_words(inputs["text_embeddings"], inputs.get("query_idx"))
+    encoded = model.encode(list(raw_pixels(clip, inputs["image"])))
+    answer = model.answer(encoded, 0, size, words, LABELS | {CLASS_SCORES})
+    scores, plan = model.patch_scores(encoded.images[0], words), encoded.images[0].plan
+    logits = upsample(scores, *plan.matrices(size, (scores.shape[1], scores.shape[2])))[None]
     if config.get("pamr_steps"):
+        guide = F.interpolate(inputs["image"], size=size, mode="bilinear", align_corners=False)
         logits = pamr(guide, logits, config["pamr_steps"], tuple(config.get("pamr_dilations", (8, 16))))
-    classes = queries(inputs["text_embeddings"], inputs.get("query_idx")).query_to_class
-    probabilities, labels = label(*maps, classes, config, guide[0])
-    return logits, probabilities, labels[None]
+    return logits, answer.class_scores, answer.labels[None]
 
 
-def window_scores(
-    clip: FrozenClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the patch scores (T, h, w) of all windows, and the matrices that take them to the output's size."""
-    image, size, crop = inputs["image"], tuple(config["ori"]), config["crop"]
-    stride = config["stride"] if crop else 0
-    plan = plan_windows(tuple(image.shape[2:]), clip.patch_size, crop, stride, padding, config.get("pad_multiple", 0))
-    texts = queries(inputs["text_embeddings"])
-
-    def score(windows: Tensor, regions: Tensor | None = None) -> Tensor:
-        return method.patch_scores(method.encode(clip, windows, regions), texts)
-
-    windows = plan.cut(image)
-    found = score(windows)
-    if share := config.get("image_engineering", 0.0):
-        found = engineer(found, windows, None, share, score)
-    scores = plan.join(found)[0]
-    cells = (scores.shape[1], scores.shape[2])
-    if crop or padding != "none":
-        return scores, *plan.matrices(size, cells)
-    # The originals resize the scores of a whole image to the output at once, not by way of the network input.
-    rows, columns = (bilinear_matrix(*pair).float() for pair in zip(cells, size, strict=True))
-    return scores, rows, columns
+def raw_pixels(clip: FrozenClip, images: Tensor) -> Tensor:
+    """Return RGB in 0..255 of normalised images (B, 3, h, w), as models take them."""
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (clip.mean, clip.std))
+    return (images * std + mean) * 255
 
 
 def label(
@@ -140,7 +140,13 @@ def label(
     guide: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return class probabilities (K, H, W) and labels (H, W) int32 by the thresholds and refinements of a case."""
-    rule = ScoreRule(
+    arguments = (scores, rows, columns, classes, score_rule(config), guide)
+    return class_probabilities(*arguments), segment_map(*arguments)[0]
+
+
+def score_rule(config: Mapping[str, Any]) -> ScoreRule:
+    """Return how a case makes labels of scores."""
+    return ScoreRule(
         logit_scale=config["logit_scale"],
         prob_threshold=config["prob_thd"],
         area_threshold=config.get("area_thd") or 0.0,
@@ -150,5 +156,3 @@ def label(
         threshold_label=0,
         closing=config.get("closing", 0),
     )
-    arguments = (scores, rows, columns, classes, rule, guide)
-    return class_probabilities(*arguments), segment_map(*arguments)[0]

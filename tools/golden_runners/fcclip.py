@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from golden_runners.fcclip_clip import build_clip, load_part, query_to_class
-from golden_runners.fcclip_losses import run_losses, run_postprocess, whole_results
+from golden_runners.fcclip_losses import mask_rule, run_losses, run_postprocess
+from golden_runners.product import answers, encode_together, make_words, padded_batch
 from ovseg.checkpoint.loading import Weights
+from ovseg.data.preprocessing import SizeRule
 from ovseg.losses.criterion import SetCriterion
-from ovseg.mask_postprocess import class_maps, plan_resize
-from ovseg.meta_arch.fcclip import FCCLIP, Ensemble, seen_classes, valid_masks
-from ovseg.meta_arch.mask_model import SizeRule
-from ovseg.meta_arch.mask_results import MaskRule
+from ovseg.meta_arch.fcclip import FCCLIP, Ensemble, seen_columns, valid_masks
 from ovseg.ops import mask_pool, ms_deform_attn, resize_masks
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder
 from ovseg.proposals.pixel_decoder import DeformableAttention, PixelDecoder
-from ovseg.vocabulary import ClassEntry, Queries, TextEmbedder, Vocabulary, parse_background
+from ovseg.vocabulary import ClassEntry, TextEmbedder, Vocabulary, parse_background
 
 CLIP = "backbone.clip_model."
 
@@ -132,7 +132,8 @@ def ensemble(case: Any) -> dict[str, Tensor]:
     mix = Ensemble(config["alpha"], config["beta"], config["ensemble_on_valid_mask"])
     masks, grid = inputs["mask_logits"], tuple(config["clip_size"])
     seen = inputs["category_overlapping_mask"].bool()
-    scores = mix.scores(inputs["in_vocab_logits"], inputs["out_vocab_logits"], masks, seen, grid)
+    valid = valid_masks(masks, grid) if mix.valid_masks_only else None
+    scores = mix.scores(inputs["in_vocab_logits"], inputs["out_vocab_logits"], seen, valid)
     found = {"output.mask_cls": scores, "output.semantic_cls_probs": scores.softmax(-1)[..., :-1]}
     if "intermediate.valid_mask" in case.tensors:
         valid = valid_masks(masks, grid)
@@ -166,10 +167,11 @@ def text_names(case: Any) -> dict[str, Tensor]:
     embedder = TextEmbedder(RecordedTower(strings["prompts"], inputs["prompt_features"]), "vild14")
     vocabulary = Vocabulary(tuple(ClassEntry(own) for own in names))
     queries = embedder.embed_vocabulary(vocabulary, parse_background("none"))
-    seen = seen_classes(names, frozenset(name for own in trained for name in own))
+    words = replace(make_words(queries.embeddings, queries.query_to_class), vocabulary=vocabulary, texts=queries.texts)
+    seen = seen_columns(words, frozenset(name for own in trained for name in own))
     found = {
-        "text_classifier": queries.embeddings,
-        "num_templates": queries.query_to_class.bincount(),
+        "text_classifier": words.embeddings,
+        "num_templates": words.query_to_class.bincount(),
         "category_overlapping_mask": seen,
     }
     return {f"output.{key}": value.to(case.tensors[f"output.{key}"].dtype) for key, value in found.items()}
@@ -194,47 +196,38 @@ def build_model(case: Any) -> FCCLIP:
         clip=clip,
         pixel_decoder=PixelDecoder(clip.channels, dim, heads, head["enc_ffn"], head["enc_layers"]),
         decoder=MaskedDecoder(head["clip_dim"], dim, head["num_queries"], heads, head["dec_ffn"], head["dec_layers"]),
-        protocol=SizeRule(800, 1333),
-        rule=MaskRule(),
+        size_rule=SizeRule(800, 1333),
+        rule=mask_rule(config),
         criterion=SetCriterion(),
         templates="vild14",
         background="none",
         ensemble=Ensemble(config["alpha"], config["beta"], config["on_valid"]),
-        trained_names=frozenset(),
+        trained_names=frozenset(f"class {i}" for i in inputs["category_overlapping_mask"].nonzero().flatten().tolist()),
         weights=Weights({**state, **text}, "the golden case"),
     )
-    model.queries = Queries(inputs["text_classifier"], query_to_class(inputs["num_templates"]))
-    model.seen = inputs["category_overlapping_mask"].bool()
     return model.eval()
 
 
 def full_model(case: Any) -> dict[str, Tensor]:
     """Run whole images, from pixels to results."""
     config, inputs, model = case.config, case.group("input"), build_model(case)
-    sizes = zip(config["image_sizes"], config["output_sizes"], strict=True)
-    batch = model.batch(
-        [{"image": inputs[f"image.{i}"], "height": out[0], "width": out[1]} for i, (_, out) in enumerate(sizes)]
+    words = make_words(
+        inputs["text_classifier"], query_to_class(inputs["num_templates"]), things=config["thing_class_ids"]
     )
-    levels = model.clip.levels(batch.images)
-    proposals = model.propose(levels)[-1]
-    trained = model.trained_logits(proposals)
-    scores = model.class_scores(levels, proposals, trained)
+    images = [inputs[f"image.{i}"] for i in range(len(config["image_sizes"]))]
+    encoded = encode_together(model, images)
+    levels, proposals = model.network(padded_batch(model, images))
+    trained = model.trained_logits(proposals.embeddings, words)
+    named = [model.class_scores(seen, trained[i : i + 1], words) for i, seen in enumerate(encoded.images)]
     found = {
         "intermediate.pred_logits": trained,
         "intermediate.pred_masks": proposals.masks,
-        "intermediate.pooled_embedding": model.clip.pool(levels["dense"], proposals.masks),
-        "intermediate.mask_cls": scores,
+        "intermediate.pooled_embedding": torch.stack([seen.pooled for seen in encoded.images]),
+        "intermediate.mask_cls": torch.cat(named),
         "intermediate.clip_vis_dense": levels["dense"],
         "intermediate.res2": levels["res2"][:, :4],
     }
-    padded = (batch.images.shape[2], batch.images.shape[3])
-    for i, (one, masks) in enumerate(zip(scores, proposals.masks, strict=True)):
-        grid = (masks.shape[1], masks.shape[2])
-        resize = plan_resize(grid, padded, batch.sizes[i], batch.outputs[i], sigmoid_first=not config["post_before"])
-        if config["panoptic_on"] or config["instance_on"]:
-            results = whole_results(one, masks, resize, config)
-        else:
-            results = {"sem_seg": class_maps(one.softmax(-1), masks, resize)}
+    for i, results in enumerate(answers(model, encoded, config["output_sizes"], words)):
         wanted = {f"output.{i}.{key}": value for key, value in results.items()}
         found |= {key: value for key, value in wanted.items() if key in case.tensors}
     return found

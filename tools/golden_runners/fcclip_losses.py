@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from golden_runners.mask_losses import StageDraws, inspect_stage, with_gradients
+from golden_runners.product import instance_outputs, panoptic_outputs
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import LossWeights, Prediction, Target
 from ovseg.mask_postprocess import MaskResize, class_maps, instances, panoptic, plan_resize
+from ovseg.meta_arch.mask_results import MaskRule
 
 
 def build_criterion(config: Mapping[str, Any]) -> SetCriterion:
@@ -79,6 +81,17 @@ def run_postprocess(case: Any) -> dict[str, Tensor]:
     return {f"output.{key}": value for key, value in found.items()}
 
 
+def mask_rule(config: Mapping[str, Any]) -> MaskRule:
+    """Return what the settings of a case make of masks."""
+    return MaskRule(
+        config["panoptic_on"],
+        config["instance_on"],
+        config["object_mask_threshold"],
+        config["overlap_threshold"],
+        config["topk"],
+    )
+
+
 def whole_results(
     class_scores: Tensor, mask_logits: Tensor, resize: MaskResize, config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
@@ -96,12 +109,8 @@ def whole_results(
     thresholds = config["object_mask_threshold"], config["overlap_threshold"]
     ids, segments = panoptic(probabilities, mask_logits, resize, things, *thresholds)
     objects = instances(probabilities, mask_logits, resize, config["topk"], things if config["panoptic_on"] else None)
-    rows = [(segment.id, int(segment.is_thing), segment.class_id) for segment in segments]
     return {
         "sem_seg": class_maps(probabilities, mask_logits, resize),
-        "panoptic_seg": ids,
-        "panoptic_segments": torch.tensor(rows, dtype=torch.long).view(-1, 3),
-        "instances.scores": objects.scores,
-        "instances.classes": objects.classes,
-        "instances.masks": objects.masks.to(torch.uint8),
+        **panoptic_outputs(ids, segments),
+        **instance_outputs(objects, resize.size),
     }

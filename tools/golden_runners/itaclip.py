@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from golden_runners.common import build_clip, label, protocol, queries, resize
+from golden_runners.common import build_clip, label, protocol, resize
+from golden_runners.product import make_words
 from ovseg.clip import FrozenClip, Need
 from ovseg.clip.open_clip_internals import Block
 from ovseg.data.windows import bilinear_matrix
-from ovseg.meta_arch.image_engineering import blur, engineer, grey
+from ovseg.meta_arch.image_engineering import blur, grey
+from ovseg.meta_arch.image_engineering import mix as mix_views
+from ovseg.meta_arch.image_engineering import views as all_views
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.itaclip import ITACLIP
 from ovseg.vocabulary import TextEmbedder
@@ -92,21 +95,21 @@ def views(
     clip: FrozenClip, method: ITACLIP, inputs: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Return the logits of one crop with all its views, of either half of them, and of the crop alone."""
-    image, words = inputs["image"], queries(inputs["text_embeddings"])
+    image, words = inputs["image"], make_words(inputs["text_embeddings"])
     size = tuple(config["logit_size"])
 
     def score(pixels: Tensor, regions: Tensor | None) -> Tensor:
         return method.patch_scores(method.encode(clip, pixels, regions), words)
 
-    plain = score(image, None)
+    seen = [score(*view) for view in all_views(image, None)]
     shares = {
         "output.logits": config["img_eng_coefficient"],
         "intermediate.logits_first_category": 1.0,
         "intermediate.logits_second_category": 0.0,
     }
-    found = {key: resize(engineer(plain, image, None, share, score), size) for key, share in shares.items()}
+    found = {key: resize(mix_views(seen, share), size) for key, share in shares.items()}
     found |= {"intermediate.gray": grey(image), "intermediate.blur": blur(image)}
-    return found | {"output.logits_plain": resize(plain, size)}
+    return found | {"output.logits_plain": resize(seen[0], size)}
 
 
 class _Recorded:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden_runners.common import build_clip, empty_context, queries
+from golden_runners.common import build_clip, empty_context
+from golden_runners.product import make_words
 from ovseg.data.windows import plan_windows
 from ovseg.postprocess import upsample
 from ovseg.recalibration import build_recalibration
@@ -31,7 +32,7 @@ def run(case: Any) -> dict[str, Tensor]:
             ks_thresh=config["ks_thresh"] if smooth else 0.0,
         )
         dense = clip.dense(image, method)
-        scores = method.patch_scores(dense, queries(inputs["text_embeddings"]))
+        scores = method.patch_scores(dense, make_words(inputs["text_embeddings"]))
         full = torch.stack([upsample(one, rows, columns) for one in scores])
         found[f"output.patch_{kind}{suffix}"] = scores
         found[f"output.{kind}{suffix}"] = full

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.common import build_clip, dense_outputs, queries
+from golden_runners.common import build_clip, dense_outputs
+from golden_runners.product import make_words
 from ovseg.data.windows import bilinear_matrix
 from ovseg.postprocess import class_probabilities
 from ovseg.recalibration.resclip import ResCLIP
@@ -21,7 +22,7 @@ def run(case: Any) -> dict[str, Tensor]:
     """Return all outputs and intermediates of a case."""
     inputs, config = case.group("input"), case.config
     clip = build_clip({"mlp_ratio": 4.0, **config}, case.group("state_dict"))
-    image, texts = inputs["image"], queries(inputs["text_embeddings"])
+    image, texts = inputs["image"], make_words(inputs["text_embeddings"])
     method = build(config)
     first = method.encode(clip, image)
     found = dense_outputs(method.with_feedback(first, texts), texts.embeddings, tuple(image.shape[2:]))

@@ -9,19 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from golden_runners.product import answers, encode_together, make_words, padded_batch
 from golden_runners.san_criterion import build_criterion, case_draws, inspect, read_targets, run_criterion
 from ovseg.checkpoint.loading import Weights, load
 from ovseg.checkpoint.san import official, official_name
 from ovseg.clip import FrozenClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.clip.recognition import pool_bias, run_patches, run_tail
+from ovseg.contract import Encoded, Words
+from ovseg.data.preprocessing import SizeRule
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.mask_postprocess import class_maps, plan_resize
-from ovseg.meta_arch.mask_model import SizeRule
 from ovseg.meta_arch.san import SAN, read_fusion
 from ovseg.proposals.side_adapter import SideAdapter
-from ovseg.vocabulary import Queries, TextEmbedder
+from ovseg.vocabulary import TextEmbedder
 
 HIDDEN = -100.0  # what the original adds to scores that are not to be seen
 
@@ -91,8 +93,9 @@ def full(case: Any) -> dict[str, Tensor]:
     """Return everything from images to scores of classes, and the auxiliary stages of training."""
     inputs = case.group("input")
     model = build(case)
-    batch = model.batch(batch_of(case))
-    shrunk = model.shrink(batch.images)
+    sizes, words = output_sizes(case), make_words(inputs["text_embeddings"])
+    encoded, batch = encode_together(model, images_of(case)), padded_batch(model, images_of(case))
+    shrunk = model.shrink(batch)
     tower, front = model.clip.tower, model.front_blocks
     tokens, grid = tower.embed(shrunk, "bicubic_by_grid", model.position)
     kept = run_patches(tokens, tower.blocks, front, range(front + 1)).taps
@@ -100,34 +103,40 @@ def full(case: Any) -> dict[str, Tensor]:
     found = {"intermediate.clip_input": shrunk}
     found |= {f"intermediate.clip_feat_{tap}": tokens for tap, tokens in taps.items()}
     found |= {f"intermediate.clip_feat_{tap}_cls_token": tokens[:, :1].transpose(0, 1) for tap, tokens in kept.items()}
-    stage = model.side_adapter(batch.images, taps)[-1]
+    stage = model.side_adapter(batch, taps)[-1]
     found |= {f"intermediate.attn_bias_layer{i}": bias for i, bias in enumerate(stage.biases)}
     rows = torch.cat([inputs["text_embeddings"], model.void_row])
     found["intermediate.classifier_weight"] = model.clip.logit_scale * F.normalize(rows, dim=-1)
-    found["output.mask_embeddings"] = F.normalize(model.propose(batch.images)[-1][0], dim=-1)
-    stages = training_stages(model, batch.images)
+    found["output.mask_embeddings"] = F.normalize(torch.stack([seen.embeddings for seen in encoded.images]), dim=-1)
+    stages = training_stages(model, batch, words)
     for name, prediction in zip([*(f"aux{i}_" for i in range(len(stages) - 1)), ""], stages, strict=True):
         found[f"output.{name}pred_logits"] = prediction.class_logits
         found[f"output.{name}pred_masks"] = prediction.mask_logits
     before = case.config["sem_seg_postprocess_before_inference"]
-    results = [result["sem_seg"] for result in model(batch_of(case))] if before else resized_last(model, case)
+    if before:
+        results = [result["sem_seg"] for result in answers(model, encoded, sizes, words)]
+    else:
+        results = resized_last(model, encoded, batch, sizes, words)
     found |= {f"output.sem_seg_{index}": scores for index, scores in enumerate(results)}
     return {key: value for key, value in found.items() if key in case.tensors}
 
 
-def resized_last(model: SAN, case: Any) -> list[Tensor]:
+def resized_last(
+    model: SAN, encoded: Encoded, batch: Tensor, sizes: list[tuple[int, int]], words: Words
+) -> list[Tensor]:
     """Return the scores of classes where masks become probabilities before they are resized to the output."""
-    batch = model.batch(batch_of(case))
-    logits, masks = model.predict(batch.images)[-1]
-    sizes = zip(batch.sizes, batch.outputs, strict=True)
-    plans = [plan_resize(masks.shape[2:], batch.images.shape[2:], *pair, sigmoid_first=True) for pair in sizes]
-    return [class_maps(logits[i].softmax(-1), masks[i], plan) for i, plan in enumerate(plans)]
+    found = []
+    for seen, own, size in zip(encoded.images, encoded.sizes, sizes, strict=True):
+        logits = model.classify(seen.embeddings[None], seen.masks[None], words).class_logits[0]
+        plan = plan_resize(tuple(seen.masks.shape[1:]), tuple(batch.shape[2:]), own, size, sigmoid_first=True)
+        found.append(class_maps(logits.softmax(-1), seen.masks, plan))
+    return found
 
 
-def training_stages(model: SAN, images: Tensor) -> list[Prediction]:
+def training_stages(model: SAN, images: Tensor, words: Words) -> list[Prediction]:
     """Return the predictions of all stages."""
     model.train()
-    stages = model.predict(images)
+    stages = model.predict(images, words)
     model.eval()
     return stages
 
@@ -165,9 +174,10 @@ def train_step(case: Any) -> dict[str, Tensor]:
     """Return losses, matches and gradients of one step."""
     inputs, config = case.group("input"), case.config
     model = build(case, criterion=build_criterion({**costs_of(config), **config}))
-    batch, targets = model.batch(batch_of(case)), read_targets(inputs)
+    batch, targets = padded_batch(model, images_of(case)), read_targets(inputs)
+    words = make_words(inputs["text_embeddings"])
     with torch.enable_grad():
-        predictions = model.train().predict(batch.images)
+        predictions = model.train().predict(batch, words)
         losses = model.criterion(predictions, targets, case_draws(inputs, len(predictions)))
         total = torch.stack(list(losses.values())).sum()
         total.backward()
@@ -195,12 +205,16 @@ def costs_of(config: Mapping[str, Any]) -> dict[str, float]:
 COSTS = (("class", "ce"), ("mask", "mask"), ("dice", "dice"))
 
 
-def batch_of(case: Any) -> list[dict[str, Any]]:
-    """Return the images of a case as Detectron2 gives them."""
+def images_of(case: Any) -> list[Tensor]:
+    """Return the images (3, h, w) of a case."""
     inputs = case.group("input")
-    images = [inputs[f"image_{i}"] for i in range(sum(key.startswith("image_") for key in inputs))]
-    sizes = case.config.get("output_sizes", [image.shape[1:] for image in images])
-    return [{"image": image, "height": h, "width": w} for image, (h, w) in zip(images, sizes, strict=True)]
+    return [inputs[f"image_{i}"] for i in range(sum(key.startswith("image_") for key in inputs))]
+
+
+def output_sizes(case: Any) -> list[tuple[int, int]]:
+    """Return height and width of the results of a case."""
+    own = [image.shape[1:] for image in images_of(case)]
+    return [(height, width) for height, width in case.config.get("output_sizes", own)]
 
 
 TINY = {"width": 36, "depth": 1, "heads": 1, "patch": 16, "image_size": 32, "num_queries": 1, "fusion_map": ["0->0"]}
@@ -237,7 +251,7 @@ def build(case: Any, criterion: SetCriterion | None = None) -> SAN:
         clip=clip,
         side_adapter=adapter,
         criterion=criterion or SetCriterion(),
-        protocol=SizeRule(640, 2560),
+        size_rule=SizeRule(640, 2560),
         templates="vild14",
         background="none",
         front_blocks=config.get("feature_last_layer_idx", 1),
@@ -249,9 +263,6 @@ def build(case: Any, criterion: SetCriterion | None = None) -> SAN:
     layout = official(model.front_blocks)
     state = {layout.name_of(key): value for key, value in model.state_dict().items()}
     load(model, Weights({**state, **case.group("state_dict")}, case.name), layout)
-    if "text_embeddings" in case.group("input"):
-        rows = case.group("input")["text_embeddings"]
-        model.queries = Queries(rows, torch.arange(len(rows)))
     return model.eval()
 
 

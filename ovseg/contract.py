@@ -1,0 +1,150 @@
+"""What a request is and what answers it: the three calls that every entrance makes of a model.
+
+``words`` embeds a vocabulary once, ``encode`` runs everything that knows no words, ``answer`` labels an encoded image.
+A request is an argument of these calls and never a state of the model, so users with different words may share one
+loaded model, and a second question about the same image costs no second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ovseg.data.preprocessing import SizeRule
+from ovseg.errors import ConfigError, unknown_name
+from ovseg.panoptic import Instance, Panoptic
+from ovseg.vocabulary.background import Background
+from ovseg.vocabulary.queries import Queries
+from ovseg.vocabulary.vocabulary import Vocabulary
+
+LABELS: frozenset[str] = frozenset({"labels"})
+"""Of a request: labels and their scores, which every answer has."""
+PANOPTIC = "panoptic"
+INSTANCES = "instances"
+CLASS_SCORES = "class_scores"
+WANTS = (*LABELS, PANOPTIC, INSTANCES, CLASS_SCORES)
+"""All that can be wanted."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Words(Queries):
+    """The words of a request: embedded once, never changed, shared by any number of images and threads.
+
+    Attributes:
+        vocabulary: The classes that labels count in.
+        background: What happens to pixels that show none of them.
+        templates: Name of the template set.
+    """
+
+    vocabulary: Vocabulary
+    background: Background
+    templates: str
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Images as a model has seen them, without words; it can be pickled, and its memory goes with it.
+
+    Attributes:
+        images: For each image what its model keeps of it.
+        sizes: Height and width in pixels that the network saw of each.
+        weights_hash: Of the model, which alone can answer.
+    """
+
+    images: tuple[Any, ...]
+    sizes: tuple[tuple[int, int], ...]
+    weights_hash: str
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What an image shows, at the size that was asked for.
+
+    Attributes:
+        labels: (H, W) int32 class ids on the model's device; -1 no class.
+        scores: (H, W) float32 in 0..1.
+        panoptic: At most one segment for every pixel; None unless wanted.
+        instances: Objects by falling score, which may overlap; None unless wanted.
+        class_scores: (K, H, W) float32 in 0..1 of all classes; None unless wanted. Words of the background compete and
+            have no map, thresholds are not applied.
+    """
+
+    labels: Tensor
+    scores: Tensor
+    panoptic: Panoptic | None = None
+    instances: tuple[Instance, ...] | None = None
+    class_scores: Tensor | None = None
+
+
+class SegmentationModel(Protocol):
+    """What every model can do, whatever it is made of; all of it may be called by several threads at once.
+
+    Attributes:
+        size_rule: How large the network sees a photograph.
+        settings: What makes results besides weights and words, as JSON values.
+        weights_hash: Changes with every change of the weights.
+        gives: What can be wanted of it.
+    """
+
+    size_rule: SizeRule
+
+    @property
+    def settings(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def weights_hash(self) -> str: ...  # noqa: D102
+    @property
+    def gives(self) -> frozenset[str]: ...  # noqa: D102
+
+    def words(
+        self,
+        vocabulary: Vocabulary,
+        background: str | Background | Iterable[str] | None = None,
+        templates: str | None = None,
+    ) -> Words:
+        """Embed the words of a request; None is the model's own policy or template set."""
+        ...
+
+    def encode(self, images: Sequence[Tensor]) -> Encoded:
+        """Run what knows no words on images (3, h, w) RGB in 0..255.
+
+        Images of one size share their passes, others do not meet inside a network: the result of an image is the same
+        in any company.
+        """
+        ...
+
+    def answer(
+        self, encoded: Encoded, index: int, size: tuple[int, int], words: Words, want: frozenset[str] = LABELS
+    ) -> Answer:
+        """Label image number `index` at a size (height, width) by words."""
+        ...
+
+
+def check_want(want: Iterable[str] | None, gives: frozenset[str], model: str) -> frozenset[str]:
+    """Return what is to be computed; None is all that a model gives but the scores of every class.
+
+    Args:
+        want: Names of `WANTS`; labels are always among the result.
+        gives: What the model can give.
+        model: What to call it in messages.
+
+    Raises:
+        UnknownNameError: There is no such thing.
+        ConfigError: The model does not give it.
+    """
+    if want is None:
+        return (gives | LABELS) - {CLASS_SCORES}
+    wanted = frozenset((want,) if isinstance(want, str) else want) | LABELS
+    for name in sorted(wanted):
+        if name not in WANTS:
+            raise unknown_name("want", name, WANTS)
+        if name not in gives | LABELS:
+            has = ", ".join(sorted(gives | LABELS))
+            raise ConfigError(f"{model} gives no {name}; it gives {has}; leave it out, or choose another model")
+    return wanted
