@@ -123,6 +123,9 @@ class Tower(nn.Module):
         """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model."""
         raise NotImplementedError
 
+    def move_text(self, device: torch.device) -> None:
+        """Bring what embeds texts to a device, and leave the rest; a tower whose text part cannot go alone stays."""
+
     def pack(self) -> None:
         """Lay the weights of the body out for the CPU; see `ovseg.ops.linear_layers.PackedLinear`.
 
@@ -254,7 +257,8 @@ class Tower(nn.Module):
             InputError: The images have another shape, or are smaller than a patch.
             ConfigError: More blocks are handed over or asked for than there are, or the tower lacks what is needed.
         """
-        own = self.depth - self.handed_over(recalibration)
+        handed = self.handed_over(recalibration)
+        own = self.depth - handed
         self._check_images(images)
         wanted = (need or Need()) | (recalibration.needs_of(self.depth) if recalibration else Need())
         rule = recalibration.pos_resize if recalibration else RULES[0]

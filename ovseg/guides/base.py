@@ -27,7 +27,10 @@ class Guide(nn.Module):
 
     Attributes:
         name: By which it was built, such as ``clip:0.5``; that of the class where it was not built by name.
+        not_compiled: Why no graph can have it in it; empty where one can.
     """
+
+    not_compiled: str = ""
 
     def __init__(self) -> None:
         super().__init__()

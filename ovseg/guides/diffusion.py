@@ -24,6 +24,8 @@ class DiffusionGuide(Guide):
     drawn from a fixed seed, the same for every image: results repeat, and a batch gives what its images give alone.
     """
 
+    not_compiled = "the guide's attention is read while its network runs"
+
     def __init__(self, unet: Any, vae: Any, scheduler: Any, prompt: Tensor) -> None:
         """Put the parts of a pipeline together.
 
@@ -37,6 +39,7 @@ class DiffusionGuide(Guide):
         self.unet: Any = unet
         self.vae: Any = vae
         self.scheduler = scheduler
+        scheduler.set_timesteps(_STEPS)
         self.prompt: Tensor
         self.register_buffer("prompt", prompt, persistent=False)
         last, before = (unet.up_blocks[-1].attentions[index].transformer_blocks[-1] for index in (1, 0))
@@ -61,8 +64,7 @@ class DiffusionGuide(Guide):
         dtype = self.prompt.dtype
         images = F.interpolate(rgb, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
         latents = self.vae.encode((2 * images - 1).to(dtype)).latent_dist.mean * self.vae.config.scaling_factor
-        self.scheduler.set_timesteps(_STEPS, device=rgb.device)
-        step = self.scheduler.timesteps[_STEP]
+        step = self.scheduler.timesteps[_STEP].to(rgb.device)
         generator = torch.Generator().manual_seed(_SEED)
         noise = torch.randn(latents.shape[1:], generator=generator).to(latents).expand_as(latents)
         noised = self.scheduler.add_noise(latents, noise, step.expand(len(latents)))

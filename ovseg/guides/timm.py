@@ -44,6 +44,7 @@ class TimmGuide(Guide):
         """
         super().__init__()
         self.backbone, self.facet = backbone, facet
+        self.not_compiled = "" if facet == "token" else f"the guide's {facet} is read while its network runs"
         projection = getattr(getattr(backbone, "patch_embed", None), "proj", None)
         if not isinstance(projection, nn.Conv2d) or not hasattr(
             next(iter(getattr(backbone, "blocks", ())), None), "attn"

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.clip import ViTClip
+from ovseg.clip import Tower, ViTClip
 from ovseg.clip.features import DenseFeatures
 from ovseg.clip.normalise import normalise
 from ovseg.contract import Answer, Words
@@ -57,7 +57,7 @@ class TrainingFree(WordedModel):
     def __init__(
         self,
         *,
-        clip: ViTClip,
+        clip: Tower,
         recalibration: Recalibration,
         size_rule: SizeRule,
         protocol: Protocol,
@@ -70,8 +70,10 @@ class TrainingFree(WordedModel):
         """Put the parts together; a Detectron2 config is accepted in their place."""
         super().__init__(clip, templates, background, text)
         self.recalibration, self.size_rule, self.protocol, self.rule = recalibration, size_rule, protocol, rule
-        protocol.plan((max(protocol.window, clip.patch_size),) * 2, clip.patch_size)
         clip.handed_over(recalibration)
+        protocol.plan((max(protocol.window, clip.patch_size),) * 2, clip.patch_size)
+        reason = recalibration.why_not_compiled()
+        self.not_compiled = f"in {recalibration.name} {reason}" if reason else ""
         self.regions = regions
         _check_regions(recalibration, protocol, regions)
 

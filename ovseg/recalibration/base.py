@@ -43,7 +43,7 @@ class Recalibration(nn.Module):
         whole_image: Whether it must see the image in one window.
         attention_only: Whether it changes nothing but the attention of the last blocks: one pass, no second backbone.
         requires: What a tower must have, of the names of `ovseg.clip.tower`; others are refused before anything runs.
-        not_compiled: Why `encode` cannot be compiled as one graph; empty where it can.
+        not_compiled: Why `encode` cannot be compiled as one graph; empty where it can, but for its guide.
         without_golden: Why a method has no golden case of its own; empty where it has.
     """
 
@@ -86,6 +86,10 @@ class Recalibration(nn.Module):
         own = {key: value for key, value in vars(self).items() if not key.startswith("_") and key != "training"}
         simple = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
         return {key: value for key, value in simple.items() if isinstance(value, bool | int | float | str | list)}
+
+    def why_not_compiled(self) -> str:
+        """Return why `encode` cannot be compiled as one graph, for the method or for its guide; empty if it can."""
+        return self.not_compiled or next(filter(None, (getattr(p, "not_compiled", "") for p in self.children())), "")
 
     def blocks_of(self, depth: int) -> int:
         """Return how many of the last of ``depth`` blocks are handed over."""

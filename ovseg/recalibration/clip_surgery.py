@@ -28,17 +28,6 @@ class Original(Kept):
     tokens: Tensor
 
 
-@dataclass(frozen=True)
-class Redundant(Kept):
-    """The embedding (1, D) of the empty text."""
-
-    row: Tensor
-
-    def rows(self, rows: slice) -> Redundant:
-        """Return the row, which is that of all images."""
-        return self
-
-
 @RECALIBRATION_REGISTRY.register()
 class CLIP_Surgery(Recalibration):
     """Architecture and feature surgery (Li et al., Pattern Recognition 2025; github.com/xmed-lab/CLIP_Surgery)."""
@@ -70,7 +59,7 @@ class CLIP_Surgery(Recalibration):
         self.surgery = one_of("surgery", surgery, ("class_set", "redundant", "none"))
         self.redundant_templates, self.min_max = redundant_templates, min_max
         resolve_templates(redundant_templates)
-        self._redundant: dict[tuple[str, torch.dtype], Redundant] = {}
+        self.empty_texts: dict[tuple[str, torch.dtype], Tensor] = {}  # by weights and dtype of a tower
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Return the second stream, which only collects attention; CLIP's own stream is left in the context."""
@@ -91,26 +80,23 @@ class CLIP_Surgery(Recalibration):
         dense.cls = context.tower.head(context.take(Original).tokens)[1]
         return dense
 
-    def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
-        """Encode images; the empty text is embedded once, and only if it is needed."""
-        dense = super().encode(clip, images, regions)
-        if self.surgery == "redundant":
-            key = (clip.weights_hash, clip.dtype)
-            if key not in self._redundant:
-                self._redundant[key] = Redundant(TextEmbedder(clip, self.redundant_templates).embed([""]))
-            dense.context.keep(self._redundant[key])
-        return dense
-
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return scores (B, T, h, w) after the surgery."""
         texts = words.rows(dense.cls).to(dense.cls.device, torch.float32)
         if self.surgery == "redundant":
-            texts = texts - dense.context.kept(Redundant).row.to(texts)
+            texts = texts - self.empty_text(dense.context.tower).to(texts)
         scores = dense.cosines(texts)
         if self.surgery == "class_set":
             cls = (texts @ F.normalize(dense.cls.float(), dim=1)[..., None])[..., 0]
             scores = without_shared(scores, cls)
         return stretch(scores) if self.min_max else scores
+
+    def empty_text(self, tower: Tower) -> Tensor:
+        """Return the embedding (1, D) of the empty text, which a tower is asked for once."""
+        key = (tower.weights_hash, tower.dtype)
+        if key not in self.empty_texts:
+            self.empty_texts[key] = TextEmbedder(tower, self.redundant_templates).embed([""])
+        return self.empty_texts[key]
 
 
 def without_shared(cosines: Tensor, cls: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class CorrCLIP(Recalibration):
 
     residual, feed_forward, uses_regions, attention_only = False, False, True, False
     requires = Recalibration.requires | {CLASS_TOKEN}  # whose copies look at the regions
+    not_compiled = "the number of tokens depends on the regions of each image"
 
     def __init__(
         self,

@@ -55,10 +55,12 @@ class RedCircle(Recalibration):
         Boxes are x0, y0, x1, y1 in pixels of an image of ``size`` (height, width); None means (H, W).
         """
         network = (images.shape[-2], images.shape[-1])
-        own = rescale(boxes, size or network, network)
+        return self._encode_boxes(clip, images, rescale(boxes, size or network, network))
+
+    def _encode_boxes(self, clip: Tower, images: Tensor, boxes: Tensor) -> Tensor:
         rgb = denormalise(images.float(), clip.mean, clip.std)
         found = []
-        for part in own.split(max(1, _COPIES // len(images))):
+        for part in boxes.split(max(1, _COPIES // len(images))):
             views = []
             for view in PROMPTS[self.prompt]:
                 marked = normalise(mark(rgb, part, view), clip.mean, clip.std).flatten(0, 1).to(images.dtype)
@@ -71,5 +73,5 @@ class RedCircle(Recalibration):
         dense, patch = clip.dense(images, self), clip.patch_size
         boxes = grid_boxes((dense.grid[0] * patch, dense.grid[1] * patch), self.scales)
         cover = covered(box_blocks(boxes, patch, dense.grid), dense.grid)
-        dense.features = paint(self.encode_boxes(clip, images, boxes), cover)
+        dense.features = paint(self._encode_boxes(clip, images, boxes), cover)
         return dense

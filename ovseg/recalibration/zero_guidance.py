@@ -38,6 +38,7 @@ class Zero_Guidance(Recalibration):
 
     whole_image, attention_only = True, False
     requires = Recalibration.requires | {CLASS_EMBEDDING}
+    not_compiled = "segments come from a clustering on the CPU"
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ def box_blocks(boxes: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     """Return the block of patches of each box, by the rule of FALIP: an edge on a border belongs to the patch before.
 
     Args:
-        boxes: (R, 4) in pixels of the network's image; what lies outside is cut off.
+        boxes: (R, 4) float64 in pixels of the network's image, see `rescale`; what lies outside is cut off.
         patch: Side of a patch in pixels.
         grid: Rows and columns (h, w) of the patches.
 
@@ -71,7 +71,7 @@ def box_blocks(boxes: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
         First column, first row, last column, last row (R, 4) int64, all inclusive.
     """
     sides = torch.tensor([grid[1], grid[0]] * 2)
-    return torch.ceil(check_boxes(boxes) / patch).long().clamp(min=1).minimum(sides) - 1
+    return torch.ceil(boxes / patch).long().clamp(min=1).minimum(sides) - 1
 
 
 def covered(blocks: Tensor, grid: tuple[int, int]) -> Tensor:

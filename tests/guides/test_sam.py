@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -57,6 +59,26 @@ def test_regions(checkpoint):
     found = generator.half()(torch.randint(0, 255, (3, 48, 60)))  # its weights stay in single precision
     assert found.shape == (48, 60) and found.dtype == torch.int64
     assert found.min() >= -1
+
+
+def test_threads_find_the_regions_of_their_own_images(checkpoint, monkeypatch):
+    class Remembering:
+        """As segment_anything's own, which keeps the features of the image that it is at."""
+
+        def __init__(self, sam, points_per_side):
+            pass
+
+        def generate(self, image):
+            self.image = image
+            time.sleep(0.01)
+            return [{"segmentation": self.image[..., 0] > 128}]
+
+    monkeypatch.setattr(segment_anything, "SamAutomaticMaskGenerator", Remembering)
+    generator = build_regions("sam", checkpoint=str(checkpoint), model_type="vit_b", points_per_side=2)
+    images = [torch.randint(0, 255, (3, 40, 60)) for _ in range(12)]
+    expected = [generator(image) for image in images]
+    with ThreadPoolExecutor(6) as pool:
+        assert all(torch.equal(a, b) for a, b in zip(pool.map(generator, images), expected, strict=True))
 
 
 @pytest.mark.parametrize(

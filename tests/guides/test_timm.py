@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import timm
 import torch
@@ -55,6 +57,15 @@ def test_facets_add_up_and_are_projections(backbone, weights):
     backbone(normalise(context(64, 64).rgb, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]))
     packed = torch.cat([found[facet].flatten(2).mT for facet in ("query", "key", "value")], -1)
     torch.testing.assert_close(packed, seen[0][:, backbone.num_prefix_tokens :])
+
+
+def test_threads_read_their_own_images(weights):
+    guide = build_guide(f"timm:test_vit@{weights}", "key")
+    given = [Context((1, 1), torch.randn(1, 3, 64, 64), None, (0.5,) * 3, (0.25,) * 3) for _ in range(16)]
+    expected = [guide(one) for one in given]
+    with ThreadPoolExecutor(8) as pool:
+        for found, wanted in zip(pool.map(guide, given), expected, strict=True):
+            torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize(("size", "grid"), [((70, 101), (4, 6)), ((16, 40), (1, 2)), ((9, 200), (1, 12))])

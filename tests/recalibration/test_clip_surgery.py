@@ -97,7 +97,7 @@ def test_the_empty_text_is_embedded_once_and_subtracted(clip, monkeypatch):
     assert asked == [[""]]
     empty = embed(TextEmbedder(clip, "simple"), [""])
     torch.testing.assert_close(method.patch_scores(dense, texts), dense.cosines(texts.embeddings - empty))
-    assert "_redundant" not in method.options
+    assert "empty_texts" not in method.options
 
 
 def test_one_text_has_nothing_to_differ_from(clip):

@@ -11,7 +11,7 @@ from torch import Tensor
 from golden_runners.common import build_clip, empty_context, resize
 from golden_runners.product import make_words
 from ovseg.clip import ViTClip
-from ovseg.recalibration.clip_surgery import CLIP_Surgery, Original, Redundant
+from ovseg.recalibration.clip_surgery import CLIP_Surgery, Original
 from ovseg.regions.points import prompt_points
 
 SURGERIES = {"": "class_set", "_plain": "none", "_redundant": "redundant"}
@@ -25,10 +25,10 @@ def run(case: Any) -> dict[str, Tensor]:
     dense = clip.dense(image, CLIP_Surgery(last_n_layers=depth))
     features = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
     found = {"output.image_features": features, "output.features_norm": F.normalize(features, dim=-1)}
-    dense.context.keep(Redundant(inputs["redundant_text"]))
     texts = make_words(inputs["text_embeddings"])
     for suffix, surgery in SURGERIES.items():
         method = CLIP_Surgery(last_n_layers=depth, surgery=surgery)
+        method.empty_texts[clip.weights_hash, clip.dtype] = inputs["redundant_text"]
         maps = method.patch_scores(dense, texts)
         found[f"output.map{suffix}"] = resize(maps, tuple(config["ori_shape"])).permute(0, 2, 3, 1)
         if surgery == "class_set":
