@@ -204,7 +204,7 @@ class Trainer:
         final = args.feats_idx == "final"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)
-            width = self.clip.embed_dim if final else self.clip.tower.width
+            width = self.clip.embed_dim if final else self.clip.width
             self.heads = LightHeads(width, args.dim, args.kernel).to(self.clip.device)
         self.optimizer = make_optimizer(self.heads, args.lr, args.found_lr)
         self.method = build_recalibration("clip_dinoiser", weights=self.heads, feats_idx=read_index(args.feats_idx))

@@ -92,11 +92,10 @@ def test_the_empty_text_is_embedded_once_and_subtracted(clip, monkeypatch):
     monkeypatch.setattr(TextEmbedder, "embed", lambda self, texts: asked.append(texts) or embed(self, texts))
     options = {"surgery": "redundant", "redundant_templates": "simple", "min_max": False}
     method, texts = build_recalibration("clip_surgery", **options), queries(3)
+    dense, empty = method.encode(clip, torch.randn(1, 3, 32, 32)), embed(TextEmbedder(clip, "simple"), [""])
     for _ in range(2):
-        dense = method.encode(clip, torch.randn(1, 3, 32, 32))
+        torch.testing.assert_close(method.patch_scores(dense, texts), dense.cosines(texts.embeddings - empty))
     assert asked == [[""]]
-    empty = embed(TextEmbedder(clip, "simple"), [""])
-    torch.testing.assert_close(method.patch_scores(dense, texts), dense.cosines(texts.embeddings - empty))
     assert "empty_texts" not in method.options
 
 
