@@ -300,9 +300,9 @@ def modernise(settings: dict[str, Any], source: str) -> dict[str, Any]:
             notes.append(f"MODEL.{old} is called MODEL.{new} now")
     foreign = [key for key in (*SECTIONS, *RENAMED) if key != own and model.pop(key, None) is not None]
     if foreign:
-        notes.append(f"left out, for {own} does not read it: {', '.join(f'MODEL.{key}' for key in foreign)}")
+        notes.append(f"{', '.join(f'MODEL.{key}' for key in foreign)} left out, which {own} does not read")
     if notes:
-        warnings.warn(f"config '{source}' is of an earlier version; {'; '.join(notes)}", stacklevel=3)
+        warnings.warn(f"in config '{source}' {'; '.join(notes)}", stacklevel=3)
     return {**settings, "MODEL": model}
 
 

@@ -106,11 +106,7 @@ class SAN(MaskModel):
         super().__init__(clip, templates, background, text)
         if self.text.autoclip:
             raise ConfigError("MODEL.TEXT.AUTOCLIP weighs texts for patches, which SAN does not compare; set it to 0")
-        if not (0 <= front_blocks < clip.depth and max(side_adapter.taps) <= clip.depth):
-            raise ConfigError(
-                f"{front_blocks} front blocks and taps up to {max(side_adapter.taps)}; expected fewer front blocks "
-                f"than the {clip.depth} of {clip.name}, and no taps beyond them"
-            )
+        _check_depth(clip, front_blocks, max(side_adapter.taps))
         self.side_adapter, self.criterion, self.size_rule = side_adapter, criterion, size_rule
         self.front_blocks, self.clip_resolution = front_blocks, clip_resolution
         self.size_divisibility = size_divisibility
@@ -236,3 +232,12 @@ class SAN(MaskModel):
             return cls.expand(-1, self.side_adapter.query_embed.shape[1], -1)
         own = self.sls_tokens.transpose(0, 1)
         return own.expand(len(tokens), -1, -1) if self.sls_token == "learnable_token" else own + cls
+
+
+def _check_depth(clip: ViTClip, front_blocks: int, last_tap: int) -> None:
+    """Refuse blocks that a CLIP does not have."""
+    if not (0 <= front_blocks < clip.depth and last_tap <= clip.depth):
+        raise ConfigError(
+            f"{front_blocks} front blocks and taps up to {last_tap}; expected fewer front blocks than the {clip.depth} "
+            f"of {clip.name}, and no taps beyond them"
+        )

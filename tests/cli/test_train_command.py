@@ -72,9 +72,14 @@ def test_mistakes_in_the_data(ovseg, training_config, own_data, tmp_path, spoil,
         (["--num-machines", "2"], "tcp://HOST:PORT"),
         (["--data", "nothing"], "unknown data set"),
         (["SOLVER.MAX_ITER", "many"], "cannot be used"),
-        (["MODEL.META_ARCHITECTURE", "TrainingFree"], "no trainable parameter"),
     ],
 )
 def test_mistakes_on_the_command_line(ovseg, training_config, words, message):
     status, _, err = ovseg("train", "--config-file", training_config, *words)
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_an_architecture_that_learns_nothing(ovseg, training_config):
+    status, _, err = ovseg("train", "--config-file", training_config, "MODEL.META_ARCHITECTURE", "TrainingFree")
+    assert status == 2 and "MODEL.SAN left out, which TrainingFree does not read" in err
+    assert err.splitlines()[-1].startswith("error: ") and "no trainable parameter" in err.splitlines()[-1]
