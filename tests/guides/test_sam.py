@@ -74,7 +74,7 @@ def test_threads_find_the_regions_of_their_own_images(checkpoint, monkeypatch):
             return [{"segmentation": self.image[..., 0] > 128}]
 
     monkeypatch.setattr(segment_anything, "SamAutomaticMaskGenerator", Remembering)
-    generator = build_regions("sam", checkpoint=str(checkpoint), model_type="vit_b", points_per_side=2)
+    generator = build(REGIONS, "sam", {"checkpoint": str(checkpoint), "model_type": "vit_b", "points_per_side": 2})
     images = [torch.randint(0, 255, (3, 40, 60)) for _ in range(12)]
     expected = [generator(image) for image in images]
     with ThreadPoolExecutor(6) as pool:

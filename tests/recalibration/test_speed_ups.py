@@ -14,7 +14,8 @@ from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.ops.linear_layers import PackedLinear, can_pack
 from ovseg.postprocess import ScoreRule
 from ovseg.recalibration import Recalibration, build_recalibration, list_recalibrations
-from ovseg.regions import build_regions
+from ovseg.regions import REGIONS
+from ovseg.system.registry import build
 from ovseg.vocabulary import Vocabulary
 
 NAMES = list_recalibrations()
@@ -41,7 +42,7 @@ def clip() -> ViTClip:
 
 
 def model_of(clip: ViTClip, method: Recalibration) -> TrainingFree:
-    regions = build_regions("MeanShift") if method.uses_regions else None
+    regions = build(REGIONS, "MeanShift") if method.uses_regions else None
     parts = {"size_rule": SizeRule(32, 64), "protocol": Protocol(0, 0, "none"), "rule": ScoreRule(40.0)}
     return TrainingFree(
         clip=clip, recalibration=method, templates="none", background="none", regions=regions, **parts
