@@ -16,6 +16,7 @@ import benchmark
 import benchmark_common
 import benchmark_models as tool
 import benchmark_stages
+from benchmark_words import random_words, vocabulary_with_synonyms
 
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_empty, check_config
@@ -44,20 +45,23 @@ FCCLIP_HEAD = {
     "DECODER_FFN": 32,
 }
 RESULTS = {
-    "san": ["normalise, pad", "CLIP", "side adapter", "tokens of masks", "text classifier", "labels"],
+    "san": ["normalise", "pad", "CLIP", "side adapter", "tokens of masks", "text classifier", "labels"],
     "fcclip": [
-        "normalise, pad",
+        "normalise",
+        "pad",
         "trunk",
         "pixel decoder",
         "masked decoder",
+        "what CLIP sees in masks",
         "text classifier",
-        "out-of-vocabulary branch",
+        "CLIP's classifier",
         "ensemble",
         "labels",
         "panoptic segments",
+        "instances",
     ],
 }
-EVALUATORS = {"san": ["class maps"], "fcclip": ["class maps", "instances"]}
+ON_REQUEST = ["class maps"]
 SMALL = ["--classes", "5", "--many-classes", "40", "--size", "64", "--output-size", "40x56", "--repeats", "2"]
 
 
@@ -94,20 +98,27 @@ def case(config: str, classes: int = 5) -> tool.Case:
 def test_every_stage_runs_once_for_an_image(configs, name):
     costs = tool.prepare(case(configs[name]))()
     calls = {stage: cost.calls for stage, cost in costs.items()}
-    once = [*RESULTS[name], *EVALUATORS[name], benchmark_common.REST, benchmark_common.WHOLE]
+    once = [*RESULTS[name], *ON_REQUEST, benchmark_common.REST, benchmark_common.WHOLE]
     assert calls == {**dict.fromkeys(once, 1), "text tower": 0}
-    assert [stage for stage, cost in costs.items() if cost.extra] == EVALUATORS[name]
+    assert [stage for stage, cost in costs.items() if cost.extra] == ON_REQUEST
     assert all(cost.seconds > 0 for stage, cost in costs.items() if stage in once)
 
 
 @pytest.mark.parametrize("name", ["san", "fcclip"])
-def test_users_do_not_pay_for_what_evaluators_want(configs, name):
+def test_users_do_not_pay_for_the_map_of_every_class(configs, name):
     model = benchmark_stages.build(configs[name])
-    benchmark_stages.set_words(model, 5)
+    words = random_words(model, vocabulary_with_synonyms(5))
     stages = benchmark_stages.kind_of(configs[name]).stages(model)
-    costs = benchmark_stages.call(model, {"image": torch.zeros(3, 64, 64)}, stages)
-    assert [costs[stage].calls for stage in EVALUATORS[name]] == [0] * len(EVALUATORS[name])
-    assert costs["labels"].calls == 1
+    costs = benchmark_stages.call(model, torch.zeros(3, 64, 64), (64, 64), words, stages)
+    assert [costs[stage].calls for stage in ON_REQUEST] == [0] and costs["labels"].calls == 1
+
+
+def test_random_words_are_the_same_for_the_same_text_and_ask_no_tower(configs, monkeypatch):
+    model = benchmark_stages.build(configs["san"])
+    monkeypatch.setattr(type(model.clip), "text", lambda *_: pytest.fail("the text tower was asked"))
+    few, many = (random_words(model, vocabulary_with_synonyms(count)) for count in (3, 300))
+    assert torch.equal(few.embeddings, many.embeddings[: len(few.embeddings)]) and len(few.texts) == 6
+    assert len(many.embeddings.unique(dim=0)) == len(many.texts) and model.text_cache is None
 
 
 @pytest.mark.usefixtures("here")
@@ -117,15 +128,16 @@ def test_prints_and_writes_what_it_measured(configs, tmp_path, capsys):
     report = json.loads(path.read_text())
     assert (report["classes"], report["many_classes"], report["output_size"]) == (5, 40, [40, 56])
     assert report["problems"] == []
-    for name, found in zip(configs, report["models"], strict=True):
+    assert len(report["models"]) == len(configs)
+    for found in report["models"]:
         rows = {row["stage"]: row for row in found["stages"]}
-        assert list(rows)[-len(EVALUATORS[name]) :] == EVALUATORS[name]
-        assert {stage for stage, row in rows.items() if row["share"] is None} == set(EVALUATORS[name])
+        assert list(rows)[-len(ON_REQUEST) :] == ON_REQUEST
+        assert {stage for stage, row in rows.items() if row["share"] is None} == set(ON_REQUEST)
         assert rows["whole"]["share"] == 1 and rows["rest"]["extra_mib"] is None
         assert rows["whole"]["seconds"] > rows["labels"]["seconds"] > 0 and found["baseline_seconds"] > 0
         assert len(found["peak_mib"]) == 2 and set(found["growth_mb"]) == set(rows) - {"rest"}
     printed = capsys.readouterr().out
-    assert "tiny_san: 64x64 pixels, 5 classes" in printed and "out-of-vocabulary branch" in printed
+    assert "tiny_san: 64x64 pixels, 5 classes" in printed and "what CLIP sees in masks" in printed
     assert "results of 56 x 40 pixels take" in printed and "with 40" in printed
 
 

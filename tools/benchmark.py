@@ -5,6 +5,7 @@ Examples:
     python tools/benchmark.py postprocess --classes 20,1000 --size 3840x2160 --json postprocess.json
     python tools/benchmark.py recalibrations --arch ViT-B-16 --size 448
     python tools/benchmark.py evaluation --classes 847
+    python tools/benchmark.py eval-memory --json eval-memory.json
     python tools/benchmark.py models --repeats 5 --modes fp32,bf16
     python tools/benchmark.py stages --models san
     python tools/benchmark.py folder --images 100 --compare folder.json
@@ -25,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
+import benchmark_eval_memory
 import benchmark_evaluation
 import benchmark_folder
 import benchmark_limits
@@ -54,6 +56,7 @@ WITH_FIGURES: dict[str, Any] = {
     "vocabulary": benchmark_vocabulary,
     "startup": benchmark_startup,
     "folder": benchmark_folder,
+    "eval-memory": benchmark_eval_memory,
 }
 MIN_AGREEMENT = 0.9999  # the rest is ties within rounding
 

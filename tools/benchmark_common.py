@@ -8,7 +8,6 @@ import functools
 import multiprocessing
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from unittest import mock
 
 import torch
@@ -26,7 +25,7 @@ from ovseg.errors import EnvironmentProblem
 if TYPE_CHECKING:
     from ovseg.clip import ViTClip
 
-STATM = Path("/proc/self/statm")
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MIB = 2**20
 CPU = torch.device("cpu")
 WHOLE, REST = "whole", "rest"  # of a call
@@ -37,11 +36,19 @@ Result = TypeVar("Result")
 
 
 class PeakMemory:
-    """Peak memory of a block above the level before it, in ``extra`` (bytes).
+    """Peak memory of a block above the level before it, in ``extra`` (bytes); blocks may lie in one another.
 
-    On the CPU it is the resident set size, sampled by a thread (PyTorch lets it run during its operations); elsewhere
-    what PyTorch's allocator of the device counts.
+    On the CPU it is the high-water mark of the resident set that the kernel keeps, exact however short the peak is;
+    elsewhere what PyTorch's allocator of the device counts.
+
+    Attributes:
+        level: Bytes before the block.
+        peak: Bytes at the peak.
+        extra: Bytes between the two.
     """
+
+    running: ClassVar[list[PeakMemory]] = []
+    """Those on the CPU whose blocks are under way."""
 
     def __init__(self, device: torch.device) -> None:
         """Prepare for work on `device`.
@@ -50,11 +57,16 @@ class PeakMemory:
             EnvironmentProblem: Memory cannot be measured on this system or device.
         """
         self.module = None if device.type == "cpu" else getattr(torch, device.type)
-        if self.module is None and not STATM.exists():
-            raise EnvironmentProblem("memory on the CPU is read from /proc/self/statm, which needs Linux; run it there")
+        if self.module is None:
+            try:
+                _note_peak()
+            except OSError as error:
+                raise EnvironmentProblem(
+                    f"peaks of memory on the CPU are read from /proc/self, which failed ({error}); run it on Linux"
+                ) from error
         if self.module is not None and not hasattr(self.module, "reset_peak_memory_stats"):
             raise EnvironmentProblem(f"PyTorch counts no peak memory on '{device.type}'; use --device cpu")
-        self.extra = 0
+        self.level = self.peak = self.extra = 0
 
     def __enter__(self) -> PeakMemory:
         """Take the level and start to watch."""
@@ -63,25 +75,34 @@ class PeakMemory:
             self.module.reset_peak_memory_stats()
             self.level = self.module.memory_allocated()
             return self
-        self.level = self.peak = _resident()
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._sample, daemon=True)
-        self.thread.start()
+        _note_peak()
+        self.level = self.peak = held("VmRSS")
+        self.running.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop watching."""
         if self.module is not None:
             self.module.synchronize()
-            self.extra = self.module.max_memory_allocated() - self.level
-            return
-        self.done.set()
-        self.thread.join()
-        self.extra = max(self.peak, _resident()) - self.level
+            self.peak = self.module.max_memory_allocated()
+        else:
+            _note_peak()
+            self.running.remove(self)
+        self.extra = self.peak - self.level
 
-    def _sample(self) -> None:
-        while not self.done.wait(0.001):
-            self.peak = max(self.peak, _resident())
+
+def held(what: str) -> int:
+    """Return bytes of this process by their name in /proc/self/status: ``VmRSS`` now, ``VmHWM`` at most."""
+    lines = STATUS.read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
+
+
+def _note_peak() -> None:
+    """Tell all watches that run the peak since the last call, and begin anew: the kernel keeps but one."""
+    peak = held("VmHWM")
+    for watch in PeakMemory.running:
+        watch.peak = max(watch.peak, peak)
+    CLEAR_REFS.write_text("5")
 
 
 def give_back() -> None:
@@ -89,11 +110,6 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _resident() -> int:
-    """Bytes of this process that are in memory."""
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def in_fresh_process(
@@ -132,7 +148,7 @@ class Stage:
         owner: Module, class or object that has the function.
         function: Its name there.
         calls: How often it may run for an image.
-        extra: Whether it runs only for evaluators, which want a map of every class or object (`full_scores`).
+        extra: Whether it runs only where the scores of every class are wanted.
     """
 
     name: str
@@ -150,13 +166,15 @@ class Cost:
         calls: How often it ran.
         seconds: Without the stages that are called in it.
         bytes: Peak above the level before the stage, with what is called in it; 0 where memory is not watched.
+        peak: That peak above nothing: all that the process holds.
         at_most: How often it may run.
-        extra: Whether it is for evaluators.
+        extra: Whether it is for the scores of every class alone.
     """
 
     calls: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    peak: int = 0
     at_most: int = 1
     extra: bool = False
 
@@ -194,7 +212,7 @@ class Recorder:
             if self.inner:
                 self.inner[-1] += took
             if peak is not None:
-                cost.bytes = max(cost.bytes, peak.extra)
+                cost.bytes, cost.peak = max(cost.bytes, peak.extra), max(cost.peak, peak.peak)
             return result
 
         return call

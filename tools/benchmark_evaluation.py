@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ovseg.evaluation import PanopticEvaluator, SemanticEvaluator, from_panoptic_seg
+from ovseg.data.dataset import Segments
+from ovseg.evaluation import PanopticEvaluator, SemanticEvaluator, from_ids
 from ovseg.files import atomic_write, check_writable
 
 TOLERANCE = 1e-9
@@ -236,14 +237,19 @@ def compare_semantic(scene: Scene, classes: int) -> tuple[dict[str, float], floa
 def compare_panoptic(scene: Scene, classes: int) -> tuple[dict[str, float], float]:
     """Return the seconds of the definition and of ours from a model's ids and list; and how much they differ."""
     reference, ours = PanopticReference(classes), PanopticEvaluator(classes)
-    truth = from_panoptic_seg(scene.truth, scene.truth_infos)
+    truth = to_segments(scene.truth, scene.truth_infos)
 
     def add() -> None:
-        ours.add(truth, from_panoptic_seg(scene.ids, scene.infos))
+        ours.add(truth, to_segments(scene.ids, scene.infos))
 
     seconds = {"definition": _seconds(lambda: reference.add(scene)), "panoptic": _seconds(add)}
     result = ours.evaluate().overall
     return seconds, max(abs(getattr(result, key) - value) for key, value in reference.evaluate().items())
+
+
+def to_segments(ids: np.ndarray, infos: list[Info]) -> Segments:
+    """Return a map of ids (H, W) and its list as the evaluators take them."""
+    return from_ids(ids, [info["id"] for info in infos], [info["category_id"] for info in infos])
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -57,14 +57,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_photos(folder: Path, count: int, side: int) -> None:
-    """Write photographs made up of shapes of all sizes, with some noise, as JPEG."""
+    """Write photographs of 4 to 3 as JPEG."""
     folder.mkdir()
-    rng = np.random.default_rng(0)
     for index in range(count):
-        coarse = rng.integers(0, 256, (6 + index % 5, 8, 3), np.uint8)
-        smooth = np.asarray(Image.fromarray(coarse).resize((side, side * 3 // 4), Image.Resampling.BICUBIC), np.int16)
-        noisy = np.clip(smooth + rng.integers(-9, 10, smooth.shape, np.int16), 0, 255).astype(np.uint8)
-        Image.fromarray(noisy).save(folder / f"{index:04d}.jpg", quality=90)
+        make_photo(index, (side * 3 // 4, side)).save(folder / f"{index:04d}.jpg", quality=90)
+
+
+def make_photo(number: int, size: tuple[int, int]) -> Image.Image:
+    """Return a photograph of a height and width in pixels, made up of shapes of all sizes with some noise."""
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(0, 256, (6 + number % 5, 8, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC), np.int16)
+    return Image.fromarray(np.clip(smooth + rng.integers(-9, 10, smooth.shape, np.int16), 0, 255).astype(np.uint8))
 
 
 def measure(args: argparse.Namespace, folder: Path) -> tuple[float, float, int]:

@@ -5,9 +5,9 @@ times every row, one unit before each call. Limits hold for fp32: for its time, 
 call of another process), and for its labels, which are compared with those of a plain post-processing.
 
 Random weights see the same everywhere: one class wins every pixel, which is neither a test of labels nor a fair time
-for a post-processing that leaves out what cannot win. So behind the network, which runs as it is, discs take the place
-of masks, and scores that favour one class for each query that of nearly equal ones. How many labels other modes change
-must be measured on trained models.
+for a post-processing that leaves out what cannot win. So between `encode` and `answer`, which run as they are, discs
+take the place of masks in what the model keeps of the image, and embeddings near one word each that of those which name
+them. How many labels other modes change must be measured on trained models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,17 +36,20 @@ from benchmark_common import (
 )
 from benchmark_figures import Figure, add_report_arguments, check_report_arguments, report
 from benchmark_models import SHIPPED, WARM_UP, import_stages
+from benchmark_words import random_words, vocabulary_with_synonyms
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg.config import config_root
+from ovseg.contract import INSTANCES, LABELS, PANOPTIC, Answer, Encoded, Words
 from ovseg.errors import unknown_name
 
 SQUARE, WIDE = (640, 640), (1080, 1920)
 MODES = {"fp32": ("float32", False), "fp32 packed": ("float32", True), "bf16": ("bfloat16", False)}
 MODES["bf16 packed"] = ("bfloat16", True)
 PLAIN = "fp32"
+NAMED = ("embeddings", "pooled")  # of what models keep of an image: by these masks are named
 MIN_AGREEMENT = 99.9  # percent of pixels; the rest is ties within rounding
 
 
@@ -121,79 +123,81 @@ def build(config: str, mode: str) -> Any:
     return model
 
 
-def prepare(model: Any, row: Row, stack: ExitStack) -> dict[str, Any]:
-    """Set words and results of a row, run a small image, and return the input of the row."""
-    from ovseg.meta_arch import mask_model
+@dataclass(frozen=True)
+class Scene:
+    """A row ready to be measured: an image (3, h, w), the words, and what is wanted besides labels."""
 
-    import_stages().set_words(model, row.classes)
-    if hasattr(model, "rule"):
-        model.rule = replace(model.rule, panoptic=row.objects, instances=row.objects)
-    model.full_scores = row.objects  # for objects; labels take the place of the map of every class
-    stack.enter_context(mock.patch.object(mask_model, "class_maps", lambda shares, *_: shares[:0]))
-    see_discs(model, stack)
+    image: Tensor
+    words: Words
+    want: frozenset[str]
+
+
+def prepare(model: Any, row: Row) -> Scene:
+    """Embed the words of a row, and run a small image."""
+    words = random_words(model, vocabulary_with_synonyms(row.classes))
+    want = LABELS | {PANOPTIC, INSTANCES} if row.objects else LABELS
     generator = torch.Generator().manual_seed(0)
     small, image = (
         torch.randint(0, 256, (3, *size), generator=generator).byte() for size in ((WARM_UP, WARM_UP), row.size)
     )
-    model([{"image": small}])
-    return {"image": image, "height": row.output[0], "width": row.output[1]}
+    run_once(model, Scene(small, words, want), (WARM_UP, WARM_UP))
+    return Scene(image, words, want)
 
 
-def see_discs(model: Any, stack: ExitStack) -> None:
-    """Put discs in the place of masks, and class scores with favourites in that of those of a model."""
-    network, name = model.network, "classify" if hasattr(model, "classify") else "class_scores"
-    classify = getattr(model, name)
+def run_once(model: Any, scene: Scene, output: tuple[int, int]) -> tuple[Answer, float]:
+    """Encode and answer; return the answer and the seconds, without those that it took to place discs."""
+    start = time.perf_counter()
+    encoded = model.encode([scene.image])
+    seconds = time.perf_counter() - start
+    encoded = with_discs(encoded, scene.words)
+    start = time.perf_counter()
+    answer = model.answer(encoded, 0, output, scene.words, scene.want)
+    return answer, seconds + time.perf_counter() - start
 
-    def with_discs(images: Tensor) -> Any:
-        first, second = network(images)
-        return first, discs(second) if isinstance(second, Tensor) else second._replace(masks=discs(second.masks))
 
-    def with_favourites(*arguments: Any) -> Any:
-        found = classify(*arguments)
-        return (
-            favourites(found)
-            if isinstance(found, Tensor)
-            else found._replace(class_logits=favourites(found.class_logits))
-        )
-
-    stack.enter_context(mock.patch.object(model, "network", with_discs))
-    stack.enter_context(mock.patch.object(model, name, with_favourites))
+def with_discs(encoded: Encoded, words: Words) -> Encoded:
+    """Put discs in the place of the masks of an image, and embeddings near one word each in that of theirs."""
+    (seen,) = encoded.images
+    generator = torch.Generator().manual_seed(0)
+    own = words.embeddings[torch.randint(0, len(words.embeddings), (len(seen.masks),), generator=generator)]
+    named = {name: near(own, generator) for name in NAMED if name in seen._fields}
+    return replace(encoded, images=(seen._replace(masks=discs(seen.masks), **named),))
 
 
 def discs(masks: Tensor) -> Tensor:
-    """Return mask logits (B, Q, h, w) of discs anywhere in the image, a tenth to a third of its height in radius."""
-    count, (high, wide) = masks.shape[1], masks.shape[2:]
-    place = torch.rand(3, count, 1, 1, generator=torch.Generator().manual_seed(0))
-    y, x = torch.arange(high).view(-1, 1) - place[0] * high, torch.arange(wide) - place[1] * wide
-    radius = (0.1 + 0.23 * place[2]) * high
-    return (30 / high * (radius - (y**2 + x**2).sqrt())).expand_as(masks)
+    """Return mask logits (Q, h, w) of discs anywhere in the image, a tenth to a third of its height in radius."""
+    high, wide = masks.shape[1:]
+    places = torch.rand(len(masks), 3, generator=torch.Generator().manual_seed(0))
+    y, x = torch.arange(high).view(-1, 1), torch.arange(wide)
+    found = torch.empty_like(masks)
+    for disc, (top, left, size) in zip(found, places.tolist(), strict=True):  # one by one: no second copy of all
+        radius = (0.1 + 0.23 * size) * high
+        disc.copy_(30 / high * (radius - ((y - top * high) ** 2 + (x - left * wide) ** 2).sqrt()))
+    return found
 
 
-def favourites(scores: Tensor) -> Tensor:
-    """Return logits (B, Q, K + 1) of which every query gives most to one class: 80 % to 99.8 % of 150."""
-    generator = torch.Generator().manual_seed(0)
-    count, columns = scores.shape[-2:]
-    found = torch.randn(count, columns, generator=generator)
-    high = 7 + 5 * torch.rand(count, generator=generator)
-    found[torch.arange(count), torch.randint(0, columns - 1, (count,), generator=generator)] = high
-    return found.expand_as(scores)
+def near(words: Tensor, generator: torch.Generator) -> Tensor:
+    """Return embeddings (Q, D) of unit length, each with a cosine of 0.15 to 0.25 to its word (Q, D).
+
+    With CLIP's scale that word gets most of the probability, as in trained models.
+    """
+    cosines = 0.15 + 0.1 * torch.rand(len(words), 1, generator=generator)
+    rest = F.normalize(torch.randn(words.shape, generator=generator), dim=-1)
+    return cosines * words + (1 - cosines**2).sqrt() * rest
 
 
 def measure_time(case: Case) -> list[Found]:
     """Time all rows of a case, a unit before each call."""
     model, unit, found = build(case.rows[0].config, case.mode), unit_clock(), []
     for row in case.rows:
-        with ExitStack() as stack:
-            entry = prepare(model, row, stack)
-            labels, same = model([dict(entry)])[0]["labels"], None
-            if case.mode == PLAIN:
-                same = (labels == plain_labels(model, entry, row)).float().mean().item()
-            seconds, units = [], []
-            for _ in range(case.repeats):
-                units.append(unit())
-                start = time.perf_counter()
-                model([dict(entry)])
-                seconds.append(time.perf_counter() - start)
+        scene = prepare(model, row)
+        labels, same = run_once(model, scene, row.output)[0].labels, None
+        if case.mode == PLAIN:
+            same = (labels == plain_labels(model, scene, row)).float().mean().item()
+        seconds, units = [], []
+        for _ in range(case.repeats):
+            units.append(unit())
+            seconds.append(run_once(model, scene, row.output)[1])
         found.append(Found(seconds, units, same))
     return found
 
@@ -201,22 +205,21 @@ def measure_time(case: Case) -> list[Found]:
 def measure_memory(case: Case) -> float:
     """Return the peak memory in MiB of the first call of a row, above the level before it."""
     (row,) = case.rows
-    with ExitStack() as stack:
-        model = build(row.config, case.mode)
-        entry = prepare(model, row, stack)
-        give_back()
-        with PeakMemory(CPU) as peak:
-            model([entry])
+    model = build(row.config, case.mode)
+    scene = prepare(model, row)
+    give_back()
+    with PeakMemory(CPU) as peak:
+        run_once(model, scene, row.output)
     return peak.extra / MIB
 
 
 @torch.inference_mode()
-def plain_labels(model: Any, entry: dict[str, Any], row: Row) -> Tensor:
+def plain_labels(model: Any, scene: Scene, row: Row) -> Tensor:
     """Label (H, W) what a model proposes in the usual way: whole masks, then the sums of some classes at a time."""
     from ovseg.meta_arch import mask_model
 
     with mock.patch.object(mask_model, "semantic_map", wraps=mask_model.semantic_map) as seen:
-        model([dict(entry)])
+        run_once(model, scene, row.output)
     shares, logits, resize = seen.call_args.args[:3]
     unit = model.size_divisibility
     padded = tuple(-(-side // unit) * unit for side in row.size)

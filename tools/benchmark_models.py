@@ -1,8 +1,8 @@
 """What the stages of models that propose masks cost, with random weights of full size, on the CPU.
 
-A model sees one random image, and its words are random unit vectors: the text tower runs once for a vocabulary, never
-for an image. Every model runs in fresh processes: one times its stages beside a plain image encoding of open_clip, one
-measures their memory, and two compare the memory with few and with many classes.
+A model encodes one random image and answers what it shows, by words that are random unit vectors: the text tower runs
+once for a vocabulary, never for an image. Every model runs in fresh processes: one times its stages beside a plain
+image encoding of open_clip, one measures their memory, and two compare the memory with few and with many classes.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ from benchmark_common import (
     ratio,
     unit_clock,
 )
+from benchmark_words import random_words, vocabulary_with_synonyms
 from rich.console import Console
 from rich.table import Table
 
 from ovseg.config import config_root
+from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.files import atomic_write, check_writable
 
 SHIPPED = {"san": "san/san-vit-b-16.yaml", "fcclip": "fcclip/fcclip-convnext-l.yaml"}
@@ -53,7 +55,7 @@ class Case:
         classes: Length of the class list.
         size: Side of the square image in pixels.
         output: Height and width of the results in pixels.
-        evaluators: Whether to measure the stages of evaluators, too.
+        class_scores: Whether to measure the stages behind the scores of every class, too.
         repeats: Timed rounds.
     """
 
@@ -61,7 +63,7 @@ class Case:
     classes: int
     size: int
     output: tuple[int, int]
-    evaluators: bool = True
+    class_scores: bool = True
     repeats: int = 1
 
 
@@ -85,17 +87,16 @@ def prepare(case: Case) -> Callable[..., dict[str, Cost]]:
     """Build a model, run it on a small image, and return a function that runs it on the image of a case."""
     tools = import_stages()
     model = tools.build(case.config)
-    tools.set_words(model, case.classes)
+    words = random_words(model, vocabulary_with_synonyms(case.classes))
     stages = tools.kind_of(case.config).stages(model)
     generator = torch.Generator().manual_seed(0)
     small, image = (torch.randint(0, 256, (3, n, n), generator=generator).byte() for n in (WARM_UP, case.size))
-    tools.call(model, {"image": small}, stages)
-    entry = {"image": image, "height": case.output[0], "width": case.output[1]}
+    tools.call(model, small, (WARM_UP, WARM_UP), words, stages)
 
     def run(memory: bool = False) -> dict[str, Cost]:
-        costs = tools.call(model, entry, stages, memory)
-        if case.evaluators:
-            more = tools.call(model, entry, stages, memory, full_scores=True)
+        costs: dict[str, Cost] = tools.call(model, image, case.output, words, stages, memory)
+        if case.class_scores:
+            more = tools.call(model, image, case.output, words, stages, memory, LABELS | {CLASS_SCORES})
             costs.update({name: cost for name, cost in more.items() if cost.extra})
         return costs
 
@@ -185,7 +186,7 @@ def measure(name: str, config: str, args: argparse.Namespace, tell: Callable[[st
     peaks = []
     for classes in (args.classes, args.many_classes):
         tell(f"{name}: memory with {classes} classes ...")
-        costs = weigh(replace(case, classes=classes, output=args.output_size, evaluators=False), name)
+        costs = weigh(replace(case, classes=classes, output=args.output_size, class_scores=False), name)
         peaks.append({stage: cost.bytes for stage, cost in costs.items()})
     return {
         "model": name,
@@ -198,7 +199,7 @@ def measure(name: str, config: str, args: argparse.Namespace, tell: Callable[[st
 
 
 def rows_of(timing: Timing, memory: dict[str, Cost]) -> list[dict[str, Any]]:
-    """Make the rows of a table: those of results first, the rest and the whole behind them, evaluators' last."""
+    """Make the rows of a table: those of results, the rest and the whole, and last those of class scores."""
     whole = statistics.median(costs[WHOLE].seconds for costs in timing.rounds)
     rows = []
     for name, cost in sorted(memory.items(), key=lambda item: item[1].extra):
@@ -237,7 +238,7 @@ def print_model(found: dict[str, Any], args: argparse.Namespace, console: Consol
         f"{torch.get_num_threads()} threads, median of {args.repeats}; one {UNIT} of {UNIT_ARCH} at "
         f"{UNIT_SIZE} px takes {found['baseline_seconds']:.3f} s"
     )
-    caption = "* for evaluators alone, no part of the whole"
+    caption = "* for who wants the scores of every class, no part of the whole"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("stage", no_wrap=True)
     for header in ("calls", "seconds", "encodings", "share", "peak MiB"):

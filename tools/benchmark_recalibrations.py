@@ -20,7 +20,7 @@ from ovseg.clip import ViTClip
 from ovseg.device import resolve_device
 from ovseg.files import atomic_write
 from ovseg.recalibration import Recalibration, build_recalibration, list_recalibrations
-from ovseg.vocabulary.embedder import Queries
+from ovseg.vocabulary.queries import Queries
 
 BASELINE = "open_clip encode_image"
 SLOW = 5
@@ -76,8 +76,9 @@ def measure(
     Methods that take many times the baseline are timed once: their ratio says enough.
     """
     image = torch.randn(1, 3, size, size, device=clip.device)
-    texts = torch.nn.functional.normalize(torch.randn(classes, clip.embed_dim, device=clip.device), dim=1)
-    queries = Queries(texts, torch.arange(classes))
+    rows = torch.nn.functional.normalize(torch.randn(classes, clip.embed_dim, device=clip.device), dim=1)
+    names = tuple(f"thing {i}" for i in range(classes))
+    queries = Queries(embeddings=rows, query_to_class=torch.arange(classes), texts=names)
     regions = (torch.arange(size * size, device=clip.device) // (size * size // 8)).view(1, size, size)
     calls: dict[str, Callable[[], Any]] = {BASELINE: lambda: clip.model.encode_image(image)}
     for name, method in methods.items():

@@ -16,10 +16,10 @@ from torch import Tensor
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip.base import BaseClip
 from ovseg.config import load_config
+from ovseg.contract import Words, check_want
 from ovseg.errors import ConfigError
 from ovseg.meta_arch import fcclip, mask_model, mask_results, san
 from ovseg.meta_arch.mask_model import MaskModel
-from ovseg.vocabulary import Vocabulary
 
 SCALE = 100.0  # between cosines and logits, in CLIPs that are trained
 
@@ -27,7 +27,8 @@ SCALE = 100.0  # between cosines and logits, in CLIPs that are trained
 def san_stages(model: Any) -> list[Stage]:
     """Return the stages of a SAN."""
     return [
-        Stage("normalise, pad", model, "batch"),
+        Stage("normalise", model, "normalise"),
+        Stage("pad", model, "padded"),
         Stage("CLIP", san, "run_patches"),
         Stage("side adapter", model.side_adapter, "forward"),
         Stage("tokens of masks", san, "run_tail"),
@@ -41,18 +42,20 @@ def san_stages(model: Any) -> list[Stage]:
 def fcclip_stages(model: Any) -> list[Stage]:
     """Return the stages of an FC-CLIP."""
     return [
-        Stage("normalise, pad", model, "batch"),
+        Stage("normalise", model, "normalise"),
+        Stage("pad", model, "padded"),
         Stage("trunk", model.clip, "levels"),
         Stage("pixel decoder", model.pixel_decoder, "forward"),
         Stage("masked decoder", model.decoder, "forward"),
+        Stage("what CLIP sees in masks", model.clip, "pool"),
         Stage("text tower", model.clip, "text", calls=0),
         Stage("text classifier", model, "trained_logits"),
-        Stage("out-of-vocabulary branch", model, "class_scores"),  # without the ensemble, which is called in it
+        Stage("CLIP's classifier", model, "class_scores"),  # without the ensemble, which is called in it
         Stage("ensemble", fcclip.Ensemble, "scores"),
         Stage("labels", mask_model, "semantic_map"),
         Stage("panoptic segments", mask_results, "panoptic"),
+        Stage("instances", mask_results, "instances"),
         Stage("class maps", mask_model, "class_maps", extra=True),
-        Stage("instances", mask_results, "instances", extra=True),
     ]
 
 
@@ -81,7 +84,7 @@ def build(config: str) -> MaskModel:
     parts = kind.model.parts(load_config(config), Weights(promise, "random weights"))
     fill(parts["clip"])
     model: MaskModel = kind.model(**{**parts, "weights": None})
-    model.text_cache = None  # random embeddings are not to be remembered
+    model.text_cache = None  # what random weights make of texts is not to be remembered
     return model.eval()
 
 
@@ -118,23 +121,33 @@ def random_weight(key: str, shape: tuple[int, ...], generator: torch.Generator) 
     return torch.randn(shape, generator=generator) * math.prod(shape[1:]) ** -0.5
 
 
-def set_words(model: MaskModel, classes: int) -> None:
-    """Give a model classes of one to four names each, with random embeddings."""
-    generator = torch.Generator().manual_seed(classes)
-    dim = model.clip.embed_dim
-    model.clip.text = lambda texts: torch.randn(len(texts), dim, generator=generator)
-    names = [[f"thing {i}", *(f"thing {i} by name {j}" for j in range(i % 4))] for i in range(classes)]
-    model.set_vocabulary(Vocabulary.parse(["|".join(own) for own in names]), templates="none")
-
-
 def call(
-    model: MaskModel, entry: dict[str, Any], stages: list[Stage], memory: bool = False, full_scores: bool = False
+    model: MaskModel,
+    image: Tensor,
+    size: tuple[int, int],
+    words: Words,
+    stages: list[Stage],
+    memory: bool = False,
+    want: frozenset[str] | None = None,
 ) -> dict[str, Cost]:
-    """Run a model on an image and return the costs of each stage, of the rest and of the whole; bytes with `memory`."""
-    model.full_scores = full_scores
+    """Encode an image and answer what it shows, as every entrance does.
+
+    Args:
+        model: Of `build`.
+        image: (3, h, w) uint8.
+        size: Height and width of the result in pixels.
+        words: Of the model.
+        stages: What is recorded.
+        memory: Whether peaks are watched, too.
+        want: What is computed; None as for a user who says nothing.
+
+    Returns:
+        The costs of each stage, of the rest and of the whole.
+    """
+    wanted = check_want(want, model.gives, type(model).__name__)
     with Recorder(stages, memory).running() as costs, PeakMemory(CPU) if memory else nullcontext() as peak:
         start = time.perf_counter()
-        model([dict(entry)])
+        model.answer(model.encode([image]), 0, size, words, wanted)
         seconds = time.perf_counter() - start
     rest = seconds - sum(cost.seconds for cost in costs.values())
     whole = Cost(1, seconds, 0 if peak is None else peak.extra)

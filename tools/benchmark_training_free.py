@@ -16,15 +16,17 @@ import torch
 from benchmark_common import CPU, UNIT_ARCH, UNIT_SIZE, PeakMemory, in_fresh_process, positive, random_clip, unit_clock
 from benchmark_figures import Figure, add_report_arguments, check_report_arguments, report
 from benchmark_models import KEEP_NOTHING
+from benchmark_words import plain_vocabulary, random_words
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg.contract import Answer, Words
+from ovseg.data.preprocessing import SizeRule
 from ovseg.meta_arch.protocol import Protocol
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.postprocess import ScoreRule
 from ovseg.recalibration import build_recalibration
 from ovseg.refinement import pamr
-from ovseg.vocabulary import Vocabulary
 
 INPUT, OUTPUT = (336, 448), (512, 683)
 WINDOW, STRIDE, SCALE = 224, 112, 40.0
@@ -118,9 +120,15 @@ def make_call(task: Task) -> Callable[[], Tensor]:
     if task.what == "PAMR":
         image, maps = pamr_inputs(task.classes)
         return torch.inference_mode()(lambda: pamr(image, maps, STEPS, DILATIONS)[0].argmax(0))
-    model = sclip(task.classes).to(dtype=getattr(torch, task.dtype))
-    entry = {"image": photo(), "height": OUTPUT[0], "width": OUTPUT[1]}
-    return lambda: model([dict(entry)])[0]["labels"]
+    model, words = sclip(task.classes)
+    model.place(CPU, getattr(torch, task.dtype))
+    return lambda: label(model, photo(), OUTPUT, words)
+
+
+def label(model: Any, image: Tensor, size: tuple[int, int], words: Words) -> Tensor:
+    """Return the labels (H, W) of an image (3, h, w) at a size."""
+    answer: Answer = model.answer(model.encode([image]), 0, size, words)
+    return answer.labels
 
 
 def photo() -> Tensor:
@@ -131,30 +139,26 @@ def photo() -> Tensor:
     return (mixed[0] * 85).to(torch.uint8)
 
 
-def sclip(classes: int) -> TrainingFree:
-    """Build SCLIP on a random ViT-B/16 with random words."""
-    clip = random_clip(UNIT_ARCH, UNIT_SIZE)
-    generator = torch.Generator().manual_seed(classes)
-    clip.text = lambda texts: torch.randn(len(texts), clip.embed_dim, generator=generator)
+def sclip(classes: int) -> tuple[TrainingFree, Words]:
+    """Build SCLIP on a random ViT-B/16, and random words for it."""
     model = TrainingFree(
-        clip=clip,
+        clip=random_clip(UNIT_ARCH, UNIT_SIZE),
         recalibration=build_recalibration("SCLIP"),
-        protocol=Protocol(INPUT[0], 2048, WINDOW, STRIDE, "none"),
+        size_rule=SizeRule(INPUT[0], 2048),
+        protocol=Protocol(WINDOW, STRIDE, "none"),
         rule=ScoreRule(SCALE),
         templates="none",
         background="none",
-    )
-    model.text_cache, model.full_scores = None, False  # random embeddings are not to be remembered
-    model.set_vocabulary(Vocabulary.parse([f"thing {i}" for i in range(classes)]))
-    return model.eval()
+    ).eval()
+    return model, random_words(model, plain_vocabulary(classes))
 
 
 @torch.inference_mode()
 def plain_sclip(task: Task) -> Tensor:
     """Return labels (H, W) the usual way: window after window, all maps on the canvas, resized, softmax, argmax."""
-    model = sclip(task.classes)
-    texts: Any = model.check_vocabulary().embeddings
-    image = model._normalise(photo()[None])
+    model, words = sclip(task.classes)
+    texts: Any = words.embeddings
+    image = model.normalise(photo()[None])
     canvas, count = torch.zeros(1, task.classes, *INPUT), torch.zeros(1, 1, *INPUT)
     for top in range(0, INPUT[0] - WINDOW + 1, STRIDE):
         for left in range(0, INPUT[1] - WINDOW + 1, STRIDE):

@@ -14,16 +14,18 @@ import torch
 from benchmark_common import positive
 from benchmark_figures import Figure, add_report_arguments, check_report_arguments, report
 from benchmark_stages import build
-from benchmark_training_free import INPUT, OUTPUT, photo, sclip
+from benchmark_training_free import INPUT, OUTPUT, label, photo, sclip
+from benchmark_words import plain_vocabulary, remember
+from torch import Tensor
 
 from ovseg.config import config_root
 from ovseg.meta_arch.words import WordedModel
-from ovseg.vocabulary import TextCache, Vocabulary
+from ovseg.vocabulary import TextCache
 
 FEW, MANY = 20, 847
 DENSE_CLASSES = (1, FEW, 150, MANY, 10_000)
 SAN_CLASSES = (FEW, 150, MANY)
-SAN_SIDE = 640
+SIDES = (640, 640)
 DENSE_GROWTH, SAN_GROWTH = 1.15, 1.4  # of MANY classes over FEW
 
 
@@ -37,21 +39,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print; the status is 1 where a limit does not hold."""
     before = check_report_arguments(args)
-    entry = {"image": photo(), "height": OUTPUT[0], "width": OUTPUT[1]}
-    figures = measure("SCLIP", sclip(1), entry, DENSE_CLASSES, DENSE_GROWTH, args.repeats)
-    square = torch.nn.functional.interpolate(photo()[None].float(), (SAN_SIDE, SAN_SIDE))[0]
-    figures += measure("SAN", build(args.san), {"image": square}, SAN_CLASSES, SAN_GROWTH, args.repeats)
-    title = f"classes of one name; SCLIP {INPUT[0]}x{INPUT[1]} to {OUTPUT[0]}x{OUTPUT[1]}, SAN {SAN_SIDE}x{SAN_SIDE}"
+    figures = measure("SCLIP", sclip(1)[0], photo(), OUTPUT, DENSE_CLASSES, DENSE_GROWTH, args.repeats)
+    square = torch.nn.functional.interpolate(photo()[None].float(), SIDES)[0]
+    figures += measure("SAN", build(args.san), square, SIDES, SAN_CLASSES, SAN_GROWTH, args.repeats)
+    title = f"classes of one name; SCLIP {INPUT[0]}x{INPUT[1]} to {OUTPUT[0]}x{OUTPUT[1]}, SAN {SIDES[0]}x{SIDES[1]}"
     return report(title, figures, args, before)
 
 
 def measure(
-    name: str, model: Any, entry: dict[str, Any], sizes: tuple[int, ...], growth: float, repeats: int
+    name: str,
+    model: Any,
+    image: Tensor,
+    output: tuple[int, int],
+    sizes: tuple[int, ...],
+    growth: float,
+    repeats: int,
 ) -> list[Figure]:
     """Time an image with each number of classes in turn, words read from a cache on disk included."""
-    model.full_scores = False
     with tempfile.TemporaryDirectory() as folder:
-        calls = {size: prepare(model, entry, size, Path(folder)) for size in sizes}
+        calls = {size: prepare(model, image, output, size, Path(folder)) for size in sizes}
         rounds: dict[int, list[float]] = {size: [] for size in sizes}
         for turn in range(repeats + 1):
             for size, call in calls.items():
@@ -64,16 +70,15 @@ def measure(
     return [*times, Figure(f"{name}, {MANY} classes over {FEW}", more, "x", growth)]
 
 
-def prepare(model: WordedModel, entry: dict[str, Any], classes: int, folder: Path) -> Callable[[], Any]:
+def prepare(
+    model: WordedModel, image: Tensor, output: tuple[int, int], classes: int, folder: Path
+) -> Callable[[], Any]:
     """Put the words into the cache; return a function that reads them as a new process does and labels the image."""
-    generator = torch.Generator().manual_seed(classes)
-    model.clip.text = lambda texts: torch.randn(len(texts), model.clip.embed_dim, generator=generator)
-    words = Vocabulary.parse([f"thing {i}" for i in range(classes)])
+    vocabulary = plain_vocabulary(classes)
+    remember(model.clip, vocabulary, "none", folder)
 
     def call() -> Any:
-        model.text_cache, model.vocabulary, model.queries = TextCache(folder), None, None
-        model.set_vocabulary(words, templates="none")
-        return model([dict(entry)])
+        model.text_cache = TextCache(folder)
+        return label(model, image, output, model.words(vocabulary, templates="none"))
 
-    call()
     return call

@@ -124,7 +124,7 @@ def test_details_of_a_model(capsys, name, cards):
             "MAFTPlus",
             "PANOPTIC",
             True,
-            "maft_plus/maftp_l_pano.yaml (github.com/jiaosiyu1999/MAFT-Plus",
+            "maft_plus/maftp-l-pano.yaml (github.com/jiaosiyu1999/MAFT-Plus",
         ),
         ("fcclip-rn50", "FCCLIP", "VALID_MASKS_ONLY", True, "(github.com/bytedance/fc-clip"),
         ("mini", "SAN", "MASK_BIAS", 3.0, "yaml (ours)"),

@@ -177,7 +177,7 @@ def test_results_are_replaced_but_nothing_else(segment, photo, tmp_path):
 def test_interrupted(segment, photos, tmp_path, monkeypatch):
     from ovseg.segmenter import Segmenter
 
-    real, calls = Segmenter._segment, []
+    real, calls = Segmenter._encode, []
 
     def interrupted(self, batch):
         calls.append(batch)
@@ -185,7 +185,7 @@ def test_interrupted(segment, photos, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(self, batch)
 
-    monkeypatch.setattr(Segmenter, "_segment", interrupted)
+    monkeypatch.setattr(Segmenter, "_encode", interrupted)
     status, _, stderr = segment(photos, "--output", tmp_path / "out")
     assert status == 130 and stderr.startswith("interrupted")
     assert names(tmp_path / "out") == ["a.json", "a.labels.png", "a.overlay.png"]

@@ -124,8 +124,8 @@ def test_a_model_runs_from_words_to_labels(tower):
 
 def san(tower: FakeTower) -> SAN:
     adapter = SideAdapter(
-        clip_width=tower.width, clip_heads=3, width=24, depth=2, heads=2, patch=PATCH, image_size=32, queries=5,
-        fusion=("0->0", "3->1"), supervised_blocks=(2,), channels=8, hidden=8,
+        tower.width, 3, width=24, depth=2, heads=2, patch=PATCH, image_size=32, queries=5, fusion=("0->0", "3->1"),
+        supervised_blocks=(2,), channels=8, hidden=8,
     )  # fmt: skip
     torch.manual_seed(0)
     return SAN(

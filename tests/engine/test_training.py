@@ -128,7 +128,7 @@ def test_accumulation_sees_the_same_images(train):
 def test_gradients_of_passes_add_up(train, monkeypatch):
     """With a loss that is a mean over images, two passes of one image are one pass of two."""
 
-    def loss(self, inputs):
+    def loss(self, inputs, words):
         images = torch.stack([entry["image"].float().mean() for entry in inputs]) / 255
         return {"loss_toy": ((self.void_row.sum() - images) ** 2).mean()}
 
@@ -160,8 +160,8 @@ def test_a_loss_that_is_not_finite(train, monkeypatch, capfd):
 
     real, calls = SAN.losses, itertools.count()
 
-    def losses(self, inputs):
-        found = real(self, inputs)
+    def losses(self, inputs, words):
+        found = real(self, inputs, words)
         return {**found, "loss_mask": found["loss_mask"] * float("nan")} if next(calls) == 6 else found  # 1 is a trial
 
     monkeypatch.setattr(SAN, "losses", losses)
@@ -183,7 +183,7 @@ def test_gradients_that_are_not_finite(train):
 def test_a_matching_that_breaks_down(train, monkeypatch):
     from ovseg.meta_arch.san import SAN
 
-    def losses(self, inputs):
+    def losses(self, inputs, words):
         if next(calls):
             raise FloatingPointError("the matching cost is not finite")
         return {"loss_toy": self.void_row.sum()}

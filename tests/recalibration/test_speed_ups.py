@@ -42,7 +42,7 @@ def clip() -> ViTClip:
 
 
 def model_of(clip: ViTClip, method: Recalibration) -> TrainingFree:
-    regions = build(REGIONS, "MeanShift") if method.uses_regions else None
+    regions = build(REGIONS, "MeanShift", {}) if method.uses_regions else None
     parts = {"size_rule": SizeRule(32, 64), "protocol": Protocol(0, 0, "none"), "rule": ScoreRule(40.0)}
     return TrainingFree(
         clip=clip, recalibration=method, templates="none", background="none", regions=regions, **parts
