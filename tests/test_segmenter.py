@@ -41,7 +41,9 @@ def test_meta_says_what_made_the_result(segmenter, photo, tiny_clip):
     assert (meta["device"], meta["dtype"], meta["version"]) == ("cpu", "float32", ovseg.__version__)
     assert meta["settings"]["recalibration"] == "CLIP" and meta["settings"]["protocol"]["window"] == 224
     timings = meta["timings"]
-    assert timings["seconds"] == pytest.approx(timings["preprocess"] + timings["model"]) and timings["model"] > 0
+    assert (
+        timings["seconds"] == pytest.approx(timings["preprocess"] + timings["model"], abs=2e-4) and timings["model"] > 0
+    )
     assert timings["words"] > 0 and meta["notes"] == [] and meta["settings"]["size_rule"]["short_side"] == 336
 
 
