@@ -19,7 +19,7 @@ from ovseg.data.scenes.bank import fetch_packages
 from ovseg.data.scenes.concepts import read_concepts
 from ovseg.data.scenes.textures import make_texture
 from ovseg.errors import OvsegError
-from ovseg.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write, check_writable
 
 SIZE = (640, 480)
 # Ground: texture and seed above and below the horizon (share of the height), or a photograph of scikit-image.

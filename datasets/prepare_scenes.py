@@ -25,7 +25,7 @@ from ovseg.data.scenes.bank import Bank, build_bank, fetch_stamps, photo_bank
 from ovseg.data.scenes.composer import MAX_OBJECTS, Composer, SceneBatch, draw_concepts
 from ovseg.data.scenes.textures import STUFF
 from ovseg.errors import InputError, OvsegError
-from ovseg.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write, check_writable
 
 COUNTS = {"train": 3000, "val": 300, "novel": 150, "photo": 150}
 VOID = 65535

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ovseg._version import __version__
 
 if TYPE_CHECKING:
-    from ovseg.segmentation import Segmentation
+    from ovseg.result.segmentation import Segmentation
     from ovseg.segmenter import Segmenter
     from ovseg.vocabulary import Vocabulary
     from ovseg.zoo import list_models, load
 
 _HOME = {
-    "Segmentation": "ovseg.segmentation",
+    "Segmentation": "ovseg.result.segmentation",
     "Segmenter": "ovseg.segmenter",
     "Vocabulary": "ovseg.vocabulary",
     "list_models": "ovseg.zoo",

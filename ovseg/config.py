@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ovseg.errors import ConfigError, unknown_name
-from ovseg.mappings import merge
+from ovseg.system.values import merge
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, unknown_name
-from ovseg.panoptic import Instance, Panoptic
+from ovseg.result.objects import Instance, Panoptic
 from ovseg.vocabulary.background import Background
 from ovseg.vocabulary.queries import Queries
 from ovseg.vocabulary.vocabulary import Vocabulary

@@ -208,7 +208,7 @@ def check_devices(broken: dict[str, str]) -> list[Check]:
         try:
             import torch
 
-            from ovseg.device import available_devices
+            from ovseg.system.device import available_devices
 
             devices = available_devices()
             cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
@@ -264,8 +264,8 @@ def check_operators() -> Check:
 
 def check_cache() -> list[Check]:
     """Check that the cache folder can be written and has room."""
-    from ovseg.cache_dir import cache_dir
     from ovseg.errors import EnvironmentProblem
+    from ovseg.system.cache_dir import cache_dir
 
     try:
         folder = cache_dir()

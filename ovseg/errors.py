@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class OvsegError(Exception):
@@ -51,3 +52,25 @@ def unknown_name(kind: str, got: str, known: Iterable[str]) -> UnknownNameError:
     near = [spelled[match] for match in difflib.get_close_matches(got.lower(), spelled, n=3, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:12])}"
     return UnknownNameError(f"unknown {kind} '{got}'; {hint}")
+
+
+def one_of(option: str, got: str, allowed: Sequence[str]) -> str:
+    """Return a value if it is allowed.
+
+    Raises:
+        ConfigError: It is not; the message lists what is.
+    """
+    if got not in allowed:
+        raise ConfigError(f"{option} is '{got}'; expected one of {', '.join(allowed)}")
+    return got
+
+
+def at_least(option: str, got: Any, low: float) -> Any:
+    """Return a number if it is not below a bound.
+
+    Raises:
+        ConfigError: It is below.
+    """
+    if got < low:
+        raise ConfigError(f"{option} is {got}; expected at least {low}")
+    return got

@@ -17,10 +17,10 @@ import torch
 from ovseg._version import __version__
 from ovseg.contract import Encoded, Words, check_want
 from ovseg.data.images import LoadedImage, expand_inputs, read_image
-from ovseg.device import resolve_device, resolve_dtype
 from ovseg.errors import ConfigError, InputError, VocabularyError
-from ovseg.overlap import overlapped, worker_threads
-from ovseg.segmentation import Segmentation
+from ovseg.result.segmentation import Segmentation
+from ovseg.system.device import resolve_device, resolve_dtype
+from ovseg.system.overlap import overlapped, worker_threads
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.background import parse_background
 

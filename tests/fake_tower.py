@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.clip.position import resize_patches
-from ovseg.clip.tower import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, STREAM, Block, Tower
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, STREAM, Block
+from ovseg.clip.tower import Tower
 
 WIDTH, HEADS, DEPTH, PATCH, GRID, DIM = 24, 3, 7, 8, (4, 4), 16
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ovseg import cache_dir as cache_module
 from ovseg import doctor
-from ovseg.cache_dir import cache_dir
 from ovseg.doctor import Check
 from ovseg.errors import EnvironmentProblem
+from ovseg.system import cache_dir as cache_module
+from ovseg.system.cache_dir import cache_dir
 
 ROOT = Path(__file__).parent.parent
 Usage = namedtuple("Usage", "total used free")

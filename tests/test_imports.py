@@ -19,7 +19,9 @@ def modules_after(statement: str) -> frozenset[str]:
     return frozenset(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("module", ["ovseg", "ovseg.errors", "ovseg.device", "ovseg.doctor", "ovseg.cache_dir"])
+@pytest.mark.parametrize(
+    "module", ["ovseg", "ovseg.errors", "ovseg.system.device", "ovseg.doctor", "ovseg.system.cache_dir"]
+)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     # What torch itself brings along in this version (triton in some) is not ours to avoid.
     assert not (modules_after(f"import {module}") - modules_after("import torch")) & HEAVY

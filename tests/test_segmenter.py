@@ -86,7 +86,7 @@ def test_the_same_segmenter_switches_vocabularies(segmenter, photo):
 
 def test_the_same_words_are_embedded_once(segmenter, monkeypatch):
     words = segmenter.words(WORDS)
-    monkeypatch.setattr("ovseg.meta_arch.words.TextEmbedder", None)  # would fail when called
+    monkeypatch.setattr("ovseg.meta_arch.worded_model.TextEmbedder", None)  # would fail when called
     assert segmenter.words(WORDS) is words and segmenter.words(words) is words
     with pytest.raises(TypeError):
         segmenter.words(WORDS, templates="simple")

@@ -27,35 +27,35 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
 import benchmark_eval_memory
-import benchmark_evaluation
-import benchmark_folder
-import benchmark_limits
-import benchmark_models
-import benchmark_ops
-import benchmark_recalibrations
-import benchmark_startup
-import benchmark_training_free
-import benchmark_vocabulary
+import benchmarks.evaluation
+import benchmarks.folder
+import benchmarks.limits
+import benchmarks.models
+import benchmarks.ops
+import benchmarks.recalibrations
+import benchmarks.startup
+import benchmarks.training_free
+import benchmarks.vocabulary
 import torch
-from benchmark_common import MIB, PeakMemory, in_fresh_process, positive
+from benchmarks.common import MIB, PeakMemory, in_fresh_process, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg.data.windows import bilinear_matrix
-from ovseg.device import resolve_device
 from ovseg.errors import OvsegError
-from ovseg.files import atomic_write, check_writable
+from ovseg.labelling.scores import ScoreRule, segment_map
+from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.library import kernel_devices, load_kernels
-from ovseg.postprocess import ScoreRule, segment_map
+from ovseg.system.device import resolve_device
+from ovseg.system.files import atomic_write, check_writable
 
 OURS, BASELINE = "segment_map", "F.interpolate + argmax"
 WITH_FIGURES: dict[str, Any] = {
-    "training-free": benchmark_training_free,
-    "vocabulary": benchmark_vocabulary,
-    "startup": benchmark_startup,
-    "folder": benchmark_folder,
+    "training-free": benchmarks.training_free,
+    "vocabulary": benchmarks.vocabulary,
+    "startup": benchmarks.startup,
+    "folder": benchmarks.folder,
     "eval-memory": benchmark_eval_memory,
 }
 MIN_AGREEMENT = 0.9999  # the rest is ties within rounding
@@ -249,20 +249,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     post.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     post.set_defaults(run=postprocess)
     methods = commands.add_parser("recalibrations", help="training-free methods beside a plain image encoding")
-    benchmark_recalibrations.add_arguments(methods)
-    methods.set_defaults(run=benchmark_recalibrations.run)
+    benchmarks.recalibrations.add_arguments(methods)
+    methods.set_defaults(run=benchmarks.recalibrations.run)
     counting = commands.add_parser("evaluation", help="evaluators beside Detectron2's and COCO's definition of PQ")
-    benchmark_evaluation.add_arguments(counting)
-    counting.set_defaults(run=benchmark_evaluation.run)
+    benchmarks.evaluation.add_arguments(counting)
+    counting.set_defaults(run=benchmarks.evaluation.run)
     limits = commands.add_parser("models", help="models that propose masks, in units of a plain image encoding")
-    benchmark_limits.add_arguments(limits)
-    limits.set_defaults(run=benchmark_limits.run)
+    benchmarks.limits.add_arguments(limits)
+    limits.set_defaults(run=benchmarks.limits.run)
     stages = commands.add_parser("stages", help="models that propose masks, stage by stage, with random weights")
-    benchmark_models.add_arguments(stages)
-    stages.set_defaults(run=benchmark_models.run)
+    benchmarks.models.add_arguments(stages)
+    stages.set_defaults(run=benchmarks.models.run)
     operators = commands.add_parser("ops", help="our operators: time, memory, and the limits of the machine")
-    benchmark_ops.add_arguments(operators)
-    operators.set_defaults(run=benchmark_ops.run)
+    benchmarks.ops.add_arguments(operators)
+    operators.set_defaults(run=benchmarks.ops.run)
     for name, module in WITH_FIGURES.items():
         command = commands.add_parser(name, help=(module.__doc__ or "").partition("\n")[0])
         module.add_arguments(command)

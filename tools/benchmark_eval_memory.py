@@ -18,20 +18,20 @@ from typing import Any
 from unittest import mock
 
 import torch
-from benchmark_common import CPU, PeakMemory, Recorder, Stage, give_back, in_fresh_process, positive
-from benchmark_evaluation import make_scene
-from benchmark_figures import Figure, add_report_arguments, check_report_arguments, report
-from benchmark_folder import make_photo
-from benchmark_models import SHIPPED, import_stages
 from benchmark_words import remember, vocabulary_with_synonyms
+from benchmarks.common import CPU, PeakMemory, Recorder, Stage, give_back, in_fresh_process, positive
+from benchmarks.evaluation import make_scene
+from benchmarks.figures import Figure, add_report_arguments, check_report_arguments, report
+from benchmarks.folder import make_photo
+from benchmarks.models import SHIPPED, import_stages
 from PIL import Image
 from rich.console import Console
 
 from ovseg.config import config_root
 from ovseg.data.dataset import SEMANTIC
 from ovseg.errors import EnvironmentProblem
-from ovseg.evaluation.measures import Measures
-from ovseg.evaluation.plan import Plan
+from ovseg.evaluation.runs.measures import Measures
+from ovseg.evaluation.runs.plan import Plan
 from ovseg.vocabulary import Vocabulary
 
 SIZE = (1080, 1920)
@@ -143,7 +143,7 @@ def measure(case: Case) -> Found:
         EnvironmentProblem: An image could not be evaluated, or the text tower was asked.
     """
     from ovseg.clip.base import BaseClip
-    from ovseg.evaluation import run as running
+    from ovseg.evaluation.runs import run as running
     from ovseg.segmenter import Segmenter
 
     stages = [

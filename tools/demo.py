@@ -19,7 +19,7 @@ from rich.table import Table
 import ovseg
 from ovseg.cli.segment import write
 from ovseg.errors import InputError, OvsegError
-from ovseg.files import check_writable
+from ovseg.system.files import check_writable
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -31,14 +31,14 @@ from rich.table import Table
 
 from ovseg.cli.progress import progress
 from ovseg.errors import ConfigError, InputError, OvsegError
-from ovseg.evaluation.compare import compare
-from ovseg.evaluation.compare_report import write_comparison
-from ovseg.evaluation.finish import finish
-from ovseg.evaluation.plan import Plan
-from ovseg.evaluation.result import value
-from ovseg.evaluation.run import Job, evaluate
-from ovseg.files import atomic_write
+from ovseg.evaluation.reports.compare import compare
+from ovseg.evaluation.reports.compare_report import write_comparison
+from ovseg.evaluation.reports.finish import finish
+from ovseg.evaluation.reports.result import value
+from ovseg.evaluation.runs.plan import Plan
+from ovseg.evaluation.runs.run import Job, evaluate
 from ovseg.recalibration import list_recalibrations
+from ovseg.system.files import atomic_write
 from ovseg.zoo import list_models
 
 COLUMNS = {

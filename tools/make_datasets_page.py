@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
 from ovseg.data.benchmarks import BENCHMARKS, Benchmark, Source
-from ovseg.files import atomic_write
+from ovseg.system.files import atomic_write
 
 PAGE = Path(__file__).resolve().parents[1] / "datasets/README.md"
 HEAD = """\

@@ -19,8 +19,8 @@ from typing import Any
 from check_golden import check_case
 
 from ovseg.errors import InputError, OvsegError
-from ovseg.files import atomic_write
 from ovseg.recalibration import list_recalibrations, recalibration_class
+from ovseg.system.files import atomic_write
 from ovseg.zoo import Card, list_models
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -33,18 +33,18 @@ from torch.nn import functional as F
 from train_mini_clip import rewind
 
 import ovseg
-from ovseg.checkpoint.clip_dinoiser import LightHeads
-from ovseg.checkpoint.found import load_found
 from ovseg.clip import Context, Need, ViTClip
 from ovseg.clip.normalise import normalise
-from ovseg.data.squares import Pictures
 from ovseg.errors import ConfigError, OvsegError
-from ovseg.files import atomic_write, check_writable
 from ovseg.guides import Guide, build_guide
-from ovseg.guides.pooling import correlations
-from ovseg.losses.dinoiser import correlation_loss, objectness_loss
 from ovseg.recalibration import build_recalibration
-from ovseg.recalibration.clip_dinoiser import Inner
+from ovseg.recalibration.clip_dinoiser.found import load_found
+from ovseg.recalibration.clip_dinoiser.heads import LightHeads
+from ovseg.recalibration.clip_dinoiser.losses import correlation_loss, objectness_loss
+from ovseg.recalibration.clip_dinoiser.method import Inner
+from ovseg.recalibration.clip_dinoiser.pooling import correlations
+from ovseg.recalibration.clip_dinoiser.squares import Pictures
+from ovseg.system.files import atomic_write, check_writable
 
 MASKS = "masks"
 SAVE_EVERY = 100  # steps

@@ -29,9 +29,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ovseg.data.scenes.bank import Bank
 from ovseg.data.scenes.captions import caption
 from ovseg.data.scenes.composer import Composer, draw_concepts
-from ovseg.device import resolve_device
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
-from ovseg.files import atomic_write, check_writable, rewind
+from ovseg.system.device import resolve_device
+from ovseg.system.files import atomic_write, check_writable, rewind
 
 ASSETS = Path(__file__).resolve().parents[1] / "ovseg/assets/mini"
 SLOTS = 4

@@ -56,7 +56,7 @@ def save_trained(state: dict[str, Tensor], path: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    from ovseg.files import atomic_write
+    from ovseg.system.files import atomic_write
 
     with atomic_write(path) as temporary:
         save_file(

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, write and print the table."""
-    from ovseg.evaluation.compare import compare
-    from ovseg.evaluation.compare_report import PAGE, markdown, write_comparison
+    from ovseg.evaluation.reports.compare import compare
+    from ovseg.evaluation.reports.compare_report import PAGE, markdown, write_comparison
 
     summary, entries = compare(args.folders, args.resamples, args.seed)
     write_comparison(args.output, summary, entries)

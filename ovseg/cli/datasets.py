@@ -144,8 +144,8 @@ def _draw(dataset: Dataset, path: Path, count: int = 8) -> None:
     Raises:
         InputError: None can be drawn, or the file cannot be written.
     """
-    from ovseg.data.checking import draw_samples
-    from ovseg.files import atomic_write
+    from ovseg.evaluation.reports.pictures import draw_samples
+    from ovseg.system.files import atomic_write
 
     picture = draw_samples(dataset, count)
     with atomic_write(path) as temporary:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ovseg.evaluation.plan import Plan
+    from ovseg.evaluation.runs.plan import Plan
 
 EXAMPLES = """\
 examples:
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
 
     from ovseg.cli.progress import progress
-    from ovseg.evaluation.finish import finish
+    from ovseg.evaluation.reports.finish import finish
     from ovseg.evaluation.robustness import conditions
-    from ovseg.evaluation.run import Job, evaluate
+    from ovseg.evaluation.runs.run import Job, evaluate
 
     tests = conditions(args.corruptions, args.typos, args.paraphrases, args.openness, args.typographic, seed=args.seed)
     plan = _plan(args)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> Plan:
     import dataclasses
 
-    from ovseg.evaluation.plan import Plan
+    from ovseg.evaluation.runs.plan import Plan
 
     names = [entry.name for entry in dataclasses.fields(Plan) if entry.name not in ("tasks", "overrides", "condition")]
     tasks = tuple(filter(None, (task.strip() for task in args.tasks.split(","))))
@@ -102,9 +102,9 @@ def _plan(args: argparse.Namespace) -> Plan:
 def _print(summary: dict[str, Any], folder: Path) -> None:
     import sys
 
-    from ovseg.evaluation.page import percent
-    from ovseg.evaluation.report import TILES
-    from ovseg.evaluation.result import value
+    from ovseg.evaluation.reports.page import percent
+    from ovseg.evaluation.reports.report import TILES
+    from ovseg.evaluation.reports.result import value
 
     counts = summary["counts"]
     names = {"present": counts.get("classes_present", 0), "all": counts["classes_all"]}

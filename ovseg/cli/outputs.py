@@ -47,7 +47,7 @@ def plan_outputs(images: Iterable[Path], folder: Path) -> dict[str, Path]:
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
     from ovseg.data.images import output_stems
-    from ovseg.files import check_writable
+    from ovseg.system.files import check_writable
 
     images = list(images)
     stems = output_stems([path.name for path in images])

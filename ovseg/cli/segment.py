@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ovseg.cli.outputs import LABELS, OVERLAY, REPORT, choose_inputs, plan_outputs
 from ovseg.cli.startup import without_collection
-from ovseg.overlap import overlapped, worker_threads
+from ovseg.system.overlap import overlapped, worker_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ovseg.contract import Words
     from ovseg.errors import OvsegError
-    from ovseg.segmentation import Segmentation
+    from ovseg.result.segmentation import Segmentation
     from ovseg.segmenter import Segmenter
 
     Done: TypeAlias = tuple[Segmentation, Callable[[], dict[str, str]]]
@@ -140,7 +140,7 @@ def write(result: Segmentation, base: Path) -> dict[str, str]:
     Returns:
         Their paths as ``overlay``, ``labels`` and ``report``.
     """
-    from ovseg.files import atomic_write
+    from ovseg.system.files import atomic_write
 
     overlay, labels, report = (Path(f"{base}{suffix}") for suffix in (OVERLAY, LABELS, REPORT))
     with atomic_write(overlay) as temporary:

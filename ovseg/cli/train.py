@@ -59,7 +59,7 @@ def changes(args: argparse.Namespace) -> dict[str, Any]:
         ConfigError: A key has no value.
     """
     from ovseg.engine.run import read_options
-    from ovseg.mappings import merge
+    from ovseg.system.values import merge
 
     own: dict[str, Any] = {}
     if args.data:

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ovseg.clip.open_clip_internals import build_empty, build_tokenizer, vision_config
+from ovseg.clip import loading
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_tokenizer, vision_config
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the process, for a model is also pickled
 
@@ -65,8 +63,6 @@ class BaseClip(Tower):
             WeightsError: The file is missing, corrupt or foreign, does not fit, or needs QuickGELU.
             ConfigError: The image tower is not of this kind.
         """
-        from ovseg.clip import loading
-
         return loading.load(cls, arch, pretrained, overrides)
 
     @classmethod
@@ -78,8 +74,6 @@ class BaseClip(Tower):
         Raises:
             WeightsError: The folder, its config or its weights are missing, corrupt or do not fit.
         """
-        from ovseg.clip import loading
-
         return loading.from_folder(cls, folder)
 
     @classmethod
@@ -96,8 +90,6 @@ class BaseClip(Tower):
             ConfigError: The config cannot be built.
             WeightsError: Weights are missing, unexpected or mis-shaped.
         """
-        from ovseg.clip import loading
-
         return loading.from_config(cls, model_cfg, state_dict, name, preprocess_cfg)
 
     @classmethod
@@ -108,8 +100,6 @@ class BaseClip(Tower):
             UnknownNameError: No such architecture.
             ConfigError: The image tower is not of this kind.
         """
-        from ovseg.clip import loading
-
         model_cfg = loading.architecture(arch)
         return cls(build_empty(model_cfg, arch, cls.check_config), model_cfg, arch)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ovseg.clip.base import OPENAI_MEAN, OPENAI_STD, BaseClip
+from ovseg.clip.base import BaseClip
 from ovseg.clip.convnext import ConvNeXtTower
-from ovseg.clip.open_clip_internals import vision_config
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
 from ovseg.clip.resnet import ResNetTower
-from ovseg.clip.tower import LEVELS
+from ovseg.clip.tokens import LEVELS
 from ovseg.errors import ConfigError
 
 STRIDE = 32

@@ -14,7 +14,8 @@ from typing_extensions import Self
 from ovseg.clip.normalise import denormalise
 
 if TYPE_CHECKING:
-    from ovseg.clip.tower import Block, Tower
+    from ovseg.clip.tokens import Block
+    from ovseg.clip.tower import Tower
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ovseg.clip.base import OPENAI_MEAN, OPENAI_STD, BaseClip
-from ovseg.clip.open_clip_internals import ViTTower, check_config
-from ovseg.clip.tower import Block
+from ovseg.clip.base import BaseClip
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, ViTTower, check_config
+from ovseg.clip.tokens import Block
 
 
 class ViTClip(BaseClip):

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
-from ovseg.checkpoint.strict import load_strict
-from ovseg.clip.base import OPENAI_MEAN, OPENAI_STD, BaseClip
-from ovseg.clip.open_clip_internals import build_model, import_open_clip
+from ovseg.checkpoint.files import read_state_dict
+from ovseg.checkpoint.strict import _DERIVED, load_strict
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_model, import_open_clip
 from ovseg.errors import ConfigError, WeightsError, unknown_name
-from ovseg.mappings import merge
+from ovseg.system.values import merge
 
-Clip = TypeVar("Clip", bound=BaseClip)
-_OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-# Buffers that follow from the configuration; some versions and TorchScript archives store them.
-_DERIVED = (r"attn_mask", r"text\.attn_mask", r"text\.transformer\.embeddings\.position_ids")
+
+class Loadable(Protocol):
+    """A kind of CLIP, as far as loading knows it: which configs it can run, and how it is made of a built model."""
+
+    def __init__(
+        self,
+        model: Any,
+        model_cfg: Mapping[str, Any],
+        name: str,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None: ...
+
+    @staticmethod
+    def check_config(model_cfg: dict[str, Any], name: str) -> None:
+        """Refuse the configs that it cannot run."""
+
+
+Clip = TypeVar("Clip", bound=Loadable)
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 _FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -98,66 +110,12 @@ def from_config(
     return kind(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))
 
 
-def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
-    """Read the tensors of a weights file without running any code of it.
-
-    Returns:
-        The tensors by key, and whether the file is in OpenAI's layout (a TorchScript archive or its three extra keys).
-
-    Raises:
-        WeightsError: The file is missing, truncated, or holds anything but tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"weights file {path} does not exist; expected a .safetensors, .pt or .bin file")
-    try:
-        raw, scripted = _read_any(path)
-    except Exception as error:  # the unpickler of torch raises nearly anything on foreign bytes
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise WeightsError(f"{path} cannot be read ({reason}); expected tensors only: get it again") from error
-    if isinstance(raw, Mapping) and isinstance(raw.get("state_dict"), Mapping):
-        raw = raw["state_dict"]
-    if not isinstance(raw, Mapping) or not raw:
-        raise WeightsError(f"{path} holds a {type(raw).__name__}; expected a state dict: tensors by name")
-    prefix = "module." if all(str(key).startswith("module.") for key in raw) else ""
-    state = {str(key)[len(prefix) :]: value for key, value in raw.items()}
-    openai_layout = scripted or any(key in state for key in _OPENAI_EXTRAS)
-    for key in _OPENAI_EXTRAS:
-        state.pop(key, None)
-    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise WeightsError(f"{path} holds '{strange[0]}', which is no tensor; expected a state dict: tensors by name")
-    return state, openai_layout
-
-
 def _own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict in which a text tower has the name that it has here; CLIP's first layout gave it none."""
     if "positional_embedding" in own or "positional_embedding" not in state:
         return dict(state)
     roots = ("visual.", "logit_scale", "logit_bias", "text.")
     return {key if key.startswith(roots) else f"text.{key}": value for key, value in state.items()}
-
-
-def _read_any(path: Path) -> tuple[Any, bool]:
-    """Read a file by its content, whatever its suffix: safetensors, TorchScript archive, or tensors in a pickle."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    if len(start) == 9 and start[8:] == b"{":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path), False
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            scripted = any(entry.endswith("/constants.pkl") for entry in archive.namelist())
-        if scripted:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # deprecated, but OpenAI's own files are such archives
-                return dict(torch.jit.load(str(path), map_location="cpu").state_dict()), True
-    return torch.load(path, map_location="cpu", weights_only=True), False
 
 
 def _tag_config(arch: str, tag: str) -> dict[str, Any]:

@@ -17,9 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.clip.position import resize_position
-from ovseg.clip.tower import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, STREAM, Block
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, STREAM, Block
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.ops.linear_layers import PackedLinear
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def import_open_clip() -> ModuleType:

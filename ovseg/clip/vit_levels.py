@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from ovseg.clip.features import Need
 from ovseg.clip.frozen import ViTClip
-from ovseg.clip.tower import LEVELS
+from ovseg.clip.tokens import LEVELS
 from ovseg.errors import ConfigError
 from ovseg.ops.mask_pooling import mask_pool
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from ovseg.data.dataset import SEMANTIC, Dataset, read_label_image
 from ovseg.data.images import read_image
 from ovseg.errors import InputError
-from ovseg.segmentation import Segmentation
 
 
 @dataclass(eq=False)
@@ -88,41 +85,3 @@ def _check_image(report: Report, index: int) -> None:
     report.void += int(areas[0])
     report.pixels += areas[1:]
     report.in_images += areas[1:] > 0
-
-
-def draw_samples(dataset: Dataset, count: int = 8, columns: int = 4) -> Image.Image:
-    """Draw images with their masks and a legend, side by side; those with problems are passed over.
-
-    Raises:
-        InputError: None can be drawn.
-    """
-    drawn = list(_draw(dataset, count))
-    if not drawn:
-        raise InputError(f"no image of '{dataset.name}' can be drawn; mend the problems first")
-    columns = min(columns, len(drawn))
-    rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
-    heights = [max(tile.height for tile in row) for row in rows]
-    width = max(sum(tile.width for tile in row) for row in rows)
-    canvas = Image.new("RGB", (width, sum(heights)), "white")
-    top = 0
-    for row, height in zip(rows, heights, strict=True):
-        left = 0
-        for tile in row:
-            canvas.paste(tile, (left, top))
-            left += tile.width
-        top += height
-    return canvas
-
-
-def _draw(dataset: Dataset, count: int) -> Iterator[Image.Image]:
-    """Yield overlays of images that are spread over the data set."""
-    for index in spread(len(dataset.records), count):
-        record = dataset.records[index]
-        try:
-            pixels = read_image(record["file_name"]).pixels
-            labels = dataset.read_segments(record, pixels.shape[:2]).semantic()
-        except InputError:
-            continue
-        tile = Segmentation(labels, np.ones(labels.shape, np.float32), dataset.classes, pixels).overlay()
-        tile.thumbnail((640, 640))
-        yield tile

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,11 @@ from ovseg.checkpoint.trained import load_trained_state, trained_state
 from ovseg.config import new_key
 from ovseg.engine.optimizer import trainable_parameters
 from ovseg.errors import ConfigError, InputError, WeightsError
-from ovseg.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from ovseg.engine.trainer import Trainer
 
 # What may differ between the parts of one run.
 FREE = ("MODEL.DEVICE", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD")
@@ -64,6 +62,16 @@ def _fill(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Non
         parameter.copy_(values[name])
 
 
+class Run(Protocol):
+    """What is saved of a training."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: WeightAverage | None
+    device: torch.device
+
+
 class Checkpoint:
     """``last.pt`` in the folder of a run."""
 
@@ -80,7 +88,7 @@ class Checkpoint:
         self.path = check_writable(folder) / "last.pt"
         self.settings, self.step = settings, 0
 
-    def save(self, trainer: Trainer, step: int) -> None:
+    def save(self, trainer: Run, step: int) -> None:
         """Write the state after `step` steps; the one before stays until this one is whole."""
         state = {
             "step": step,
@@ -94,7 +102,7 @@ class Checkpoint:
             torch.save(state, temporary)
         self.step = step
 
-    def load(self, trainer: Trainer, resume: bool) -> int:
+    def load(self, trainer: Run, resume: bool) -> int:
         """Go on where the run in the folder stopped.
 
         Args:
@@ -153,21 +161,3 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def export(trainer: Trainer, folder: Path) -> None:
-    """Write what `ovseg.load(folder)` needs: config.yaml, classes.json and model.safetensors.
-
-    Raises:
-        InputError: A file cannot be written.
-    """
-    from ovseg.checkpoint.trained import save_trained
-
-    with trainer.averaged():
-        save_trained(trained_state(trainer.model), folder / "model.safetensors")
-    cfg = trainer.cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS, cfg.MODEL.TEXT.VOCABULARY = "", ""  # `ovseg.load` takes those of the folder
-    for name, text in (("classes.json", json.dumps(trainer.classes.to_json(), indent=1)), ("config.yaml", cfg.dump())):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")

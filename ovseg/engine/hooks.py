@@ -18,9 +18,9 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ovseg.data.dataset import Dataset
-from ovseg.device import peak_memory
 from ovseg.engine.validation import validate
-from ovseg.files import rewind
+from ovseg.system.device import peak_memory
+from ovseg.system.files import rewind
 
 if TYPE_CHECKING:
     from ovseg.engine.trainer import Trainer

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.utils import comm
 
+from ovseg.checkpoint.trained import trained_state
 from ovseg.data.checking import require_sound
 from ovseg.data.registration import load_datasets
-from ovseg.device import resolve_device
-from ovseg.engine.checkpoints import export
 from ovseg.engine.expectation import describe
 from ovseg.engine.hooks import Log, Save, Validation, log, report, start_log
 from ovseg.engine.trainer import Trainer, seed_everything
 from ovseg.engine.validation import load_test_sets, validate
 from ovseg.errors import ConfigError
-from ovseg.files import check_writable
+from ovseg.system.device import resolve_device
+from ovseg.system.files import atomic_write, check_writable
 from ovseg.zoo import Spec, build, resolve
 
 _WORDS = {"true": True, "false": False, "null": None}  # as YAML writes what Python spells otherwise
@@ -89,3 +91,21 @@ def _model(spec: Spec) -> Any:
     device = resolve_device(spec.config.MODEL.DEVICE)
     seed_everything(spec.config.SEED)
     return build(spec).eval().place(device, torch.float32)
+
+
+def export(trainer: Trainer, folder: Path) -> None:
+    """Write what `ovseg.load(folder)` needs: config.yaml, classes.json and model.safetensors.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    from ovseg.checkpoint.trained import save_trained
+
+    with trainer.averaged():
+        save_trained(trained_state(trainer.model), folder / "model.safetensors")
+    cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.TEXT.VOCABULARY = "", ""  # `ovseg.load` takes those of the folder
+    for name, text in (("classes.json", json.dumps(trainer.classes.to_json(), indent=1)), ("config.yaml", cfg.dump())):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

@@ -33,7 +33,7 @@ from ovseg.engine.optimizer import (
     trainable_parameters,
 )
 from ovseg.errors import ConfigError, TrainingError
-from ovseg.meta_arch.words import WordedModel
+from ovseg.meta_arch.worded_model import WordedModel
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

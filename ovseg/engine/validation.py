@@ -14,8 +14,8 @@ from torch import nn
 from ovseg.data.dataset import Dataset
 from ovseg.data.registration import register_dataset
 from ovseg.evaluation import SemanticEvaluator
-from ovseg.evaluation.run import fit, look
-from ovseg.evaluation.sources import ModelSource
+from ovseg.evaluation.runs.run import fit, look
+from ovseg.evaluation.runs.sources import ModelSource
 from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import Vocabulary
 

@@ -1,9 +1,9 @@
 """Evaluation with stated rules: streaming evaluators that merge exactly; Detectron2's interface in its own module."""
 
-from ovseg.evaluation.instance import InstanceEvaluator, InstanceRecord, InstanceResult
-from ovseg.evaluation.instance_masks import InstanceMasks, true_instances
-from ovseg.evaluation.panoptic import PanopticEvaluator, PanopticRecord, PanopticResult, Quality
-from ovseg.evaluation.prompts import (
+from ovseg.evaluation.metrics.instance import InstanceEvaluator, InstanceRecord, InstanceResult
+from ovseg.evaluation.metrics.instance_masks import InstanceMasks, true_instances
+from ovseg.evaluation.metrics.panoptic import PanopticEvaluator, PanopticRecord, PanopticResult, Quality
+from ovseg.evaluation.metrics.prompts import (
     PromptEvaluator,
     PromptRecord,
     PromptResult,
@@ -11,9 +11,9 @@ from ovseg.evaluation.prompts import (
     ReferringRecord,
     ReferringResult,
 )
-from ovseg.evaluation.segments import from_ids, from_labels, from_panoptic
-from ovseg.evaluation.semantic import SemanticEvaluator, SemanticRecord, SemanticResult
-from ovseg.evaluation.state import Evaluator, Record, load_states, save_states
+from ovseg.evaluation.metrics.segments import from_ids, from_labels, from_panoptic
+from ovseg.evaluation.metrics.semantic import SemanticEvaluator, SemanticRecord, SemanticResult
+from ovseg.evaluation.metrics.state import Evaluator, Record, load_states, save_states
 
 __all__ = [
     "Evaluator",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.clip.features import Kept
-from ovseg.clip.tower import Block
+from ovseg.clip.tokens import Block
 from ovseg.guides.base import unit_patches
 
 

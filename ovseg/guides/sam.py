@@ -8,9 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg.checkpoint.files import read_state_dict
 from ovseg.checkpoint.strict import load_strict
 from ovseg.clip.features import Context
-from ovseg.clip.loading import read_state_dict
 from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, EnvironmentProblem, unknown_name
 from ovseg.guides.base import GUIDE_REGISTRY, IMAGENET_MEAN, IMAGENET_STD, Guide

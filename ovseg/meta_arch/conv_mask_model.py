@@ -18,12 +18,12 @@ from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
+from ovseg.labelling.mask_resize import plan_resize
+from ovseg.labelling.objects import MaskRule, object_results
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
-from ovseg.mask_postprocess import plan_resize
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
-from ovseg.meta_arch.mask_results import MaskRule, object_results
 from ovseg.meta_arch.section import Section
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals

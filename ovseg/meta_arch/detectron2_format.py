@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ovseg.contract import Answer
-from ovseg.panoptic import Instance
+from ovseg.result.objects import Instance
 
 
 def to_detectron2(answer: Answer) -> dict[str, Any]:

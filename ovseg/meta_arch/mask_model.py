@@ -14,12 +14,13 @@ from torch import Tensor
 from ovseg.clip.normalise import normalise
 from ovseg.contract import CLASS_SCORES, Answer, Words
 from ovseg.data.preprocessing import SizeRule
-from ovseg.device import to_device
 from ovseg.errors import ConfigError
+from ovseg.labelling.mask_resize import MaskResize
+from ovseg.labelling.masks import class_maps, semantic_map
 from ovseg.losses.matcher import Target
-from ovseg.mask_postprocess import MaskResize, class_maps, semantic_map
 from ovseg.meta_arch.section import Sectioned
-from ovseg.meta_arch.words import WordedModel
+from ovseg.meta_arch.worded_model import WordedModel
+from ovseg.system.device import to_device
 
 
 def size_rule(cfg: CfgNode, minimum: int) -> SizeRule:

@@ -16,14 +16,14 @@ from ovseg.clip.features import DenseFeatures
 from ovseg.clip.normalise import normalise
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
-from ovseg.data.windows import WindowPlan
 from ovseg.errors import ConfigError
-from ovseg.meta_arch.image_engineering import mix, views
-from ovseg.meta_arch.labelling import Labeller
-from ovseg.meta_arch.protocol import Protocol
+from ovseg.labelling.labeller import Labeller
+from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule
+from ovseg.labelling.views import mix, views
 from ovseg.meta_arch.section import lower_keys
-from ovseg.meta_arch.words import WordedModel
-from ovseg.postprocess import ScoreRule
+from ovseg.meta_arch.worded_model import WordedModel
+from ovseg.ops.windows import WindowPlan
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.regions import REGIONS, RegionGenerator
 from ovseg.system.registry import build

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from ovseg.cache_dir import cache_dir
 from ovseg.errors import EnvironmentProblem
-from ovseg.files import atomic_write, check_writable
 from ovseg.ops.library import SOURCES, library_name
+from ovseg.system.cache_dir import cache_dir
+from ovseg.system.files import atomic_write, check_writable
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities that CUDA kernels are made for."""

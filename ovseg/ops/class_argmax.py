@@ -36,7 +36,7 @@ def class_argmax(
     Args:
         logits: Finite scores (T, h, w) of T queries on the grid of patches; any floating dtype and strides.
         rows: Interpolation matrix (H, h): no weight is negative, and those of a row add up to one, as in
-            `ovseg.data.windows`.
+            `ovseg.ops.windows`.
         columns: Interpolation matrix (W, w), likewise.
         query_to_class: Class (T,) of each query.
         competes: Which queries (T,) can win, bool; the others only add to the sum of the softmax. None is all.

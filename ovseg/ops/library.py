@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ovseg.cache_dir import cache_dir
 from ovseg.errors import EnvironmentProblem
+from ovseg.system.cache_dir import cache_dir
 
 SOURCES = Path(__file__).parent / "csrc"
 PREBUILT = Path(__file__).parent / "prebuilt"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.device import to_device
+from ovseg.system.device import to_device
 
 LARGEST_SCALE = 100.0
 

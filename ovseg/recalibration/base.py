@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ovseg.clip.features import Context, DenseFeatures, Need
 from ovseg.clip.position import RULES
-from ovseg.clip.tower import ATTENTION, STREAM, Block, Tower
-from ovseg.errors import ConfigError
+from ovseg.clip.tokens import ATTENTION, STREAM, Block
+from ovseg.clip.tower import Tower
+from ovseg.errors import ConfigError, one_of
 from ovseg.system.registry import Kind, build, find, names
 
 if TYPE_CHECKING:
@@ -177,28 +178,6 @@ def layer_index(layer: int | float, depth: int) -> int:
     if not 0 <= index < depth:
         raise ConfigError(f"layer {layer} names no block of {depth}; expected -{depth}..{depth - 1} or a share 0..1")
     return index
-
-
-def one_of(option: str, got: str, allowed: Sequence[str]) -> str:
-    """Return a value if it is allowed.
-
-    Raises:
-        ConfigError: It is not; the message lists what is.
-    """
-    if got not in allowed:
-        raise ConfigError(f"{option} is '{got}'; expected one of {', '.join(allowed)}")
-    return got
-
-
-def at_least(option: str, got: Any, low: float) -> Any:
-    """Return a number if it is not below a bound.
-
-    Raises:
-        ConfigError: It is below.
-    """
-    if got < low:
-        raise ConfigError(f"{option} is {got}; expected at least {low}")
-    return got
 
 
 def list_recalibrations() -> list[str]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.features import Context
-from ovseg.clip.tower import Block
-from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, one_of
+from ovseg.clip.tokens import Block
+from ovseg.errors import at_least, one_of
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, attend
 
 _MODEL_TYPES = ("ClearCLIP", "vanilla", "MaskCLIP", "SCLIP")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.features import Context, Kept
-from ovseg.clip.tower import Block
+from ovseg.clip.tokens import Block
 from ovseg.errors import ConfigError
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, attend, layer_index
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.clip.features import Context, DenseFeatures, Kept
-from ovseg.clip.tower import Block
-from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least
+from ovseg.clip.tokens import Block
+from ovseg.errors import at_least
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 
 if TYPE_CHECKING:
     from ovseg.contract import Words

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ovseg.clip.features import Context
-from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, attend, neighbourhood, one_of
+from ovseg.errors import at_least, one_of
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, attend, neighbourhood
 
 _ATTENTIONS = ("naclip", "nonly", "kk", "csa", "vanilla")
 

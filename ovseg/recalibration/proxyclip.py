@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.features import Context, DenseFeatures, Need
-from ovseg.clip.tower import Block
+from ovseg.clip.tokens import Block
+from ovseg.errors import at_least, one_of
 from ovseg.guides import Guide, build_guide
 from ovseg.guides.mixing import GuideGrid, cross_block, guided_block, proxy_weights
-from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, at_least, one_of
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 
 
 @RECALIBRATION_REGISTRY.register()

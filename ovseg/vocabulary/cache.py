@@ -105,7 +105,7 @@ class TextCache:
 
     def __init__(self, folder: str | Path | None = None, limit_mb: float | None = None) -> None:
         if folder is None:
-            from ovseg.cache_dir import cache_dir
+            from ovseg.system.cache_dir import cache_dir
 
             folder = cache_dir() / "text"
         self.folder = Path(folder)

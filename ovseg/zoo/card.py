@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ovseg.cache_dir import cache_dir
 from ovseg.config import config_root, read_config, shipped_configs
+from ovseg.system.cache_dir import cache_dir
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CLIP_FILE = "open_clip_model.safetensors"

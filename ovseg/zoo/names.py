@@ -8,7 +8,7 @@ from typing import Any
 
 from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
-from ovseg.mappings import merge
+from ovseg.system.values import merge
 from ovseg.zoo.card import PACKAGE, Card, list_models
 from ovseg.zoo.spec import ASKED, Layer, Spec, read_entry, read_layers
 

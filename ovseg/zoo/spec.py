@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovseg.config import TABLES, config_root, load_config, read_chain
 from ovseg.errors import EnvironmentProblem
-from ovseg.mappings import merge
+from ovseg.system.values import merge
 from ovseg.zoo.card import Card
 
 if TYPE_CHECKING:

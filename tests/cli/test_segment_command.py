@@ -15,7 +15,7 @@ from PIL import Image
 
 import ovseg
 from ovseg.cli import main
-from ovseg.segmentation import read_label_png
+from ovseg.result.formats.labels import read_label_png
 
 WORDS = "cat, red chair|armchair, window"
 

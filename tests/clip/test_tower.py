@@ -11,16 +11,16 @@ import torch.nn.functional as F
 
 from ovseg.clip import ViTClip
 from ovseg.clip.conv_clip import ConvClip
-from ovseg.clip.tower import CLASS_TOKEN, LEVELS
+from ovseg.clip.tokens import CLASS_TOKEN, LEVELS
 from ovseg.contract import CLASS_SCORES
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
+from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule
 from ovseg.losses.criterion import SetCriterion
-from ovseg.meta_arch.protocol import Protocol
-from ovseg.meta_arch.san import SAN
+from ovseg.meta_arch.san.model import SAN
+from ovseg.meta_arch.san.side_adapter import SideAdapter
 from ovseg.meta_arch.training_free import TrainingFree
-from ovseg.postprocess import ScoreRule
-from ovseg.proposals.side_adapter import SideAdapter
 from ovseg.recalibration import Recalibration, build_recalibration, list_recalibrations
 from ovseg.vocabulary import Vocabulary
 from tests.fake_tower import DIM, PATCH, FakeTower

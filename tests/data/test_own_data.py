@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg.data.checking import check_dataset, draw_samples, require_sound
+from ovseg.data.checking import check_dataset, require_sound
 from ovseg.data.dataset import read_label_image
 from ovseg.data.own_data import read_folder
 from ovseg.data.registration import load_datasets, read_dataset, register_dataset
 from ovseg.errors import InputError, UnknownNameError, VocabularyError
+from ovseg.evaluation.reports.pictures import draw_samples
 from ovseg.vocabulary import Vocabulary
 
 

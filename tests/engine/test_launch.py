@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from ovseg.cli import main
-from ovseg.engine.launch import leave_group
+from ovseg.system.processes import leave_group
 
 ROOT = Path(__file__).parents[2]
 

@@ -132,7 +132,7 @@ def test_gradients_of_passes_add_up(train, monkeypatch):
         images = torch.stack([entry["image"].float().mean() for entry in inputs]) / 255
         return {"loss_toy": ((self.void_row.sum() - images) ** 2).mean()}
 
-    from ovseg.meta_arch.san import SAN
+    from ovseg.meta_arch.san.model import SAN
 
     monkeypatch.setattr(SAN, "losses", loss)
     assert curve(train("one")) == pytest.approx(curve(train("two", ACCUMULATE=2)), rel=1e-5)
@@ -156,7 +156,7 @@ def test_half_precision_learns_alike(train):
 
 
 def test_a_loss_that_is_not_finite(train, monkeypatch, capfd):
-    from ovseg.meta_arch.san import SAN
+    from ovseg.meta_arch.san.model import SAN
 
     real, calls = SAN.losses, itertools.count()
 
@@ -181,7 +181,7 @@ def test_gradients_that_are_not_finite(train):
 
 
 def test_a_matching_that_breaks_down(train, monkeypatch):
-    from ovseg.meta_arch.san import SAN
+    from ovseg.meta_arch.san.model import SAN
 
     def losses(self, inputs, words):
         if next(calls):

@@ -11,7 +11,8 @@ from ovseg.meta_arch.mask_model import MaskModel
 from ovseg.ops.linear_layers import PackedLinear, can_pack
 from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import Vocabulary
-from tests.meta_arch import test_fcclip, test_san
+from tests.meta_arch.fcclip import test_model as test_fcclip
+from tests.meta_arch.san import test_model as test_san
 
 CPU = torch.device("cpu")
 

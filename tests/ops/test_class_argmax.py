@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg import postprocess
-from ovseg.data.windows import bilinear_matrix, plan_windows
 from ovseg.errors import ConfigError
+from ovseg.labelling import scores as postprocess
+from ovseg.labelling.scores import ScoreRule, segment_map
+from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.class_argmax import class_argmax, plain_class_argmax
-from ovseg.postprocess import ScoreRule, segment_map
+from ovseg.ops.windows import plan_windows
 
 CASES = st.fixed_dictionaries(
     {

@@ -9,10 +9,10 @@ from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
-from ovseg.meta_arch.protocol import Protocol
+from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.ops.linear_layers import PackedLinear, can_pack
-from ovseg.postprocess import ScoreRule
 from ovseg.recalibration import Recalibration, build_recalibration, list_recalibrations
 from ovseg.regions import REGIONS
 from ovseg.system.registry import build

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg.data.windows import bilinear_matrix, plan_windows
-from ovseg.postprocess import upsample
+from ovseg.labelling.scores import upsample
+from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.ops.windows import plan_windows
 from ovseg.regions import mean_labels, vote
 from ovseg.regions.voting import region_means
 

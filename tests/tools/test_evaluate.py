@@ -18,9 +18,9 @@ from ovseg.contract import WANTS, Words
 from ovseg.data.images import LoadedImage
 from ovseg.data.scenes.bank import Bank
 from ovseg.errors import OvsegError
-from ovseg.evaluation.plan import Plan
-from ovseg.meta_arch.words import WordedModel
-from ovseg.panoptic import Instance, Panoptic, PanopticSegment
+from ovseg.evaluation.runs.plan import Plan
+from ovseg.meta_arch.worded_model import WordedModel
+from ovseg.result.objects import Instance, Panoptic, PanopticSegment
 from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import Vocabulary
 from ovseg.zoo import list_models

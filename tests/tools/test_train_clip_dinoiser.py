@@ -13,7 +13,7 @@ import torch
 
 import ovseg
 from ovseg.data.scenes.bank import Bank
-from ovseg.data.squares import Pictures
+from ovseg.recalibration.clip_dinoiser.squares import Pictures
 
 ROOT = Path(__file__).parents[2]
 

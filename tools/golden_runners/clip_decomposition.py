@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from golden_runners.square_clip import square_clip
-from ovseg.clip.decomposition import decompose
-from ovseg.clip.text_span import text_span
 from ovseg.recalibration import build_recalibration
-from ovseg.recalibration.clip_decomposition import heatmap, relevance
+from ovseg.recalibration.clip_decomposition.ledger import decompose
+from ovseg.recalibration.clip_decomposition.method import heatmap, relevance
+from ovseg.recalibration.clip_decomposition.text_span import text_span
 
 
 def run(case: Any) -> dict[str, Tensor]:

@@ -11,11 +11,11 @@ from train_clip_dinoiser import make_optimizer, train_step
 
 from golden_runners.common import build_clip, resize
 from golden_runners.product import make_words
-from ovseg.checkpoint.clip_dinoiser import LightHeads
 from ovseg.clip.normalise import normalise
-from ovseg.guides.pooling import correlations
 from ovseg.recalibration import build_recalibration
-from ovseg.recalibration.clip_dinoiser import Inner
+from ovseg.recalibration.clip_dinoiser.heads import LightHeads
+from ovseg.recalibration.clip_dinoiser.method import Inner
+from ovseg.recalibration.clip_dinoiser.pooling import correlations
 
 TOWER = "clip_backbone.backbone."
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from golden_runners.common import build_clip, empty_context, resize
 from golden_runners.product import make_words
 from ovseg.clip import ViTClip
-from ovseg.recalibration.clip_surgery import CLIP_Surgery, Original
-from ovseg.regions.points import prompt_points
+from ovseg.recalibration.clip_surgery.method import CLIP_Surgery, Original
+from ovseg.recalibration.clip_surgery.points import prompt_points
 
 SURGERIES = {"": "class_set", "_plain": "none", "_redundant": "redundant"}
 

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from golden_runners.common import build_clip, empty_context
 from golden_runners.product import make_words
-from ovseg.clip import Context, ViTClip, layer_fusion
+from ovseg.clip import Context, ViTClip
 from ovseg.contract import Words
-from ovseg.data.windows import bilinear_matrix
 from ovseg.guides import Guide
-from ovseg.postprocess import ScoreRule, class_probabilities, segment_map
-from ovseg.recalibration.cliper import CLIPer
-from ovseg.refinement.attention_chain import chain_attention, presence
-from ovseg.refinement.layer_maps import Layers, layer_logits
+from ovseg.labelling.scores import ScoreRule, class_probabilities, segment_map
+from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.recalibration.cliper import layer_fusion
+from ovseg.recalibration.cliper.attention_chain import chain_attention, presence
+from ovseg.recalibration.cliper.layer_maps import Layers, layer_logits
+from ovseg.recalibration.cliper.method import CLIPer
 
 # The original's own background, where it has no threshold, wins up to the m at which (1 - m)^2 equals m.
 OWN_BACKGROUND = (3 - 5**0.5) / 2

@@ -13,14 +13,15 @@ from golden_runners.common import build_clip, empty_context, resize
 from golden_runners.product import make_words
 from ovseg.clip import Context, DenseFeatures, Tower, ViTClip
 from ovseg.clip.open_clip_internals import OpenClipBlock
-from ovseg.clip.tower import CLASS_TOKEN
+from ovseg.clip.tokens import CLASS_TOKEN
 from ovseg.contract import Words
-from ovseg.data.windows import bilinear_matrix, plan_windows
-from ovseg.postprocess import ScoreRule, segment_map
+from ovseg.labelling.scores import ScoreRule, segment_map
+from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.ops.windows import plan_windows
 from ovseg.recalibration import Recalibration, build_recalibration
-from ovseg.recalibration.cliptrase import Affinity, denoise, self_correlation, self_self
+from ovseg.recalibration.cliptrase.clustering import cluster_means, dbscan
+from ovseg.recalibration.cliptrase.method import Affinity, denoise, self_correlation, self_self
 from ovseg.regions import vote
-from ovseg.regions.clustering import cluster_means, dbscan
 from ovseg.regions.voting import region_means
 
 

@@ -15,10 +15,10 @@ from ovseg.clip.normalise import denormalise
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.data.preprocessing import SizeRule
-from ovseg.data.windows import bilinear_matrix
-from ovseg.meta_arch.protocol import Protocol
+from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule, class_probabilities, segment_map, upsample
 from ovseg.meta_arch.training_free import TrainingFree
-from ovseg.postprocess import ScoreRule, class_probabilities, segment_map, upsample
+from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.recalibration import Recalibration
 from ovseg.refinement import pamr
 

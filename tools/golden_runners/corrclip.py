@@ -11,8 +11,8 @@ from golden_runners.common import build_clip, dense_outputs
 from ovseg.clip import Context
 from ovseg.guides import Guide
 from ovseg.guides.base import unit_patches
-from ovseg.recalibration.corrclip import CorrCLIP
-from ovseg.regions.merging import merge_regions, resize_ids
+from ovseg.recalibration.corrclip.merging import merge_regions, resize_ids
+from ovseg.recalibration.corrclip.method import CorrCLIP
 
 
 class Given(Guide):

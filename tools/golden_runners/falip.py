@@ -10,8 +10,8 @@ from torch import Tensor
 
 from golden_runners.square_clip import square_clip
 from ovseg.clip import ViTClip
-from ovseg.clip.foveal import run_biased
-from ovseg.recalibration.falip import FALIP
+from ovseg.recalibration.falip.foveal import run_biased
+from ovseg.recalibration.falip.method import FALIP
 from ovseg.regions.boxes import score_regions
 
 

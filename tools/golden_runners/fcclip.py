@@ -14,7 +14,7 @@ from golden_runners.product import answers, encode_together, make_words, padded_
 from ovseg.checkpoint.loading import Weights
 from ovseg.data.preprocessing import SizeRule
 from ovseg.losses.criterion import SetCriterion
-from ovseg.meta_arch.fcclip import FCCLIP, Ensemble, seen_columns, valid_masks
+from ovseg.meta_arch.fcclip.model import FCCLIP, Ensemble, seen_columns, valid_masks
 from ovseg.ops import mask_pool, ms_deform_attn, resize_masks
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder

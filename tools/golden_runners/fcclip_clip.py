@@ -11,10 +11,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ovseg.checkpoint.fcclip import official_name
 from ovseg.checkpoint.strict import translate
 from ovseg.clip.conv_clip import ConvClip, check_config
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.meta_arch.fcclip.weights import official_name
 
 TINY_TEXT = {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from golden_runners.mask_losses import StageDraws, inspect_stage, with_gradients
 from golden_runners.product import instance_outputs, panoptic_outputs
+from ovseg.labelling.mask_resize import MaskResize, plan_resize
+from ovseg.labelling.masks import class_maps, instances, panoptic
+from ovseg.labelling.objects import MaskRule
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction, Target
-from ovseg.mask_postprocess import MaskResize, class_maps, instances, panoptic, plan_resize
-from ovseg.meta_arch.mask_results import MaskRule
 
 
 def build_criterion(config: Mapping[str, Any]) -> SetCriterion:

@@ -13,10 +13,10 @@ from golden_runners.common import build_clip, label, protocol, resize
 from golden_runners.product import make_words
 from ovseg.clip import Need, ViTClip
 from ovseg.clip.open_clip_internals import OpenClipBlock
-from ovseg.data.windows import bilinear_matrix
-from ovseg.meta_arch.image_engineering import blur, grey
-from ovseg.meta_arch.image_engineering import mix as mix_views
-from ovseg.meta_arch.image_engineering import views as all_views
+from ovseg.labelling.views import blur, grey
+from ovseg.labelling.views import mix as mix_views
+from ovseg.labelling.views import views as all_views
+from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.itaclip import ITACLIP
 from ovseg.vocabulary import TextEmbedder

@@ -14,12 +14,12 @@ from golden_runners.fcclip_losses import build_criterion, mask_rule, read_target
 from golden_runners.mask_losses import in_order
 from golden_runners.product import answers, encode_together, make_words, padded_batch
 from ovseg.checkpoint.loading import Weights
-from ovseg.checkpoint.maft_plus import official_name
 from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.losses.criterion import SetCriterion
-from ovseg.meta_arch.maft_plus import MAFTPlus
-from ovseg.proposals.content_transfer import ContentTransfer
+from ovseg.meta_arch.maft_plus.content_transfer import ContentTransfer
+from ovseg.meta_arch.maft_plus.model import MAFTPlus
+from ovseg.meta_arch.maft_plus.weights import official_name
 from ovseg.proposals.masked_decoder import MaskedDecoder
 from ovseg.proposals.pixel_decoder import PixelDecoder
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from golden_runners.fcclip_losses import read_targets
-from ovseg.losses.mask_aware import fit_of_masks, mask_aware_loss, spread
-from ovseg.losses.representation import representation_loss, strip_pool
+from ovseg.meta_arch.maft_plus.content_transfer import ContentTransfer
+from ovseg.meta_arch.maft_plus.mask_aware import fit_of_masks, mask_aware_loss, spread
+from ovseg.meta_arch.maft_plus.representation import representation_loss, strip_pool
 from ovseg.proposals.classifier import class_logits
-from ovseg.proposals.content_transfer import ContentTransfer
 
 TRANSFER_KEYS = {"multihead_attn": "attention", "MLP": "linear", "norm": "norm"}
 """The original's names of the parts of the transfer, below ``cross_atten``, and ours."""

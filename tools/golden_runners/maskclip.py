@@ -9,8 +9,8 @@ from torch import Tensor
 
 from golden_runners.common import build_clip, empty_context
 from golden_runners.product import make_words
-from ovseg.data.windows import plan_windows
-from ovseg.postprocess import upsample
+from ovseg.labelling.scores import upsample
+from ovseg.ops.windows import plan_windows
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.maskclip import Keys
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from golden_runners.common import build_clip, dense_outputs
 from golden_runners.product import make_words
-from ovseg.data.windows import bilinear_matrix
-from ovseg.postprocess import class_probabilities
-from ovseg.recalibration.resclip import ResCLIP
-from ovseg.refinement.semantic_feedback import label_attention, patch_labels
+from ovseg.labelling.scores import class_probabilities
+from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.recalibration.resclip.method import ResCLIP
+from ovseg.recalibration.resclip.semantic_feedback import label_attention, patch_labels
 
 LAYERS = (5, 6, 7, 8)  # whatever the depth
 

@@ -12,17 +12,18 @@ from torch import Tensor
 from golden_runners.product import answers, encode_together, make_words, padded_batch
 from golden_runners.san_criterion import build_criterion, case_draws, inspect, read_targets, run_criterion
 from ovseg.checkpoint.loading import Weights, load
-from ovseg.checkpoint.san import official, official_name
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
-from ovseg.clip.recognition import pool_bias, run_patches, run_tail
 from ovseg.contract import Encoded, Words
 from ovseg.data.preprocessing import SizeRule
+from ovseg.labelling.mask_resize import plan_resize
+from ovseg.labelling.masks import class_maps
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
-from ovseg.mask_postprocess import class_maps, plan_resize
-from ovseg.meta_arch.san import SAN
-from ovseg.proposals.side_adapter import SideAdapter
+from ovseg.meta_arch.san.model import SAN
+from ovseg.meta_arch.san.recognition import pool_bias, run_patches, run_tail
+from ovseg.meta_arch.san.side_adapter import SideAdapter
+from ovseg.meta_arch.san.weights import official, official_name
 from ovseg.vocabulary import TextEmbedder
 
 HIDDEN = -100.0  # what the original adds to scores that are not to be seen

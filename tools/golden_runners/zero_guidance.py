@@ -11,10 +11,10 @@ from torch import Tensor
 
 from golden_runners.square_clip import square_clip
 from ovseg.clip import ViTClip
-from ovseg.recalibration.zero_guidance import Zero_Guidance
-from ovseg.regions.segment_embedding import embed_segments, subtraction_weight
-from ovseg.regions.sibling_merging import merge_siblings, pair_similarity
-from ovseg.regions.ward_tree import over_segments, soft_masks, tree_above, ward_splits
+from ovseg.recalibration.zero_guidance.method import Zero_Guidance
+from ovseg.recalibration.zero_guidance.segment_embedding import embed_segments, subtraction_weight
+from ovseg.recalibration.zero_guidance.sibling_merging import merge_siblings, pair_similarity
+from ovseg.recalibration.zero_guidance.ward_tree import over_segments, soft_masks, tree_above, ward_splits
 
 
 def run(case: Any) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from ovseg.data.benchmarks.base import Decoder, Layout, Place, Rule, Split
 from ovseg.data.benchmarks.manifest import read_manifest
 from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, VOID, Dataset, identity_lookup, read_label_image
 from ovseg.errors import InputError
-from ovseg.files import atomic_write
+from ovseg.system.files import atomic_write
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

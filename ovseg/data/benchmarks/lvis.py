@@ -18,7 +18,7 @@ from ovseg.data.benchmarks.names import distinct
 from ovseg.data.coco_json import read_coco_json
 from ovseg.data.dataset import Dataset
 from ovseg.errors import InputError
-from ovseg.files import atomic_write
+from ovseg.system.files import atomic_write
 from ovseg.vocabulary import Vocabulary
 
 CLASSES = 1203

@@ -7,7 +7,7 @@ from typing import Any
 
 from ovseg.data.benchmarks.base import Place
 from ovseg.errors import InputError
-from ovseg.files import atomic_write
+from ovseg.system.files import atomic_write
 
 FORMAT = 1
 """Counts changes of the label rules; what another one made is converted anew."""

@@ -20,7 +20,7 @@ from ovseg.data.benchmarks.manifest import read_manifest, write_manifest
 from ovseg.data.dataset import INSTANCE, Dataset
 from ovseg.data.images import read_image
 from ovseg.errors import InputError
-from ovseg.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write, check_writable
 
 
 @dataclass(frozen=True)

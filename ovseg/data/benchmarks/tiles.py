@@ -15,7 +15,7 @@ from ovseg.data.benchmarks.manifest import read_manifest
 from ovseg.data.dataset import SEMANTIC, VOID, Dataset, identity_lookup
 from ovseg.data.images import read_image
 from ovseg.errors import InputError
-from ovseg.files import atomic_write
+from ovseg.system.files import atomic_write
 
 SIDE = 1024
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ovseg.data.scenes.concepts import Concept, read_concepts
 from ovseg.data.scenes.textures import STUFF, make_texture
 from ovseg.errors import EnvironmentProblem, InputError
-from ovseg.files import atomic_write
+from ovseg.system.files import atomic_write
 
 SPRITE = 128
 TEXTURES_PER_CLASS = 24

@@ -48,7 +48,7 @@ class Typographic(Condition):
         """Return the photo with the words; word and place are the same at all severities as far as they fit."""
         from PIL import Image, ImageDraw
 
-        from ovseg.overlay import fit_text
+        from ovseg.result.overlay import fit_text
 
         word = self.word(image_id, vocabulary, present)
         if not word:

@@ -1,0 +1,1 @@
+"""Measures: evaluators that stream and merge exactly."""

@@ -1,0 +1,149 @@
+"""What silently makes numbers differ, said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ovseg.data.dataset import INSTANCE, PANOPTIC, PROMPTS, SEMANTIC, Dataset, read_label_image
+from ovseg.data.registration import read_dataset
+from ovseg.errors import InputError
+from ovseg.evaluation.runs.image_log import Log
+from ovseg.evaluation.runs.plan import Plan
+
+BACKGROUND_NAMES = frozenset({"background", "other", "others", "unlabelled", "unlabeled", "void", "nothing"})
+"""Names by which data sets call what is none of their classes."""
+
+
+def before(plan: Plan, dataset: Dataset) -> list[str]:
+    """Return what can be said before the first image: about words, labels and protocol."""
+    return [*_words(plan, dataset), *_depth(dataset), *_protocol(plan, dataset), *_problems(dataset)]
+
+
+def after(dataset: Dataset, log: Log, results: dict[str, Any]) -> list[str]:
+    """Return what is seen when all images are done: absent classes, thresholds, sizes, failures."""
+    return [*_absent(dataset, results), *_threshold(dataset, log, results), *_sizes(log), *_kinds(log, results)]
+
+
+def _words(plan: Plan, dataset: Dataset) -> Iterator[str]:
+    """Compare the vocabulary with the labels."""
+    if not plan.vocabulary:
+        return
+    labels = read_dataset(plan.dataset, plan.root or None).classes
+    renamed = len(labels) == len(dataset.classes)
+    own, given = set(labels.names), set(dataset.classes.names)
+    if renamed and own != given:
+        changed = sum(a != b for a, b in zip(labels.names, dataset.classes.names, strict=True))
+        yield (
+            f"the vocabulary renames {changed} of {len(labels)} classes of the labels, in order: numbers compare only "
+            "with those under the same words"
+        )
+    elif not renamed:
+        lost, extra = sorted(own - given), sorted(given - own)
+        text = f"the vocabulary has {len(given)} classes and the labels {len(own)}"
+        if lost:
+            text += f"; pixels of {len(lost)} classes ({', '.join(lost[:3])}{', ...' if lost[3:] else ''}) became void"
+        if extra:
+            text += (
+                f"; {len(extra)} words ({', '.join(extra[:3])}{', ...' if extra[3:] else ''}) have no labels and can "
+                "only be wrong"
+            )
+        yield text
+
+
+def _depth(dataset: Dataset) -> Iterator[str]:
+    """Look whether label pictures can hold all classes of the files."""
+    count = len(dataset.remap)
+    if dataset.kind != SEMANTIC or count <= 255 or not dataset.records:
+        return
+    try:
+        bits = read_label_image(dataset.records[0]["sem_seg_file_name"])[1]
+    except InputError:
+        return  # it is reported by name
+    if bits == 8:
+        yield (
+            f"labels have 8 bits but the list has {count} classes: ids above 254 are lost in such files; save them "
+            "with 16 bits, else their images cannot be evaluated"
+        )
+
+
+def _protocol(plan: Plan, dataset: Dataset) -> Iterator[str]:
+    if plan.distractors is not None:
+        yield (
+            f"each image was labelled with its own classes and {plan.distractors} others: easier than all "
+            f"{len(dataset.classes)} at once, and comparable only with the same seed and number"
+        )
+    if plan.limit is not None:
+        yield f"only the first {len(dataset.records)} images were evaluated (--limit)"
+
+
+def _problems(dataset: Dataset) -> Iterator[str]:
+    yield from dataset.problems[:5]
+    if len(dataset.problems) > 5:
+        yield f"{len(dataset.problems) - 5} more files have problems; see `ovseg datasets check {dataset.name}`"
+
+
+def _absent(dataset: Dataset, results: dict[str, Any]) -> Iterator[str]:
+    """Say which means differ, and why."""
+    if SEMANTIC not in results:
+        return
+    found = results[SEMANTIC]
+    if found.present < found.total:
+        yield (
+            f"{found.present} of {found.total} classes occur in the ground truth: mIoU is "
+            f"{100 * found.miou_present:.1f} over those, {100 * found.miou_seen:.1f} over the {found.seen} that occur "
+            f"in ground truth or predictions (Detectron2 0.6), {100 * found.miou_all:.1f} over all; papers report any "
+            "of these under one name"
+        )
+
+
+def _threshold(dataset: Dataset, log: Log, results: dict[str, Any]) -> Iterator[str]:
+    """Compare the policy for the background with the classes."""
+    if dataset.kind == PROMPTS:
+        return
+    policy = log.source.get("background", "")
+    own = [name for name in dataset.classes.names if name.casefold() in BACKGROUND_NAMES]
+    lost = results[SEMANTIC].no_class_share if SEMANTIC in results else 0.0
+    if policy not in ("", "none") and not own:
+        yield (
+            f"background policy '{policy}' leaves pixels without a class, and this set has no class for background: "
+            f"{100 * lost:.1f} % of the labelled pixels were missed so; --background none gives each pixel a class"
+        )
+    if policy not in ("", "none") and own:
+        yield (
+            f"background policy '{policy}' leaves pixels without a class, which are not counted as '{own[0]}': that "
+            "class is only what the model finds by its name"
+        )
+    if policy == "none" and own:
+        yield (
+            f"'{own[0]}' is asked for as a word like any other; many papers use a threshold or words such as sky and "
+            "wall in its place"
+        )
+
+
+def _sizes(log: Log) -> Iterator[str]:
+    """Say where ground truth, image and prediction had other sizes."""
+    other = [r for r in log.good if any(note.startswith("ground truth is") for note in r.notes)]
+    brought = [r for r in log.good if any("were brought to" in note for note in r.notes)]
+    if other:
+        note = next(note for note in other[0].notes if note.startswith("ground truth is"))
+        yield (
+            f"{len(other)} images have resized ground truth ({other[0].name}: {note}): labels were compared at its "
+            "size, by the nearest pixel; numbers at the size of the image differ"
+        )
+    elif brought:
+        yield (
+            f"{len(brought)} predictions are of another size than the ground truth ({brought[0].name}): they were "
+            "brought to it by the nearest pixel, which costs accuracy at borders"
+        )
+
+
+def _kinds(log: Log, results: dict[str, Any]) -> Iterator[str]:
+    failed = len(log.images) - len(log.good)
+    if failed:
+        yield f"{failed} of {len(log.images)} images could not be evaluated and count nowhere; they are listed by name"
+    if PANOPTIC in results and INSTANCE not in results:
+        yield (
+            "the model tells no objects of a class apart: for PQ all pixels of a class are one segment, which "
+            "penalises images with several"
+        )

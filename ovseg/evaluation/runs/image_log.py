@@ -1,0 +1,142 @@
+"""The log of an evaluation: a line of JSON for each image, written at once, so that a killed run goes on where it was.
+
+Every process appends to a file of its own in ``records/``; when all images are done they become ``images.jsonl``, in
+the order of the data set. A line that a kill has cut in two does not count: its image is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovseg.errors import InputError
+from ovseg.system.files import atomic_write
+from ovseg.system.values import dump
+
+WHOLE = "images.jsonl"
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What was measured on one image; JSON keeps it to the bit.
+
+    Attributes:
+        index: Its place in the data set.
+        name: File name, with its folder.
+        size: Height and width of the ground truth.
+        error: Why it could not be evaluated, in one line; empty if it was.
+        seconds: Time of the model.
+        peak: Most memory in use so far, bytes.
+        notes: What the reader of the result should know.
+        scores: Numbers of this image alone, 0..1; None where there is nothing to average.
+        measured: For each task what its evaluator counts (`ovseg.evaluation.metrics.state`); of prompts a list.
+    """
+
+    index: int
+    name: str
+    size: tuple[int, int] = (0, 0)
+    error: str = ""
+    seconds: float = 0.0
+    peak: int = 0
+    notes: tuple[str, ...] = ()
+    scores: dict[str, float | None] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ImageRecord:
+        """Read what `dataclasses.asdict` gave."""
+        return cls(**{**values, "size": tuple(values["size"]), "notes": tuple(values["notes"])})
+
+
+@dataclass
+class Log:
+    """What is known of a run.
+
+    Attributes:
+        source: What made the predictions (name, weights hash, settings, ...).
+        images: Records by place in the data set.
+    """
+
+    source: dict[str, Any] = field(default_factory=dict)
+    images: dict[int, ImageRecord] = field(default_factory=dict)
+
+    @property
+    def ordered(self) -> list[ImageRecord]:
+        """All records in the order of the data set."""
+        return [self.images[index] for index in sorted(self.images)]
+
+    @property
+    def good(self) -> list[ImageRecord]:
+        """The records of images that could be evaluated, in the order of the data set."""
+        return [record for record in self.ordered if not record.error]
+
+
+def read_log(folder: Path) -> Log:
+    """Read all that earlier and present processes have written.
+
+    Raises:
+        InputError: The processes had different weights or settings.
+    """
+    log = Log()
+    for path in [folder / WHOLE, *sorted((folder / "records").glob("*.jsonl"))]:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            with contextlib.suppress(json.JSONDecodeError):  # the line that a kill has cut in two
+                _take(log, json.loads(line), folder)
+    return log
+
+
+def _take(log: Log, row: dict[str, Any], folder: Path) -> None:
+    """Add one line of a file."""
+    if "source" in row:
+        if log.source and log.source != row["source"]:
+            changed = ", ".join(key for key, value in row["source"].items() if log.source.get(key) != value)
+            raise InputError(
+                f"'{folder}' holds images of another run ({changed} changed); expected the same model and versions, "
+                "choose another --output"
+            )
+        log.source = row["source"]
+        return
+    record = ImageRecord.from_json(row)
+    if not record.error or record.index not in log.images:
+        log.images[record.index] = record
+
+
+@contextlib.contextmanager
+def appending(folder: Path, source: dict[str, Any], name: str) -> Iterator[Callable[[ImageRecord], None]]:
+    """Open a file of this process for records.
+
+    Args:
+        folder: Of the run.
+        source: What makes the predictions.
+        name: Of the process.
+
+    Yields:
+        What writes a record; when it returns the record is out of this process, and a kill cannot undo it.
+    """
+    parts = folder / "records"
+    parts.mkdir(parents=True, exist_ok=True)
+    with (parts / f"{name}-{secrets.token_hex(4)}.jsonl").open("x", encoding="utf-8") as file:
+
+        def write(row: dict[str, Any]) -> None:
+            file.write(dump(row) + "\n")
+            file.flush()
+
+        write({"source": source})
+        yield lambda record: write(dataclasses.asdict(record))
+
+
+def close_log(folder: Path, log: Log) -> None:
+    """Replace the files of the processes by one, in the order of the data set."""
+    with atomic_write(folder / WHOLE) as temporary:
+        rows = [{"source": log.source}, *map(dataclasses.asdict, log.ordered)]
+        temporary.write_text("".join(dump(row) + "\n" for row in rows), encoding="utf-8")
+    for path in (folder / "records").glob("*.jsonl"):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        (folder / "records").rmdir()

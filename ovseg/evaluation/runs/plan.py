@@ -1,0 +1,228 @@
+"""What an evaluation is asked for, and the data set and predictions that this stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ovseg.data.dataset import PROMPTS, Dataset
+from ovseg.data.registration import read_dataset
+from ovseg.errors import ConfigError, InputError, VocabularyError
+from ovseg.evaluation.robustness import Condition
+from ovseg.evaluation.runs.measures import Measures, choose_tasks
+from ovseg.evaluation.runs.prompt_source import PromptSource, check_words
+from ovseg.evaluation.runs.sources import ModelSource, SavedSource, Source
+from ovseg.system.files import atomic_write
+from ovseg.system.values import dump
+from ovseg.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ovseg.segmenter import Segmenter
+
+PLAN = "run.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the numbers of an evaluation; it travels to other processes.
+
+    Attributes:
+        dataset: Name or folder, as for training.
+        model: As for `ovseg.load`; not looked at with `predictions`.
+        predictions: Folder of saved predictions in place of a model; empty for the model.
+        vocabulary: Words in place of the data set's own (`Dataset.with_classes`); empty for those.
+        protocol: Settings of a benchmark, as for `ovseg.load`.
+        background: Policy; None for the model's own.
+        templates: Template set; None for the model's own.
+        overrides: Nested changes to the config of the model.
+        device: As for `ovseg.load`.
+        dtype: As for `ovseg.load`.
+        distractors: Each image is labelled with the classes that it shows and so many others; None for all classes.
+        limit: Only the first images; None for all.
+        tasks: Of `ovseg.evaluation.runs.measures.TASKS`; empty for all that the ground truth can judge.
+        novel: Classes that the training has not seen: names, or a file of them; empty for no split.
+        boundary: Measure Boundary IoU too.
+        seed: Of distractors and of what is random in a model.
+        root: Folder of the benchmarks; empty for that of the environment.
+        condition: What is done to photos and words before the model gets them.
+    """
+
+    dataset: str
+    model: str = "mini"
+    predictions: str = ""
+    vocabulary: str = ""
+    protocol: str = ""
+    background: str | None = None
+    templates: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    dtype: str = "auto"
+    distractors: int | None = None
+    limit: int | None = None
+    tasks: tuple[str, ...] = ()
+    novel: str = ""
+    boundary: bool = False
+    seed: int = 0
+    root: str = ""
+    condition: Condition = field(default_factory=Condition)
+
+    def check(self) -> None:
+        """Find mistakes before anything is read.
+
+        Raises:
+            ConfigError: A number is out of range.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit is {self.limit}; expected at least 1")
+        if self.distractors is not None and self.distractors < 0:
+            raise ConfigError(f"--distractors is {self.distractors}; expected 0 or more")
+        if self.predictions and self.condition.FAMILY != "clean":
+            raise ConfigError("tests of robustness change what a model gets; expected a --model, not --predictions")
+        if self.predictions and self.distractors is not None:
+            raise ConfigError(
+                "--distractors with --predictions: each image has words of its own; expected a --model, or the whole "
+                "vocabulary"
+            )
+
+    def open_dataset(self) -> Dataset:
+        """Read the data set with the words of the evaluation and, of its records, those that are evaluated.
+
+        Raises:
+            OvsegError: As `read_dataset` and `Dataset.with_classes`.
+        """
+        dataset = read_dataset(self.dataset, self.root or None)
+        if self.vocabulary:
+            dataset = dataset.with_classes(Vocabulary.parse(self.vocabulary))
+        return dataclasses.replace(dataset, records=dataset.records[: self.limit])
+
+    def open_measures(self, dataset: Dataset) -> Measures:
+        """Make the evaluators.
+
+        Raises:
+            ConfigError: The ground truth cannot judge a task, or prompts are asked for as they cannot be.
+            VocabularyError: A novel class is not in the list.
+        """
+        if dataset.kind == PROMPTS:
+            if self.predictions or self.distractors is not None:
+                raise ConfigError(
+                    f"'{dataset.name}' asks for each image's own words, one at a time; expected a --model, without "
+                    "--predictions and --distractors"
+                )
+            check_words(self.background)
+        return Measures(dataset, choose_tasks(dataset, self.tasks), self.novel_flags(dataset.classes), self.boundary)
+
+    @property
+    def model_key(self) -> str:
+        """What tells models apart; plans with one key can share a loaded model."""
+        return dump([self.predictions, self.model, self.protocol, self.overrides, self.device, self.dtype])
+
+    def load(self, device: str) -> Segmenter | None:
+        """Load the model on a device; None where predictions are read.
+
+        Raises:
+            OvsegError: As `ovseg.load`.
+        """
+        if self.predictions:
+            return None
+        from ovseg.zoo import load  # it brings Detectron2
+
+        return load(self.model, device, self.dtype, overrides=self.overrides or None, protocol=self.protocol)
+
+    def open_source(self, dataset: Dataset, measures: Measures, segmenter: Segmenter | None) -> Source:
+        """Give the model its words, or open the folder of predictions.
+
+        Args:
+            dataset: Of `open_dataset`.
+            measures: Of `open_measures`; what none of them judges is not asked of the model.
+            segmenter: Of `load`.
+
+        Raises:
+            OvsegError: As `Segmenter.words`.
+        """
+        if segmenter is None:
+            return SavedSource(Path(self.predictions).expanduser(), dataset.classes)
+        given = (segmenter, dataset.classes, self.background, self.templates, self.condition)
+        return PromptSource(*given) if dataset.kind == PROMPTS else ModelSource(*given, want=measures.want)
+
+    def novel_flags(self, classes: Vocabulary) -> list[bool] | None:
+        """Return for each class whether it is novel; None without a split.
+
+        Raises:
+            VocabularyError: A novel class is not in the list.
+        """
+        if not self.novel:
+            return None
+        names = Vocabulary.parse(self.novel).names
+        unknown = [name for name in names if name not in classes.names]
+        if unknown:
+            raise VocabularyError(f"novel class '{unknown[0]}' is not among the {len(classes)} classes; mend --novel")
+        return [name in names for name in classes.names]
+
+    def class_ids(self, index: int, own: np.ndarray, count: int) -> np.ndarray:
+        """Return the classes that an image is labelled with.
+
+        Args:
+            index: Place of the image in the data set, which with the seed decides the draw.
+            own: Classes that it shows, ascending.
+            count: Number of classes of the data set.
+
+        Returns:
+            (N,) integers: its own and then the others, or all in order.
+        """
+        every = np.arange(count)
+        if self.distractors is None:
+            return every
+        rng = np.random.default_rng([index, self.distractors, *([self.seed] if self.seed else [])])
+        return np.concatenate([own, rng.permutation(np.setdiff1d(every, own))[: self.distractors]])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        values |= {"condition": [self.condition.FAMILY, self.condition.key, self.condition.seed]}
+        whole: dict[str, Any] = json.loads(dump(values))
+        return whole
+
+
+def claim(folder: Path, plan: Plan, dataset: Dataset) -> None:
+    """Write what is evaluated into the folder of a run, or make sure that a run there is the same.
+
+    Raises:
+        InputError: Another evaluation lies there.
+    """
+    names = [Path(record["file_name"]).name for record in dataset.records]
+    wanted = {**plan.to_json(), "vocabulary_hash": dataset.classes.hash, "images": names}
+    path = folder / PLAN
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            changed = [key for key in wanted if found.get(key) != wanted[key]]
+        except (ValueError, AttributeError):
+            changed = ["run.json"]
+        if changed:
+            raise InputError(
+                f"'{folder}' holds an evaluation with other settings ({', '.join(changed)}); choose another --output, "
+                "or delete it"
+            )
+        return
+    with atomic_write(path) as temporary:
+        temporary.write_text(dump(wanted, indent=1), encoding="utf-8")
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read what a folder of a run was asked for, without its condition.
+
+    Raises:
+        InputError: There is no run in it.
+    """
+    try:
+        values = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        known = {entry.name for entry in dataclasses.fields(Plan)} - {"condition"}
+        plan = Plan(**{key: value for key, value in values.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"'{folder}' holds no evaluation ({PLAN}); expected a folder of `ovseg eval`") from error
+    return dataclasses.replace(plan, tasks=tuple(plan.tasks))

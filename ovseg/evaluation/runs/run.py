@@ -1,0 +1,381 @@
+"""Running an evaluation: images shared out over processes, logged one by one, resumed after a kill, summed exactly.
+
+Each process runs every N-th of the images that are not in the log yet and appends what it measures. The sums are made
+afterwards from the log, in the order of the data set, so that neither the number of processes nor an interruption
+changes a bit of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import numpy as np
+import torch
+
+from ovseg._version import __version__
+from ovseg.data.dataset import SEMANTIC, Dataset, Segments
+from ovseg.data.images import LoadedImage, read_image
+from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
+from ovseg.evaluation.runs.image_log import ImageRecord, Log, appending, close_log, read_log
+from ovseg.evaluation.runs.measures import Found, Measures
+from ovseg.evaluation.runs.plan import Plan, claim
+from ovseg.evaluation.runs.sources import Source
+from ovseg.system.device import device_of_process, peak_memory
+from ovseg.system.files import atomic_write, check_writable
+from ovseg.system.processes import leave_group
+
+LABELS = "labels"
+"""Folder of the predicted labels, 16-bit PNGs in the ids of the evaluation's vocabulary (65535 no class)."""
+
+Report = Callable[[int, int], None]
+"""Called with the number of images that are done, and of all."""
+
+Item = tuple[int, int]
+"""Number of a job and place of an image in its data set."""
+
+
+Opened = tuple[Dataset, Measures]
+"""The data set of a job, read once, and what measures it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan and the folder that its run is kept in."""
+
+    plan: Plan
+    folder: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        plan: What was asked for.
+        folder: Where it is kept.
+        dataset: With the words of the evaluation and the records that were evaluated.
+        log: What was measured.
+        measures: Evaluators for its sums.
+    """
+
+    plan: Plan
+    folder: Path
+    dataset: Dataset
+    log: Log
+    measures: Measures
+
+
+def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = None) -> list[Run] | None:
+    """Evaluate all images that are not in the logs yet.
+
+    Under torchrun every process calls this; `processes` is not looked at then.
+
+    Args:
+        jobs: What to evaluate; a model that several in a row share is loaded once.
+        processes: On this machine; each loads the model.
+        report: Told about progress.
+
+    Returns:
+        The runs; None on all processes of torchrun but the first.
+
+    Raises:
+        OvsegError: A plan cannot be carried out; images that cannot be evaluated are in the logs instead.
+    """
+    if processes < 1:
+        raise ConfigError(f"--processes is {processes}; expected at least 1")
+    opened = [_open(job) for job in jobs]
+    tell = report or (lambda done, total: None)
+    if torch.distributed.is_torchelastic_launched():
+        if not _run_own_part(jobs, opened, tell):
+            return None
+    else:
+        missing = _missing(jobs, opened)
+        if processes == 1 or len(missing) < 2:
+            work(jobs, opened, missing, tell)
+        else:
+            _spawn(jobs, opened, missing, min(processes, len(missing)), tell)
+    return [_close(job, dataset, measures) for job, (dataset, measures) in zip(jobs, opened, strict=True)]
+
+
+def _open(job: Job) -> Opened:
+    """Check a job before any work starts."""
+    job.plan.check()
+    dataset = job.plan.open_dataset()
+    measures = job.plan.open_measures(dataset)
+    check_writable(job.folder / LABELS)
+    claim(job.folder, job.plan, dataset)
+    return dataset, measures
+
+
+def _close(job: Job, dataset: Dataset, measures: Measures) -> Run:
+    log = read_log(job.folder)
+    if len(log.images) < len(dataset.records):
+        raise InputError(
+            f"{len(log.images)} of {len(dataset.records)} images are done; run the same command again to go on"
+        )
+    close_log(job.folder, log)
+    return Run(job.plan, job.folder, dataset, log, measures)
+
+
+def work(jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], report: Report, rank: int = 0) -> None:
+    """Evaluate images in this process.
+
+    Args:
+        jobs: What to evaluate.
+        opened: For each job its data set and measures.
+        items: Number of the job and place of the image in its data set, job by job.
+        report: Told how many of `items` are done.
+        rank: Number of this process, which chooses its accelerator.
+    """
+    segmenter, key, done = None, "", 0
+    for number, group in itertools.groupby(items, key=lambda item: item[0]):
+        job = jobs[number]
+        device = device_of_process(job.plan.device, rank)
+        if key != job.plan.model_key:
+            segmenter, key = job.plan.load(device), job.plan.model_key
+        dataset, measures = opened[number]
+        worker = _Worker(job, dataset, measures, job.plan.open_source(dataset, measures, segmenter))
+        where = torch.device("cpu") if segmenter is None else segmenter.device
+        with appending(job.folder, {**worker.source.description, "versions": versions()}, str(rank)) as append:
+            for _, index in group:
+                append(worker.evaluate(index, where))
+                done += 1
+                report(done, len(items))
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    """What evaluates the images of a job in this process."""
+
+    job: Job
+    dataset: Dataset
+    measures: Measures
+    source: Source
+
+    def evaluate(self, index: int, device: torch.device) -> ImageRecord:
+        """Evaluate one image; what is wrong with it is said in its record."""
+        record, plan = self.dataset.records[index], self.job.plan
+        path = Path(record["file_name"])
+        name = f"{path.parent.name}/{path.name}"
+        torch.manual_seed(plan.seed + index)  # methods that draw must not depend on what was drawn before a kill
+        try:
+            seen = look(self.dataset, record, tuple(self.measures.evaluators))
+            truth, notes = seen.truth, seen.notes
+            ids = plan.class_ids(index, seen.present, len(self.dataset.classes))
+            found = fit(self.source(seen.image, ids, seen.present), truth.ids.shape, name)
+            measured, scores = self.measures.measure(record, truth, found)
+            save_labels(self.job.folder / LABELS / f"{path.stem}.png", found.labels)
+        except InputError as error:
+            return ImageRecord(index, name, error=str(error))
+        height, width = truth.ids.shape
+        notes = (*notes, *found.notes)
+        return ImageRecord(
+            index, name, (height, width), "", found.seconds, peak_memory(device), notes, scores, measured
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """An image and its ground truth, each read once.
+
+    Attributes:
+        image: The photograph.
+        truth: Its masks, at their own size.
+        present: Classes that they have, ascending.
+        notes: What the reader of the result should know.
+    """
+
+    image: LoadedImage
+    truth: Segments
+    present: np.ndarray
+    notes: tuple[str, ...]
+
+
+def look(dataset: Dataset, record: dict[str, Any], tasks: Sequence[str] = (SEMANTIC,)) -> Look:
+    """Read an image of a data set and its ground truth; evaluation and validation in training both look so.
+
+    Raises:
+        InputError: Either is missing or broken, or they are of other proportions.
+    """
+    image = read_image(record["file_name"])
+    truth, notes = read_truth(dataset, record, image, tasks)
+    return Look(image, truth, np.unique(truth.classes), notes)
+
+
+def read_truth(
+    dataset: Dataset, record: dict[str, Any], image: LoadedImage, tasks: Sequence[str] = (SEMANTIC,)
+) -> tuple[Segments, tuple[str, ...]]:
+    """Read the ground truth of an image at its own size.
+
+    Where only labels are compared it may have another size than the image, with the same proportions: predictions are
+    then brought to it, and never the other way.
+
+    Returns:
+        The masks, and what the reader of the result should know.
+
+    Raises:
+        InputError: It is missing, broken or of other proportions.
+    """
+    height, width = image.pixels.shape[:2]
+    size = _truth_size(record) or (height, width)
+    alike = abs(size[0] * width - size[1] * height) <= max(*size, height, width)  # equal but for a rounded pixel
+    if size == (height, width) or not alike or set(tasks) - {SEMANTIC, "calibration"}:
+        return dataset.read_segments(record, (height, width)), ()
+    note = f"ground truth is {size[1]}x{size[0]}, the image {width}x{height}"
+    return dataset.read_segments(record, size), (note,)
+
+
+def _truth_size(record: dict[str, Any]) -> tuple[int, int] | None:
+    """Return height and width of a ground truth picture; None where there is none, or none that can be read."""
+    from PIL import Image
+
+    path = record.get("sem_seg_file_name") or record.get("pan_seg_file_name")
+    try:
+        with Image.open(path) as picture:  # type: ignore[arg-type]
+            return picture.height, picture.width
+    except Exception:  # decoders raise nearly anything; reading it says what is wrong
+        return None
+
+
+def fit(found: Found, size: tuple[int, ...], name: str) -> Found:
+    """Bring labels to the size of the ground truth, nearest pixel; segments and objects are left as they are.
+
+    Raises:
+        InputError: The proportions differ.
+    """
+    height, width = found.labels.shape
+    if (height, width) == size:
+        return found
+    if abs(size[0] * width - size[1] * height) > max(*size, height, width):
+        raise InputError(
+            f"prediction of '{name}' is {width}x{height} pixels, its ground truth {size[1]}x{size[0]}; expected equal "
+            "sizes, make it anew"
+        )
+    scores = None if found.scores is None else nearest(found.scores, size)
+    note = f"labels of {width}x{height} were brought to {size[1]}x{size[0]}"
+    return Found(nearest(found.labels, size), scores, None, None, found.seconds, (*found.notes, note))
+
+
+def nearest(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Bring a map (H, W) to another size by the nearest pixel."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, values.shape, strict=True)
+    )
+    return values if values.shape == size else values[rows[:, None], columns]
+
+
+def save_labels(path: Path, labels: np.ndarray) -> None:
+    """Write labels (H, W) as a 16-bit PNG, 65535 for no class; quick rather than small.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    from PIL import Image
+
+    from ovseg.result.formats.labels import PNG_NO_CLASS
+
+    values = np.where(labels < 0, PNG_NO_CLASS, labels).astype(np.uint16)
+    with atomic_write(path) as temporary:
+        Image.fromarray(values).save(temporary, format="PNG", compress_level=1)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what makes the numbers."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "ovseg": __version__}
+    for package in ("torch", "torchvision", "open_clip_torch", "detectron2", "numpy", "pycocotools"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # such as Detectron2's Python part
+            found[package] = str(getattr(sys.modules.get(package), "__version__", "not installed"))
+    return found
+
+
+def _missing(jobs: Sequence[Job], opened: Sequence[Opened]) -> list[Item]:
+    """Return the images to evaluate: those without a record, and those that failed."""
+    items: list[Item] = []
+    for number, (job, (dataset, _)) in enumerate(zip(jobs, opened, strict=True)):
+        done = {record.index for record in read_log(job.folder).good}
+        items += [(number, index) for index in range(len(dataset.records)) if index not in done]
+    return items
+
+
+def _run_own_part(jobs: Sequence[Job], opened: Sequence[Opened], report: Report) -> bool:
+    """Run the part of this process of torchrun; True on the first one, when all are done."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    torch.distributed.init_process_group("gloo")
+    try:
+        missing = _missing(jobs, opened)
+        torch.distributed.barrier()  # before anybody writes: all must see the same logs
+        local = int(os.environ.get("LOCAL_RANK", rank))
+        work(jobs, opened, missing[rank::world], report if rank == 0 else lambda done, total: None, local)
+        torch.distributed.barrier()
+    finally:
+        leave_group()
+    return rank == 0
+
+
+def _spawn(
+    jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], processes: int, report: Report
+) -> None:
+    """Run images in several processes of their own.
+
+    Raises:
+        OvsegError: A process could not go on; what was done is in the logs.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    threads = max(1, torch.get_num_threads() // processes)
+    workers = [
+        context.Process(
+            target=_work_in_process, args=(jobs, opened, items[rank::processes], rank, threads, queue), daemon=True
+        )
+        for rank in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    for done, message in enumerate(_messages(workers, queue), 1):
+        if isinstance(message, OvsegError):
+            for worker in workers:
+                worker.terminate()
+            raise message
+        report(done, len(items))
+    for rank, worker in enumerate(workers):
+        worker.join()
+        if worker.exitcode:
+            raise EnvironmentProblem(
+                f"process {rank + 1} of {processes} ended with {worker.exitcode} (memory?); what was done is kept, run "
+                "the same command again to go on, or with fewer --processes"
+            )
+
+
+def _messages(workers: Sequence[Any], queue: Any) -> Iterator[Any]:
+    """Yield what the processes say until all of them have ended."""
+    while True:
+        alive = any(worker.is_alive() for worker in workers)
+        try:
+            yield queue.get(timeout=0.5 if alive else 0.1)
+        except Empty:
+            if not alive:
+                return
+
+
+def _work_in_process(
+    jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], rank: int, threads: int, queue: Any
+) -> None:
+    """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
+    torch.set_num_threads(threads)
+    try:
+        work(jobs, opened, items, lambda done, total: queue.put(done), rank)
+    except OvsegError as error:
+        queue.put(error)

@@ -1,0 +1,1 @@
+"""From scores or masks to labels: streamed, tiled, refined."""

@@ -1,0 +1,124 @@
+"""From patch scores to labels: refinement by PAMR or a dense CRF, the score rule, and regions that share labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovseg.clip.normalise import denormalise
+from ovseg.contract import CLASS_SCORES, Answer
+from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule, class_probabilities, segment_map, upsample
+from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.ops.windows import WindowPlan
+from ovseg.refinement import affinity, dense_crf, propagate
+from ovseg.regions import mean_labels, vote
+
+QUERIES_PER_REFINEMENT = 64
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Makes the label map of an image from its patch scores.
+
+    Attributes:
+        protocol: Where PAMR runs, what regions do, and the dense CRF.
+        rule: How scores become labels.
+        query_to_class: Class (T,) of each query; -1 for background words.
+        mean, std: By which the network input was normalised, per channel of RGB in 0..1.
+    """
+
+    protocol: Protocol
+    rule: ScoreRule
+    query_to_class: Tensor
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def label(
+        self,
+        scores: Tensor,
+        plan: WindowPlan,
+        image: Tensor,
+        size: tuple[int, int],
+        areas: Tensor | None,
+        want: frozenset[str],
+    ) -> Answer:
+        """Label an image.
+
+        Args:
+            scores: Patch scores (T, nI * h, nJ * w) of all windows side by side.
+            plan: The windows.
+            image: The normalised network input (3, h, w).
+            size: Height and width of the result.
+            areas: Region ids (h, w), or soft maps (R, a, b) whose argmax is the region; None if there are none.
+            want: Whether the probabilities of all classes are wanted, too.
+        """
+        protocol, rule, guide = self.protocol, self.rule, None
+        if rule.pamr_steps and protocol.pamr_at == "network":
+            scores = self._pamr(scores, plan, image)
+            rows, columns = _resize(image.shape[1:], size)
+            rule = replace(rule, pamr_steps=0)
+        else:
+            rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
+            if rule.pamr_steps:
+                guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+        arguments = (scores, rows, columns, self.query_to_class, rule, guide)
+        labels, best = segment_map(*arguments)
+        if protocol.crf_steps:
+            refined = self._crf(arguments, labels, image)
+            labels = labels.where(best < rule.prob_threshold, refined) if rule.prob_threshold > 0 else refined
+        if protocol.region_rule != "none" and areas is not None and len(areas):
+            ids = _region_ids(areas, size)
+            labels = (
+                vote(labels, ids)
+                if protocol.region_rule == "vote"
+                else mean_labels(scores, rows, columns, ids, self.query_to_class, labels)
+            )
+        return Answer(labels, best, class_scores=class_probabilities(*arguments) if CLASS_SCORES in want else None)
+
+    def _pamr(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
+        """Refine patch scores (T, ...) at the size of the network input: (T, h, w), a few queries at a time."""
+        steps, dilations = self.rule.pamr_steps, self.rule.pamr_dilations
+        rows, columns = plan.matrices((image.shape[1], image.shape[2]), (scores.shape[1], scores.shape[2]))
+        weights = affinity(image[None].float(), dilations)
+        parts = (upsample(part, rows, columns)[None] for part in scores.split(QUERIES_PER_REFINEMENT))
+        return torch.cat([propagate(part, weights, steps, dilations)[0] for part in parts])
+
+    def _crf(self, arguments: tuple[Any, ...], labels: Tensor, image: Tensor) -> Tensor:
+        """Refine labels (H, W) by a dense CRF among the classes that won anywhere; what lost everywhere stays out.
+
+        It runs at the size of the network input, so that its cost does not grow with the photograph.
+        """
+        scores, rows, columns, query_to_class, rule, _ = arguments
+        queries = query_to_class.to(labels.device)
+        own = torch.isin(queries, labels.long())
+        if not own.any():  # every pixel is below the threshold
+            return labels
+        classes, places = queries[own].unique(return_inverse=True)
+        down = _resize(labels.shape, image.shape[1:])
+        plain = replace(rule, pamr_steps=0, area_threshold=0.0)
+        small = (down[0] @ rows.to(down[0]), down[1] @ columns.to(down[1]))
+        probabilities = class_probabilities(scores[own], *small, places, plain)
+        pixels = (denormalise(image.float(), self.mean, self.std) * 255).round().clamp(0, 255).to(torch.uint8)
+        settings = self.protocol
+        refined = dense_crf(pixels, probabilities, settings.crf_steps, settings.crf_smoothness, settings.crf_appearance)
+        up = _resize(image.shape[1:], labels.shape)
+        return segment_map(refined, *up, classes, ScoreRule(logit_scale=1.0, softmax=False))[0]
+
+
+def _resize(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the float32 matrices of bilinear resizing along rows and columns."""
+    rows, columns = (bilinear_matrix(*sides).float() for sides in zip(before, after, strict=True))
+    return rows, columns
+
+
+def _region_ids(areas: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring regions to the output: ids (h, w) by the nearest pixel, soft maps (R, a, b) by the largest."""
+    if areas.ndim == 2:
+        return F.interpolate(areas[None, None].double(), size, mode="nearest")[0, 0].long()
+    ids = torch.arange(len(areas), device=areas.device)
+    return segment_map(areas, *_resize(areas.shape[1:], size), ids, ScoreRule(logit_scale=1.0, softmax=False))[0].long()

@@ -1,0 +1,78 @@
+"""Panoptic and instance results of one image, for all models that propose masks."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovseg.contract import INSTANCES, PANOPTIC, Words
+from ovseg.errors import ConfigError
+from ovseg.labelling.mask_resize import MaskResize
+from ovseg.labelling.masks import instances, panoptic
+from ovseg.result.objects import Panoptic
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """What is made of masks besides labels.
+
+    Attributes:
+        top_k: See `ovseg.labelling.masks.instances`.
+        panoptic: Whether the model gives panoptic segments.
+        instances: Whether it gives instances; with panoptic segments only things.
+        object_threshold: See `ovseg.labelling.masks.panoptic`.
+        overlap_threshold: Likewise.
+    """
+
+    top_k: int = 100
+    _: KW_ONLY
+    panoptic: bool = False
+    instances: bool = False
+    object_threshold: float = 0.8
+    overlap_threshold: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        if not (0 <= self.object_threshold <= 1 and 0 <= self.overlap_threshold <= 1 and self.top_k >= 1):
+            got = f"object {self.object_threshold}, overlap {self.overlap_threshold}, top k {self.top_k}"
+            raise ConfigError(f"thresholds of masks are {got}; expected shares in 0..1 and at least one instance")
+
+    @property
+    def objects(self) -> bool:
+        """Whether anything is wanted but labels; masks are then resized before the sigmoid, as in FC-CLIP."""
+        return self.panoptic or self.instances
+
+
+def object_results(
+    probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, rule: MaskRule, words: Words, want: frozenset[str]
+) -> dict[str, Any]:
+    """Make the panoptic and instance results of one image.
+
+    Args:
+        probabilities: Class probabilities (Q, K + 1) of the columns of the words, "no object" last.
+        mask_logits: (Q, h, w).
+        resize: Their way to the photograph.
+        rule: How they are made.
+        words: The words of the columns.
+        want: What is wanted of ``panoptic`` and ``instances``.
+
+    Returns:
+        What is wanted, as an `Answer` has it.
+    """
+    found: dict[str, Any] = {}
+    things = torch.tensor([entry.is_thing for entry in words.vocabulary])
+    if PANOPTIC in want:
+        thresholds = (rule.object_threshold, rule.overlap_threshold)
+        ids, segments = panoptic(probabilities, mask_logits, resize, things, *thresholds, words.column_class)
+        found[PANOPTIC] = Panoptic(ids.cpu().numpy(), tuple(segments))
+    if INSTANCES in want:
+        wanted = things if rule.panoptic else None
+        found[INSTANCES] = instances(probabilities, mask_logits, resize, rule.top_k, wanted, words.column_class)
+    return found

@@ -1,0 +1,227 @@
+"""From patch scores to a label for every pixel of the original image, streamed over classes.
+
+Upsampling, softmax over all queries, the maximum over the names of a class and the argmax run tile by tile and a few
+queries at a time, with a running winner and a running log-sum-exp. Memory at the original size does not grow with the
+number of classes; a (classes, H, W) tensor never exists unless `class_probabilities` is asked for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovseg.errors import ConfigError
+from ovseg.ops.class_argmax import Race, class_argmax, first_competing, runs
+from ovseg.refinement import affinity, close_labels, propagate
+
+_CHUNK = 2**24  # pixels of whole maps that are computed at a time
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """How scores become labels.
+
+    Attributes:
+        logit_scale: Factor between scores and the logits of the softmax over all queries.
+        prob_threshold: Pixels whose winner has a lower probability take ``threshold_label``.
+        area_threshold: Classes that win no more than this share of the pixels that classes win are dropped (SCLIP).
+        area_exempt: Class that is never dropped and not counted; 0 in the benchmarks of SCLIP, -1 for none.
+        min_max: Whether every query's map is stretched to 0..1 first (GEM).
+        keep_peak: Whether every query's map is scaled so that its peak is that of its patches, which upsampling lowers
+            (CLIPer); for scores that are not negative.
+        score_threshold: Queries whose best patch score is no higher are dropped (CLIPer); 0 is off.
+        pamr_steps: Rounds of pixel-adaptive refinement of the upsampled scores; 0 is off.
+        pamr_dilations: Distances in pixels of its neighbours.
+        softmax: Whether scores become probabilities by a softmax; methods that give probabilities themselves say no.
+        closing: Side in pixels of the square by which the labels, not the scores, are closed (ITACLIP: 3); 0 is off.
+        threshold_label: Label of pixels below the threshold; -1 is "no class", 0 the background class of benchmarks.
+    """
+
+    logit_scale: float
+    prob_threshold: float = 0.0
+    area_threshold: float = 0.0
+    area_exempt: int = -1
+    min_max: bool = False
+    pamr_steps: int = 0
+    pamr_dilations: tuple[int, ...] = (8, 16)
+    threshold_label: int = -1
+    softmax: bool = True
+    closing: int = 0
+    keep_peak: bool = False
+    score_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        for name in ("prob_threshold", "area_threshold", "score_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
+        if self.pamr_steps < 0 or self.logit_scale <= 0:
+            raise ConfigError(
+                f"pamr_steps is {self.pamr_steps} and logit_scale {self.logit_scale}; expected >= 0 and > 0"
+            )
+        if self.closing < 0 or (self.closing and self.closing % 2 == 0):
+            raise ConfigError(f"closing is {self.closing}; expected 0 (off) or an odd side in pixels, such as 3")
+
+
+@torch.no_grad()
+def segment_map(
+    patch_logits: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    query_to_class: Tensor,
+    rule: ScoreRule,
+    image: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Label every pixel with the class of its best query.
+
+    Args:
+        patch_logits: Scores (T, h, w) of T queries on the patch grid (of all windows, see `ovseg.ops.windows`).
+        rows: Interpolation matrix (H, h).
+        columns: Interpolation matrix (W, w).
+        query_to_class: Class (T,) of each query; queries of class -1 compete but give no class.
+        rule: Scale, thresholds and refinement.
+        image: (3, H, W) at the output size, normalised; needed for the refinement.
+
+    Returns:
+        Labels (H, W) int32, -1 for no class, and scores (H, W) float32: the probability of the best query in 0..1.
+
+    Raises:
+        ConfigError: There is no query, or the refinement has no image.
+    """
+    _check(patch_logits, query_to_class, rule, image)
+    query_to_class = query_to_class.to(patch_logits.device)
+    keep = _strong(patch_logits, rule)
+    streamed = _Stream(patch_logits, rows, columns, rule, image)
+    labels, scores = streamed.best(keep, query_to_class)
+    if rule.area_threshold > 0:
+        large = ~torch.isin(query_to_class, _small_classes(labels, query_to_class, rule))
+        if not large[keep].all():
+            keep &= large
+            labels, scores = streamed.best(keep, query_to_class)
+    if rule.prob_threshold > 0 or not keep.any():  # scores that are no probabilities may be negative
+        low = scores < rule.prob_threshold if keep.any() else torch.ones_like(scores, dtype=torch.bool)
+        labels.masked_fill_(low, rule.threshold_label)
+    return close_labels(labels, rule.closing) if rule.closing else labels, scores
+
+
+@torch.no_grad()
+def class_probabilities(
+    patch_logits: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    query_to_class: Tensor,
+    rule: ScoreRule,
+    image: Tensor | None = None,
+) -> Tensor:
+    """Return the probability of every class at every pixel (K, H, W), for evaluators; arguments as `segment_map`.
+
+    Softmax over all queries, then the maximum over the names of a class, then zero for classes that the area rule
+    drops. The probability threshold is not applied.
+    """
+    _check(patch_logits, query_to_class, rule, image)
+    logits = torch.cat(list(_Stream(patch_logits, rows, columns, rule, image).maps()))
+    query_probabilities = logits.softmax(0) if rule.softmax else logits
+    classes = query_to_class.tolist()
+    found = torch.zeros(max([*classes, 0]) + 1, *logits.shape[1:], device=logits.device)
+    strong = _strong(patch_logits, rule).tolist()
+    for index, kept, probability in zip(classes, strong, query_probabilities, strict=True):
+        if index >= 0 and kept:
+            torch.maximum(found[index], probability, out=found[index])
+    if rule.area_threshold > 0:
+        found[_small_classes(found.argmax(0), query_to_class, rule)] = 0
+    return found
+
+
+@torch.no_grad()
+def upsample(patch_logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the scores (T, H, W) at the output size, float32, of patch scores (T, h, w)."""
+    return rows.to(patch_logits.device) @ patch_logits.float() @ columns.to(patch_logits.device).mT
+
+
+def _check(patch_logits: Tensor, query_to_class: Tensor, rule: ScoreRule, image: Tensor | None) -> None:
+    if len(patch_logits) == 0 or len(patch_logits) != len(query_to_class):
+        raise ConfigError(
+            f"got {len(patch_logits)} queries and {len(query_to_class)} classes; expected one class a query"
+        )
+    if rule.pamr_steps and image is None:
+        raise ConfigError("pamr_steps is set but there is no image to refine by; pass the normalised image")
+
+
+def _strong(patch_logits: Tensor, rule: ScoreRule) -> Tensor:
+    """Return which queries (T,) have a patch score above the rule's threshold; all where that is off."""
+    if rule.score_threshold <= 0:
+        return torch.ones(len(patch_logits), dtype=torch.bool, device=patch_logits.device)
+    return patch_logits.amax((1, 2)) > rule.score_threshold
+
+
+def _small_classes(labels: Tensor, query_to_class: Tensor, rule: ScoreRule) -> Tensor:
+    """Return the classes that win too few pixels, or none; the exempt class and pixels without a class do not count."""
+    counted = labels[(labels >= 0) & (labels != rule.area_exempt)]
+    areas = torch.bincount(counted.long(), minlength=int(query_to_class.max()) + 1)
+    small = areas <= rule.area_threshold * areas.sum()
+    if 0 <= rule.area_exempt < len(small):
+        small[rule.area_exempt] = False
+    return small.nonzero().flatten()
+
+
+class _Stream:
+    """Scores of one image at the output size, a few queries at a time."""
+
+    def __init__(
+        self, patch_logits: Tensor, rows: Tensor, columns: Tensor, rule: ScoreRule, image: Tensor | None
+    ) -> None:
+        self.rule, self.logits = rule, patch_logits
+        self.rows, self.columns = rows.to(patch_logits.device), columns.to(patch_logits.device)
+        self.size = (len(rows), len(columns))
+        self.weights = affinity(image[None], rule.pamr_dilations) if rule.pamr_steps and image is not None else None
+
+    def best(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the class (H, W) int32 of the best of the kept queries, and its probability (H, W) among all."""
+        rule = self.rule
+        if self.weights is not None or rule.min_max or rule.keep_peak:
+            labels, scores = self._whole(keep, query_to_class)
+        else:
+            matrices, scale, softmax = (self.rows, self.columns), rule.logit_scale, rule.softmax
+            labels, scores = class_argmax(self.logits, *matrices, query_to_class, keep, scale, softmax)
+        return labels, scores if rule.softmax else scores.clamp_(0, 1)  # CLIPer's probabilities may exceed 1
+
+    def maps(self) -> Iterator[Tensor]:
+        """Yield the final logits (t, H, W) of all queries in order."""
+        size = max(1, _CHUNK // (self.size[0] * self.size[1]))
+        for part in torch.arange(len(self.logits), device=self.logits.device).split(size):
+            yield self._maps(part)
+
+    def _maps(self, part: Tensor) -> Tensor:
+        """Return whole maps (t, H, W) of some queries, refined and stretched as the rule says."""
+        logits = self.logits[part].float() * (1 if self.rule.min_max else self.rule.logit_scale)
+        maps = upsample(logits, self.rows, self.columns)
+        if self.weights is not None:
+            maps = propagate(maps[None], self.weights, self.rule.pamr_steps, self.rule.pamr_dilations)[0]
+        tiny = torch.finfo(maps.dtype).tiny
+        if self.rule.keep_peak:
+            now, wanted = (peaks.amax((1, 2), keepdim=True).clamp_min(tiny) for peaks in (maps, logits))
+            maps = maps * (wanted / now)
+        if self.rule.min_max:
+            low, high = maps.aminmax(dim=2)
+            low, high = low.amin(1)[:, None, None], high.amax(1)[:, None, None]
+            least = 1e-6 if self.rule.keep_peak else tiny  # where several are at their peak, the highest wins
+            maps = (maps - low) * (self.rule.logit_scale / (high - low + least))
+        return maps
+
+    def _whole(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
+        """Label all pixels at once, a few maps at a time."""
+        labels = torch.empty(self.size, dtype=torch.int32, device=self.logits.device)
+        scores = torch.empty(self.size, device=self.logits.device)
+        race = Race(labels, scores, self.rule.softmax)
+        order, kept = first_competing(keep), int(keep.sum())
+        for part, competes in runs(order, kept, max(1, _CHUNK // labels.numel())):
+            race.add(self._maps(part).flatten(1), competes)
+        race.finish(query_to_class[order])
+        return labels, scores

@@ -1,0 +1,178 @@
+"""MAFT+: FC-CLIP's head on a CLIP whose image tower is tuned with it, and texts that look at the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from ovseg.checkpoint.loading import Weights, load
+from ovseg.clip.conv_clip import ConvClip
+from ovseg.clip.convnext import ConvNeXtTower
+from ovseg.contract import Words
+from ovseg.errors import ConfigError
+from ovseg.labelling.objects import MaskRule
+from ovseg.losses.points import Draw, uniform_points
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_clip
+from ovseg.meta_arch.maft_plus.content_transfer import ContentTransfer
+from ovseg.meta_arch.maft_plus.mask_aware import mask_aware_loss
+from ovseg.meta_arch.maft_plus.representation import representation_loss
+from ovseg.meta_arch.maft_plus.weights import OFFICIAL
+from ovseg.meta_arch.mask_model import read_targets
+from ovseg.meta_arch.section import Section
+from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
+from ovseg.proposals.ensemble import void_share, with_void
+from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
+
+
+@META_ARCH_REGISTRY.register()
+class MAFTPlus(ConvMaskModel):
+    """MAFT+.
+
+    Jiao et al., "Collaborative Vision-Text Representation Optimizing for Open-Vocabulary Segmentation", ECCV 2024
+    (arXiv 2408.00744; github.com/jiaosiyu1999/MAFT-Plus). Trained are the head, the transfer and, of CLIP's image
+    tower, all but its last norm and projection; the losses of the masks do not reach CLIP.
+
+    Attributes:
+        transfer: What adapts the texts to an image.
+        compensation: Weight of the loss that keeps CLIP near to what it was.
+    """
+
+    head = (*ConvMaskModel.head, "transfer.", "clip.model.visual.trunk.")
+    official = OFFICIAL
+    made_of = {  # noqa: RUF012
+        **ConvMaskModel.made_of,
+        "clip": conv_clip,
+        "decoder": partial(MaskedDecoder, queries=100),
+        "rule": partial(MaskRule, object_threshold=0.2, overlap_threshold=0.7),
+        "transfer": ContentTransfer,
+    }
+
+    @configurable
+    def __init__(
+        self,
+        transfer: ContentTransfer,
+        original: Callable[[], ConvClip],
+        weights: Weights | None = None,
+        *,
+        rc_weight: float = 0.1,
+        **parts: Any,
+    ) -> None:
+        """Put the parts together; a Detectron2 config is accepted in their place.
+
+        Args:
+            transfer: See there.
+            original: Gives the CLIP from which training started; it is asked when there is something to learn from it.
+            weights: In the layout of the released ones, or ours; None leaves CLIP as it was and the head untrained.
+            rc_weight: Of the loss that keeps CLIP near to what it was.
+            parts: Those of `ConvMaskModel`.
+
+        Raises:
+            ConfigError: The CLIP is no ConvNeXt.
+            WeightsError: The weights do not fit.
+        """
+        super().__init__(**parts)
+        if not isinstance(self.clip.tower, ConvNeXtTower):
+            raise ConfigError(f"MAFT+ embeds pixels as a ConvNeXt does, which {self.clip.name} is not; use a ConvNeXt")
+        self.transfer, self.original, self.compensation = transfer, original, rc_weight
+        trunk = self.clip.tower.trunk
+        for part in (trunk.stem, trunk.stages, trunk.norm_pre):
+            part.requires_grad_(True)
+        if weights is not None:
+            load(self, weights, OFFICIAL)
+        elif not self.void.weight.is_meta:  # a model that is yet to be filled has no values
+            self.refresh_hash()
+
+    @classmethod
+    def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+        """Build the parts that a config names; see `ConvMaskModel.parts`."""
+        parts = super().parts(cfg, weights)
+        transfer = Section(cls, cfg).make("transfer", parts["clip"].embed_dim)
+        return {**parts, "transfer": transfer, "original": partial(conv_clip, cfg)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        return {
+            "architecture": type(self).__name__,
+            "clip": self.clip.name,
+            "size_rule": asdict(self.size_rule),
+            "rule": asdict(self.rule),
+            "panoptic_transfer": self.transfer.panoptic,
+            "text": self.text.to_json(),
+        }
+
+    @cached_property
+    def teacher(self) -> ConvNeXtTower:
+        """The image tower as it was before it was tuned, frozen.
+
+        It is no part of the module, so that no state dict holds it and results do without it.
+        """
+        tower = self.original().tower
+        assert isinstance(tower, ConvNeXtTower)  # as that of the tuned one, which has been checked
+        tower.trunk.to(self.clip.device, self.clip.dtype)
+        return tower
+
+    def looks(self, levels: dict[str, Tensor], proposals: Proposals) -> Sequence[Tensor]:
+        """Return what the texts look at, (D, h, w) for each image."""
+        return list(self.image_features(levels["dense"]))
+
+    def class_scores(self, seen: Proposed, trained: Tensor, words: Words) -> Tensor:
+        """Let CLIP name the masks by the texts of the image; the trained classifier only says which are objects."""
+        adapted = self.adapted_logits(seen.looks[None], seen.pooled[None], words)
+        return with_void(adapted[..., :-1], void_share(trained))
+
+    def adapted_logits(self, features: Tensor, pooled: Tensor, words: Words) -> Tensor:
+        """Compare what CLIP sees inside of masks with texts that have looked at the image.
+
+        Args:
+            features: Of `image_features` (B, D, h, w).
+            pooled: What CLIP sees inside of masks (B, Q, D).
+            words: The texts.
+
+        Returns:
+            (B, Q, K + 1), "no object" last. The texts are not of unit length, so these are not scaled cosines.
+        """
+        texts = self.transfer(features, self.rows(words))
+        scale = min(self.clip.logit_scale, LARGEST_SCALE)
+        return class_logits(pooled, texts, scale, words.columns, void=True)
+
+    def image_features(self, dense: Tensor) -> Tensor:
+        """Return what the texts look at, (B, D, h, w), of CLIP's features (B, C, h, w).
+
+        The original cuts the features, which lie channel by channel, into h * w vectors of length C as if they lay
+        pixel by pixel. The released weights have learnt on these, so they are made here, too.
+        """
+        vectors = dense.reshape(len(dense), -1, dense.shape[1])
+        return self.clip.tower.embed(vectors).mT.unflatten(2, dense.shape[2:])
+
+    def losses(
+        self, batched_inputs: Sequence[dict[str, Any]], words: Words, draw: Draw = uniform_points
+    ) -> dict[str, Tensor]:
+        """Return the weighted losses of a batch; ``draw`` gives the random points.
+
+        To those of `SetCriterion` come ``loss_ma`` (`mask_aware_loss`) and ``loss_rc`` (`representation_loss`), which
+        tune CLIP. Unlike in the original, the tower runs once for all of them; that gives the same, as it has no
+        dropout here.
+
+        Raises:
+            InputError: The images are too small for `representation_loss`.
+        """
+        images = self.training_batch(batched_inputs)
+        levels, wanted = self.clip.levels(images), read_targets(batched_inputs, images)
+        stages = self.stages({name: level.detach() for name, level in levels.items()}, words)
+        dense, masks = levels["dense"], stages[-1].mask_logits.detach()
+        adapted = self.adapted_logits(self.image_features(dense), self.clip.pool(dense, masks), words)
+        with torch.no_grad():
+            before = self.teacher.levels(images)["dense"]
+        return {
+            **self.criterion(stages, wanted, draw),
+            "loss_ma": mask_aware_loss(adapted, masks, wanted),
+            "loss_rc": self.compensation * representation_loss(dense, before),
+        }

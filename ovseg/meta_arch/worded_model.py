@@ -1,0 +1,288 @@
+"""What all architectures share: words, batches, precision, and the border to Detectron2. A model keeps no request."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want
+from ovseg.data.preprocessing import SizeRule
+from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.meta_arch.detectron2_format import to_detectron2
+from ovseg.ops.linear_layers import lower_products, pack_linears
+from ovseg.system.device import to_device
+from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
+from ovseg.vocabulary.templates import resolve_templates
+
+
+class WordedModel(nn.Module):
+    """A model whose classes are words that come with every request; nothing in it depends on them.
+
+    A model of this kind says how a batch of images of one size is seen (`see`) and how one of them is labelled
+    (`label`). Everything else about `words`, `encode` and `answer` (see `ovseg.contract.SegmentationModel`) is here.
+
+    The batch rule: images of one size share their passes, others do not meet inside a network, so the result of an
+    image is the same in any company (up to the rounding of products over a batch).
+
+    Attributes:
+        clip: The frozen CLIP; its text tower embeds the words.
+        size_rule: How large the network sees a photograph.
+        text: How the texts of a vocabulary are engineered.
+        default_templates, default_background: Those of the config.
+        precision: In which the products of CLIP's trunk are computed; set by `place`.
+        not_compiled: Why the network of this kind is not compiled; empty where it is.
+    """
+
+    size_rule: SizeRule
+    precision: torch.dtype = torch.float32
+    not_compiled: str = ""
+    extra_packed: ClassVar[tuple[str, ...]] = ()
+    """Names of the parts beside CLIP's trunk whose linear layers are packed, too."""
+
+    def __init__(self, clip: Any, templates: str, background: str, text: TextOptions | None = None) -> None:
+        """Check the words' settings of a config, so that its mistakes come to light before the first image."""
+        super().__init__()
+        resolve_templates(templates)
+        parse_background(background)
+        self.clip = clip
+        self.default_templates, self.default_background = templates, background
+        self.text = text or TextOptions()
+        self._text_rests: torch.device | None = None
+        self._compiled: Callable[..., Any] | None = None
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What can be wanted of the model; see `ovseg.contract.WANTS`."""
+        return LABELS | {CLASS_SCORES}
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of the frozen weights; models with more weights than those of CLIP add theirs."""
+        return self.clip.weights_hash
+
+    @cached_property
+    def text_cache(self) -> TextCache | None:
+        """The cache of text embeddings, opened once, for it remembers what it has read of its files.
+
+        Where there can be none (a read-only home), it warns and goes on without.
+        """
+        try:
+            return TextCache()
+        except EnvironmentProblem as problem:
+            warnings.warn(f"{problem}; going on without a text cache", RuntimeWarning, stacklevel=3)
+            return None
+
+    def words(
+        self,
+        vocabulary: Vocabulary,
+        background: str | Background | Iterable[str] | None = None,
+        templates: str | None = None,
+    ) -> Words:
+        """Embed the words of a request; what the cache on disk does not know yet goes through the text tower.
+
+        Args:
+            vocabulary: The classes.
+            background: A policy; None is the one of the config.
+            templates: Name of a template set; None is the one of the config.
+
+        Raises:
+            VocabularyError: The policy cannot be used.
+            UnknownNameError: No such policy or template set.
+            ConfigError: AutoCLIP has but one template.
+        """
+        policy = parse_background(self.default_background if background is None else background)
+        chosen = templates or self.default_templates
+        found = TextEmbedder(self.clip, chosen, self.text_cache, self.text).embed_vocabulary(vocabulary, policy)
+        if self._text_rests is not None:
+            self.clip.move_text(self._text_rests)  # the images need the room, and few lists follow
+        words = Words(
+            embeddings=found.embeddings,
+            query_to_class=found.query_to_class,
+            texts=found.texts,
+            notes=found.notes,
+            classifier=found.classifier,
+            vocabulary=vocabulary,
+            background=policy,
+            templates=chosen,
+        )
+        return words.to(self.clip.device)
+
+    def encode(self, images: Sequence[Tensor]) -> Encoded:
+        """Run everything that knows no words, once.
+
+        Images of one size share their passes; others do not meet inside the network.
+
+        Args:
+            images: (3, h, w) RGB in 0..255 at the size of `size_rule`, of any dtype, on any device.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(tuple(image.shape), []).append(index)
+        seen: list[Any] = [None] * len(images)
+        with torch.inference_mode():
+            for members in groups.values():
+                same = torch.stack([to_device(images[index], self.clip.device) for index in members])
+                for index, one in zip(members, self.see(same), strict=True):
+                    seen[index] = one
+        sizes = tuple((image.shape[1], image.shape[2]) for image in images)
+        return Encoded(tuple(seen), sizes, self.weights_hash)
+
+    def answer(
+        self, encoded: Encoded, index: int, size: tuple[int, int], words: Words, want: frozenset[str] = LABELS
+    ) -> Answer:
+        """Label an encoded image by words.
+
+        Args:
+            encoded: Of this model.
+            index: Number of the image in it.
+            size: Height and width of the result in pixels.
+            words: Of this model.
+            want: See `ovseg.contract.WANTS`.
+
+        Raises:
+            UnknownNameError: There is no such thing to want.
+            ConfigError: The model does not give it, or another model has encoded the image.
+        """
+        wanted = check_want(want, self.gives, type(self).__name__)
+        if encoded.weights_hash != self.weights_hash:
+            raise ConfigError(
+                f"the image was encoded by weights {encoded.weights_hash} and these are {self.weights_hash}; encode it "
+                "anew"
+            )
+        with torch.inference_mode():
+            return self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
+
+    def see(self, images: Tensor) -> list[Any]:
+        """Run everything that knows no words on images of one size (B, 3, h, w) in 0..255; something for each."""
+        raise NotImplementedError
+
+    def label(
+        self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
+    ) -> Answer:
+        """Label one of the images that `see` has seen.
+
+        Args:
+            seen: What `see` gave for it.
+            network_size: Height and width of the image that was seen.
+            size: Those of the result.
+            words: See `words`.
+            want: What to compute; the model gives all of it.
+        """
+        raise NotImplementedError
+
+    def start_training(self, words: Words) -> None:
+        """Get to know the words of a training; most models have nothing to learn from them."""
+
+    def losses(self, batched_inputs: Sequence[dict[str, Any]], words: Words) -> dict[str, Tensor]:
+        """Return the weighted losses of a batch with targets, by name.
+
+        Raises:
+            ConfigError: Models of this kind are not trained.
+        """
+        raise ConfigError(f"{type(self).__name__} needs no training; use it as it is")
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Answer in Detectron2's format with all that the model gives, or in training return losses.
+
+        Args:
+            batched_inputs: ``image`` (3, h, w) RGB in 0..255 at network size, of any dtype; ``words`` of `words`, which
+                `with_words` fills in; ``height``, ``width`` of the result (default: the image's own); in training also
+                targets.
+
+        Returns:
+            For each image ``labels`` (H, W) int32 (-1 no class), ``scores`` (H, W) float32, ``sem_seg`` (K, H, W)
+            float32 and, from models that give them, ``panoptic_seg`` and ``instances``. In training the losses.
+
+        Raises:
+            ConfigError: An image comes without words.
+        """
+        for entry in batched_inputs:
+            if not isinstance(entry.get("words"), Words):
+                raise ConfigError(
+                    "an image came without words; call model.with_words(model.words(Vocabulary.parse(['cat', 'sofa'])))"
+                    " and use what it returns in the model's place, or put words into entry['words']"
+                )
+        if self.training:
+            return self.losses(batched_inputs, batched_inputs[0]["words"])
+        encoded = self.encode([entry["image"] for entry in batched_inputs])
+        found = []
+        for index, entry in enumerate(batched_inputs):
+            high, wide = encoded.sizes[index]
+            size = (entry.get("height", high), entry.get("width", wide))
+            found.append(to_detectron2(self.answer(encoded, index, size, entry["words"], self.gives)))
+        return found
+
+    def with_words(self, words: Words) -> WithWords:
+        """Return a module that fills words into Detectron2's inputs and is else this model."""
+        return WithWords(self, words)
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> WordedModel:
+        """Move to a device for inference, and choose the dtype of products.
+
+        What a lower precision is for is the trunk of CLIP, most of the work: its products run in it, under autocast;
+        norms and the sums of residual blocks, texts, trained heads and all that follows stay float32. The text tower
+        waits on the CPU, for words are embedded once.
+        """
+        low = dtype in (torch.bfloat16, torch.float16)
+        self.to(device, torch.float32 if low else dtype)
+        self._text_rests = torch.device("cpu")
+        if low:
+            self.precision = dtype
+            lower_products(self.clip.body, dtype)
+        return self
+
+    def pack(self) -> None:
+        """Lay the weights of CLIP's trunk out for the CPU; see `ovseg.ops.linear_layers.PackedLinear`.
+
+        Raises:
+            EnvironmentProblem: They cannot be packed here.
+        """
+        self.clip.pack()
+        pack_linears(self.get_submodule(name) for name in self.extra_packed)
+
+    def compile_network(self, backend: str = "inductor") -> None:
+        """Compile what `see` runs (`network`), as one graph; words stay free to change.
+
+        Args:
+            backend: Of `torch.compile`.
+
+        Raises:
+            ConfigError: It cannot be compiled; the message says why.
+        """
+        if self.not_compiled:
+            raise ConfigError(f"{type(self).__name__} is not compiled: {self.not_compiled}; leave compile out")
+        self._compiled = torch.compile(self.network, fullgraph=True, backend=backend)
+
+    def run_network(self, *inputs: Any) -> Any:
+        """Run `network`, compiled where it was."""
+        return self.network(*inputs) if self._compiled is None else self._compiled(*inputs)
+
+    def network(self, *inputs: Any) -> Any:
+        """Run what of `see` may be compiled, and captured as a CUDA graph: no value is read."""
+        raise NotImplementedError
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for products in `precision`; float32 leaves the context around it as it is."""
+        low = self.precision != torch.float32
+        return torch.autocast(self.clip.device.type, self.precision) if low else nullcontext()
+
+
+class WithWords(nn.Module):
+    """A model that has been told its words; for Detectron2's loops, evaluators and samplers."""
+
+    def __init__(self, model: WordedModel, words: Words) -> None:
+        """Take over the model's mode."""
+        super().__init__()
+        self.model, self.words = model, words
+        self.training = model.training
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Fill the words in, and call the model; see `WordedModel.forward`."""
+        found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
+        return found

@@ -1,0 +1,5 @@
+"""CLIPtrase: the method and its clustering."""
+
+from ovseg.recalibration.cliptrase.method import CLIPtrase
+
+__all__ = ["CLIPtrase"]

@@ -1,0 +1,5 @@
+"""Red circles: the method and its marks."""
+
+from ovseg.recalibration.redcircle.method import RedCircle
+
+__all__ = ["RedCircle"]

@@ -1,0 +1,1 @@
+"""The result of segmenting one image: labels, objects, measures, pictures and formats."""

@@ -1,0 +1,1 @@
+"""Output formats: one small writer a file."""

@@ -1,0 +1,344 @@
+"""The result of segmenting one image: a label for every pixel, with its exports.
+
+Label values, everywhere: the class id is the position of the class in the user's list, from 0; a pixel of no class is
+-1 in memory and 65535 in the 16-bit PNG. COCO has no category 0, so there the category id is the class id + 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ovseg.errors import EnvironmentProblem, InputError
+from ovseg.result.coco import coco_header, coco_instances, coco_segments, write_coco_panoptic
+from ovseg.result.formats.labels import NO_CLASS, PNG_NO_CLASS
+from ovseg.result.measures import Segment, find_segments, summarise
+from ovseg.result.objects import Instance, Panoptic, check_parts, from_json, to_json
+from ovseg.system.files import atomic_write
+from ovseg.system.values import dump, plain
+from ovseg.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+_SCORE_SLACK = 1e-3  # a softmax in half precision may end just above 1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Segmentation:
+    """A label and a score for every pixel of one image, at its original size. Checked when it is made.
+
+    Attributes:
+        labels: ``(H, W)`` int32; class ids, -1 = no class.
+        scores: ``(H, W)`` float32 in 0..1; how sure the model is of each label.
+        classes: The vocabulary as the user gave it.
+        image: ``(H, W, 3)`` uint8 RGB; the photograph, kept for `overlay`.
+        meta: What made this result (model, weights hash, vocabulary hash, background policy, ...); JSON values.
+        panoptic: Segments, from models that tell one object of a class from another; None from others.
+        instances: Objects, which may overlap, by falling score; None from models that give none.
+        class_scores: ``(K, H, W)`` float32 in 0..1 of every class, where they were wanted; large, so None elsewhere.
+
+    Raises:
+        InputError: Shapes, dtypes or values do not fit together.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    classes: Vocabulary
+    image: np.ndarray
+    meta: dict[str, Any] = field(default_factory=dict)
+    panoptic: Panoptic | None = None
+    instances: tuple[Instance, ...] | None = None
+    class_scores: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes, dtypes and ranges."""
+        shape = self.labels.shape
+        if self.labels.ndim != 2 or self.labels.size == 0 or self.labels.dtype != np.int32:
+            raise InputError(f"labels are {shape} {self.labels.dtype}; expected (H, W) int32 with at least one pixel")
+        for what, array, expected, dtype in (
+            ("scores are", self.scores, shape, np.float32),
+            ("image is", self.image, (*shape, 3), np.uint8),
+        ):
+            if array.shape != expected or array.dtype != dtype:
+                fits = f"{expected} {np.dtype(dtype)} to fit the labels"
+                raise InputError(f"{what} {array.shape} {array.dtype}; expected {fits}")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < NO_CLASS or high >= len(self.classes):
+            raise InputError(f"labels range from {low} to {high}; expected -1 to {len(self.classes) - 1} (class ids)")
+        low_score, high_score = float(self.scores.min()), float(self.scores.max())
+        if not (low_score >= 0 and high_score <= 1):  # also true for NaN
+            raise InputError(f"scores range from {low_score:g} to {high_score:g}; expected finite values in 0..1")
+        check_parts(self.panoptic, self.instances, shape, len(self.classes))
+        if self.class_scores is not None and self.class_scores.shape != (len(self.classes), *shape):
+            raise InputError(f"class scores are {self.class_scores.shape}; expected {(len(self.classes), *shape)}")
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: np.ndarray,
+        scores: np.ndarray,
+        vocabulary: Vocabulary,
+        image: np.ndarray,
+        meta: dict[str, Any] | None = None,
+        panoptic: Panoptic | None = None,
+        instances: tuple[Instance, ...] | None = None,
+        class_scores: np.ndarray | None = None,
+    ) -> Segmentation:
+        """Make a result from arrays of any fitting dtype.
+
+        Args:
+            labels: ``(H, W)`` of any integer dtype; -1 = no class.
+            scores: ``(H, W)`` of any float dtype, in 0..1 (rounding of 1e-3 beyond is clipped).
+            vocabulary: The classes that the labels count in.
+            image: ``(H, W, 3)`` uint8 RGB.
+            meta: JSON values to keep with the result.
+            panoptic: Segments, if there are any.
+            instances: Objects, if there are any.
+            class_scores: Of every class ``(K, H, W)``, if they were wanted.
+
+        Raises:
+            InputError: Shapes, dtypes or values do not fit together.
+        """
+        labels, scores = np.asarray(labels), np.asarray(scores)
+        if labels.dtype.kind not in "ui" or scores.dtype.kind != "f":
+            raise InputError(f"labels are {labels.dtype} and scores {scores.dtype}; expected integers and floats")
+        if labels.size and not np.can_cast(labels.dtype, np.int32):  # beyond int32 values would wrap around to others
+            limit = np.iinfo(np.int32)
+            low, high = int(labels.min()), int(labels.max())
+            if low < limit.min or high > limit.max:
+                raise InputError(f"labels reach from {low} to {high}; expected -1 (no class) or class ids")
+        scores = np.ascontiguousarray(scores, dtype=np.float32)
+        if scores.size and -_SCORE_SLACK <= scores.min() and scores.max() <= 1 + _SCORE_SLACK:
+            scores = scores.clip(0, 1)
+        labels = np.ascontiguousarray(labels, dtype=np.int32)
+        image = np.ascontiguousarray(image)
+        return cls(labels, scores, vocabulary, image, dict(meta or {}), panoptic, instances, class_scores)
+
+    @functools.cached_property
+    def segments(self) -> list[Segment]:
+        """One for each class that is present, by ascending class id; measured at first use."""
+        return find_segments(self.labels, self.scores, self.classes)
+
+    def __repr__(self) -> str:
+        """Say size and content in a line."""
+        height, width = self.labels.shape
+        biggest = sorted(self.segments, key=lambda segment: -segment.area)[:5]
+        content = ", ".join(f"{segment.name} {segment.area_fraction:.0%}" for segment in biggest)
+        present = f"{len(self.segments)} of {len(self.classes)} classes"
+        return f"Segmentation({width}x{height}, {present}: {content or 'none'})"
+
+    def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+        """Draw the labels over the photograph.
+
+        Args:
+            alpha: How strong the colours are: 0 shows the photograph, 1 the bare label map.
+            legend: Add a panel with colour, name and share of each class present. Photographs under 256 pixels are then
+                enlarged, so that the panel does not dwarf them; without legend the size is exactly the photograph's.
+
+        Raises:
+            InputError: ``alpha`` is not in 0..1.
+        """
+        from ovseg.result.overlay import draw_overlay
+
+        return draw_overlay(self, alpha, legend)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the result; the suffix chooses what: labels (``.png``), everything (``.npz``), a summary (``.json``).
+
+        The PNG is 16 bits a pixel, value = class id, 65535 = no class (`read_label_png`); the npz is read by `load`;
+        the JSON is `to_json`. An interrupted writing leaves no half file.
+
+        Returns:
+            The path that was written.
+
+        Raises:
+            InputError: Unknown suffix, a place that cannot be written to, or more classes than the PNG can count.
+        """
+        path = Path(path)
+        writers: dict[str, Callable[[Path], None]] = {
+            ".png": self._write_png,
+            ".npz": self._write_npz,
+            ".json": self._write_json,
+        }
+        if path.suffix.lower() not in writers:
+            suffixes = ", ".join(writers)
+            raise InputError(f"cannot save as '{path.name}'; expected {suffixes}; for pictures use .overlay().save()")
+        with atomic_write(path) as temporary:
+            writers[path.suffix.lower()](temporary)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Segmentation:
+        """Read a result that ``save("x.npz")`` wrote; everything comes back bit for bit.
+
+        Raises:
+            InputError: The file is missing, damaged, or was not written by `save`.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in ("labels", "scores", "image", "header")}
+                ids, every = (stored[key] if key in stored else None for key in ("ids", "class_scores"))
+            header = json.loads(arrays.pop("header").tobytes())
+            parts = from_json(header, ids)
+            vocabulary = Vocabulary.parse(header["classes"])
+            meta = header["meta"]
+        except FileNotFoundError as error:
+            raise InputError(f"result '{path}' not found; expected a file of save('x.npz')") from error
+        except Exception as error:  # a damaged archive shows itself in many ways: BadZipFile, zlib.error, KeyError, ...
+            raise InputError(f"result '{path}' is damaged or foreign; expected a file of save('x.npz')") from error
+        parts |= {"class_scores": every}
+        return cls.from_labels(arrays["labels"], arrays["scores"], vocabulary, arrays["image"], meta, **parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Summarise the result as JSON values: every class of the vocabulary in the user's order, and the meta data."""
+        height, width = self.labels.shape
+        present = {segment.class_id: segment for segment in self.segments}
+        return {
+            "width": width,
+            "height": height,
+            "label_values": {"class": "id of the class (position in the given list)", "no_class": PNG_NO_CLASS},
+            "classes": [summarise(i, entry, present.get(i)) for i, entry in enumerate(self.classes)],
+            "no_class_fraction": 1 - sum(segment.area for segment in self.segments) / self.labels.size,
+            **to_json(self.panoptic, self.instances),
+            "meta": plain(self.meta),
+        }
+
+    def to_coco(self, image_id: int = 0, file_name: str = "", annotation_id: int = 1) -> dict[str, Any]:
+        """Export as a COCO dictionary, one annotation for each class that is present.
+
+        Args:
+            image_id: Id of the image.
+            file_name: The image file as the COCO file shall call it; by default ``meta["image"]``.
+            annotation_id: Id of the first annotation; count on from the last one when several images share a file.
+                (COCO's own evaluator takes an annotation of id 0 for none, so it starts at 1.)
+
+        Returns:
+            ``images`` (one), ``annotations`` (``segmentation`` is a compressed RLE, lossless, with holes and parts;
+            ``area`` in pixels, ``bbox`` left, top, width, height, ``iscrowd`` 0, ``score``) and ``categories`` (all
+            classes; category id = class id + 1).
+        """
+        from pycocotools import mask as coco_mask
+
+        height, width = self.labels.shape
+        labels = np.asfortranarray(self.labels)  # RLE runs down the columns
+        annotations = []
+        for number, segment in enumerate(self.segments, start=annotation_id):
+            rle = coco_mask.encode((labels == segment.class_id).view(np.uint8))
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": image_id,
+                    "category_id": segment.class_id + 1,
+                    "segmentation": {"size": [height, width], "counts": rle["counts"].decode("ascii")},
+                    "area": segment.area,
+                    "bbox": list(segment.bbox),
+                    "iscrowd": 0,
+                    "score": segment.score,
+                }
+            )
+        return {**self._coco_header(image_id, file_name), "annotations": annotations}
+
+    def to_coco_instances(self, image_id: int = 0, file_name: str = "", annotation_id: int = 1) -> dict[str, Any]:
+        """Export the objects as a COCO dictionary; arguments as `to_coco`.
+
+        Raises:
+            InputError: The model gave no objects.
+        """
+        if self.instances is None:
+            raise InputError("the result has no instances; use a model that gives them, or to_coco()")
+        annotations = coco_instances(self.instances, image_id, annotation_id)
+        return {**self._coco_header(image_id, file_name), "annotations": annotations}
+
+    def to_coco_panoptic(self, image_id: int = 0, file_name: str = "", png_name: str = "") -> dict[str, Any]:
+        """Export the segments as a COCO panoptic dictionary; its picture is written by `save_panoptic`.
+
+        Args:
+            image_id: Id of the image.
+            file_name: As in `to_coco`.
+            png_name: The picture as the COCO file shall call it.
+
+        Raises:
+            InputError: The model gave no segments.
+        """
+        if self.panoptic is None:
+            raise InputError("the result has no panoptic segments; use a model that gives them, or to_coco()")
+        segments = coco_segments(self.panoptic)
+        annotation = {"image_id": image_id, "file_name": png_name, "segments_info": segments}
+        return {**self._coco_header(image_id, file_name), "annotations": [annotation]}
+
+    def save_panoptic(self, path: str | os.PathLike[str], image_id: int = 0, file_name: str = "") -> Path:
+        """Write COCO's panoptic picture ``x.png`` and, beside it, ``x.json``; each is complete or absent.
+
+        Returns:
+            The path of the picture.
+
+        Raises:
+            InputError: The model gave no segments, the suffix is another, or the place cannot be written to.
+        """
+        path = Path(path)
+        summary = self.to_coco_panoptic(image_id, file_name, path.name)
+        assert self.panoptic is not None
+        write_coco_panoptic(self.panoptic, summary, path)
+        return path
+
+    def _coco_header(self, image_id: int, file_name: str) -> dict[str, Any]:
+        """Return the image and the categories of a COCO dictionary."""
+        name = file_name or str(self.meta.get("image", ""))
+        return coco_header(self.classes, (self.labels.shape[0], self.labels.shape[1]), image_id, name)
+
+    def to_supervision(self) -> Any:
+        """Export as ``supervision.Detections``: a mask, box, score, class id and name for each class that is present.
+
+        Raises:
+            EnvironmentProblem: The package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise EnvironmentProblem("to_supervision() needs a package: run `pip install supervision`") from error
+        ids = np.array([segment.class_id for segment in self.segments], dtype=int)
+        boxes = np.array([segment.bbox for segment in self.segments], dtype=np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]  # supervision wants the far corner
+        return supervision.Detections(
+            xyxy=boxes,
+            mask=self.labels[None] == ids[:, None, None],
+            confidence=np.array([segment.score for segment in self.segments], dtype=np.float32),
+            class_id=ids,
+            data={"class_name": np.array([segment.name for segment in self.segments], dtype=str)},
+        )
+
+    def _write_png(self, path: Path) -> None:
+        """Write the labels as a 16-bit PNG."""
+        from PIL import Image
+
+        if len(self.classes) > PNG_NO_CLASS:
+            raise InputError(f"got {len(self.classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz")
+        # -1 wraps around to 65535 by itself; said outright, the convention is seen.
+        values = np.where(self.labels == NO_CLASS, PNG_NO_CLASS, self.labels).astype(np.uint16)
+        Image.fromarray(values).save(path, format="PNG")
+
+    def _write_npz(self, path: Path) -> None:
+        """Write everything that `load` needs."""
+        parts = to_json(self.panoptic, self.instances)
+        header = {"classes": self.classes.to_json(), "meta": plain(self.meta), **parts}
+        packed = np.frombuffer(dump(header).encode(), dtype=np.uint8)
+        arrays: dict[str, Any] = {"labels": self.labels, "scores": self.scores, "image": self.image, "header": packed}
+        if self.panoptic is not None:
+            arrays["ids"] = self.panoptic.ids
+        if self.class_scores is not None:
+            arrays["class_scores"] = self.class_scores
+        with path.open("wb") as file:  # savez would add a suffix to a path
+            np.savez_compressed(file, **arrays)
+
+    def _write_json(self, path: Path) -> None:
+        """Write the summary."""
+        path.write_text(dump(self.to_json(), indent=2) + "\n", encoding="utf-8")

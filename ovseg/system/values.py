@@ -1,0 +1,46 @@
+"""Plain values: nested mappings merged, and JSON text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ovseg.errors import InputError
+
+
+def plain(meta: dict[str, Any]) -> dict[str, Any]:
+    """Turn the meta data into plain JSON values: paths to text, numpy numbers to Python's.
+
+    Raises:
+        InputError: Something in it has no JSON form.
+    """
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        raise TypeError(f"a {type(value).__name__}")
+
+    try:
+        return json.loads(json.dumps(meta, default=convert, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"meta cannot be written as JSON ({error}); expected text, numbers, lists, dicts") from error
+
+
+def dump(value: Any, indent: int | None = None) -> str:
+    """Write JSON values as text, names in their own script."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings; the second wins. Neither is changed."""
+    merged = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,112 @@
+"""Image engineering: the views by definition, and their mix as the authors compute it, on features and whole maps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ovseg
+from ovseg.errors import ConfigError
+from ovseg.labelling.views import blur, engineer, grey
+from ovseg.vocabulary import Vocabulary
+
+PROTOCOL = {"SHORT_SIDE": 44, "WINDOW": 32, "STRIDE": 12, "IMAGE_ENGINEERING": 0.7}
+WORDS = Vocabulary.parse(["cat", "sofa|couch", "window"])
+
+
+def load(folder, **changes):
+    model = ovseg.load(folder, "cpu", overrides={"MODEL": {"PROTOCOL": {**PROTOCOL, **changes}}}).model
+    model.set_vocabulary(WORDS, templates="simple")
+    return model
+
+
+def as_the_authors(model, images, size, share):
+    """Mean the unit features of three views, upsample, mean the upsampled and flipped-back scores of two; mix."""
+    texts = model.queries.embeddings
+
+    def unit(pixels):
+        return F.normalize(model.recalibration.encode(model.clip, pixels).features, dim=1)
+
+    def maps(features):
+        scores = torch.einsum("bchw,tc->bthw", features, texts)
+        return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+    first = maps(torch.stack([unit(view) for view in (images, grey(images), blur(images))]).mean(0))
+    second = torch.stack([maps(unit(images.flip(axis))).flip(axis) for axis in (2, 3)]).mean(0)
+    return share * first + (1 - share) * second
+
+
+@pytest.mark.parametrize("size", [(32, 32), (37, 50)])
+@torch.no_grad()
+def test_equals_the_authors_order_of_work(tiny_clip, size):
+    model, images = load(tiny_clip), torch.randn(2, 3, *size)
+    plain = model._window_scores(images, None)
+    found = engineer(plain, images, None, 0.7, model._window_scores)
+    maps = F.interpolate(found, size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(maps, as_the_authors(model, images, size, 0.7), atol=1e-6, rtol=1e-5)
+    assert (found - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_the_model_does_it_for_every_window(tiny_clip):
+    model, images = load(tiny_clip), torch.randn(1, 3, 44, 60)
+    plan = model.protocol.plan((44, 60), model.patch_size)
+    windows = plan.cut(images)
+    expected = engineer(model._window_scores(windows, None), windows, None, 0.7, model._window_scores)
+    torch.testing.assert_close(model.patch_scores(images, plan)[0], plan.join(expected), atol=1e-6, rtol=1e-5)
+    alone = load(tiny_clip, IMAGE_ENGINEERING=0.0)
+    assert (alone.patch_scores(images, plan)[0] - plan.join(expected)).abs().max() > 1e-3
+
+
+def test_five_views_and_regions_turn_with_them():
+    images, regions = torch.randn(2, 3, 20, 30), torch.arange(1200).view(2, 20, 30)
+    seen = []
+
+    def score(pixels, ids):
+        seen.append(pixels)
+        return ids[:, None].float()
+
+    found = engineer(score(images, regions), images, regions, 0.6, score)
+    torch.testing.assert_close(found, regions[:, None].float())  # what looks at regions alone sees them where they are
+    assert len(seen) == 5
+    assert torch.equal(seen[3], images.flip(2)) and torch.equal(seen[4], images.flip(3))
+
+
+def test_grey():
+    images = torch.randn(2, 3, 4, 5)
+    luma = 0.2989 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
+    torch.testing.assert_close(grey(images), luma[:, None].repeat(1, 3, 1, 1))
+
+
+def test_blur_by_its_definition():
+    images = torch.randn(1, 3, 9, 14, dtype=torch.float64)
+    weights = torch.tensor([math.exp(-(u**2) / 50) for u in range(-5, 6)], dtype=torch.float64)
+    weights /= weights.sum()
+    rows, columns = (reflected(side) for side in (9, 14))
+    expected = torch.zeros_like(images)
+    for dy in range(11):
+        for dx in range(11):
+            expected += weights[dy] * weights[dx] * images[:, :, rows[dy : dy + 9]][:, :, :, columns[dx : dx + 14]]
+    torch.testing.assert_close(blur(images), expected, atol=1e-6, rtol=1e-5)
+
+
+def reflected(side: int) -> torch.Tensor:
+    """Return the places of pixels -5 to side + 4 in an image that is mirrored about its first and last pixels."""
+    places = torch.arange(-5, side + 5).abs()
+    return torch.minimum(places, 2 * (side - 1) - places)
+
+
+@pytest.mark.parametrize("view", [grey, blur])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_views_keep_shape_and_dtype(view, dtype):
+    images = torch.randn(2, 3, 16, 24).to(dtype)
+    assert view(images).shape == images.shape
+    assert view(images).dtype == dtype
+
+
+def test_a_share_out_of_range(tiny_clip):
+    with pytest.raises(ConfigError, match=r"image_engineering is 1\.5; expected a share between 0 and 1"):
+        load(tiny_clip, IMAGE_ENGINEERING=1.5)
