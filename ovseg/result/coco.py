@@ -1,8 +1,10 @@
-"""How COCO writes segments and objects."""
+"""How COCO writes results: by class, by object, and as segments with their picture.
+
+COCO has no category 0, so the category id is the class id + 1.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,115 @@ import numpy as np
 
 from ovseg.errors import InputError
 from ovseg.result.measures import measure
-from ovseg.result.objects import Instance, Panoptic
+from ovseg.result.objects import Panoptic
+from ovseg.result.parts import Result
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump
-from ovseg.vocabulary import Vocabulary
 
 
-def coco_header(classes: Vocabulary, size: tuple[int, int], image_id: int, file_name: str) -> dict[str, Any]:
-    """Return ``images`` (one) and ``categories`` (all classes; category id = class id + 1) of a COCO dictionary."""
+def by_class(result: Result, image_id: int, file_name: str, annotation_id: int) -> dict[str, Any]:
+    """Return a COCO dictionary with one annotation for each class that is present; see `Segmentation.to_coco`."""
+    from pycocotools import mask as coco_mask
+
+    labels = np.asfortranarray(result.labels)  # RLE runs down the columns
+    annotations = []
+    for number, segment in enumerate(result.segments, start=annotation_id):
+        rle = coco_mask.encode((labels == segment.class_id).view(np.uint8))
+        packed = {"size": list(labels.shape), "counts": rle["counts"].decode("ascii")}
+        annotations.append(
+            _annotation(number, image_id, segment.class_id, packed, segment.area, segment.bbox, segment.score)
+        )
+    return {**_header(result, image_id, file_name), "annotations": annotations}
+
+
+def by_instance(result: Result, image_id: int, file_name: str, annotation_id: int) -> dict[str, Any]:
+    """Return a COCO dictionary with one annotation for each object, which is also the form of COCO's results.
+
+    Raises:
+        InputError: The model gave no objects.
+    """
+    if result.instances is None:
+        raise InputError("the result has no instances; use a model that gives them, or to_coco()")
+    annotations = [
+        _annotation(number, image_id, own.class_id, dict(own.rle), own.area, own.bbox, own.score)
+        for number, own in enumerate(result.instances, start=annotation_id)
+    ]
+    return {**_header(result, image_id, file_name), "annotations": annotations}
+
+
+def by_segment(result: Result, image_id: int, file_name: str, png_name: str) -> dict[str, Any]:
+    """Return a COCO panoptic dictionary; its picture is written by `save_panoptic`.
+
+    Raises:
+        InputError: The model gave no segments.
+    """
+    segments = _segments(_panoptic(result))
+    annotation = {"image_id": image_id, "file_name": png_name, "segments_info": segments}
+    return {**_header(result, image_id, file_name), "annotations": [annotation]}
+
+
+def save_panoptic(result: Result, path: Path, image_id: int, file_name: str) -> Path:
+    """Write the picture of COCO's panoptic format, id = R + 256 G + 256 * 256 B, and its JSON beside it.
+
+    Raises:
+        InputError: The model gave no segments, the path is no PNG, or it cannot be written to.
+    """
+    from PIL import Image
+
+    summary = by_segment(result, image_id, file_name, path.name)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"cannot save panoptic segments as '{path.name}'; expected a .png, a .json comes beside it")
+    ids = _panoptic(result).ids
+    colors = np.stack([ids, ids >> 8, ids >> 16], axis=-1).astype(np.uint8)
+    with atomic_write(path) as temporary:
+        Image.fromarray(colors).save(temporary, format="PNG")
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(dump(summary, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _panoptic(result: Result) -> Panoptic:
+    if result.panoptic is None:
+        raise InputError("the result has no panoptic segments; use a model that gives them, or to_coco()")
+    return result.panoptic
+
+
+def _header(result: Result, image_id: int, file_name: str) -> dict[str, Any]:
+    """Return ``images`` (one) and ``categories`` (all classes) of a COCO dictionary."""
     categories = [
         {"id": i + 1, "name": entry.name, "isthing": int(entry.is_thing), "color": list(entry.color)}
-        for i, entry in enumerate(classes)
+        for i, entry in enumerate(result.classes)
     ]
-    images = [{"id": image_id, "file_name": file_name, "width": size[1], "height": size[0]}]
-    return {"images": images, "categories": categories}
+    height, width = result.labels.shape
+    name = file_name or str(result.meta.get("image", ""))
+    return {
+        "images": [{"id": image_id, "file_name": name, "width": width, "height": height}],
+        "categories": categories,
+    }
 
 
-def coco_segments(panoptic: Panoptic) -> list[dict[str, Any]]:
+def _annotation(
+    number: int,
+    image_id: int,
+    class_id: int,
+    rle: dict[str, Any],
+    area: int,
+    bbox: tuple[int, int, int, int],
+    score: float,
+) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": class_id + 1,
+        "segmentation": rle,
+        "area": area,
+        "bbox": list(bbox),
+        "iscrowd": 0,
+        "score": score,
+    }
+
+
+def _segments(panoptic: Panoptic) -> list[dict[str, Any]]:
     """Return the ``segments_info`` of COCO's panoptic format: id, category, area, box, ``isthing``, score."""
     measures = measure(panoptic.ids, np.zeros(panoptic.ids.shape, dtype=np.float32), int(panoptic.ids.max()) + 1)
     return [
@@ -41,37 +135,3 @@ def coco_segments(panoptic: Panoptic) -> list[dict[str, Any]]:
         }
         for segment in panoptic.segments
     ]
-
-
-def coco_instances(instances: Sequence[Instance], image_id: int, annotation_id: int) -> list[dict[str, Any]]:
-    """Return the ``annotations`` of COCO's instance format, which is also that of its results."""
-    return [
-        {
-            "id": number,
-            "image_id": image_id,
-            "category_id": own.class_id + 1,
-            "segmentation": dict(own.rle),
-            "area": own.area,
-            "bbox": list(own.bbox),
-            "iscrowd": 0,
-            "score": own.score,
-        }
-        for number, own in enumerate(instances, start=annotation_id)
-    ]
-
-
-def write_coco_panoptic(panoptic: Panoptic, summary: Mapping[str, Any], path: Path) -> None:
-    """Write the picture of COCO's panoptic format, id = R + 256 G + 256 * 256 B, and its JSON beside it.
-
-    Raises:
-        InputError: The path is no PNG or cannot be written to.
-    """
-    from PIL import Image
-
-    if path.suffix.lower() != ".png":
-        raise InputError(f"cannot save panoptic segments as '{path.name}'; expected a .png, a .json comes beside it")
-    colors = np.stack([panoptic.ids, panoptic.ids >> 8, panoptic.ids >> 16], axis=-1).astype(np.uint8)
-    with atomic_write(path) as temporary:
-        Image.fromarray(colors).save(temporary, format="PNG")
-    with atomic_write(path.with_suffix(".json")) as temporary:
-        temporary.write_text(dump(summary, indent=2) + "\n", encoding="utf-8")

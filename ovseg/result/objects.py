@@ -1,4 +1,4 @@
-"""Panoptic segments and instances as parts of a result, and how COCO writes them."""
+"""Panoptic segments and instances as parts of a result."""
 
 from __future__ import annotations
 

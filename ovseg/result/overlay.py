@@ -7,15 +7,12 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ovseg.errors import InputError
-
-if TYPE_CHECKING:
-    from ovseg.result.segmentation import Segmentation
+from ovseg.result.parts import Result
 
 LEGEND_ROWS = 20
 """Classes that the legend names; the others are counted."""
@@ -44,7 +41,7 @@ class LegendRow:
     color: tuple[int, int, int] | None
 
 
-def draw_overlay(result: Segmentation, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+def draw_overlay(result: Result, alpha: float = 0.5, legend: bool = True) -> Image.Image:
     """Draw the labels of a result over its photograph, which turns grey, so that every hue in the picture is a class.
 
     Args:
@@ -118,7 +115,7 @@ def _borders(labels: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
     return border
 
 
-def legend_rows(result: Segmentation) -> list[LegendRow]:
+def legend_rows(result: Result) -> list[LegendRow]:
     """List the classes present, biggest first, then how many more there are, then the share of no class."""
     order = sorted(result.segments, key=lambda segment: (-segment.area, segment.class_id))
     rows = [LegendRow(s.name, s.area_fraction, result.classes[s.class_id].color) for s in order[:LEGEND_ROWS]]

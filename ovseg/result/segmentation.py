@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovseg.errors import EnvironmentProblem, InputError
-from ovseg.result.coco import coco_header, coco_instances, coco_segments, write_coco_panoptic
+from ovseg.result import coco
 from ovseg.result.formats.labels import NO_CLASS, PNG_NO_CLASS
 from ovseg.result.measures import Segment, find_segments, summarise
 from ovseg.result.objects import Instance, Panoptic, check_parts, from_json, to_json
@@ -147,7 +147,7 @@ class Segmentation:
         Raises:
             InputError: ``alpha`` is not in 0..1.
         """
-        from ovseg.result.overlay import draw_overlay
+        from ovseg.result.overlay import draw_overlay  # here, for it needs Pillow
 
         return draw_overlay(self, alpha, legend)
 
@@ -226,26 +226,7 @@ class Segmentation:
             ``area`` in pixels, ``bbox`` left, top, width, height, ``iscrowd`` 0, ``score``) and ``categories`` (all
             classes; category id = class id + 1).
         """
-        from pycocotools import mask as coco_mask
-
-        height, width = self.labels.shape
-        labels = np.asfortranarray(self.labels)  # RLE runs down the columns
-        annotations = []
-        for number, segment in enumerate(self.segments, start=annotation_id):
-            rle = coco_mask.encode((labels == segment.class_id).view(np.uint8))
-            annotations.append(
-                {
-                    "id": number,
-                    "image_id": image_id,
-                    "category_id": segment.class_id + 1,
-                    "segmentation": {"size": [height, width], "counts": rle["counts"].decode("ascii")},
-                    "area": segment.area,
-                    "bbox": list(segment.bbox),
-                    "iscrowd": 0,
-                    "score": segment.score,
-                }
-            )
-        return {**self._coco_header(image_id, file_name), "annotations": annotations}
+        return coco.by_class(self, image_id, file_name, annotation_id)
 
     def to_coco_instances(self, image_id: int = 0, file_name: str = "", annotation_id: int = 1) -> dict[str, Any]:
         """Export the objects as a COCO dictionary; arguments as `to_coco`.
@@ -253,10 +234,7 @@ class Segmentation:
         Raises:
             InputError: The model gave no objects.
         """
-        if self.instances is None:
-            raise InputError("the result has no instances; use a model that gives them, or to_coco()")
-        annotations = coco_instances(self.instances, image_id, annotation_id)
-        return {**self._coco_header(image_id, file_name), "annotations": annotations}
+        return coco.by_instance(self, image_id, file_name, annotation_id)
 
     def to_coco_panoptic(self, image_id: int = 0, file_name: str = "", png_name: str = "") -> dict[str, Any]:
         """Export the segments as a COCO panoptic dictionary; its picture is written by `save_panoptic`.
@@ -269,11 +247,7 @@ class Segmentation:
         Raises:
             InputError: The model gave no segments.
         """
-        if self.panoptic is None:
-            raise InputError("the result has no panoptic segments; use a model that gives them, or to_coco()")
-        segments = coco_segments(self.panoptic)
-        annotation = {"image_id": image_id, "file_name": png_name, "segments_info": segments}
-        return {**self._coco_header(image_id, file_name), "annotations": [annotation]}
+        return coco.by_segment(self, image_id, file_name, png_name)
 
     def save_panoptic(self, path: str | os.PathLike[str], image_id: int = 0, file_name: str = "") -> Path:
         """Write COCO's panoptic picture ``x.png`` and, beside it, ``x.json``; each is complete or absent.
@@ -284,16 +258,7 @@ class Segmentation:
         Raises:
             InputError: The model gave no segments, the suffix is another, or the place cannot be written to.
         """
-        path = Path(path)
-        summary = self.to_coco_panoptic(image_id, file_name, path.name)
-        assert self.panoptic is not None
-        write_coco_panoptic(self.panoptic, summary, path)
-        return path
-
-    def _coco_header(self, image_id: int, file_name: str) -> dict[str, Any]:
-        """Return the image and the categories of a COCO dictionary."""
-        name = file_name or str(self.meta.get("image", ""))
-        return coco_header(self.classes, (self.labels.shape[0], self.labels.shape[1]), image_id, name)
+        return coco.save_panoptic(self, Path(path), image_id, file_name)
 
     def to_supervision(self) -> Any:
         """Export as ``supervision.Detections``: a mask, box, score, class id and name for each class that is present.

@@ -1,0 +1,47 @@
+"""What a result is made of, for those who draw and write it; they need not know the class that holds it together."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from ovseg.result.measures import Segment
+from ovseg.result.objects import Instance, Panoptic
+from ovseg.vocabulary import Vocabulary
+
+
+class Result(Protocol):
+    """A label and a score for every pixel of one image; `ovseg.result.segmentation.Segmentation` checks its parts."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """``(H, W)`` int32; class ids, -1 = no class."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """``(H, W)`` float32 in 0..1."""
+
+    @property
+    def classes(self) -> Vocabulary:
+        """The vocabulary that the labels count in."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """``(H, W, 3)`` uint8 RGB; the photograph."""
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What made the result, as JSON values."""
+
+    @property
+    def panoptic(self) -> Panoptic | None:
+        """Segments, from models that give them."""
+
+    @property
+    def instances(self) -> tuple[Instance, ...] | None:
+        """Objects by falling score, from models that give them."""
+
+    @property
+    def segments(self) -> list[Segment]:
+        """One for each class that is present, by ascending class id."""
