@@ -1,9 +1,9 @@
 """Label every pixel of images with your words.
 
-For each image three files are written: STEM.overlay.png (the picture with coloured labels and a legend),
-STEM.labels.png (16 bit; value = position in your list from 0, 65535 = no class) and STEM.json (area and mean score of
-each class, settings). Each is complete or absent, and replaces that of an earlier run. Results that lie in a folder of
-images are not segmented again.
+For each image three files are written, or those that --formats names: STEM.overlay.png (the picture with coloured
+labels and a legend), STEM.labels.png (16 bit; value = position in your list from 0, 65535 = no class) and STEM.json
+(area and mean score of each class, settings). Each is complete or absent, and replaces that of an earlier run. Results
+that lie in a folder of images are not segmented again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ovseg.cli.outputs import LABELS, OVERLAY, REPORT, choose_inputs, plan_outputs
+from ovseg.cli.outputs import choose_inputs
 from ovseg.cli.startup import without_collection
 from ovseg.system.overlap import overlapped, worker_threads
 
@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_text_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--formats",
+        default="overlay,labels,report",
+        help="what is written for each image: overlay, labels, report, archive, coco, coco_instances, coco_panoptic "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     parser.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
     parser.add_argument("--packed", action="store_true", help="lay weights out for the CPU (models with masks)")
@@ -105,14 +111,19 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
+    from ovseg.contract import check_want
+    from ovseg.result.files import needs_of, plan_files, write_files
+
     with without_collection():
         images, left_out = choose_inputs(args.images)
         if left_out:
             what = f"{left_out} results of earlier runs are left out"
             print(f"note: {what}; name a file itself to segment it", file=sys.stderr)
         _check_words(args)
-        bases = plan_outputs(images, args.output)
+        formats = [name.strip() for name in args.formats.split(",")]
+        bases = plan_files(images, args.output, formats)
         segmenter, words = _load(args)
+        check_want(needs_of(formats), segmenter.model.gives, segmenter.name)
     failed: list[str] = []
 
     def report(source: Any, error: OvsegError) -> None:
@@ -120,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
 
     def finish(result: Segmentation) -> dict[str, str]:
-        return write(result, bases[str(result.meta["path"])])
+        return write_files(result, bases[str(result.meta["path"])], formats)
 
     results = overlapped(finish, segmenter.stream(images, words, on_error=report), worker_threads(), worker_threads())
     for result, written in _progress(results, len(images)):
@@ -132,22 +143,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{len(images) - len(failed)} of {len(images)} images segmented; results in {args.output}")
     return 1 if failed else 0
-
-
-def write(result: Segmentation, base: Path) -> dict[str, str]:
-    """Write the three files of one result, each complete or absent; the report comes last.
-
-    Returns:
-        Their paths as ``overlay``, ``labels`` and ``report``.
-    """
-    from ovseg.system.files import atomic_write
-
-    overlay, labels, report = (Path(f"{base}{suffix}") for suffix in (OVERLAY, LABELS, REPORT))
-    with atomic_write(overlay) as temporary:
-        result.overlay().save(temporary)
-    result.save(labels)
-    result.save(report)
-    return {"overlay": str(overlay), "labels": str(labels), "report": str(report)}
 
 
 def table(result: Segmentation) -> Table:

@@ -6,7 +6,7 @@ COCO has no category 0, so the category id is the class id + 1.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,13 @@ from ovseg.result.objects import Panoptic
 from ovseg.result.parts import Result
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MARK = b'"made by ovseg"'
+MADE_BY = {"description": "made by ovseg"}
+"""``info`` of COCO files that we write; by the `MARK` in it they are told from those of others."""
 
 
 def by_class(result: Result, image_id: int, file_name: str, annotation_id: int) -> dict[str, Any]:
@@ -60,23 +67,31 @@ def by_segment(result: Result, image_id: int, file_name: str, png_name: str) -> 
 
 
 def save_panoptic(result: Result, path: Path, image_id: int, file_name: str) -> Path:
-    """Write the picture of COCO's panoptic format, id = R + 256 G + 256 * 256 B, and its JSON beside it.
+    """Write the picture of COCO's panoptic format and its JSON beside it.
 
     Raises:
         InputError: The model gave no segments, the path is no PNG, or it cannot be written to.
     """
-    from PIL import Image
-
-    summary = by_segment(result, image_id, file_name, path.name)
+    summary = {"info": MADE_BY, **by_segment(result, image_id, file_name, path.name)}
     if path.suffix.lower() != ".png":
         raise InputError(f"cannot save panoptic segments as '{path.name}'; expected a .png, a .json comes beside it")
-    ids = _panoptic(result).ids
-    colors = np.stack([ids, ids >> 8, ids >> 16], axis=-1).astype(np.uint8)
     with atomic_write(path) as temporary:
-        Image.fromarray(colors).save(temporary, format="PNG")
+        panoptic_picture(result).save(temporary, format="PNG")
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(dump(summary, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def panoptic_picture(result: Result) -> Image.Image:
+    """Return the ids of the segments (H, W) as colours: id = R + 256 G + 256 * 256 B.
+
+    Raises:
+        InputError: The model gave no segments.
+    """
+    from PIL import Image
+
+    ids = _panoptic(result).ids
+    return Image.fromarray(np.stack([ids, ids >> 8, ids >> 16], axis=-1).astype(np.uint8))
 
 
 def _panoptic(result: Result) -> Panoptic:

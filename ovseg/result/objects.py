@@ -138,5 +138,5 @@ def to_json(panoptic: Panoptic | None, instances: Sequence[Instance] | None) -> 
     if panoptic is not None:
         found["panoptic"] = [dataclasses.asdict(segment) for segment in panoptic.segments]
     if instances is not None:
-        found["instances"] = [dataclasses.asdict(own) for own in instances]
+        found["instances"] = [{**dataclasses.asdict(own), "bbox": list(own.bbox)} for own in instances]
     return found

@@ -43,5 +43,9 @@ class Result(Protocol):
         """Objects by falling score, from models that give them."""
 
     @property
+    def class_scores(self) -> np.ndarray | None:
+        """``(K, H, W)`` float32 of every class, where they were wanted."""
+
+    @property
     def segments(self) -> list[Segment]:
         """One for each class that is present, by ascending class id."""

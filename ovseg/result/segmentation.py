@@ -7,9 +7,7 @@ Label values, everywhere: the class id is the position of the class in the user'
 from __future__ import annotations
 
 import functools
-import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +16,20 @@ import numpy as np
 
 from ovseg.errors import EnvironmentProblem, InputError
 from ovseg.result import coco
-from ovseg.result.formats.labels import NO_CLASS, PNG_NO_CLASS
-from ovseg.result.measures import Segment, find_segments, summarise
-from ovseg.result.objects import Instance, Panoptic, check_parts, from_json, to_json
-from ovseg.system.files import atomic_write
-from ovseg.system.values import dump, plain
+from ovseg.result.formats import find_format
+from ovseg.result.formats.archive import read_archive
+from ovseg.result.formats.labels import NO_CLASS
+from ovseg.result.formats.report import report
+from ovseg.result.measures import Segment, find_segments
+from ovseg.result.objects import Instance, Panoptic, check_parts
 from ovseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from PIL import Image
 
+
+SAVED = {".png": "labels", ".npz": "archive", ".json": "report"}
+"""The format that `Segmentation.save` chooses by the suffix."""
 
 _SCORE_SLACK = 1e-3  # a softmax in half precision may end just above 1
 
@@ -164,16 +166,11 @@ class Segmentation:
             InputError: Unknown suffix, a place that cannot be written to, or more classes than the PNG can count.
         """
         path = Path(path)
-        writers: dict[str, Callable[[Path], None]] = {
-            ".png": self._write_png,
-            ".npz": self._write_npz,
-            ".json": self._write_json,
-        }
-        if path.suffix.lower() not in writers:
-            suffixes = ", ".join(writers)
+        name = SAVED.get(path.suffix.lower())
+        if name is None:
+            suffixes = ", ".join(SAVED)
             raise InputError(f"cannot save as '{path.name}'; expected {suffixes}; for pictures use .overlay().save()")
-        with atomic_write(path) as temporary:
-            writers[path.suffix.lower()](temporary)
+        find_format(name).save(self, path)
         return path
 
     @classmethod
@@ -183,34 +180,11 @@ class Segmentation:
         Raises:
             InputError: The file is missing, damaged, or was not written by `save`.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in ("labels", "scores", "image", "header")}
-                ids, every = (stored[key] if key in stored else None for key in ("ids", "class_scores"))
-            header = json.loads(arrays.pop("header").tobytes())
-            parts = from_json(header, ids)
-            vocabulary = Vocabulary.parse(header["classes"])
-            meta = header["meta"]
-        except FileNotFoundError as error:
-            raise InputError(f"result '{path}' not found; expected a file of save('x.npz')") from error
-        except Exception as error:  # a damaged archive shows itself in many ways: BadZipFile, zlib.error, KeyError, ...
-            raise InputError(f"result '{path}' is damaged or foreign; expected a file of save('x.npz')") from error
-        parts |= {"class_scores": every}
-        return cls.from_labels(arrays["labels"], arrays["scores"], vocabulary, arrays["image"], meta, **parts)
+        return cls.from_labels(**read_archive(path))
 
     def to_json(self) -> dict[str, Any]:
         """Summarise the result as JSON values: every class of the vocabulary in the user's order, and the meta data."""
-        height, width = self.labels.shape
-        present = {segment.class_id: segment for segment in self.segments}
-        return {
-            "width": width,
-            "height": height,
-            "label_values": {"class": "id of the class (position in the given list)", "no_class": PNG_NO_CLASS},
-            "classes": [summarise(i, entry, present.get(i)) for i, entry in enumerate(self.classes)],
-            "no_class_fraction": 1 - sum(segment.area for segment in self.segments) / self.labels.size,
-            **to_json(self.panoptic, self.instances),
-            "meta": plain(self.meta),
-        }
+        return report(self)
 
     def to_coco(self, image_id: int = 0, file_name: str = "", annotation_id: int = 1) -> dict[str, Any]:
         """Export as a COCO dictionary, one annotation for each class that is present.
@@ -280,30 +254,3 @@ class Segmentation:
             class_id=ids,
             data={"class_name": np.array([segment.name for segment in self.segments], dtype=str)},
         )
-
-    def _write_png(self, path: Path) -> None:
-        """Write the labels as a 16-bit PNG."""
-        from PIL import Image
-
-        if len(self.classes) > PNG_NO_CLASS:
-            raise InputError(f"got {len(self.classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz")
-        # -1 wraps around to 65535 by itself; said outright, the convention is seen.
-        values = np.where(self.labels == NO_CLASS, PNG_NO_CLASS, self.labels).astype(np.uint16)
-        Image.fromarray(values).save(path, format="PNG")
-
-    def _write_npz(self, path: Path) -> None:
-        """Write everything that `load` needs."""
-        parts = to_json(self.panoptic, self.instances)
-        header = {"classes": self.classes.to_json(), "meta": plain(self.meta), **parts}
-        packed = np.frombuffer(dump(header).encode(), dtype=np.uint8)
-        arrays: dict[str, Any] = {"labels": self.labels, "scores": self.scores, "image": self.image, "header": packed}
-        if self.panoptic is not None:
-            arrays["ids"] = self.panoptic.ids
-        if self.class_scores is not None:
-            arrays["class_scores"] = self.class_scores
-        with path.open("wb") as file:  # savez would add a suffix to a path
-            np.savez_compressed(file, **arrays)
-
-    def _write_json(self, path: Path) -> None:
-        """Write the summary."""
-        path.write_text(dump(self.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 
 from ovseg.errors import InputError
+from ovseg.result.formats.base import Format
+from ovseg.result.parts import Result
 
 NO_CLASS = -1
 """Label of a pixel that belongs to no class."""
 
 PNG_NO_CLASS = 65535
 """How the 16-bit PNG writes `NO_CLASS`."""
+
+
+class Labels(Format):
+    """The label map."""
+
+    name = "labels"
+    ending = ".labels.png"
+    summary = "label map, 16 bit; value = position in the list from 0, 65535 = no class"
+
+    def write(self, result: Result, path: Path) -> None:
+        """Write a grey PNG of 16 bits.
+
+        Raises:
+            InputError: There are more classes than it can count.
+        """
+        from PIL import Image
+
+        if len(result.classes) > PNG_NO_CLASS:
+            raise InputError(
+                f"got {len(result.classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz"
+            )
+        # -1 wraps around to 65535 by itself; said outright, the convention is seen.
+        values = np.where(result.labels == NO_CLASS, PNG_NO_CLASS, result.labels).astype(np.uint16)
+        Image.fromarray(values).save(path, format="PNG")
 
 
 def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:

@@ -1,0 +1,131 @@
+"""One tester for all output formats, and the files of a run: what they are called, what they never replace."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg.cli import main
+from ovseg.errors import InputError, UnknownNameError
+from ovseg.result.files import STANDARD, is_picture_of_ours, plan_files, write_files
+from ovseg.result.formats import find_format, list_formats
+from ovseg.result.formats.labels import read_label_png
+from ovseg.result.objects import Instance, Panoptic, PanopticSegment
+from ovseg.result.segmentation import Segmentation
+from ovseg.vocabulary import Vocabulary
+
+NAMES = [one.name for one in list_formats()]
+RARE = {"coco_panoptic": "no panoptic segments", "coco_instances": "no instances"}
+
+
+def make(parts: bool = True) -> Segmentation:
+    """A result of 6 x 8 pixels, with or without a segment and an object."""
+    labels = np.zeros((6, 8), np.int32)
+    labels[2:4, 3:7] = 1
+    labels[5] = -1
+    own = labels == 1
+    panoptic = Panoptic(own.astype(np.int32) * 300, (PanopticSegment(300, 1, True, 0.5),)) if parts else None
+    instances = (Instance.from_mask(own, 1, 0.5),) if parts else None
+    words, image = Vocabulary.parse(["cat", "sofa"]), np.zeros((6, 8, 3), np.uint8)
+    meta = {"image": "a.jpg"}
+    every = np.stack([labels == 0, labels == 1]).astype(np.float32) if parts else None
+    return Segmentation.from_labels(labels, np.full((6, 8), 0.5), words, image, meta, panoptic, instances, every)
+
+
+def test_names_and_endings_are_unambiguous() -> None:
+    endings = [ending for one in list_formats() for ending in one.endings()]
+    assert len({*NAMES}) == len(NAMES) >= 7 and len({*endings}) == len(endings)
+    assert all(one.mark for one in list_formats() if any(e.endswith(".json") for e in one.endings()))
+    assert {*STANDARD} <= {*NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format(name: str, tmp_path: Path) -> None:
+    result, base, one = make(), tmp_path / "photo", find_format(name)
+    assert write_files(result, base, [name]) == {name: f"{base}{one.ending}"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"photo{ending}" for ending in one.endings())
+    assert plan_files([tmp_path / "photo.jpg"], tmp_path, [name])  # what it has written it may write again
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_files(result, base, [name])
+    assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for ending in one.endings():
+        assert is_picture_of_ours(Path(f"x{ending}")) == ending.endswith(".png")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_model_does_not_give_is_no_half_file(name: str, tmp_path: Path) -> None:
+    if name not in RARE:
+        assert [*write_files(make(False), tmp_path / "photo", [name])] == [name]
+        return
+    with pytest.raises(InputError, match=RARE[name]):
+        write_files(make(False), tmp_path / "photo", [name])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_contents(tmp_path: Path) -> None:
+    result = make()
+    files = {name: Path(path) for name, path in write_files(result, tmp_path / "a", NAMES).items()}
+    np.testing.assert_array_equal(read_label_png(files["labels"]), result.labels)
+    again = Segmentation.load(files["archive"])
+    np.testing.assert_array_equal(again.labels, result.labels)
+    assert again.panoptic is not None and again.instances == result.instances and again.meta == result.meta
+    np.testing.assert_array_equal(again.class_scores, result.class_scores)
+    assert json.loads(files["report"].read_text()) == result.to_json()
+    with Image.open(files["overlay"]) as picture:
+        assert picture.mode == "RGB" and picture.width > 8
+    for name, wanted in ("coco", result.to_coco()), ("coco_instances", result.to_coco_instances()):
+        found = json.loads(files[name].read_text())
+        assert found.pop("info") and found == wanted
+    with Image.open(files["coco_panoptic"]) as picture:
+        values = np.asarray(picture).astype(int)
+    assert ((values @ [1, 256, 65536] == 300) == (result.labels == 1)).all()
+    beside = json.loads((tmp_path / "a.panoptic.json").read_text())
+    assert beside.pop("info") and beside == result.to_coco_panoptic(png_name="a.panoptic.png")
+
+
+@pytest.mark.parametrize("name", [one.name for one in list_formats() if one.mark])
+def test_the_files_of_others_stay(name: str, tmp_path: Path) -> None:
+    ending = next(ending for ending in find_format(name).endings() if ending.endswith(".json"))
+    (tmp_path / f"photo{ending}").write_text('{"images": [], "annotations": []}')
+    with pytest.raises(InputError, match="is no result of ovseg and would be overwritten"):
+        plan_files([Path("photo.jpg")], tmp_path, [name])
+    assert plan_files([Path("photo.jpg")], tmp_path, ["labels"]) == {"photo.jpg": tmp_path / "photo"}
+
+
+def test_an_unknown_format_is_found_before_the_work(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UnknownNameError, match="unknown format 'overlai'; did you mean overlay"):
+        plan_files([photo], tmp_path / "out", ["overlai"])
+    words = ["--classes", "cat", "--output", str(tmp_path / "out"), "--formats", "label", "--model", "none/here"]
+    assert main(["segment", str(photo), *words]) == 2
+    assert "unknown format 'label'; did you mean labels" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["coco_instances", "coco_panoptic"])
+def test_a_model_that_does_not_give_it_is_refused_before_an_image(
+    name: str, photo: Path, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--classes", "cat, sofa", "--model", str(tiny_clip), "--device", "cpu", "--output", str(tmp_path / "out")]
+    assert main(["segment", str(photo), *words, "--formats", name]) == 2
+    err = capsys.readouterr().err
+    assert name.partition("_")[2] in err and err.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_formats_of_the_command_line(
+    photo: Path, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--classes", "cat, sofa", "--model", str(tiny_clip), "--device", "cpu", "--output", str(tmp_path / "out")]
+    assert main(["segment", str(photo), *words, "--formats", "coco, labels"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["photo.coco.json", "photo.labels.png"]
+    with pytest.raises(SystemExit):
+        main(["segment", "--help"])
+    shown = re.search(r"--formats .*?\(default: overlay,labels,report\)", capsys.readouterr().out, re.DOTALL)
+    assert shown and {*NAMES} <= {*re.findall(r"\w+", shown[0])}
