@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ovseg.clip.normalise import denormalise
-
-if TYPE_CHECKING:
-    from ovseg.clip.tokens import Block
-    from ovseg.clip.tower import Tower
+from ovseg.clip.tokens import Block, TokenTower
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Context:
 
     grid: tuple[int, int]
     images: Tensor
-    tower: Tower
+    tower: TokenTower
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     regions: Tensor | None = None
@@ -127,7 +124,7 @@ class DenseFeatures:
     grid: tuple[int, int]
     context: Context
 
-    def at(self, tower: Tower) -> DenseFeatures:
+    def at(self, tower: TokenTower) -> DenseFeatures:
         """Return the same with the tower that made it, which features have not that come out of a pickle."""
         return replace(self, context=replace(self.context, tower=tower))
 

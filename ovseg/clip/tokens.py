@@ -1,11 +1,21 @@
-"""The tokens of an image-text tower, and what it has; what it has not, it refuses in one sentence."""
+"""What a method may ask of an image-text model; what a model has not, it refuses in one sentence.
+
+The tokens of a tower lie in one sequence (B, P + h * w, C): P leading tokens, then the patches row by row. Where there
+is a class token, it is the first of the leading ones; the others (registers) belong to no place. Methods never count
+them: they ask for the part they want.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ovseg.errors import ConfigError
+from ovseg.ops.linear_layers import pack_linears
 
 STREAM = "tokens of patches that pass through residual blocks"
 ATTENTION = "the queries, keys and values of its blocks"
@@ -13,7 +23,7 @@ CLASS_TOKEN = "a class token"
 CLASS_EMBEDDING = "a class token that becomes its embedding of an image"
 HEADS_ADD = "attention that is a sum over its heads"
 LEVELS = "levels of feature maps"
-_FITTING = {
+FITTING = {
     STREAM: "a vision transformer such as ViT-B-16 or ViT-L-14",
     ATTENTION: "a vision transformer such as ViT-B-16 or ViT-L-14",
     CLASS_TOKEN: "a vision transformer with one, such as ViT-B-16 or ViT-L-14",
@@ -66,3 +76,161 @@ class Block(ABC):
         weights = (query @ key.mT * self.scale).softmax(-1)
         tokens = tokens + self.project(weights @ value)
         return tokens + self.feed_forward(tokens), weights
+
+
+class TokenTower(nn.Module):
+    """An image-text model as far as its tokens go: every one has the first group, those with `STREAM` the second.
+
+    Attributes:
+        name: Such as ``"ViT-B-16/openai"``.
+        weights_hash: Changes with the weights and with what gives them meaning.
+        embed_dim: Dimension of the joint space of image and text.
+        logit_scale: Factor (not its logarithm) that it was trained with between cosines and logits.
+        mean, std: Per channel of RGB images in 0..1, with which inputs are normalised.
+    """
+
+    name: str
+    weights_hash: str
+    embed_dim: int
+    logit_scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def has(self) -> frozenset[str]:
+        """What it has of `STREAM`, `ATTENTION`, `CLASS_TOKEN`, `CLASS_EMBEDDING`, `HEADS_ADD` and `LEVELS`."""
+        return frozenset()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def body(self) -> list[nn.Module]:
+        """The modules that do most of the work on images: blocks, or what makes the levels."""
+        return []
+
+    def text(self, texts: list[str]) -> Tensor:
+        """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model."""
+        raise NotImplementedError
+
+    def move_text(self, device: torch.device) -> None:
+        """Bring what embeds texts to a device, and leave the rest; a tower whose text part cannot go alone stays."""
+
+    def pack(self) -> None:
+        """Lay the weights of the body out for the CPU; see `ovseg.ops.linear_layers.PackedLinear`.
+
+        Raises:
+            EnvironmentProblem: They cannot be packed here.
+        """
+        pack_linears(self.body)
+
+    def check(self, needs: Iterable[str], who: str) -> None:
+        """Refuse a method or model that needs what this tower has not.
+
+        Args:
+            needs: Of the names that `has` lists.
+            who: What to call the method.
+
+        Raises:
+            ConfigError: The first thing that it lacks, and towers that have it.
+        """
+        for need in FITTING:
+            if need in needs and need not in self.has:
+                raise self._lacks(need, who)
+
+    def _lacks(self, need: str, who: str) -> ConfigError:
+        return ConfigError(f"{who} needs {need}, which {self.name} has not; use {FITTING[need]}")
+
+    # With STREAM.
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        raise self._lacks(STREAM, "a method that looks at patches")
+
+    @property
+    def width(self) -> int:
+        """Channels of the tokens."""
+        raise self._lacks(STREAM, "a method that looks at tokens")
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The blocks of the image tower."""
+        raise self._lacks(STREAM, "a method that changes blocks")
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def prefix(self) -> int:
+        """Number of leading tokens, which belong to no place."""
+        return int(CLASS_TOKEN in self.has)
+
+    @property
+    def position_table(self) -> Tensor:
+        """Its own position embeddings, what ``table`` of `embed` may take the place of."""
+        raise self._lacks(STREAM, "a method that looks at patches")
+
+    def embed(
+        self, images: Tensor, rule: str, table: Tensor | None = None, rounding: torch.dtype | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Return the tokens (B, P + h * w, C) that enter the first block, and the grid (h, w); sides are floored.
+
+        Args:
+            images: Normalised (B, 3, H, W).
+            rule: Of `ovseg.clip.position`, by which position embeddings are resized.
+            table: Takes the place of the tower's own position embeddings, for models that train them.
+            rounding: Dtype that resized position embeddings are rounded to on their way.
+        """
+        raise self._lacks(STREAM, "a method that looks at patches")
+
+    def patches_to_joint(self, tokens: Tensor) -> Tensor:
+        """Bring patches (B, M, C) to the joint space (B, M, D), each by itself; also class tokens that become it."""
+        raise self._lacks(STREAM, "a method that looks at patches")
+
+    def head(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring what left the last block, (B, P + M, C), to the joint space.
+
+        Returns:
+            All tokens (B, P + M, D), and the embedding (B, D) of the image by the tower's own pooling.
+        """
+        raise self._lacks(STREAM, "a method that looks at patches")
+
+    def linear_head(self) -> tuple[nn.LayerNorm, Tensor]:
+        """Return the norm and the matrix (C, D) that bring the class token to the joint space; with `HEADS_ADD`."""
+        raise self._lacks(HEADS_ADD, "a method that takes embeddings apart")
+
+    def split(self, tokens: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the class token (..., 1, C), None where there is none, and the patches (..., M, C) of all tokens."""
+        cls = tokens[..., :1, :] if CLASS_TOKEN in self.has else None
+        return cls, tokens[..., self.prefix :, :]
+
+    def class_and_rest(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the class token (..., 1, C) and all that follows it, for methods that need one.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        self.check({CLASS_TOKEN}, "a method that looks at class tokens")
+        return tokens[..., :1, :], tokens[..., 1:, :]
+
+    def leading(self, tokens: Tensor) -> Tensor:
+        """Return the tokens (..., P, C) before the patches; behind them, patches on any grid make a sequence again."""
+        return tokens[..., : self.prefix, :]
+
+    def patch_pairs(self, weights: Tensor) -> Tensor:
+        """Return what weights (..., P + M, P + M) of pairs of tokens have of pairs of patches: (..., M, M)."""
+        return weights[..., self.prefix :, self.prefix :]
+
+    def with_leading(self, bias: Tensor) -> Tensor:
+        """Put zeros for the leading tokens before rows and columns of a bias of patches (..., M, M)."""
+        return F.pad(bias, (self.prefix, 0, self.prefix, 0))

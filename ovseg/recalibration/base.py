@@ -43,7 +43,7 @@ class Recalibration(nn.Module):
         uses_regions: Whether it wants region ids of the pixels (``context.regions``) from a region generator.
         whole_image: Whether it must see the image in one window.
         attention_only: Whether it changes nothing but the attention of the last blocks: one pass, no second backbone.
-        requires: What a tower must have, of the names of `ovseg.clip.tower`; others are refused before anything runs.
+        requires: What a tower must have, of the names of `ovseg.clip.tokens`; others are refused before anything runs.
         not_compiled: Why `encode` cannot be compiled as one graph; empty where it can, but for its guide.
         without_golden: Why a method has no golden case of its own; empty where it has.
     """

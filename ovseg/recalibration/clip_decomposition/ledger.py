@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.features import Kept
-from ovseg.clip.tokens import CLASS_EMBEDDING, HEADS_ADD, Block
-from ovseg.clip.tower import Tower
+from ovseg.clip.tokens import CLASS_EMBEDDING, HEADS_ADD, Block, TokenTower
 from ovseg.errors import ConfigError
 
 
@@ -53,7 +52,7 @@ class ClassTokenLedger(Kept):
         keep: Indices of the layers whose attention is kept by token and head: B * N * C * H numbers each.
     """
 
-    tower: Tower
+    tower: TokenTower
     start: Tensor
     keep: Sequence[int] = ()
     tokens: Tensor = field(init=False)
@@ -111,7 +110,7 @@ class ClassTokenLedger(Kept):
 
 @torch.no_grad()
 def decompose(
-    clip: Tower, images: Tensor, layers: Sequence[int] = (), pos_resize: str = "bicubic_offset"
+    clip: TokenTower, images: Tensor, layers: Sequence[int] = (), pos_resize: str = "bicubic_offset"
 ) -> Decomposition:
     """Decompose the embeddings of normalised images (B, 3, H, W), in one pass.
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.clip.features import Context, DenseFeatures, Kept
-from ovseg.clip.tokens import Block
-from ovseg.clip.tower import Tower
+from ovseg.clip.tokens import Block, TokenTower
 from ovseg.errors import at_least, one_of
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, attend
 from ovseg.recalibration.clip_surgery.points import stretch
@@ -93,7 +92,7 @@ class CLIP_Surgery(Recalibration):
             scores = without_shared(scores, cls)
         return stretch(scores) if self.min_max else scores
 
-    def empty_text(self, tower: Tower) -> Tensor:
+    def empty_text(self, tower: TokenTower) -> Tensor:
         """Return the embedding (1, D) of the empty text, which a tower is asked for once."""
         key = (tower.weights_hash, tower.dtype)
         if key not in self.empty_texts:

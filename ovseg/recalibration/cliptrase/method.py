@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.clip.features import Context, DenseFeatures, Kept
-from ovseg.clip.tokens import CLASS_TOKEN, Block
-from ovseg.clip.tower import Tower
+from ovseg.clip.tokens import CLASS_TOKEN, Block, TokenTower
 from ovseg.errors import at_least
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, attend
 from ovseg.recalibration.cliptrase.clustering import soft_regions
@@ -102,7 +101,7 @@ def self_correlation(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return joined @ joined.mT / units.shape[1]
 
 
-def denoise(tower: Tower, correlation: Tensor) -> Tensor:
+def denoise(tower: TokenTower, correlation: Tensor) -> Tensor:
     """Take from every patch what the class token sees of it, in (B, N, N) of all tokens; nothing falls below 0."""
     with_patches = tower.split(correlation.mT)[1].mT
     return (tower.split(with_patches)[1] - tower.class_and_rest(with_patches)[0]).clamp(min=0)

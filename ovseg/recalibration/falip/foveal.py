@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.tokens import Block
-from ovseg.clip.tower import Tower
+from ovseg.clip.tokens import Block, TokenTower
 
 _COPIES = 64  # of an image that run at a time
 
 
-def class_tokens(tower: Tower, tokens: Tensor, blocks: Sequence[Block], bias: Tensor) -> Tensor:
+def class_tokens(tower: TokenTower, tokens: Tensor, blocks: Sequence[Block], bias: Tensor) -> Tensor:
     """Run the last blocks once per region and return the class tokens.
 
     In the first of them the patches are still those of all regions, and of the last one only the class token is of use;
@@ -34,7 +33,7 @@ def class_tokens(tower: Tower, tokens: Tensor, blocks: Sequence[Block], bias: Te
     return torch.cat([_regions(tower, tokens, blocks, part) for part in parts], dim=1)
 
 
-def _regions(tower: Tower, tokens: Tensor, blocks: Sequence[Block], rows: Tensor) -> Tensor:
+def _regions(tower: TokenTower, tokens: Tensor, blocks: Sequence[Block], rows: Tensor) -> Tensor:
     """Return the class tokens (B, R, C) of a few regions, given their rows (R, N) of bias."""
     batch, count = len(tokens), len(rows)
     if len(blocks) == 1:
@@ -48,7 +47,7 @@ def _regions(tower: Tower, tokens: Tensor, blocks: Sequence[Block], rows: Tensor
     return run_biased(tower, copies, blocks[-1], own, only_class=True).view(batch, count, -1)
 
 
-def run_biased(tower: Tower, tokens: Tensor, block: Block, rows: Tensor, only_class: bool = False) -> Tensor:
+def run_biased(tower: TokenTower, tokens: Tensor, block: Block, rows: Tensor, only_class: bool = False) -> Tensor:
     """Run a block with a bias on the class token's row of attention, for one or several such rows at once.
 
     Args:

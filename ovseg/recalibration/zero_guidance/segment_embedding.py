@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.tokens import Block
-from ovseg.clip.tower import Tower
+from ovseg.clip.tokens import Block, TokenTower
 
 SEGMENTS_PER_PASS = 8  # of a 577-token image with 16 heads, 170 MB of attention weights
 
@@ -18,7 +17,7 @@ def embed_segments(
     tokens: Tensor,
     masks: Tensor,
     blocks: Sequence[Block],
-    tower: Tower,
+    tower: TokenTower,
     sd: float | None,
     residual: bool = True,
     feed_forward: bool = True,
@@ -55,7 +54,7 @@ def embed_segments(
 
 
 def masked_attention(
-    tower: Tower, q: Tensor, k: Tensor, v: Tensor, masks: Tensor, sd: float | None
+    tower: TokenTower, q: Tensor, k: Tensor, v: Tensor, masks: Tensor, sd: float | None
 ) -> tuple[Tensor, Tensor]:
     """Attend to segments, less what the class token attends to in the whole image.
 
