@@ -8,18 +8,26 @@ are applied to scores one after the other, so that no product of two 4096 x 4096
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.clip.features import Context
+from ovseg.clip.features import Context, Kept
 from ovseg.errors import ConfigError
 from ovseg.guides import Guide, build_guide
 
 CHAINS = ("SFSA", "mean")
 _EPS = 1e-5
+
+
+@dataclass(eq=False)
+class GuideMaps(Kept):
+    """Attention maps (B, M, n, n) of a guide."""
+
+    maps: Tensor
 
 
 class Compensation(nn.Module):
@@ -49,12 +57,20 @@ class Compensation(nn.Module):
         if self.guide is not None and not hasattr(self.guide, "attention_maps"):
             raise ConfigError(f"guide '{self.name}' gives no attention maps; expected a diffusion model, or none")
 
-    def forward(self, maps: Tensor, context: Context) -> Tensor:
-        """Return refined maps (B, T, a, b), peaks blended, of maps (B, T, h, w) of the images of a pass."""
-        if self.guide is None:
+    def maps(self, context: Context) -> Tensor | None:
+        """Ask the guide, which knows no words, for its attention maps (B, M, n, n); None where there is no guide."""
+        return None if self.guide is None else self.guide.attention_maps(context)
+
+    def forward(self, maps: Tensor, found: GuideMaps | None) -> Tensor:
+        """Return refined maps (B, T, a, b), peaks blended, of maps (B, T, h, w) of the images of a pass.
+
+        Args:
+            maps: Of every text.
+            found: What the guide found in the images; None leaves the maps as they are.
+        """
+        if found is None:
             return maps
-        refined = chain_attention(maps, self.guide.attention_maps(context), self.chain, self.threshold)
-        return blend_peaks(refined, maps)
+        return blend_peaks(chain_attention(maps, found.maps, self.chain, self.threshold), maps)
 
 
 def chain_attention(scores: Tensor, maps: Tensor, chain: str | int, threshold: float) -> Tensor:

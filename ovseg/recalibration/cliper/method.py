@@ -13,7 +13,7 @@ from ovseg.errors import at_least, one_of
 from ovseg.guides import Guide
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, layer_index
 from ovseg.recalibration.cliper import layer_fusion
-from ovseg.recalibration.cliper.attention_chain import Compensation
+from ovseg.recalibration.cliper.attention_chain import Compensation, GuideMaps
 from ovseg.recalibration.cliper.layer_maps import Layers, fuse_maps, layer_probabilities
 from ovseg.recalibration.cliper.patch_windows import PatchWindows, side_and_step
 
@@ -93,6 +93,8 @@ class CLIPer(Recalibration):
         if self.windows:
             windows = PatchWindows.over(dense.grid, clip.patch_size, self.windows)
             dense.context.kept(Layers).windows = windows, clip.dense(windows.plan.cut(images), self)
+        if (maps := self.compensation.maps(dense.context)) is not None:
+            dense.context.keep(GuideMaps(maps))
         return dense
 
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
@@ -100,5 +102,5 @@ class CLIPer(Recalibration):
         maps = layer_probabilities(self.joint, dense, words, self.logit_scale)
         chosen = layer_index(self.select_layer, len(maps)) if self.fuse_feature else 0
         fused = fuse_maps(maps, chosen, dense.context.kept(Layers).weights, self.attention_thr, self.fuse_feature)
-        scores = self.compensation(fused, dense.context)
+        scores = self.compensation(fused, dense.context.own.get(GuideMaps))
         return scores if self.words_win else scores * (words.query_to_class >= 0).to(scores)[:, None, None]
