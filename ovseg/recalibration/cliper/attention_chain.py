@@ -34,7 +34,7 @@ class Compensation(nn.Module):
     """Refines score maps by the attention maps of a guide.
 
     Attributes:
-        name: Of the guide; empty where there is none, and then maps stay as they are.
+        name: Of the guide; empty where there is none.
     """
 
     def __init__(self, guide: str | Guide | None, chain: str | int, threshold: float) -> None:
@@ -61,15 +61,8 @@ class Compensation(nn.Module):
         """Ask the guide, which knows no words, for its attention maps (B, M, n, n); None where there is no guide."""
         return None if self.guide is None else self.guide.attention_maps(context)
 
-    def forward(self, maps: Tensor, found: GuideMaps | None) -> Tensor:
-        """Return refined maps (B, T, a, b), peaks blended, of maps (B, T, h, w) of the images of a pass.
-
-        Args:
-            maps: Of every text.
-            found: What the guide found in the images; None leaves the maps as they are.
-        """
-        if found is None:
-            return maps
+    def forward(self, maps: Tensor, found: GuideMaps) -> Tensor:
+        """Return refined maps (B, T, a, b), peaks blended, of maps (B, T, h, w) of every text, by those of the guide."""
         return blend_peaks(chain_attention(maps, found.maps, self.chain, self.threshold), maps)
 
 

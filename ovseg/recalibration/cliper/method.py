@@ -102,5 +102,6 @@ class CLIPer(Recalibration):
         maps = layer_probabilities(self.joint, dense, words, self.logit_scale)
         chosen = layer_index(self.select_layer, len(maps)) if self.fuse_feature else 0
         fused = fuse_maps(maps, chosen, dense.context.kept(Layers).weights, self.attention_thr, self.fuse_feature)
-        scores = self.compensation(fused, dense.context.own.get(GuideMaps))
+        guided = self.compensation.guide is not None
+        scores = self.compensation(fused, dense.context.kept(GuideMaps)) if guided else fused
         return scores if self.words_win else scores * (words.query_to_class >= 0).to(scores)[:, None, None]
