@@ -62,7 +62,7 @@ class Compensation(nn.Module):
         return None if self.guide is None else self.guide.attention_maps(context)
 
     def forward(self, maps: Tensor, found: GuideMaps) -> Tensor:
-        """Return refined maps (B, T, a, b), peaks blended, of maps (B, T, h, w) of every text, by those of the guide."""
+        """Return refined maps (B, T, a, b), peaks blended, of maps (B, T, h, w) of every text, by the guide."""
         return blend_peaks(chain_attention(maps, found.maps, self.chain, self.threshold), maps)
 
 
