@@ -38,7 +38,7 @@ test: $(STAMP)
 	$(BIN)/pytest
 
 # The stamp is the last thing written: an installation that was cut off is taken up again, a finished one is left alone.
-$(STAMP): setup.py pyproject.toml requirements/constraints.txt tools/install_detectron2.py
+$(STAMP): setup.py pyproject.toml requirements/constraints.txt ovseg/system/detectron2_installer.py
 	@command -v $(PYTHON) >/dev/null || { echo "error: no '$(PYTHON)' here; install Python 3.10 or newer, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: " + sys.executable + " is Python " + sys.version.split()[0] + ", expected 3.10 or newer; name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
 	@echo "== install: Python environment in $(VENV)"
@@ -48,7 +48,7 @@ $(STAMP): setup.py pyproject.toml requirements/constraints.txt tools/install_det
 	@# The oracle of PQ in the tests asks for NumPy 1 in its metadata and works with 2, so it comes without its list.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps panopticapi-lite==0.2.0
 	@echo "== install: Detectron2, Python part"
-	$(BIN)/python tools/install_detectron2.py
+	$(BIN)/ovseg install-detectron2
 	@touch $@
 
 clean:

@@ -1,6 +1,6 @@
 """Packaging of ovseg. Lower bounds are here; the exact versions that are tested are in requirements/constraints.txt.
 
-Detectron2 has no package of its own on the package index: tools/install_detectron2.py brings it.
+Detectron2 has no package of its own on the package index: `ovseg install-detectron2` brings it.
 """
 
 from __future__ import annotations

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "ovseg" / "assets" / "mini"
-INSTALLER = ROOT / "tools" / "install_detectron2.py"
-UPSTREAM = "git+https://github.com/facebookresearch/detectron2"
 PIP = f"{shlex.quote(sys.executable)} -m pip install"
 TORCH_FIX = f"{PIP} --force-reinstall torch torchvision"
 CACHE_FIX = 'export OVSEG_CACHE="$HOME/ovseg-cache"'
@@ -165,9 +163,7 @@ def check_detectron2(broken: dict[str, str]) -> Check:
     Args:
         broken: Packages found broken so far, with the lines that mend them.
     """
-    fix = f"{shlex.quote(sys.executable)} {shlex.quote(str(INSTALLER))}"
-    if not INSTALLER.exists():  # installed from a wheel, without the repository
-        fix = f"{PIP} --no-build-isolation {UPSTREAM}"
+    fix = f"{shlex.quote(sys.executable)} -m ovseg.cli install-detectron2"
     problem = import_problem(["detectron2", "detectron2.config", "detectron2.data", "detectron2.structures"])
     if problem is None:
         return Check("detectron2", True, detectron2_origin())

@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "compare evaluations: intervals, classes, pictures",
     "datasets": "prepare benchmarks, check and draw data sets",
     "build-ops": "compile the operators, which makes some models faster",
+    "install-detectron2": "bring Detectron2's Python part, which compiles nothing",
     "doctor": "check the installation and say what mends it",
     "cache": "list or clear the cached text embeddings",
 }

@@ -82,7 +82,7 @@ def architectures() -> Any:
 
             import ovseg.meta_arch  # noqa: F401
     except ModuleNotFoundError as error:
-        raise EnvironmentProblem(f"{error}; run `python tools/install_detectron2.py`, then `ovseg doctor`") from error
+        raise EnvironmentProblem(f"{error}; run `ovseg install-detectron2`, then `ovseg doctor`") from error
     return META_ARCH_REGISTRY
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Brings Detectron2 into the running Python without compiling anything.
 
 Detectron2 has had no release since 2021 and no package of its own name on the package index; building it from source
@@ -13,7 +12,7 @@ evaluators, engine, structures), so this installer
 
 ``pip uninstall sal-detectron2`` removes what it installed. For upstream's own code, compiled operators included::
 
-    python tools/install_detectron2.py --from-source git+https://github.com/facebookresearch/detectron2
+    ovseg install-detectron2 --from-source git+https://github.com/facebookresearch/detectron2
 
 Without ``_C`` there is no ``detectron2.evaluation.fast_eval_api`` (``COCOEvaluator`` then uses pycocotools by itself),
 and ``DeformConv`` and rotated boxes raise when they are used. Independent of it, ``detectron2.model_zoo`` and
@@ -23,7 +22,6 @@ and ``DeformConv`` and rotated boxes raise when they are used. Independent of it
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import os
@@ -35,11 +33,13 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from ovseg.errors import EnvironmentProblem
+
 DISTRIBUTION, VERSION = "sal-detectron2", "0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 DIST_INFO = f"{DISTRIBUTION.replace('-', '_')}-{VERSION}.dist-info"
 ORIGIN_FILE = "OVSEG_ORIGIN"  # `ovseg doctor` reads it
-ORIGIN = f"Python part of {DISTRIBUTION} {VERSION} (sha256 {SHA256[:12]}), by tools/install_detectron2.py"
+ORIGIN = f"Python part of {DISTRIBUTION} {VERSION} (sha256 {SHA256[:12]}), by ovseg install-detectron2"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 # file -> (line of the wheel, what replaces it): NumPy 2 made copy=False mean "never copy, else raise".
@@ -66,35 +66,29 @@ print(detectron2.__file__)
 """
 
 
-class InstallError(Exception):
-    """Something the user can mend; the message is one line."""
+def install(source: str = "") -> str:
+    """Install Detectron2 where it is missing; with a source, build that: a pip URL or a folder.
 
+    Returns:
+        What was done, in one line.
 
-def main(arguments: list[str] | None = None) -> int:
-    """Install Detectron2 where it is missing; return 0 when it can be imported afterwards."""
-    parser = argparse.ArgumentParser(description="Install Detectron2 (its Python part) into this Python environment.")
-    parser.add_argument("--from-source", metavar="URL", help="build upstream's source: a pip URL or a folder")
-    options = parser.parse_args(arguments)
-    try:
-        if options.from_source:
-            install_from_source(options.from_source)
-        elif (present := find_detectron2()) is not None:
-            print(f"detectron2: keeping {present}")
-            return 0
-        else:
-            install_pinned_wheel(Path(sysconfig.get_path("purelib")))
-        print(f"detectron2: installed in {find_detectron2()}")
-    except InstallError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    Raises:
+        EnvironmentProblem: It cannot be downloaded, checked, built or imported.
+    """
+    if source:
+        install_from_source(source)
+    elif (present := find_detectron2()) is not None:
+        return f"detectron2: keeping {present}"
+    else:
+        install_pinned_wheel(Path(sysconfig.get_path("purelib")))
+    return f"detectron2: installed in {find_detectron2()}"
 
 
 def find_detectron2() -> Path | None:
     """Return the folder of an importable Detectron2, or None when there is none.
 
     Raises:
-        InstallError: There is one, but importing it fails.
+        EnvironmentProblem: There is one, but importing it fails.
     """
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run([sys.executable, "-c", PROBE], cwd=empty, capture_output=True, text=True, check=False)
@@ -103,7 +97,7 @@ def find_detectron2() -> Path | None:
     if done.returncode == 3:
         return None
     reason = _last_line(done.stderr) or f"exit status {done.returncode}"
-    raise InstallError(
+    raise EnvironmentProblem(
         f"Detectron2 is installed but does not import ({reason}); expected an importable one: install what is missing "
         f"with `pip install -e .`, or remove it with `pip uninstall -y detectron2 {DISTRIBUTION}` and run this again"
     )
@@ -113,12 +107,12 @@ def install_pinned_wheel(site: Path) -> None:
     """Download, check and unpack the pinned wheel into a site-packages folder.
 
     Raises:
-        InstallError: No download, another checksum, or the folder cannot be written.
+        EnvironmentProblem: No download, another checksum, or the folder cannot be written.
     """
     if not os.access(site, os.W_OK):
-        raise InstallError(
-            f"no write access to {site}; use a virtual environment: `python3 -m venv .venv && "
-            ".venv/bin/python tools/install_detectron2.py`"
+        raise EnvironmentProblem(
+            f"no write access to {site}; use a virtual environment: `python3 -m venv .venv`, install ovseg into "
+            "it, then .venv/bin/ovseg install-detectron2"
         )
     print(f"detectron2: downloading {DISTRIBUTION} {VERSION}")
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +125,7 @@ def download_wheel(folder: Path) -> Path:
     """Let pip fetch the pinned wheel; its CPython 3.10 tag is asked for by name, its Python code runs on 3.10 to 3.13.
 
     Raises:
-        InstallError: pip is missing or found no such wheel.
+        EnvironmentProblem: pip is missing or found no such wheel.
     """
     tags = ["--no-deps", "--only-binary=:all:", "--python-version", "3.10", "--implementation", "cp"]
     _pip(
@@ -140,7 +134,8 @@ def download_wheel(folder: Path) -> Path:
     )
     wheels = sorted(folder.glob("*.whl"))
     if len(wheels) != 1:
-        raise InstallError(f"pip left {len(wheels)} wheels for {DISTRIBUTION} {VERSION}, expected 1; run this again")
+        found = f"pip left {len(wheels)} wheels for {DISTRIBUTION} {VERSION}"
+        raise EnvironmentProblem(f"{found}, expected 1; run this again")
     return wheels[0]
 
 
@@ -148,11 +143,11 @@ def check_sha256(wheel: Path) -> None:
     """Compare a wheel with the pinned checksum.
 
     Raises:
-        InstallError: The file is not the one that was tested.
+        EnvironmentProblem: The file is not the one that was tested.
     """
     got = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if got != SHA256:
-        raise InstallError(
+        raise EnvironmentProblem(
             f"{wheel.name} has sha256 {got}, expected {SHA256}; do not use it: clear pip's cache with "
             "`pip cache purge`, check which package index pip uses, and run this again"
         )
@@ -165,7 +160,7 @@ def unpack(wheel: Path, site: Path) -> None:
     (by which pip uninstalls) names files that are left out here.
 
     Raises:
-        InstallError: The folder cannot be written.
+        EnvironmentProblem: The folder cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory(dir=site, prefix=".detectron2-") as scratch, zipfile.ZipFile(wheel) as archive:
@@ -179,19 +174,19 @@ def unpack(wheel: Path, site: Path) -> None:
                 shutil.rmtree(site / part, ignore_errors=True)
                 os.replace(staging / part, site / part)
     except OSError as error:
-        raise InstallError(f"cannot write to {site} ({error}); free space or mend the access rights") from error
+        raise EnvironmentProblem(f"cannot write to {site} ({error}); free space or mend the access rights") from error
 
 
 def adapt(root: Path) -> None:
     """Replace the lines of ``ADAPTED`` in an unpacked wheel.
 
     Raises:
-        InstallError: A line is not where the pinned wheel has it.
+        EnvironmentProblem: A line is not where the pinned wheel has it.
     """
     for name, (old, new) in ADAPTED.items():
         text = (root / name).read_text(encoding="utf-8")
         if text.count(old) != 1:
-            raise InstallError(f"{name} lacks the line '{old}', expected it once; mend ADAPTED in this installer")
+            raise EnvironmentProblem(f"{name} lacks the line '{old}', expected it once; mend ADAPTED in this installer")
         (root / name).write_text(text.replace(old, new), encoding="utf-8")
 
 
@@ -212,7 +207,7 @@ def install_from_source(url: str) -> None:
     """Build upstream's source against the installed torch and replace what this installer had put there.
 
     Raises:
-        InstallError: The build failed (an earlier Detectron2 is then still in place), or the installation did.
+        EnvironmentProblem: The build failed (an earlier Detectron2 is then still in place), or the installation did.
     """
     print(f"detectron2: building {url} (minutes; needs a C++ compiler that fits the installed torch)")
     fix = "see the output above; without a compiler run this again without --from-source"
@@ -231,7 +226,8 @@ def _pip(arguments: list[str], fix: str, show: bool = False) -> None:
         if show:
             print(done.stderr, file=sys.stderr)
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]  # hints may follow them
-        raise InstallError(f"`pip {arguments[0]}` failed ({_last_line(errors[-1] if errors else done.stderr)}); {fix}")
+        reason = _last_line(errors[-1] if errors else done.stderr)
+        raise EnvironmentProblem(f"`pip {arguments[0]}` failed ({reason}); {fix}")
 
 
 def _last_line(text: str) -> str:
@@ -243,7 +239,3 @@ def _record_row(path: Path, root: Path) -> str:
     content = path.read_bytes()
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     return f"{path.relative_to(root).as_posix()},sha256={digest},{len(content)}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

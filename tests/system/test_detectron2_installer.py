@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import importlib.util
 import subprocess
 import sys
 import zipfile
@@ -12,16 +11,13 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "install_detectron2.py"
+from ovseg.errors import EnvironmentProblem
+from ovseg.system import detectron2_installer
 
 
 @pytest.fixture
 def installer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return detectron2_installer
 
 
 @pytest.fixture
@@ -49,12 +45,11 @@ def site(tmp_path: Path) -> Path:
     return folder
 
 
-def run_script(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
     """Run the installer in a fresh interpreter that finds the modules in ``path`` first."""
     environment = {"PYTHONPATH": str(path), "PATH": "", "PIP_NO_INDEX": "1"}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "ovseg.cli", "install-detectron2", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def fake_detectron2(folder: Path, data: str = "") -> Path:
@@ -102,7 +97,7 @@ def test_a_wheel_of_another_checksum_is_refused(
 ) -> None:
     monkeypatch.setattr(installer, "SHA256", "0" * 64)
     monkeypatch.setattr(installer, "download_wheel", lambda folder: wheel)
-    with pytest.raises(installer.InstallError, match=r"has sha256 [0-9a-f]{64}, expected 0{64}"):
+    with pytest.raises(EnvironmentProblem, match=r"has sha256 [0-9a-f]{64}, expected 0{64}"):
         installer.install_pinned_wheel(site)
     assert not list(site.iterdir())
 
@@ -112,7 +107,7 @@ def test_a_changed_line_leaves_nothing_behind(
 ) -> None:
     name = next(iter(installer.ADAPTED))
     monkeypatch.setitem(installer.ADAPTED, name, ("a line that is not there", ""))
-    with pytest.raises(installer.InstallError, match="lacks the line"):
+    with pytest.raises(EnvironmentProblem, match="lacks the line"):
         installer.unpack(wheel, site)
     assert not list(site.iterdir())
 
@@ -138,7 +133,7 @@ def test_no_network_is_one_line(installer: ModuleType, tmp_path: Path, monkeypat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    with pytest.raises(installer.InstallError, match=r"`pip download` failed .*check the network") as caught:
+    with pytest.raises(EnvironmentProblem, match=r"`pip download` failed .*check the network") as caught:
         installer.download_wheel(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -147,20 +142,20 @@ def test_a_site_folder_without_write_access_is_one_line(
     installer: ModuleType, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installer.os, "access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(installer.InstallError, match=r"no write access .* virtual environment"):
+    with pytest.raises(EnvironmentProblem, match=r"no write access .* virtual environment"):
         installer.install_pinned_wheel(site)
 
 
 def test_keeps_an_importable_detectron2(tmp_path: Path) -> None:
     package = fake_detectron2(tmp_path)
-    done = run_script(path=package.parent)
+    done = run_command(path=package.parent)
     assert (done.returncode, done.stdout) == (0, f"detectron2: keeping {package}\n"), done.stderr
 
 
 def test_a_detectron2_that_does_not_import_is_named(tmp_path: Path) -> None:
     package = fake_detectron2(tmp_path, data="import a_missing_module")
-    done = run_script(path=package.parent)
-    assert done.returncode == 1
+    done = run_command(path=package.parent)
+    assert done.returncode == 2
     assert done.stderr.startswith("error: Detectron2 is installed but does not import (ModuleNotFoundError: No module")
     assert done.stderr.count("\n") == 1 and "pip uninstall" in done.stderr
 
@@ -172,10 +167,11 @@ def test_from_source_builds_before_it_replaces(installer: ModuleType, monkeypatc
         calls.append(arguments[0])
         if arguments[0] == "wheel":
             assert "--no-build-isolation" in arguments and arguments[-1] == "/a/checkout"
-            raise installer.InstallError("`pip wheel` failed")
+            raise EnvironmentProblem("`pip wheel` failed")
 
     monkeypatch.setattr(installer, "_pip", pip)
-    assert installer.main(["--from-source", "/a/checkout"]) == 1
+    with pytest.raises(EnvironmentProblem, match="`pip wheel` failed"):
+        installer.install("/a/checkout")
     assert calls == ["wheel"]
 
 
