@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,14 +12,23 @@ from ovseg.contract import Words
 from ovseg.vocabulary import ClassEntry, Vocabulary, parse_background
 
 
-def make_words(rows: Tensor, classes: Tensor | None = None, kind: type[Words] = Words, **more: Any) -> Words:
-    """Wrap rows (T, D); without classes (T,) each is its own."""
+def make_words(
+    rows: Tensor,
+    classes: Tensor | None = None,
+    kind: type[Words] = Words,
+    things: Sequence[int] | None = None,
+    **more: Any,
+) -> Words:
+    """Wrap rows (T, D); without classes (T,) each is its own, without things all are things."""
     own = torch.arange(len(rows)) if classes is None else classes
+    entries = [ClassEntry((f"class {i}",), things is None or i in things) for i in range(int(own.max()) + 1)]
     return kind(
         embeddings=rows,
         query_to_class=own,
         texts=tuple(f"text {place}" for place in range(len(rows))),
-        vocabulary=Vocabulary(tuple(ClassEntry((f"class {i}",)) for i in range(int(own.max()) + 1))),
+        vocabulary=Vocabulary(
+            tuple(ClassEntry((f"class {i}",), things is None or i in things) for i in range(int(own.max()) + 1))
+        ),
         background=parse_background("none"),
         templates="none",
         **more,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import ovseg
 from ovseg.errors import ConfigError
-from ovseg.labelling.views import blur, engineer, grey
+from ovseg.labelling.views import blur, grey, mix, views
 from ovseg.vocabulary import Vocabulary
 
 PROTOCOL = {"SHORT_SIDE": 44, "WINDOW": 32, "STRIDE": 12, "IMAGE_ENGINEERING": 0.7}
@@ -18,14 +18,12 @@ WORDS = Vocabulary.parse(["cat", "sofa|couch", "window"])
 
 
 def load(folder, **changes):
-    model = ovseg.load(folder, "cpu", overrides={"MODEL": {"PROTOCOL": {**PROTOCOL, **changes}}}).model
-    model.set_vocabulary(WORDS, templates="simple")
-    return model
+    segmenter = ovseg.load(folder, "cpu", overrides={"MODEL": {"PROTOCOL": {**PROTOCOL, **changes}}})
+    return segmenter.model, segmenter.words(WORDS, templates="simple")
 
 
-def as_the_authors(model, images, size, share):
+def as_the_authors(model, texts, images, size, share):
     """Mean the unit features of three views, upsample, mean the upsampled and flipped-back scores of two; mix."""
-    texts = model.queries.embeddings
 
     def unit(pixels):
         return F.normalize(model.recalibration.encode(model.clip, pixels).features, dim=1)
@@ -39,40 +37,40 @@ def as_the_authors(model, images, size, share):
     return share * first + (1 - share) * second
 
 
+def scores_of(model, words, images):
+    """Return the patch scores of normalised images in each of their views."""
+    return [model.recalibration.patch_scores(model.network(*view), words) for view in views(images, None)]
+
+
 @pytest.mark.parametrize("size", [(32, 32), (37, 50)])
 @torch.no_grad()
 def test_equals_the_authors_order_of_work(tiny_clip, size):
-    model, images = load(tiny_clip), torch.randn(2, 3, *size)
-    plain = model._window_scores(images, None)
-    found = engineer(plain, images, None, 0.7, model._window_scores)
-    maps = F.interpolate(found, size, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(maps, as_the_authors(model, images, size, 0.7), atol=1e-6, rtol=1e-5)
-    assert (found - plain).abs().max() > 1e-3
+    (model, words), images = load(tiny_clip), torch.randn(2, 3, *size)
+    seen = scores_of(model, words, images)
+    maps = F.interpolate(mix(seen, 0.7), size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(maps, as_the_authors(model, words.embeddings, images, size, 0.7), atol=1e-6, rtol=1e-5)
+    assert (mix(seen, 0.7) - seen[0]).abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_the_model_does_it_for_every_window(tiny_clip):
-    model, images = load(tiny_clip), torch.randn(1, 3, 44, 60)
-    plan = model.protocol.plan((44, 60), model.patch_size)
-    windows = plan.cut(images)
-    expected = engineer(model._window_scores(windows, None), windows, None, 0.7, model._window_scores)
-    torch.testing.assert_close(model.patch_scores(images, plan)[0], plan.join(expected), atol=1e-6, rtol=1e-5)
-    alone = load(tiny_clip, IMAGE_ENGINEERING=0.0)
-    assert (alone.patch_scores(images, plan)[0] - plan.join(expected)).abs().max() > 1e-3
+    (model, words), image = load(tiny_clip), torch.randint(0, 256, (3, 44, 60))
+    plan = model.protocol.plan((44, 60), model.clip.patch_size)
+    expected = plan.join(mix(scores_of(model, words, plan.cut(model.normalise(image[None]))), 0.7))[0]
+    torch.testing.assert_close(
+        model.patch_scores(model.encode([image]).images[0], words), expected, atol=1e-6, rtol=1e-5
+    )
+    alone, _ = load(tiny_clip, IMAGE_ENGINEERING=0.0)
+    assert (alone.patch_scores(alone.encode([image]).images[0], words) - expected).abs().max() > 1e-3
 
 
 def test_five_views_and_regions_turn_with_them():
     images, regions = torch.randn(2, 3, 20, 30), torch.arange(1200).view(2, 20, 30)
-    seen = []
-
-    def score(pixels, ids):
-        seen.append(pixels)
-        return ids[:, None].float()
-
-    found = engineer(score(images, regions), images, regions, 0.6, score)
+    seen = views(images, regions)
+    found = mix([ids[:, None].float() for _, ids in seen], 0.6)
     torch.testing.assert_close(found, regions[:, None].float())  # what looks at regions alone sees them where they are
-    assert len(seen) == 5
-    assert torch.equal(seen[3], images.flip(2)) and torch.equal(seen[4], images.flip(3))
+    assert len(seen) == 5 and torch.equal(seen[0][0], images)
+    assert torch.equal(seen[3][0], images.flip(-2)) and torch.equal(seen[4][0], images.flip(-1))
 
 
 def test_grey():

@@ -135,7 +135,7 @@ def test_a_shipped_config_has_one_name_everywhere(tmp_path, monkeypatch):
         ("training_free/sclip/voc21.yaml", "BENCHMARKS.voc21 of sclip.yaml: --model sclip/... --protocol voc21"),
         ("configs/training_free/cliptrase/mini.yaml", "EMBEDDED.mini of cliptrase.yaml: --model cliptrase/mini"),
         ("/some/where/configs/san/san-vit-b-16.yaml", "did you mean san/san-vit-b-16.yaml?"),
-        ("fcclip/fcclip-convnext-l.yaml", "did you mean fcclip/fcclip-convnext-l.yaml?"),
+        ("fcclip/fcclip_cocopan.yaml", "did you mean fcclip/fcclip-convnext-l.yaml?"),
         ("fcclip/fcclip_cocopan_r50x4.yaml", "did you mean fcclip/fcclip-rn50x4.yaml?"),
         ("maft_plus/maftp_l_pano.yaml", "did you mean maft_plus/maftp-l-pano.yaml?"),
         ("training_free/mini_clearclip.yaml", "did you mean training_free/mini-clearclip.yaml"),
