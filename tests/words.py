@@ -26,9 +26,7 @@ def make_words(
         embeddings=rows,
         query_to_class=own,
         texts=tuple(f"text {place}" for place in range(len(rows))),
-        vocabulary=Vocabulary(
-            tuple(ClassEntry((f"class {i}",), things is None or i in things) for i in range(int(own.max()) + 1))
-        ),
+        vocabulary=Vocabulary(tuple(entries)),
         background=parse_background("none"),
         templates="none",
         **more,

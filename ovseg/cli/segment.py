@@ -165,15 +165,15 @@ def table(result: Segmentation) -> Table:
 
 def _check_words(args: argparse.Namespace) -> None:
     """Find mistakes in words, policy and templates before a model is loaded."""
-    from ovseg.vocabulary import Vocabulary, parse_background, resolve_templates
+    from ovseg.vocabulary import Vocabulary, parse_background
+    from ovseg.vocabulary.templates import check_templates
 
     if args.classes is None:
         args.classes = _own_words(args)
-    Vocabulary.parse(args.classes)
-    if args.background is not None:
-        parse_background(args.background)
+    args.classes = Vocabulary.parse(args.classes)
+    args.background = None if args.background is None else parse_background(args.background)
     if args.templates is not None:
-        resolve_templates(args.templates)
+        check_templates(args.templates)
     if given := _text_options(args):
         _check_text(args, given)
 
@@ -208,7 +208,7 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
 def _check_text(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """Find mistakes in text engineering: in the files that were given, and together with what the model has."""
     from ovseg.errors import ConfigError
-    from ovseg.vocabulary import TextOptions, Vocabulary, resolve_templates
+    from ovseg.vocabulary import TextOptions, resolve_templates
     from ovseg.zoo import model_config
 
     node = model_config(args.model, _overrides(given), args.protocol).MODEL.TEXT
@@ -221,7 +221,7 @@ def _check_text(args: argparse.Namespace, given: dict[str, Any]) -> None:
         if value is not None and not file:
             raise ConfigError(f"{flag} changes nothing without a file; give one by {needs} FILE")
     for key in given.keys() & options.files.keys():
-        options.files[key].require(Vocabulary.parse(args.classes))
+        options.files[key].require(args.classes)
 
 
 def _load(args: argparse.Namespace) -> tuple[Segmenter, Words]:

@@ -18,7 +18,7 @@ from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.linear_layers import lower_products, pack_linears
 from ovseg.system.device import to_device
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
-from ovseg.vocabulary.templates import resolve_templates
+from ovseg.vocabulary.templates import check_templates
 
 
 class WordedModel(nn.Module):
@@ -48,10 +48,8 @@ class WordedModel(nn.Module):
     def __init__(self, clip: Any, templates: str, background: str, text: TextOptions | None = None) -> None:
         """Check the words' settings of a config, so that its mistakes come to light before the first image."""
         super().__init__()
-        resolve_templates(templates)
-        parse_background(background)
         self.clip = clip
-        self.default_templates, self.default_background = templates, background
+        self.default_templates, self.default_background = check_templates(templates), parse_background(background)
         self.text = text or TextOptions()
         self._text_rests: torch.device | None = None
         self._compiled: Callable[..., Any] | None = None
@@ -96,7 +94,7 @@ class WordedModel(nn.Module):
             UnknownNameError: No such policy or template set.
             ConfigError: AutoCLIP has but one template.
         """
-        policy = parse_background(self.default_background if background is None else background)
+        policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
         found = TextEmbedder(self.clip, chosen, self.text_cache, self.text).embed_vocabulary(vocabulary, policy)
         if self._text_rests is not None:

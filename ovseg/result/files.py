@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ovseg.data.images import output_stems
 from ovseg.errors import InputError
-from ovseg.result.formats import find_format, list_formats
+from ovseg.result.formats import FORMATS, Format, list_formats
 from ovseg.result.parts import Result
 from ovseg.system.files import check_writable
+from ovseg.system.registry import build
 
 STANDARD = ("overlay", "labels", "report")
 """The formats of a run that names none; the report is written last, so that what it speaks of is there."""
@@ -30,7 +31,7 @@ def needs_of(formats: Sequence[str]) -> frozenset[str]:
     Raises:
         UnknownNameError: There is no such format.
     """
-    return frozenset(need for one in map(find_format, formats) for need in one.needs)
+    return frozenset(need for one in _formats(formats) for need in one.needs)
 
 
 def plan_files(images: Iterable[Path], folder: Path, formats: Sequence[str] = STANDARD) -> dict[str, Path]:
@@ -50,7 +51,7 @@ def plan_files(images: Iterable[Path], folder: Path, formats: Sequence[str] = ST
         UnknownNameError: There is no such format.
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
-    chosen = [find_format(name) for name in formats]
+    chosen = _formats(formats)
     images = list(images)
     stems = output_stems([path.name for path in images])
     bases = {str(path): folder / stem for path, stem in zip(images, stems, strict=True)}
@@ -79,11 +80,15 @@ def write_files(result: Result, base: Path, formats: Sequence[str] = STANDARD) -
         InputError: A place cannot be written to, or the result has not what a format shows.
     """
     written = {}
-    for one in map(find_format, formats):
+    for one in _formats(formats):
         path = Path(f"{base}{one.ending}")
         one.save(result, path)
         written[one.name] = str(path)
     return written
+
+
+def _formats(names: Sequence[str]) -> list[Format]:
+    return [build(FORMATS, name) for name in names]
 
 
 def _check_replaceable(target: Path, inputs: set[str], mark: bytes) -> None:

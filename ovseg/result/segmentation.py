@@ -16,12 +16,13 @@ import numpy as np
 
 from ovseg.errors import EnvironmentProblem, InputError
 from ovseg.result import coco
-from ovseg.result.formats import find_format
+from ovseg.result.formats import FORMATS
 from ovseg.result.formats.archive import read_archive
 from ovseg.result.formats.labels import NO_CLASS
 from ovseg.result.formats.report import report
 from ovseg.result.measures import Segment, find_segments
 from ovseg.result.objects import Instance, Panoptic, check_parts
+from ovseg.system.registry import build
 from ovseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Segmentation:
         if name is None:
             suffixes = ", ".join(SAVED)
             raise InputError(f"cannot save as '{path.name}'; expected {suffixes}; for pictures use .overlay().save()")
-        find_format(name).save(self, path)
+        build(FORMATS, name).save(self, path)
         return path
 
     @classmethod

@@ -132,9 +132,7 @@ def resolve_templates(templates: str | Iterable[str]) -> tuple[str, ...]:
         VocabularyError: No sentence, or one without exactly one ``{}``.
     """
     if isinstance(templates, str):
-        if templates not in TEMPLATES:
-            raise unknown_name("template set", templates, TEMPLATES)
-        return TEMPLATES[templates]
+        return TEMPLATES[check_templates(templates)]
     sentences = tuple(templates)
     if not sentences:
         raise VocabularyError("the list of templates is empty; give at least one, such as 'a photo of a {}.'")
@@ -142,6 +140,17 @@ def resolve_templates(templates: str | Iterable[str]) -> tuple[str, ...]:
         if not isinstance(sentence, str) or sentence.count("{}") != 1:
             raise VocabularyError(f"template {shown(sentence)} must hold {{}} exactly once, as in 'a photo of a {{}}.'")
     return sentences
+
+
+def check_templates(name: str) -> str:
+    """Return the name of a template set.
+
+    Raises:
+        UnknownNameError: No set has this name.
+    """
+    if name not in TEMPLATES:
+        raise unknown_name("template set", name, TEMPLATES)
+    return name
 
 
 def fill(template: str, name: str) -> str:

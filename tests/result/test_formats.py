@@ -13,10 +13,11 @@ from PIL import Image
 from ovseg.cli import main
 from ovseg.errors import InputError, UnknownNameError
 from ovseg.result.files import STANDARD, is_picture_of_ours, plan_files, write_files
-from ovseg.result.formats import find_format, list_formats
+from ovseg.result.formats import FORMATS, list_formats
 from ovseg.result.formats.labels import read_label_png
 from ovseg.result.objects import Instance, Panoptic, PanopticSegment
 from ovseg.result.segmentation import Segmentation
+from ovseg.system.registry import build
 from ovseg.vocabulary import Vocabulary
 
 NAMES = [one.name for one in list_formats()]
@@ -46,7 +47,7 @@ def test_names_and_endings_are_unambiguous() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format(name: str, tmp_path: Path) -> None:
-    result, base, one = make(), tmp_path / "photo", find_format(name)
+    result, base, one = make(), tmp_path / "photo", build(FORMATS, name)
     assert write_files(result, base, [name]) == {name: f"{base}{one.ending}"}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"photo{ending}" for ending in one.endings())
     assert plan_files([tmp_path / "photo.jpg"], tmp_path, [name])  # what it has written it may write again
@@ -90,7 +91,7 @@ def test_contents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [one.name for one in list_formats() if one.mark])
 def test_the_files_of_others_stay(name: str, tmp_path: Path) -> None:
-    ending = next(ending for ending in find_format(name).endings() if ending.endswith(".json"))
+    ending = next(ending for ending in build(FORMATS, name).endings() if ending.endswith(".json"))
     (tmp_path / f"photo{ending}").write_text('{"images": [], "annotations": []}')
     with pytest.raises(InputError, match="is no result of ovseg and would be overwritten"):
         plan_files([Path("photo.jpg")], tmp_path, [name])

@@ -16,7 +16,7 @@ from ovseg.errors import at_least, one_of
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, attend
 from ovseg.recalibration.clip_surgery.points import stretch
 from ovseg.vocabulary.embedder import TextEmbedder
-from ovseg.vocabulary.templates import resolve_templates
+from ovseg.vocabulary.templates import check_templates
 
 if TYPE_CHECKING:
     from ovseg.contract import Words
@@ -58,8 +58,7 @@ class CLIP_Surgery(Recalibration):
         super().__init__(**common)
         self.blocks = at_least("last_n_layers", last_n_layers, 1)
         self.surgery = one_of("surgery", surgery, ("class_set", "redundant", "none"))
-        self.redundant_templates, self.min_max = redundant_templates, min_max
-        resolve_templates(redundant_templates)
+        self.redundant_templates, self.min_max = check_templates(redundant_templates), min_max
         self.empty_texts: dict[tuple[str, torch.dtype], Tensor] = {}  # by weights and dtype of a tower
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:

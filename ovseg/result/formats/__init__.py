@@ -1,11 +1,8 @@
 """Output formats: a file of this folder that holds a `Format` is one, by being there."""
 
-import importlib
-import pkgutil
+from ovseg.result.formats.base import FORMATS, Format, list_formats
+from ovseg.system.registry import register_all
 
-from ovseg.result.formats.base import Format, find_format, list_formats
+register_all(__name__)
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-
-__all__ = ["Format", "find_format", "list_formats"]
+__all__ = ["FORMATS", "Format", "list_formats"]

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from ovseg.errors import unknown_name
 from ovseg.result.parts import Result
 from ovseg.system.files import atomic_write
+from ovseg.system.registry import Kind, build, names
+
+_CLASSES: dict[str, type[Format]] = {}
 
 
 class Format(ABC):
@@ -29,6 +31,10 @@ class Format(ABC):
     beside: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     mark: ClassVar[bytes] = b""
+
+    def __init_subclass__(cls) -> None:
+        """Register the format under its name."""
+        _CLASSES[cls.name] = cls
 
     @abstractmethod
     def write(self, result: Result, path: Path) -> None:
@@ -52,18 +58,10 @@ class Format(ABC):
             self.write(result, temporary)
 
 
+FORMATS: Kind[type[Format]] = Kind("format", _CLASSES)
+"""Output formats by name."""
+
+
 def list_formats() -> list[Format]:
     """Return all formats by name."""
-    return sorted((kind() for kind in Format.__subclasses__()), key=lambda one: one.name)
-
-
-def find_format(name: str) -> Format:
-    """Return a format by its name.
-
-    Raises:
-        UnknownNameError: There is none; near matches are named.
-    """
-    known = {one.name: one for one in list_formats()}
-    if name not in known:
-        raise unknown_name("format", name, known)
-    return known[name]
+    return [build(FORMATS, name) for name in names(FORMATS)]
