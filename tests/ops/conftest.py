@@ -9,13 +9,15 @@ import torch
 
 from ovseg.ops import build
 from ovseg.ops.library import library_name
+from ovseg.system.cache_dir import cache_dir
 
 
 @pytest.fixture(scope="session")
 def kernels(pytestconfig: pytest.Config) -> Path:
     """Compile the operators for the CPU, unless that was done before, and load them; skip without a compiler.
 
-    From then on every call in this process takes the kernels: a test compares them with the plain form by its name.
+    From then on every call in this process takes the kernels: a test compares them with the plain form by its name. So
+    do the processes that later tests start, for what they find must be equal to the bit.
     """
     if build.find_compiler() is None:
         pytest.skip("no C++ compiler")
@@ -25,4 +27,8 @@ def kernels(pytestconfig: pytest.Config) -> Path:
     if not path.exists():  # it appears whole or not at all, so that processes side by side do no harm
         build.build(folder, cuda=False)
     torch.ops.load_library(path)
+    found = cache_dir() / "ops" / path.name
+    found.parent.mkdir(parents=True, exist_ok=True)
+    if not found.exists():
+        found.symlink_to(path)
     return path
