@@ -133,9 +133,9 @@ class ConvMaskModel(MaskModel):
 
     def network(self, images: Tensor) -> tuple[dict[str, Tensor], Proposals]:
         """Return the levels of CLIP and the proposals of the last layer; see `WordedModel.network`."""
-        with self.autocast():
+        with self.clip.autocast():
             levels = self.clip.levels(images)
-        if self.precision != torch.float32:
+        if self.clip.precision != torch.float32:
             levels = {name: level.float() for name, level in levels.items()}
         return levels, self.propose(levels)[-1]
 

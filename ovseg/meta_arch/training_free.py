@@ -119,7 +119,7 @@ class TrainingFree(WordedModel):
 
     def network(self, windows: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode normalised windows (B, 3, h, w) with region ids (B, h, w); see `WordedModel.network`."""
-        with self.autocast():
+        with self.clip.autocast():
             return self.recalibration.encode(self.clip, windows, regions)
 
     def see(self, images: Tensor) -> list[Seen]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_w
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.meta_arch.detectron2_format import to_detectron2
-from ovseg.ops.linear_layers import lower_products, pack_linears
+from ovseg.ops.linear_layers import pack_linears
 from ovseg.system.device import to_device
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
@@ -35,12 +34,10 @@ class WordedModel(nn.Module):
         size_rule: How large the network sees a photograph.
         text: How the texts of a vocabulary are engineered.
         default_templates, default_background: Those of the config.
-        precision: In which the products of CLIP's trunk are computed; set by `place`.
         not_compiled: Why the network of this kind is not compiled; empty where it is.
     """
 
     size_rule: SizeRule
-    precision: torch.dtype = torch.float32
     not_compiled: str = ""
     extra_packed: ClassVar[tuple[str, ...]] = ()
     """Names of the parts beside CLIP's trunk whose linear layers are packed, too."""
@@ -231,8 +228,7 @@ class WordedModel(nn.Module):
         self.to(device, torch.float32 if low else dtype)
         self._text_rests = torch.device("cpu")
         if low:
-            self.precision = dtype
-            lower_products(self.clip.body, dtype)
+            self.clip.lower(dtype)
         return self
 
     def pack(self) -> None:
@@ -264,11 +260,6 @@ class WordedModel(nn.Module):
     def network(self, *inputs: Any) -> Any:
         """Run what of `see` may be compiled, and captured as a CUDA graph: no value is read."""
         raise NotImplementedError
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context for products in `precision`; float32 leaves the context around it as it is."""
-        low = self.precision != torch.float32
-        return torch.autocast(self.clip.device.type, self.precision) if low else nullcontext()
 
 
 class WithWords(nn.Module):
