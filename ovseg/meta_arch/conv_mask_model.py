@@ -91,6 +91,7 @@ class ConvMaskModel(MaskModel):
             ConfigError: The texts are to be engineered for each image, which masks have no place for.
         """
         super().__init__(clip, templates, background, text)
+        self.not_compiled = clip.not_compiled if isinstance(clip, ViTPyramid) else ""
         if self.text.autoclip:
             raise ConfigError(f"AutoCLIP weighs texts for patches, but {type(self).__name__} has masks; set it to 0")
         self.pixel_decoder, self.decoder = pixel_decoder, decoder
