@@ -76,6 +76,7 @@ class TrainingFree(WordedModel):
         self.not_compiled = f"in {recalibration.name} {reason}" if reason else ""
         self.regions = regions
         _check_regions(recalibration, protocol, regions)
+        self.refresh_hash()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
