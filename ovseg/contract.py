@@ -7,11 +7,15 @@ loaded model, and a second question about the same image costs no second pass.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, unknown_name
@@ -37,11 +41,14 @@ class Words(Queries):
         vocabulary: The classes that labels count in.
         background: What happens to pixels that show none of them.
         templates: Name of the template set.
+        embedded_by: Hash of the weights whose text tower embedded them; a model of others refuses them. Empty where no
+            tower did.
     """
 
     vocabulary: Vocabulary
     background: Background
     templates: str
+    embedded_by: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +58,28 @@ class Encoded:
     Attributes:
         images: For each image what its model keeps of it.
         sizes: Height and width in pixels that the network saw of each.
-        weights_hash: Of the model, which alone can answer.
+        model: The `identity` of the model, which alone can answer.
     """
 
     images: tuple[Any, ...]
     sizes: tuple[tuple[int, int], ...]
-    weights_hash: str
+    model: str
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
+
+    def check(self, model: SegmentationModel) -> None:
+        """Refuse to be answered by another model than the one that encoded it.
+
+        Raises:
+            ConfigError: It is another, or has other weights or settings by now.
+        """
+        if self.model != (own := identity(model)):
+            raise ConfigError(
+                f"the image was encoded by model {self.model} and this is {own}, with other weights or settings; "
+                "encode it anew"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +110,8 @@ class SegmentationModel(Protocol):
         settings: What makes results besides weights and words, as JSON values.
         weights_hash: Changes with every change of the weights.
         gives: What can be wanted of it.
+
+    A model is first placed; what else speeds it up, it does or says in one sentence why not.
     """
 
     size_rule: SizeRule
@@ -124,6 +145,32 @@ class SegmentationModel(Protocol):
     ) -> Answer:
         """Label image number `index` at a size (height, width) by words."""
         ...
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """Move to a device for inference, with products in a dtype; returns the model itself."""
+        ...
+
+    def pack(self) -> None:
+        """Lay weights out for the CPU.
+
+        Raises:
+            OvsegError: They cannot be packed.
+        """
+        ...
+
+    def compile_network(self, backend: str = "inductor") -> None:
+        """Compile what knows no words, by a backend of `torch.compile`.
+
+        Raises:
+            ConfigError: It cannot be compiled.
+        """
+        ...
+
+
+def identity(model: SegmentationModel) -> str:
+    """Return 16 hex digits that say which model this is, by its weights and settings."""
+    content = json.dumps([model.weights_hash, model.settings], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def check_want(want: Iterable[str] | None, gives: frozenset[str], model: str) -> frozenset[str]:

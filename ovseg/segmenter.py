@@ -148,7 +148,7 @@ class Segmenter:
             EnvironmentProblem: Weights cannot be packed here.
         """
         self.device, self.dtype = check_settings(device, dtype, batch_size)
-        self.model = model.eval().place(self.device, self.dtype)
+        self.model = model.place(self.device, self.dtype)
         if packed:
             self.model.pack()
         if compiled:

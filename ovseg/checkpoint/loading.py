@@ -73,8 +73,6 @@ def load(model: Any, weights: Weights, official: Official) -> None:
         wanted = own if official.holds_clip(weights) else trained_state(model)
         found = translate(wanted, state, str, weights.source, official.model)
     assign(model, found)
-    if any(key.startswith("clip.") for key in found):
-        model.clip.refresh()
     model.refresh_hash()
 
 

@@ -164,7 +164,9 @@ class ViTTower:
 
     def patches_to_joint(self, tokens: Tensor) -> Tensor:
         """Project tokens (B, N, C), each by itself, to the joint space (B, N, D)."""
-        return self.visual.ln_post(tokens) @ self.visual.proj
+        projection = self.visual.proj
+        # What left blocks of lower precision is lower, too, and is projected outside of their autocast by some methods.
+        return self.visual.ln_post(tokens.to(projection.dtype)) @ projection
 
     def linear_head(self) -> tuple[nn.LayerNorm, Tensor]:
         """Return the last norm and the projection (C, D) behind it."""
@@ -180,7 +182,7 @@ class ViTTower:
         if self.visual.pool_type == "tok":
             return joint, joint[:, 0]
         if getattr(self.visual, "final_ln_after_pool", False):
-            return joint, self.visual.ln_post(tokens[:, 1:].mean(1)) @ self.visual.proj
+            return joint, self.patches_to_joint(tokens[:, 1:].mean(1))
         return joint, joint[:, 1:].mean(1)
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
-from ovseg.ops.linear_layers import pack_linears
+from ovseg.ops.linear_layers import lower_products, pack_linears
 
 STREAM = "tokens of patches that pass through residual blocks"
 ATTENTION = "the queries, keys and values of its blocks"
@@ -87,6 +89,7 @@ class TokenTower(nn.Module):
         embed_dim: Dimension of the joint space of image and text.
         logit_scale: Factor (not its logarithm) that it was trained with between cosines and logits.
         mean, std: Per channel of RGB images in 0..1, with which inputs are normalised.
+        precision: In which the products of the body are computed; float32 is whatever the context around it says.
     """
 
     name: str
@@ -95,6 +98,7 @@ class TokenTower(nn.Module):
     logit_scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    precision: torch.dtype = torch.float32
 
     @property
     def has(self) -> frozenset[str]:
@@ -122,6 +126,16 @@ class TokenTower(nn.Module):
 
     def move_text(self, device: torch.device) -> None:
         """Bring what embeds texts to a device, and leave the rest; a tower whose text part cannot go alone stays."""
+
+    def lower(self, precision: torch.dtype) -> None:
+        """Keep the weights of the body's products in bfloat16 or float16; whoever runs blocks does so in `autocast`."""
+        lower_products(self.body, precision)
+        self.precision = precision
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for products in `precision`."""
+        low = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision) if low else nullcontext()
 
     def pack(self) -> None:
         """Lay the weights of the body out for the CPU; see `ovseg.ops.linear_layers.PackedLinear`.

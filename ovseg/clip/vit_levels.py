@@ -53,9 +53,15 @@ class ViTPyramid(ViTClip):
         return self
 
     @property
+    def not_compiled(self) -> str:
+        """Why `levels` cannot be compiled as one graph; empty where it can."""
+        reason = self.recalibration.why_not_compiled()
+        return f"in {self.recalibration.name} {reason}" if reason else ""
+
+    @property
     def has(self) -> frozenset[str]:
         """What methods and models may need of it."""
-        return super().has | {LEVELS}
+        return self.tower.has | {LEVELS}  # not super(), whose properties torch.compile does not read
 
     @property
     def channels(self) -> dict[str, int]:

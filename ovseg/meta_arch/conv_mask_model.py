@@ -91,6 +91,7 @@ class ConvMaskModel(MaskModel):
             ConfigError: The texts are to be engineered for each image, which masks have no place for.
         """
         super().__init__(clip, templates, background, text)
+        self.not_compiled = clip.not_compiled if isinstance(clip, ViTPyramid) else ""
         if self.text.autoclip:
             raise ConfigError(f"AutoCLIP weighs texts for patches, but {type(self).__name__} has masks; set it to 0")
         self.pixel_decoder, self.decoder = pixel_decoder, decoder
@@ -133,9 +134,9 @@ class ConvMaskModel(MaskModel):
 
     def network(self, images: Tensor) -> tuple[dict[str, Tensor], Proposals]:
         """Return the levels of CLIP and the proposals of the last layer; see `WordedModel.network`."""
-        with self.autocast():
+        with self.clip.autocast():
             levels = self.clip.levels(images)
-        if self.precision != torch.float32:
+        if self.clip.precision != torch.float32:
             levels = {name: level.float() for name, level in levels.items()}
         return levels, self.propose(levels)[-1]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -56,33 +55,10 @@ class MaskModel(WordedModel, Sectioned):
 
     size_divisibility: int = 32
     head: ClassVar[tuple[str, ...]]
-    _head_hash: str = ""
 
-    def train(self, mode: bool = True) -> MaskModel:
-        """Change the mode; behind training the weights are others, and so is their hash."""
-        was_training = self.training
-        super().train(mode)
-        if was_training and not mode:
-            self.refresh_hash()
-        return self
-
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """Load weights as ever; the hash follows."""
-        result = super().load_state_dict(*arguments, **options)
-        if not self.training:
-            self.refresh_hash()
-        return result
-
-    def refresh_hash(self) -> None:
-        """Read the hash of the trained parts from them."""
-        self._head_hash = hash_tensors(
-            (key, value) for key, value in self.state_dict().items() if key.startswith(self.head)
-        )
-
-    @property
-    def weights_hash(self) -> str:
-        """Hash of CLIP's weights and, after a plus, of the trained parts."""
-        return f"{self.clip.weights_hash}+{self._head_hash}"
+    def is_own(self, key: str) -> bool:
+        """Tell by its name whether a weight is not CLIP's alone: trained with the model, or of another part."""
+        return key.startswith(self.head) or super().is_own(key)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Normalise images (..., 3, h, w) RGB in 0..255, and bring them to the model's device and dtype."""
@@ -162,12 +138,3 @@ def semantic_target(labels: Tensor, size: tuple[int, int], ignore: int = 255) ->
     classes = padded.unique()
     classes = classes[classes != ignore]
     return Target(classes, padded == classes[:, None, None])
-
-
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Return 16 hex digits that say which tensors these are."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(tensors):
-        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

@@ -76,6 +76,7 @@ class TrainingFree(WordedModel):
         self.not_compiled = f"in {recalibration.name} {reason}" if reason else ""
         self.regions = regions
         _check_regions(recalibration, protocol, regions)
+        self.refresh_hash()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -119,7 +120,7 @@ class TrainingFree(WordedModel):
 
     def network(self, windows: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode normalised windows (B, 3, h, w) with region ids (B, h, w); see `WordedModel.network`."""
-        with self.autocast():
+        with self.clip.autocast():
             return self.recalibration.encode(self.clip, windows, regions)
 
     def see(self, images: Tensor) -> list[Seen]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want
+from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.meta_arch.detectron2_format import to_detectron2
-from ovseg.ops.linear_layers import lower_products, pack_linears
+from ovseg.ops.linear_layers import pack_linears
 from ovseg.system.device import to_device
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
+
+CLIP_WEIGHTS = "clip.model."
+"""How the names of CLIP's weights start in the state dict of a model."""
 
 
 class WordedModel(nn.Module):
@@ -35,12 +39,10 @@ class WordedModel(nn.Module):
         size_rule: How large the network sees a photograph.
         text: How the texts of a vocabulary are engineered.
         default_templates, default_background: Those of the config.
-        precision: In which the products of CLIP's trunk are computed; set by `place`.
         not_compiled: Why the network of this kind is not compiled; empty where it is.
     """
 
     size_rule: SizeRule
-    precision: torch.dtype = torch.float32
     not_compiled: str = ""
     extra_packed: ClassVar[tuple[str, ...]] = ()
     """Names of the parts beside CLIP's trunk whose linear layers are packed, too."""
@@ -52,6 +54,7 @@ class WordedModel(nn.Module):
         self.default_templates, self.default_background = check_templates(templates), parse_background(background)
         self.text = text or TextOptions()
         self._text_rests: torch.device | None = None
+        self._own_hash = ""
         self._compiled: Callable[..., Any] | None = None
 
     @property
@@ -61,8 +64,37 @@ class WordedModel(nn.Module):
 
     @property
     def weights_hash(self) -> str:
-        """Hash of the frozen weights; models with more weights than those of CLIP add theirs."""
-        return self.clip.weights_hash
+        """Hash of CLIP's weights and, after a plus, of those that are not CLIP's or are trained with the model."""
+        return f"{self.clip.weights_hash}{self._own_hash}"
+
+    def refresh_hash(self) -> None:
+        """Read the hash of the weights that are not CLIP's alone; a model calls it when it has all of them."""
+        own = [(key, value) for key, value in self.state_dict().items() if self.is_own(key)]
+        if not any(value.is_meta for _, value in own):  # a model that is yet to be filled has no values
+            self._own_hash = f"+{hash_tensors(own)}" if own else ""
+
+    def is_own(self, key: str) -> bool:
+        """Tell by its name whether a weight is not CLIP's alone."""
+        return not key.startswith(CLIP_WEIGHTS)
+
+    def train(self, mode: bool = True) -> Self:
+        """Change the mode; behind training the weights are others, and so is their hash."""
+        was_training = self.training
+        super().train(mode)
+        if was_training and not mode:
+            if any(weight.requires_grad for weight in self.clip.parameters()):
+                self.clip.refresh()
+            self.refresh_hash()
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+        """Load weights as ever; the hash follows, and so does what was read of CLIP's weights."""
+        result = super().load_state_dict(state_dict, *arguments, **options)
+        if any(key.startswith(CLIP_WEIGHTS) for key in state_dict):
+            self.clip.refresh()
+        if not self.training:
+            self.refresh_hash()
+        return result
 
     @cached_property
     def text_cache(self) -> TextCache | None:
@@ -108,6 +140,7 @@ class WordedModel(nn.Module):
             vocabulary=vocabulary,
             background=policy,
             templates=chosen,
+            embedded_by=self.clip.weights_hash,
         )
         return words.to(self.clip.device)
 
@@ -129,7 +162,7 @@ class WordedModel(nn.Module):
                 for index, one in zip(members, self.see(same), strict=True):
                     seen[index] = one
         sizes = tuple((image.shape[1], image.shape[2]) for image in images)
-        return Encoded(tuple(seen), sizes, self.weights_hash)
+        return Encoded(tuple(seen), sizes, identity(self))
 
     def answer(
         self, encoded: Encoded, index: int, size: tuple[int, int], words: Words, want: frozenset[str] = LABELS
@@ -145,13 +178,14 @@ class WordedModel(nn.Module):
 
         Raises:
             UnknownNameError: There is no such thing to want.
-            ConfigError: The model does not give it, or another model has encoded the image.
+            ConfigError: The model does not give it, or another model has encoded the image or embedded the words.
         """
         wanted = check_want(want, self.gives, type(self).__name__)
-        if encoded.weights_hash != self.weights_hash:
+        encoded.check(self)
+        if words.embedded_by not in ("", self.clip.weights_hash):
             raise ConfigError(
-                f"the image was encoded by weights {encoded.weights_hash} and these are {self.weights_hash}; encode it "
-                "anew"
+                f"the words were embedded by weights {words.embedded_by} and the model has {self.clip.weights_hash}; "
+                "embed them anew by words() of this model"
             )
         with torch.inference_mode():
             return self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
@@ -220,19 +254,18 @@ class WordedModel(nn.Module):
         """Return a module that fills words into Detectron2's inputs and is else this model."""
         return WithWords(self, words)
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> WordedModel:
-        """Move to a device for inference, and choose the dtype of products.
+    def place(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """Move to a device for inference, leave training mode, and choose the dtype of products.
 
         What a lower precision is for is the trunk of CLIP, most of the work: its products run in it, under autocast;
         norms and the sums of residual blocks, texts, trained heads and all that follows stay float32. The text tower
         waits on the CPU, for words are embedded once.
         """
         low = dtype in (torch.bfloat16, torch.float16)
-        self.to(device, torch.float32 if low else dtype)
+        self.eval().to(device, torch.float32 if low else dtype)
         self._text_rests = torch.device("cpu")
         if low:
-            self.precision = dtype
-            lower_products(self.clip.body, dtype)
+            self.clip.lower(dtype)
         return self
 
     def pack(self) -> None:
@@ -265,11 +298,6 @@ class WordedModel(nn.Module):
         """Run what of `see` may be compiled, and captured as a CUDA graph: no value is read."""
         raise NotImplementedError
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context for products in `precision`; float32 leaves the context around it as it is."""
-        low = self.precision != torch.float32
-        return torch.autocast(self.clip.device.type, self.precision) if low else nullcontext()
-
 
 class WithWords(nn.Module):
     """A model that has been told its words; for Detectron2's loops, evaluators and samplers."""
@@ -284,3 +312,12 @@ class WithWords(nn.Module):
         """Fill the words in, and call the model; see `WordedModel.forward`."""
         found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
         return found
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return 16 hex digits that say which tensors these are."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors):
+        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

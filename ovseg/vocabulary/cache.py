@@ -119,7 +119,7 @@ class TextCache:
         for path in self._shards(space.key):
             header = self._header(path)
             here = missing & header.rows.keys() if header else set()
-            rows = self._read(path) if here else None
+            rows = self._read(path, header) if header and here else None
             if header is None or rows is None:
                 continue
             with contextlib.suppress(OSError):
@@ -199,20 +199,21 @@ class TextCache:
                     yield stat.st_mtime, stat.st_size, path
 
     def _header(self, path: Path) -> _Header | None:
-        if path not in self._headers:
+        header = self._headers.get(path)  # looked up once: another thread may forget it at any time
+        if header is None:
             try:
-                self._headers[path] = _read_header(path)
+                header = self._headers[path] = _read_header(path)
             except FileNotFoundError:  # another process merged or evicted it
                 return None
             except (_Damaged, OSError) as error:
                 self._discard(path, error)
                 return None
-        return self._headers[path]
+        return header
 
-    def _read(self, path: Path) -> Tensor | None:
+    def _read(self, path: Path, header: _Header) -> Tensor | None:
         """Return the embeddings ``(N, D)`` of a shard, checked against its checksum."""
         try:
-            return _read_rows(path, self._headers[path])
+            return _read_rows(path, header)
         except FileNotFoundError:
             return None
         except (_Damaged, OSError) as error:
@@ -240,7 +241,7 @@ class TextCache:
         union: dict[str, Tensor] = {}
         read = []
         for path, header in small:
-            rows = self._read(path)
+            rows = self._read(path, header)
             if rows is not None:
                 union.update({text: rows[i] for text, i in header.rows.items()})
                 read.append(path)

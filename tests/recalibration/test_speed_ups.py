@@ -1,4 +1,4 @@
-"""Every method under `torch.compile` as one graph, or with a reason; and on packed weights."""
+"""Every method under `torch.compile` as one graph, or with a reason; on packed weights; and in lower precision."""
 
 from __future__ import annotations
 
@@ -83,6 +83,22 @@ def test_packed_weights_give_what_weights_give(clip, name):
         words = model.words(Vocabulary.parse(["cat", "sofa"]))
         maps.append(model.patch_scores(model.encode([image]).images[0], words))
     torch.testing.assert_close(*maps, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_lower_precision_of_the_blocks_gives_nearly_the_same(clip, name, dtype):
+    """Whatever of a method runs blocks, it does so in their precision, and all that is compared is in full."""
+    lowered, image = make(), 255 * torch.rand(3, 32, 40, generator=torch.Generator().manual_seed(1))
+    maps = []
+    for tower in (clip, lowered):
+        model = model_of(tower, build_recalibration(name, **OPTIONS.get(name, {})))
+        if tower is lowered:
+            model.place(torch.device("cpu"), dtype)
+        words = model.words(Vocabulary.parse(["cat", "sofa"]))
+        maps.append(model.patch_scores(model.encode([image]).images[0], words))
+    assert maps[1].dtype == torch.float32
+    assert torch.cosine_similarity(*(scores.flatten() for scores in maps), dim=0) > 0.99
 
 
 @pytest.mark.skipif(not can_pack(), reason="this PyTorch has no packed layers")

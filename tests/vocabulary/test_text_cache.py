@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,26 @@ def test_four_processes_at_once(tmp_path: Path) -> None:
     texts = [f"own {own} {i}" for own in range(4) for i in range(40)] + [f"shared {i}" for i in range(40)]
     assert known(tmp_path, texts) == texts
     assert not list(tmp_path.glob("*/.*"))
+
+
+def test_threads_share_a_cache_that_merges_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MANY_SHARDS", 2)
+    every = [f"own {user} {i}" for user in range(8) for i in range(30)]
+    cache = TextCache(tmp_path)
+
+    def work(user: int) -> None:
+        for i in range(30):
+            fill(cache, [f"own {user} {i}"])
+            assert all(torch.equal(value, row(text)) for text, value in cache.get(SPACE, every).items())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert known(tmp_path, every) == every
 
 
 def test_kill_nine_leaves_a_valid_cache(tmp_path: Path) -> None:

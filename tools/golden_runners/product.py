@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def encode_together(model: MaskModel, images: Sequence[Tensor]) -> Encoded:
         whole[:, : image.shape[1], : image.shape[2]] = image
         padded.append(whole)
     encoded = model.encode(padded)
-    return Encoded(encoded.images, tuple((i.shape[1], i.shape[2]) for i in images), encoded.weights_hash)
+    return replace(encoded, sizes=tuple((i.shape[1], i.shape[2]) for i in images))
 
 
 def padded_batch(model: MaskModel, images: Sequence[Tensor]) -> Tensor:

@@ -137,7 +137,7 @@ class FCCLIP(ConvMaskModel):
         self.ensemble, self.trained_names = ensemble, trained_names
         if weights is not None:
             load(self, weights, OFFICIAL)
-        elif not self.void.weight.is_meta:  # a model that is yet to be filled has no values
+        else:
             self.refresh_hash()
 
     @classmethod

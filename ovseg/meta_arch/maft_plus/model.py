@@ -86,7 +86,7 @@ class MAFTPlus(ConvMaskModel):
             part.requires_grad_(True)
         if weights is not None:
             load(self, weights, OFFICIAL)
-        elif not self.void.weight.is_meta:  # a model that is yet to be filled has no values
+        else:
             self.refresh_hash()
 
     @classmethod

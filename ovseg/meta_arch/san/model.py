@@ -205,14 +205,14 @@ class SAN(MaskModel):
         """Return embeddings (B, Q, D), not of unit length, and mask logits (B, Q, h, w) of each stage; as `predict`."""
         tower, front = self.clip, self.front_blocks
         tokens, grid = tower.embed(self.shrink(images), "bicubic_by_grid", self.position)
-        with self.autocast():
+        with self.clip.autocast():
             patches = run_patches(tower, tokens, tower.blocks, front, self.side_adapter.taps)
         taps = {tap: tower.split(kept)[1].to(tokens).mT.unflatten(2, grid) for tap, kept in patches.taps.items()}
         starts = self.sls_starts(patches.tokens)
         found = []
         for stage in self.side_adapter(images, taps, all_stages=self.training):
             biases = [pool_bias(bias, grid, self.bias_pooling) for bias in stage.biases]
-            with self.autocast():
+            with self.clip.autocast():
                 led = run_tail(starts, tower.blocks[front:], patches.seen, biases)
             found.append((tower.patches_to_joint(led.to(starts)), stage.masks))
         return found

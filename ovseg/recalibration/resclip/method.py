@@ -107,7 +107,8 @@ class ResCLIP(base.Recalibration):
         feedback = (self.sfr_lambda * (feedback.half() if self.half_feedback else feedback)).float()
         again = context.keeping(Feedback(self.sfr_tau * feedback, self.sfr_tau * (1 - self.sfr_lambda)))
         blocks = context.tower.blocks
-        return self.joint(self.run(context.hidden[len(blocks) - 2], blocks[-1:], again), again)
+        with context.tower.autocast():  # this is part of no encoding, which would see to it
+            return self.joint(self.run(context.hidden[len(blocks) - 2], blocks[-1:], again), again)
 
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return the cosines (B, T, h, w) of the second run, or of the only one."""
