@@ -91,8 +91,8 @@ class Answer:
         scores: (H, W) float32 in 0..1.
         panoptic: At most one segment for every pixel; None unless wanted.
         instances: Objects by falling score, which may overlap; None unless wanted.
-        class_scores: (K, H, W) float32 in 0..1 of all classes; None unless wanted. Words of the background compete and
-            have no map, thresholds are not applied.
+        class_scores: (K, H, W) float32, 0 or more, of all classes; None unless wanted. Sums over masks may exceed 1,
+            where `scores` are cut. Words of the background compete and have no map, thresholds are not applied.
     """
 
     labels: Tensor

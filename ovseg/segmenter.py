@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from ovseg._version import __version__
-from ovseg.contract import Encoded, Words, check_want
+from ovseg.contract import Encoded, SegmentationModel, Words, check_want
 from ovseg.data.images import LoadedImage, expand_inputs, read_image
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.result.segmentation import Segmentation
@@ -116,7 +116,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: Any,
+        model: SegmentationModel,
         name: str,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
@@ -131,7 +131,7 @@ class Segmenter:
         BF16), bf16 makes models several times faster; what of them it leaves in fp32, `WordedModel.place` says.
 
         Args:
-            model: A meta architecture.
+            model: Of any kind.
             name: Goes into the meta of results.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
             dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.

@@ -120,7 +120,7 @@ def test_what_comes_out_of_a_pickle_is_answered_by_its_model(segmenter, photo, t
     with pytest.raises(ConfigError, match=r"photo\.jpg came out of a pickle .* use segmenter\.answer"):
         encoded.answer(WORDS)
     other = ovseg.load("mini", device="cpu")
-    with pytest.raises(ConfigError, match=r"the image was encoded by weights .* encode it anew"):
+    with pytest.raises(ConfigError, match=r"the image was encoded by model .* encode it anew"):
         other.answer(encoded, WORDS)
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from torch import nn
 
 from ovseg.data.dataset import Dataset
 from ovseg.data.registration import register_dataset
 from ovseg.evaluation import SemanticEvaluator
 from ovseg.evaluation.runs.run import fit, look
 from ovseg.evaluation.runs.sources import ModelSource
+from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import Vocabulary
 
@@ -30,7 +30,7 @@ def load_test_sets(names: Sequence[str], vocabulary: str) -> list[Dataset]:
     return [dataset.with_classes(Vocabulary.parse(vocabulary)) for dataset in found] if vocabulary else found
 
 
-def validate(model: nn.Module, datasets: Sequence[Dataset]) -> dict[str, dict[str, Any]]:
+def validate(model: WordedModel, datasets: Sequence[Dataset]) -> dict[str, dict[str, Any]]:
     """Evaluate a model on data sets, with the images shared out over the processes; its mode is put back afterwards.
 
     Returns:

@@ -63,6 +63,11 @@ class WordedModel(nn.Module):
         return LABELS | {CLASS_SCORES}
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        raise NotImplementedError
+
+    @property
     def weights_hash(self) -> str:
         """Hash of CLIP's weights and, after a plus, of those that are not CLIP's or are trained with the model."""
         return f"{self.clip.weights_hash}{self._own_hash}"

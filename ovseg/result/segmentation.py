@@ -47,7 +47,7 @@ class Segmentation:
         meta: What made this result (model, weights hash, vocabulary hash, background policy, ...); JSON values.
         panoptic: Segments, from models that tell one object of a class from another; None from others.
         instances: Objects, which may overlap, by falling score; None from models that give none.
-        class_scores: ``(K, H, W)`` float32 in 0..1 of every class, where they were wanted; large, so None elsewhere.
+        class_scores: ``(K, H, W)`` float32 of every class, where they were wanted; large, so None elsewhere.
 
     Raises:
         InputError: Shapes, dtypes or values do not fit together.

@@ -1,4 +1,4 @@
-"""Every kind of model, tiny and with random weights: what the tester runs over. How a config is spelled stands here alone."""
+"""Every kind of model, tiny and with random weights: what the tester runs over. Configs are spelled here alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
 from ovseg.config import config_root, load_config
@@ -302,6 +303,17 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
         colour = torch.randint(0, 200, (3, 1, 1), generator=generator)
         image[:, top : top + height // 2, left : left + width // 2] = colour
     return (image + torch.randint(0, 56, image.shape, generator=generator)).to(torch.uint8)
+
+
+def training_picture(seed: int = 0, count: int = 2, size: tuple[int, int] = (64, 64)) -> dict[str, Any]:
+    """Return a training input of Detectron2 with ``count`` objects, of the classes 0, 1, ..."""
+    masks = torch.zeros(count, *size, dtype=torch.bool)
+    for i in range(count):
+        masks[i, 20 * i : 20 * i + 20, 8 : size[1] * 3 // 4] = True
+    return {
+        "image": picture(*size, seed),
+        "instances": Instances(size, gt_classes=torch.arange(count), gt_masks=BitMasks(masks)),
+    }
 
 
 def words(*names: str) -> Vocabulary:

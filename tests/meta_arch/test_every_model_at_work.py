@@ -1,4 +1,4 @@
-"""One tester for all models: passes, precision, compiled, saved and loaded, Detectron2, the API and the command line."""
+"""One tester for all models: passes, precision, compiled, saved, Detectron2, the API and the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ovseg.errors import ConfigError
 from ovseg.ops.linear_layers import can_pack
 from ovseg.segmenter import Segmenter
 from tests.meta_arch import tester
-from tests.meta_arch.models import build, words
+from tests.meta_arch.models import build, picture, training_picture, words
 from tests.meta_arch.tester import NAMES, ask, assert_near, assert_same, pictures
 
 CPU = torch.device("cpu")
@@ -81,28 +81,32 @@ class TestEveryModelAtWork:
 
     def test_detectron2_without_words(self, built):
         for more in ({}, {"words": words("cat")}):
-            with pytest.raises(ConfigError, match=r"an image came without words; call model\.with_words\(.*\)") as caught:
+            with pytest.raises(ConfigError, match=r"image came without words; call model\.with_words\(") as caught:
                 built([{"image": pictures()[0], **more}])
             assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_low_precision_is_for_the_trunk_alone(self, built, fresh, asked, dtype):
-        before, wanted = built.state_dict(), ask(built, pictures()[:2], asked, SCORES)
+        before, wanted = built.state_dict(), ask(built, pictures()[:1], asked, SCORES)
         assert fresh.place(CPU, dtype) is fresh and fresh.weights_hash == built.weights_hash
         lowered = {name for name, weight in fresh.state_dict().items() if weight.dtype != before[name].dtype}
         assert lowered and all(name.startswith("clip.model.visual.") for name in lowered)
         assert torch.equal(fresh.clip.text(["a word"]), built.clip.text(["a word"]))
-        found = ask(fresh, pictures()[:2], asked, SCORES)
+        found = ask(fresh, pictures()[:1], asked, SCORES)
         assert all(one.class_scores.isfinite().all() and one.scores.dtype == torch.float32 for one in found)
         assert any(not torch.equal(one.scores, other.scores) for one, other in zip(found, wanted, strict=True))
         assert likeness(found, wanted) > LEAST[dtype]
 
+    def test_full_precision_changes_nothing(self, built, fresh, asked):
+        fresh.place(CPU, torch.float32)
+        assert_same(ask(fresh, pictures()[:1], asked, SCORES)[0], ask(built, pictures()[:1], asked, SCORES)[0])
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_all_in_low_precision(self, built, fresh, asked, dtype):
         fresh.to(dtype)
-        found = ask(fresh, pictures()[:2], fresh.words(words(*NAMES), "sky, wall"), SCORES)
+        found = ask(fresh, pictures()[:1], fresh.words(words(*NAMES), "sky, wall"), SCORES)
         assert all(one.class_scores.isfinite().all() and one.class_scores.dtype == torch.float32 for one in found)
-        assert likeness(found, ask(built, pictures()[:2], asked, SCORES)) > LEAST[dtype]
+        assert likeness(found, ask(built, pictures()[:1], asked, SCORES)) > LEAST[dtype]
 
     def test_one_graph_or_a_reason(self, ours, built, fresh, asked):
         assert bool(fresh.not_compiled) != ours.graph
@@ -160,12 +164,30 @@ class TestEveryModelAtWork:
         assert len(known) == 3 and fresh.clip.logit_scale != scale
         with pytest.raises(ConfigError, match="encode it anew"):
             fresh.answer(encoded, 0, (9, 9), embedded)
-        with pytest.raises(ConfigError, match="the words were embedded by weights .* embed them anew"):
+        with pytest.raises(ConfigError, match=r"the words were embedded by weights .* embed them anew"):
             fresh.answer(fresh.encode(pictures()[:1]), 0, (9, 9), embedded)
         for weight in [weight for weight in fresh.parameters() if weight.requires_grad][:1]:
             weight.data += fresh.train().training
             known.add(fresh.eval().weights_hash)
             assert len(known) == 4
+
+    def test_training_reaches_what_is_to_be_learnt_and_nothing_else(self, ours, fresh):
+        wanted = {name for name, weight in fresh.named_parameters() if weight.requires_grad}
+        told = fresh.train().with_words(fresh.words(words("cat", "sofa|couch", "quark")))
+        labelled = {"image": picture(64, 128, 3), "sem_seg": torch.full((64, 128), 255)}
+        labelled["sem_seg"][:20], labelled["sem_seg"][20:40] = 1, 2
+        batch = [training_picture(size=(64, 128)), labelled]
+        if ours.architecture == "TrainingFree":
+            with pytest.raises(ConfigError, match="TrainingFree needs no training; use it as it is"):
+                told(batch)
+            return
+        losses = told(batch)
+        assert not fresh.clip.training and all(loss.isfinite() for loss in losses.values())
+        sum(losses.values()).backward()
+        assert {name for name, weight in fresh.named_parameters() if weight.grad is not None} == wanted
+        assert wanted and all(name.startswith(fresh.head) for name in wanted)
+        with pytest.raises(ConfigError, match=r"a training image has \['image', 'words'\]; expected 'instances' or"):
+            told([{"image": picture(64, 128)}])
 
     def test_api_and_command_line(self, ours, built, folders, photo, tmp_path, capsys):
         trained = ours.architecture != "TrainingFree"

@@ -1,0 +1,39 @@
+"""What models share beyond what all are held to: the text tower waits elsewhere while images are seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.meta_arch.models import build, picture, words
+from tests.meta_arch.tester import ask
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["sclip", "fcclip"])
+def model(request, tiny_clip, tiny_convnext):
+    if request.param == "fcclip":
+        return build("fcclip", tiny_convnext)
+    return build("sclip", tiny_clip, protocol={"WINDOW": 48, "STRIDE": 24})
+
+
+def test_the_text_tower_leaves_once_words_are_embedded_and_comes_back_for_new_ones(model, monkeypatch):
+    places = []
+    move = model.clip.move_text
+    monkeypatch.setattr(model.clip, "move_text", lambda device: (places.append(device), move(device)))
+    model.text_cache = None
+    model.words(words("bird", "dog"), "none")
+    assert places == [model.clip.device]  # it is where it is wanted; in training it stays
+    model.place(CPU, torch.float32).words(words("cat", "sofa"), "none")
+    assert places[1:] == [model.clip.device, CPU]
+
+
+def test_images_do_not_need_the_text_tower(model):
+    asked = model.words(words("cat", "sofa"))
+    model.clip.move_text(torch.device("meta"))
+    state = model.clip.model.state_dict()
+    moved = {name for name, weight in state.items() if weight.is_meta}
+    assert "token_embedding.weight" in moved and "positional_embedding" in moved
+    assert not any(name.startswith(("visual.", "logit_")) for name in moved)
+    assert ask(model, [picture(64, 64)], asked)[0].labels.shape == (64, 64)
