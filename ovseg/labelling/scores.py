@@ -212,7 +212,8 @@ class _Stream:
             low, high = maps.aminmax(dim=2)
             low, high = low.amin(1)[:, None, None], high.amax(1)[:, None, None]
             least = 1e-6 if self.rule.keep_peak else tiny  # where several are at their peak, the highest wins
-            maps = (maps - low) * (self.rule.logit_scale / (high - low + least))
+            # Divided, every peak is exactly 1, and of several the first wins.
+            maps = ((maps - low) / (high - low + least)).mul_(self.rule.logit_scale)
         return maps
 
     def _whole(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:

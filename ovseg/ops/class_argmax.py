@@ -30,8 +30,8 @@ def class_argmax(
 ) -> tuple[Tensor, Tensor]:
     """Label every pixel of the output with the class of its best query.
 
-    That is the class of the largest maximum over the queries of a class. Of queries that are equal within rounding any
-    may win; the compiled kernels take the first.
+    That is the class of the largest maximum over the queries of a class. Of equal queries the first wins, in plain
+    PyTorch only if they are so few that all race at once; of many any may win that are equal within rounding.
 
     Args:
         logits: Finite scores (T, h, w) of T queries on the grid of patches; any floating dtype and strides.
@@ -128,16 +128,17 @@ def _run(race: Race, scaled: Tensor, matrices: tuple[Tensor, Tensor], competes: 
 
     Only the few patches that the tile interpolates from enter the products.
 
-    Interpolation never exceeds the largest of its patches. So the queries come by falling maximum, and as soon as
+    Interpolation never exceeds the largest of its patches. So many queries come by falling maximum, and as soon as
     that is below what every pixel has reached, the rest only adds to the sum.
     """
     near_rows, near_columns = ((matrix != 0).any(0).nonzero().flatten() for matrix in matrices)
     rows, columns = matrices[0][:, near_rows].contiguous(), matrices[1][:, near_columns].mT.contiguous()
     local = scaled[:, near_rows][:, :, near_columns]
     bounds = local.amax((1, 2))
-    order, kept = first_competing(competes, bounds), int(competes.sum())
-    chunk = _CPU_CHUNK if local.device.type == "cpu" else _CHUNK
-    for part, competing in runs(order, kept, max(_GROUP, chunk // race.labels.numel())):
+    size = max(_GROUP, (_CPU_CHUNK if local.device.type == "cpu" else _CHUNK) // race.labels.numel())
+    # Queries that race all at once need no order but their own, in which the first of equals wins.
+    order, kept = first_competing(competes, bounds if len(bounds) > size else None), int(competes.sum())
+    for part, competing in runs(order, kept, size):
         contends = competing and bool(bounds[part[0]] >= race.top.min())
         if not (contends or race.softmax):
             break

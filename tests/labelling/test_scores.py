@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ovseg.errors import ConfigError
 from ovseg.labelling.scores import ScoreRule, class_probabilities, segment_map, upsample
+from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.windows import plan_windows
 from ovseg.refinement import pamr
 
@@ -114,6 +115,18 @@ def test_a_constant_map_survives_min_max():
     assert scores.isfinite().all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 37.0])
+def test_of_several_maps_at_their_peak_the_first_wins(scale):
+    """All are 1 there, whatever their range was: the plateau at the corner of an image is wide."""
+    rows, columns = bilinear_matrix(3, 48).float(), bilinear_matrix(4, 64).float()
+    rule = ScoreRule(scale, min_max=True, softmax=False)
+    for seed in range(20):
+        patches = torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(seed))
+        patches[:, 0, 0] = torch.tensor([0.0, 1.1, 1.2, 1.3, 1.4])
+        labels, _ = segment_map(patches, rows, columns, torch.arange(5), rule)
+        assert (labels[:8, :8] == 1).all()
+
+
 def test_class_probabilities():
     arguments = example(6, classes=[0, 0, 1, 2, 2, -1])
     rule = ScoreRule(20.0)
@@ -156,6 +169,7 @@ def test_memory_does_not_grow_with_classes():
     code = """
 import resource, torch
 from ovseg.labelling.scores import ScoreRule, segment_map
+from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.windows import plan_windows
 rows, columns = plan_windows((480, 360), 16).matrices((1200, 900))
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -71,6 +71,13 @@ def test_the_plain_form_is_the_definition(case):
     check_literal(plain_class_argmax(*arguments), *arguments)
 
 
+def test_of_few_equal_queries_the_first_wins():
+    """Also where a later one is larger elsewhere."""
+    logits, both = torch.tensor([[[1.0, 0.0]], [[1.0, 5.0]]]), torch.ones(2).bool()
+    labels, _ = plain_class_argmax(logits, torch.eye(1), torch.eye(2), torch.arange(2), both, 1.0, True)
+    assert labels.tolist() == [[0, 1]]
+
+
 @pytest.mark.usefixtures("kernels")
 class TestKernels:
     """The compiled form; the fixture has loaded it, so the public function takes it."""
