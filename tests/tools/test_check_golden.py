@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,27 @@ def test_a_spoilt_case_fails(tool, case, capsys, change, remark):
     line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith("FAIL pamr/batch2_prob")
     assert remark in line
+
+
+def test_what_a_case_leaves_out_is_not_compared(tool, case, capsys):
+    path, tensors = case
+    del tensors["output.after_1_iter"], tensors["intermediate.affinity"]
+    save_file(tensors, path.with_suffix(".safetensors"))
+    assert tool.main([str(path)]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.endswith("(1 outputs, 1 intermediates, 2 more that the case does not hold)")
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_runner_copes_with_a_single_output(tool, path):
+    case = tool.read_case(path)
+    outputs = [key for key in sorted(case.tensors) if key.startswith("output.")]
+    kept = outputs[len(outputs) // 2]
+    tensors = {k: v for k, v in case.tensors.items() if k == kept or not k.startswith(("output.", "intermediate."))}
+    one = replace(case, tensors=tensors)
+    with torch.no_grad():
+        report = tool.compare(one, tool.find_runner(case.method)(one))
+    assert report.status == "PASS", report.remark
 
 
 def test_label_maps_may_differ_by_ties(tool):

@@ -120,7 +120,7 @@ def out_of_vocabulary(case: Any) -> dict[str, Tensor]:
         "output.clip_vis_dense": dense,
         "output.pooled_embedding": pooled,
         "output.logits": class_logits(pooled, inputs["text_classifier"], scale, classes, void=True),
-        "output.valid_mask": valid.to(case.tensors["output.valid_mask"].dtype),
+        "output.valid_mask": valid,
         "intermediate.mask_for_pooling": resize_masks(masks, grid),
         "intermediate.stem": levels.pop("stem"),
         **{f"output.{name}": level for name, level in levels.items()},
@@ -139,10 +139,7 @@ def ensemble(case: Any) -> dict[str, Tensor]:
     valid = valid_masks(masks, grid) if mix.valid_masks_only else None
     scores = mix.scores(inputs["in_vocab_logits"], inputs["out_vocab_logits"], seen, valid)
     found = {"output.mask_cls": scores, "output.semantic_cls_probs": scores.softmax(-1)[..., :-1]}
-    if "intermediate.valid_mask" in case.tensors:
-        valid = valid_masks(masks, grid)
-        found["intermediate.valid_mask"] = valid.to(case.tensors["intermediate.valid_mask"].dtype)
-    return found
+    return found | {"intermediate.valid_mask": valid_masks(masks, grid)}
 
 
 def read_names(lines: list[str]) -> list[tuple[str, ...]]:
@@ -173,12 +170,11 @@ def text_names(case: Any) -> dict[str, Tensor]:
     queries = embedder.embed_vocabulary(vocabulary, parse_background("none"))
     words = replace(make_words(queries.embeddings, queries.query_to_class), vocabulary=vocabulary, texts=queries.texts)
     seen = seen_columns(words, frozenset(name for own in trained for name in own))
-    found = {
-        "text_classifier": words.embeddings,
-        "num_templates": words.query_to_class.bincount(),
-        "category_overlapping_mask": seen,
+    return {
+        "output.text_classifier": words.embeddings,
+        "output.num_templates": words.query_to_class.bincount(),
+        "output.category_overlapping_mask": seen.long(),
     }
-    return {f"output.{key}": value.to(case.tensors[f"output.{key}"].dtype) for key, value in found.items()}
 
 
 def text_tower(case: Any) -> dict[str, Tensor]:
@@ -241,6 +237,5 @@ def full_model(case: Any) -> dict[str, Tensor]:
         "intermediate.res2": levels["res2"][:, :4],
     }
     for i, results in enumerate(answers(model, encoded, config["output_sizes"], words)):
-        wanted = {f"output.{i}.{key}": value for key, value in results.items()}
-        found |= {key: value for key, value in wanted.items() if key in case.tensors}
+        found |= {f"output.{i}.{key}": value for key, value in results.items()}
     return found

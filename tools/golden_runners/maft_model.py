@@ -91,8 +91,7 @@ def full_model(case: Any) -> dict[str, Tensor]:
         "intermediate.text_out": model.transfer(features, model.rows(words)),
     }
     for i, results in enumerate(answers(model, encoded, config["output_sizes"], words)):
-        wanted = {f"output.{i}.{key}": value for key, value in results.items()}
-        found |= {key: value for key, value in wanted.items() if key in case.tensors}
+        found |= {f"output.{i}.{key}": value for key, value in results.items()}
     return found
 
 
@@ -111,7 +110,8 @@ def training_step(case: Any) -> dict[str, Tensor]:
         losses = model.losses(batch, words, draw)
         total = torch.stack(list(losses.values())).sum()
         wanted = [key.removeprefix("output.grad.") for key in case.tensors if key.startswith("output.grad.")]
-        gradients = torch.autograd.grad(total, [model.get_parameter(names[name]) for name in wanted])
+        parameters = [model.get_parameter(names[name]) for name in wanted]
+        gradients = torch.autograd.grad(total, parameters) if wanted else ()
     found = {f"output.loss.{LOSSES.get(key, key)}": value.detach() for key, value in losses.items()}
     found |= {f"output.grad.{name}": value for name, value in zip(wanted, gradients, strict=True)}
     return {**found, "output.total": total.detach()}

@@ -119,7 +119,7 @@ def full(case: Any) -> dict[str, Tensor]:
     else:
         results = resized_last(model, encoded, batch, sizes, words)
     found |= {f"output.sem_seg_{index}": scores for index, scores in enumerate(results)}
-    return {key: value for key, value in found.items() if key in case.tensors}
+    return found
 
 
 def resized_last(
@@ -193,9 +193,10 @@ def train_step(case: Any) -> dict[str, Tensor]:
             name = official_name(key, model.front_blocks)
             found[f"output.grad.{name}"] = parameter.grad
             found[f"output.gradnorm.{name}"] = parameter.grad.norm()
-    if strange := {key for key in found if ".gradnorm." in key and key not in case.tensors}:
-        raise ValueError(f"the model trains what the original does not: {min(strange)}")
-    return {key: value.detach() for key, value in found.items() if key in case.tensors}
+    trained = {key.removeprefix("output.gradnorm.") for key in found if ".gradnorm." in key}
+    if strange := trained.symmetric_difference(config["trainable_parameters"]):
+        raise ValueError(f"{min(strange)} is trained by one of the two only")
+    return {key: value.detach() for key, value in found.items()}
 
 
 def costs_of(config: Mapping[str, Any]) -> dict[str, float]:

@@ -16,6 +16,8 @@ from ovseg.recalibration.zero_guidance.segment_embedding import embed_segments, 
 from ovseg.recalibration.zero_guidance.sibling_merging import merge_siblings, pair_similarity
 from ovseg.recalibration.zero_guidance.ward_tree import over_segments, soft_masks, tree_above, ward_splits
 
+OF_THRESHOLDS = ("segments_", "tree_ids_", "centroids_")
+
 
 def run(case: Any) -> dict[str, Tensor]:
     """Return all outputs and intermediates of a case."""
@@ -28,18 +30,15 @@ def run(case: Any) -> dict[str, Tensor]:
 
 
 def cluster_tree(inputs: Mapping[str, Tensor], config: Mapping[str, Any], wanted: Any) -> dict[str, Tensor]:
-    """Cut a tree at every threshold of which the case has leaves."""
+    """Cut a tree at every threshold that an output is named by."""
     descriptors, parts = F.normalize(inputs["descriptors"], dim=1), config["num_parts"]
     splits = ward_splits(descriptors, parts)
     found = {"output.split_masks": splits.masks.long(), "output.split_similarity": splits.similarity}
     used = (parts + 1) // 2 if "first" in config.get("splits_used", "first") else None
-    for name in wanted:
-        if not name.startswith("segments_"):
-            continue
-        threshold = name.removeprefix("segments_")
+    for threshold in sorted({name.rpartition("_")[2] for name in wanted if name.startswith(OF_THRESHOLDS)}):
         leaves = over_segments(descriptors, splits, float(threshold), used)
         labels = leaves.labels.view(1, 1, *config["grid"]).double()
-        found[f"output.{name}"] = F.interpolate(labels, config["label_size"])[0, 0].long()
+        found[f"output.segments_{threshold}"] = F.interpolate(labels, config["label_size"])[0, 0].long()
         found[f"output.tree_ids_{threshold}"] = torch.tensor(leaves.nodes[: leaves.leaves])
         found[f"output.centroids_{threshold}"] = leaves.centroids
     return found
