@@ -72,7 +72,7 @@ class Labeller:
             refined = self._crf(arguments, labels, image)
             labels = labels.where(best < rule.prob_threshold, refined) if rule.prob_threshold > 0 else refined
         if protocol.region_rule != "none" and areas is not None and len(areas):
-            ids = _region_ids(areas, size)
+            ids = region_ids(areas, size)
             labels = (
                 vote(labels, ids)
                 if protocol.region_rule == "vote"
@@ -116,8 +116,12 @@ def _resize(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[Tensor, Te
     return rows, columns
 
 
-def _region_ids(areas: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring regions to the output: ids (h, w) by the nearest pixel, soft maps (R, a, b) by the largest."""
+def region_ids(areas: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring regions to an output of a size (H, W): ids (h, w) by the nearest pixel, soft maps (R, a, b) by the largest.
+
+    Returns:
+        Region ids (H, W) int64, negative where there is none.
+    """
     if areas.ndim == 2:
         return F.interpolate(areas[None, None].double(), size, mode="nearest")[0, 0].long()
     ids = torch.arange(len(areas), device=areas.device)

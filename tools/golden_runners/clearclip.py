@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from golden_runners.common import build_clip, dense_outputs, last_block, protocol
+from golden_runners.common import build_clip, build_method, last_block, protocol, show, usual_outputs
 from ovseg.recalibration import Recalibration, build_recalibration
 
 VARIANT = "output.patch_features_"
@@ -26,10 +26,10 @@ def run(case: Any) -> dict[str, Tensor]:
     clip = build_clip(config, case.group("state_dict"))
     image = inputs["image"]
     method = build(config["model_type"], config["ignore_residual"], config["last_n_layers"])
-    dense = clip.dense(image, method)
-    found = dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
+    shown = show(build_method(clip, method), image, inputs.get("text_embeddings"))
+    found = usual_outputs(shown, tuple(image.shape[2:]))
     tokens = last_block(clip, method, image)
-    found["intermediate.pos_embed"] = clip.tower.position(dense.grid, method.pos_resize)
+    found["intermediate.pos_embed"] = clip.tower.position(shown.dense[0].grid, method.pos_resize)
     found["intermediate.pre_ln_post"] = tokens.leaving
     if method.blocks == 1:
         found["intermediate.last_block_input"] = tokens.entering.transpose(0, 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from golden_runners.common import build_method, show
 from golden_runners.square_clip import square_clip
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_decomposition.ledger import decompose
@@ -23,12 +25,14 @@ def run(case: Any) -> dict[str, Tensor]:
         return {"output.reconstruction": last, "output.selected": span.selected}
     clip = square_clip(case)
     image, texts = inputs["image"], inputs["classifier"].mT
-    dense = clip.dense(image, build_recalibration("clip_decomposition"))
-    heat, chosen = heatmap(dense, texts), (dense.cls @ texts.mT).argmax(1)
+    shown = show(build_method(clip, build_recalibration("clip_decomposition")), image)
+    cls, heat = shown.tokens[:, 0], torch.cat([heatmap(dense, texts) for dense in shown.dense])
+    chosen = (cls @ texts.mT).argmax(1)
+    # An answer labels every pixel; the figures of the paper cut the map of one class at its own mean.
     maps, mask = relevance(heat, chosen, clip.patch_size)
     parts = decompose(clip, image, layers=[clip.depth - 1])
     return {
-        "output.representation": dense.cls,
+        "output.representation": cls,
         "output.heatmap": heat,
         "output.chosen_class": chosen,
         "output.relevance": maps,

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from train_clip_dinoiser import make_optimizer, train_step
 
-from golden_runners.common import build_clip, resize
-from golden_runners.product import make_words
+from golden_runners.common import MAPS, build_clip, build_method, show
 from ovseg.clip.normalise import normalise
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_dinoiser.heads import LightHeads
-from ovseg.recalibration.clip_dinoiser.method import Inner
+from ovseg.recalibration.clip_dinoiser.method import Inner, Objects
 from ovseg.recalibration.clip_dinoiser.pooling import correlations
 
 TOWER = "clip_backbone.backbone."
@@ -31,34 +30,39 @@ def run(case: Any) -> dict[str, Tensor]:
 
 
 def inferred(case: Any, heads: LightHeads, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Run a whole image, padded before it is normalised, through MaskCLIP and the heads."""
+    """Run a whole image through MaskCLIP and the heads.
+
+    The original pads with black, before it normalises; the windows of the product are padded behind that, with zeros.
+    So the image is padded here, as part of the preparation, and the padding is cut from its labels.
+    """
     inputs, config = case.group("input"), case.config
     visual = {key[len(TOWER) :]: value for key, value in state.items() if key.startswith(TOWER)}
     clip = build_clip(clip_config(config, visual), visual)
     height, width = inputs["image"].shape[2:]
     padded = F.pad(inputs["image"], (0, -width % clip.patch_size, 0, -height % clip.patch_size))
-    image, texts = normalise(padded, clip.mean, clip.std), make_words(inputs["class_embeddings"])
-    options = {"weights": heads, "feats_idx": config["feats_idx"], "gamma": config["gamma"] or None}
-    method = build_recalibration("clip_dinoiser", **options, delta=config["delta"])
-    dense = clip.dense(image, method)
-    plain = method.patch_scores(dense, texts)
-    if config["apply_found"]:
-        method = build_recalibration("clip_dinoiser", **options, delta=config["delta"], found_class=0)
-    scores = method.patch_scores(dense, texts)
-    maskclip = clip.dense(image, build_recalibration("maskclip", pos_resize=method.pos_resize))
-    inner = dense.context.kept(Inner).features
-    vectors, logits = heads(inner)
-    labels = resize(scores, (padded.shape[2], padded.shape[3]))[..., :height, :width].argmax(1)
+    image = normalise(padded, clip.mean, clip.std)
+    options = {"feats_idx": config["feats_idx"], "gamma": config["gamma"] or None, "delta": config["delta"]}
+    plain = build_recalibration("clip_dinoiser", weights=heads, **options)
+    method = (
+        build_recalibration("clip_dinoiser", weights=heads, **options, found_class=0)
+        if config["apply_found"]
+        else plain
+    )
+    shown = show(build_method(clip, method, rule=MAPS), image, inputs["class_embeddings"])
+    maskclip = build_recalibration("maskclip", pos_resize=method.pos_resize)
+    below = show(build_method(clip, maskclip), image, inputs["class_embeddings"])
+    context = shown.dense[0].context
+    inner = context.kept(Inner).features
     return {
-        "output.probs": scores,
-        "output.probs_no_bkg": plain,
-        "output.label": labels[0],
-        "output.bkg_logits": logits,
-        "intermediate.clip_feats": maskclip.features,
+        "output.probs": shown.scores,
+        "output.probs_no_bkg": shown.otherwise(method=plain).scores,
+        "output.label": shown.labels((padded.shape[2], padded.shape[3]))[0, :height, :width],
+        "output.bkg_logits": context.kept(Objects).logits,
+        "intermediate.clip_feats": below.features,
         "intermediate.inter_feats": inner,
-        "intermediate.corrs": correlations(vectors).unflatten(2, dense.grid),
-        "intermediate.pooled": dense.features,
-        "intermediate.maskclip_probs": (config["softmax_scale"] * maskclip.cosines(texts.embeddings)).softmax(1),
+        "intermediate.corrs": correlations(heads(inner)[0]).unflatten(2, context.grid),
+        "intermediate.pooled": shown.features,
+        "intermediate.maskclip_probs": (config["softmax_scale"] * below.scores).softmax(1),
     }
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.common import build_clip, empty_context, resize
-from golden_runners.product import make_words
+from golden_runners.common import MAPS, Shown, build_clip, build_method, empty_context, show
 from ovseg.clip import ViTClip
 from ovseg.recalibration.clip_surgery.method import CLIP_Surgery, Original
 from ovseg.recalibration.clip_surgery.points import prompt_points
@@ -21,31 +22,43 @@ def run(case: Any) -> dict[str, Tensor]:
     """Return all outputs and intermediates of a case."""
     inputs, config = case.group("input"), case.config
     clip = build_clip(config, case.group("state_dict"))
-    image, depth = inputs["image"], config["modified_blocks"]
-    dense = clip.dense(image, CLIP_Surgery(last_n_layers=depth))
-    features = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
-    found = {"output.image_features": features, "output.features_norm": F.normalize(features, dim=-1)}
-    texts = make_words(inputs["text_embeddings"])
-    for suffix, surgery in SURGERIES.items():
-        method = CLIP_Surgery(last_n_layers=depth, surgery=surgery)
-        method.empty_texts[clip.weights_hash, clip.dtype] = inputs["redundant_text"]
-        maps = method.patch_scores(dense, texts)
-        found[f"output.map{suffix}"] = resize(maps, tuple(config["ori_shape"])).permute(0, 2, 3, 1)
-        if surgery == "class_set":
-            found["output.pred"] = found["output.map"].argmax(-1).int()
-            points, labels = prompt_points(
-                maps[0, :1], tuple(config["ori_shape"]), config["points_threshold"], config["points_down_sample"]
-            )
-            found |= {"output.points": points, "output.point_labels": labels}
-        method.min_max = False
-        patches = method.patch_scores(dense, texts)
-        # The class token's own similarity: the same scores of a grid whose only patch is the class token.
-        alone = type(dense)(dense.cls[:, :, None, None], dense.cls, (1, 1), dense.context)
-        tokens = torch.cat([method.patch_scores(alone, texts).flatten(2), patches.flatten(2)], dim=2)
-        found[f"output.similarity{suffix}"] = tokens.mT
-        if surgery == "class_set":
-            found["output.pred_similarity"] = patches.argmax(1).int()
-    return found | intermediates(clip, CLIP_Surgery(last_n_layers=depth), image)
+    method = CLIP_Surgery(last_n_layers=config["modified_blocks"])
+    shown = show(build_method(clip, method, rule=MAPS), inputs["image"], inputs.get("text_embeddings"))
+    found = {"output.image_features": shown.tokens, "output.features_norm": F.normalize(shown.tokens, dim=-1)}
+    if shown.words is not None:
+        for suffix, surgery in SURGERIES.items():
+            if surgery != "redundant" or "redundant_text" in inputs:
+                found |= similarities(shown, surgery, suffix, inputs, config)
+    return found | intermediates(clip, method, inputs["image"])
+
+
+def similarities(
+    shown: Shown, surgery: str, suffix: str, inputs: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Answer by the scores of one kind of surgery, and show the scores."""
+    clip, size = shown.model.clip, (config["ori_shape"][0], config["ori_shape"][1])
+    method, plain = (
+        CLIP_Surgery(last_n_layers=config["modified_blocks"], surgery=surgery, min_max=stretched)
+        for stretched in (True, False)
+    )
+    if surgery == "redundant":
+        for one in (method, plain):
+            one.empty_texts[clip.weights_hash, clip.dtype] = inputs["redundant_text"]
+    mapped, patches = shown.otherwise(method=method), shown.otherwise(method=plain).scores
+    # The class token's own similarity: the same scores of a grid whose only patch is the class token.
+    alone = [replace(dense, features=dense.cls[:, :, None, None], grid=(1, 1)) for dense in shown.dense]
+    own = torch.cat([plain.patch_scores(dense, shown.words) for dense in alone])
+    found = {
+        f"output.map{suffix}": mapped.class_scores(size).permute(0, 2, 3, 1),
+        f"output.similarity{suffix}": torch.cat([own.flatten(2), patches.flatten(2)], dim=2).mT,
+    }
+    if surgery == "class_set":
+        points, labels = prompt_points(
+            mapped.scores[0, :1], size, config["points_threshold"], config["points_down_sample"]
+        )
+        found |= {"output.points": points, "output.point_labels": labels}
+        found |= {"output.pred": mapped.labels(size), "output.pred_similarity": patches.argmax(1).int()}
+    return found
 
 
 def intermediates(clip: ViTClip, method: CLIP_Surgery, image: Tensor) -> dict[str, Tensor]:

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden_runners.common import build_clip, empty_context
+from golden_runners.common import build_clip, build_method, empty_context, show
 from golden_runners.product import make_words
 from ovseg.clip import Context, ViTClip
 from ovseg.contract import Words
 from ovseg.guides import Guide
-from ovseg.labelling.scores import ScoreRule, class_probabilities, segment_map
-from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.labelling.scores import ScoreRule
 from ovseg.recalibration.cliper import layer_fusion
 from ovseg.recalibration.cliper.attention_chain import chain_attention, presence
 from ovseg.recalibration.cliper.layer_maps import Layers, layer_logits
@@ -42,20 +41,16 @@ def run(case: Any) -> dict[str, Tensor]:
     clip = build_clip(tower_config(config), case.group("state_dict"))
     texts = queries(inputs)
     maps = torch.cat([inputs[f"sd_attn_layer_{layer}"] for layer in config["attention_layers_order"]], dim=1)
-    method = build(config, GivenMaps(maps))
-    coarse = build(config, None)
-    dense = method.encode(clip, inputs["image"])
-    seg, scores = (one.patch_scores(dense, texts)[0, texts.query_to_class >= 0] for one in (coarse, method))
-    refined = seg
+    method, size = build(config, GivenMaps(maps)), (config["label_size"][0], config["label_size"][1])
+    shown = show(build_method(clip, method, rule=rule(config, final=True)), inputs["image"], texts)
+    labels = shown.labels(size)
+    seg = refined = shown.otherwise(method=build(config, None)).scores[0, texts.query_to_class >= 0]
     if method.compensation.guide is not None:
         refined = chain_attention(seg[None], maps, method.refinement, method.attention_thr)[0]
     found = {"output.seg": seg, "output.refined": refined, "output.final_score": presence(refined[None], seg[None])[0]}
-    rows, columns = (bilinear_matrix(*p).float() for p in zip(scores.shape[1:], config["label_size"], strict=True))
-    arguments = (scores, rows, columns, torch.arange(len(scores)))
-    found["output.scores"] = class_probabilities(*arguments, rule(config, final=False))
-    found["output.label"] = segment_map(*arguments, rule(config, final=True))[0][None].long() + 1
-    found |= intermediates(clip, method, dense.context, case)
-    return {key: value for key, value in found.items() if key in case.tensors}
+    found["output.scores"] = shown.otherwise(rule=rule(config, final=False)).class_scores(size)[0]
+    found["output.label"] = labels + 1
+    return found | intermediates(clip, method, shown.dense[0].context, case)
 
 
 def build(config: Any, guide: Guide | None) -> CLIPer:
@@ -71,6 +66,7 @@ def build(config: Any, guide: Guide | None) -> CLIPer:
         windows=(side, config["sliding_stride"]) if side else (),
         guide=None if str(refinement).lower() == "none" else guide,
         refinement={"selection": config["attention_idx"], "mean": "mean"}.get(refinement, "SFSA"),
+        words_win=False,
         half_position=True,
     )
 

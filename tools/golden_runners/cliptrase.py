@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golden_runners.common import build_clip, empty_context, resize
+from golden_runners.common import WHOLE, build_clip, build_method, empty_context, resize, show
 from golden_runners.product import make_words
 from ovseg.clip import Context, DenseFeatures, Tower, ViTClip
 from ovseg.clip.open_clip_internals import OpenClipBlock
 from ovseg.clip.tokens import CLASS_TOKEN
-from ovseg.contract import Words
-from ovseg.labelling.scores import ScoreRule, segment_map
-from ovseg.ops.bilinear import bilinear_matrix
-from ovseg.ops.windows import plan_windows
+from ovseg.contract import LABELS, Words
+from ovseg.labelling.labeller import Labeller, region_ids
+from ovseg.labelling.scores import ScoreRule
 from ovseg.recalibration import Recalibration, build_recalibration
 from ovseg.recalibration.cliptrase.clustering import cluster_means, dbscan
 from ovseg.recalibration.cliptrase.method import Affinity, denoise, self_correlation, self_self
-from ovseg.regions import vote
 from ovseg.regions.voting import region_means
+
+VOTE, MEAN = (replace(WHOLE, region_rule=rule) for rule in ("vote", "mean"))
 
 
 def run(case: Any) -> dict[str, Tensor]:
@@ -31,7 +32,7 @@ def run(case: Any) -> dict[str, Tensor]:
     if "num_heads" in config:
         found = attention(inputs["x"], config["num_heads"], case.group("state_dict"))
     elif "features" in inputs:
-        found = segment(case, given(inputs, config["grid"]), tuple(config["image_size"]))
+        found = labelled_features(case, given(inputs, config["grid"]), tuple(config["image_size"]))
     else:
         clip = clip_of(config, case.group("state_dict"))
         if "size_divisibility" in config:
@@ -39,9 +40,8 @@ def run(case: Any) -> dict[str, Tensor]:
         else:
             found = encoder(clip, inputs["image"])
             if "text_embeddings" in inputs:
-                dense = clip.dense(inputs["image"], method_of(config))
-                found |= segment(case, dense, tuple(inputs["image"].shape[2:]))
-    return {key: value for key, value in found.items() if key in case.tensors}
+                found |= segmentor(case, clip)
+    return found
 
 
 def clip_of(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTClip:
@@ -142,77 +142,96 @@ def texts_of(case: Any) -> Words:
     return make_words(torch.cat([inputs["text_embeddings"], extra]), ids)
 
 
-def logits_of(case: Any, method: Recalibration, dense: DenseFeatures, texts: Words) -> Tensor:
-    """Return the logits (T, h, w): both factors of a modulated score have the scale."""
-    scale = case.config["logit_scale"]
-    return method.patch_scores(dense, texts)[0] * (scale**2 if case.config["cls_modulation"] else scale)
+def rule_of(config: Mapping[str, Any]) -> ScoreRule:
+    """Return how logits become labels: both factors of a modulated score have the scale."""
+    scale = config["logit_scale"]
+    return ScoreRule(logit_scale=scale**2 if config["cls_modulation"] else scale)
 
 
-def clusters(
-    case: Any, method: Recalibration, dense: DenseFeatures, texts: Words, size: tuple[int, int]
-) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """Return the region of each pixel (None if all patches are noise), and what leads to it."""
-    affinity, maps = dense.context.kept(Affinity).of_patches[0], method.region_maps(dense, texts)[0]
-    labels = dbscan(affinity, case.config["dbscan_eps"], case.config["dbscan_min_samples"])
-    found: dict[str, Tensor] = {}
-    for group in ("output", "intermediate"):
-        found |= {f"{group}.affinity": affinity, f"{group}.dbscan_labels": labels, f"{group}.cluster_smooth": maps}
-    if not len(maps):
-        return None, found
-    regions = winners(maps, size, torch.arange(len(maps)))
-    found |= {"output.cluster_argmax": regions, "intermediate.cluster_argmax": regions}
-    found["intermediate.cluster_maps"] = cluster_means(affinity, labels)
-    found["intermediate.cluster_full"] = resize(maps[None], size)[0]
-    return regions, found
+def segmentor(case: Any, clip: ViTClip) -> dict[str, Tensor]:
+    """Label an image, with and without the vote of its clusters."""
+    image, config = case.group("input")["image"], case.config
+    shown = show(build_method(clip, method_of(config), VOTE, rule_of(config)), image, texts_of(case))
+    size = tuple(image.shape[2:])
+    labels, before = shown.labels(size)[0], shown.otherwise(protocol=WHOLE).labels(size)[0]
+    return shown_outputs(case, shown.dense[0], size, labels, before)
 
 
-def winners(maps: Tensor, size: tuple[int, int], ids: Tensor) -> Tensor:
-    """Return the id of the largest map (T, h, w) at each pixel (H, W)."""
-    rows, columns = (bilinear_matrix(*pair).float() for pair in zip(maps.shape[1:], size, strict=True))
-    return segment_map(maps, rows, columns, ids, ScoreRule(logit_scale=1.0))[0].long()
+def labelled_features(case: Any, dense: DenseFeatures, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Label features that a case gives, by the labeller alone, for there is no image to encode."""
+    method, texts, config = method_of(case.config), texts_of(case), case.config
+    scores, maps = method.patch_scores(dense, texts)[0], method.region_maps(dense, texts)[0]
+    image = torch.zeros(3, *size)
+    labels = {}
+    for protocol in (VOTE, WHOLE):
+        labeller = Labeller(protocol, rule_of(config), texts.query_to_class, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        plan = protocol.plan(size, config["patch_size"])
+        labels[protocol] = labeller.label(scores, plan, image, size, maps, LABELS).labels
+    return shown_outputs(case, dense, size, labels[VOTE], labels[WHOLE])
 
 
-def segment(case: Any, dense: DenseFeatures, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Label pixels, find clusters, vote; background is the label behind the last class."""
-    method, texts = method_of(case.config), texts_of(case)
-    logits = logits_of(case, method, dense, texts)
-    labels = winners(logits, size, texts.query_to_class)
-    regions, found = clusters(case, method, dense, texts, size)
-    voted = labels if regions is None else vote(labels.int(), regions).long()
-    background = case.config["num_classes"]
-    cls = F.normalize(dense.cls, dim=1) @ texts.embeddings.mT
-    return found | {
-        "output.logits": resize(logits[None], size)[0],
-        "output.label_map": voted.where(voted >= 0, background),
-        "intermediate.label_map_before_vote": labels.where(labels >= 0, background),
-        "intermediate.cls_logits": case.config["logit_scale"] * cls,
+def shown_outputs(
+    case: Any, dense: DenseFeatures, size: tuple[int, int], labels: Tensor, before: Tensor
+) -> dict[str, Tensor]:
+    """Return labels (H, W), those before the vote, and what led to them; background is the label behind the last."""
+    config, texts, background = case.config, texts_of(case), case.config["num_classes"]
+    logits = rule_of(config).logit_scale * method_of(config).patch_scores(dense, texts)
+    return clusters(case, dense, texts, size) | {
+        "output.logits": resize(logits, size)[0],
+        "output.label_map": labels.where(labels >= 0, background),
+        "intermediate.label_map_before_vote": before.where(before >= 0, background),
+        "intermediate.cls_logits": config["logit_scale"] * F.normalize(dense.cls, dim=1) @ texts.embeddings.mT,
     }
+
+
+def clusters(case: Any, dense: DenseFeatures, texts: Words, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return the region of each pixel, unless all patches are noise, and what leads to it."""
+    config, method = case.config, method_of(case.config)
+    affinity, maps = dense.context.kept(Affinity).of_patches[0], method.region_maps(dense, texts)[0]
+    labels = dbscan(affinity, config["dbscan_eps"], config["dbscan_min_samples"])
+    shown = {"affinity": affinity, "dbscan_labels": labels, "cluster_smooth": maps}
+    found: dict[str, Tensor] = {}
+    if len(maps):
+        shown["cluster_argmax"] = region_ids(maps, size)
+        found["intermediate.cluster_maps"] = cluster_means(affinity, labels)
+        found["intermediate.cluster_full"] = resize(maps[None], size)[0]
+    return found | {f"{group}.{key}": value for group in ("output", "intermediate") for key, value in shown.items()}
 
 
 def detectron2(case: Any, clip: ViTClip) -> dict[str, Tensor]:
-    """Run the port: padded and halved input, features at their length, means of the logits in each cluster."""
-    config, size = case.config, tuple(case.config["output_size"])
-    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-    image = ((case.group("input")["image"] - mean) / std)[None]
-    plan = plan_windows(tuple(image.shape[2:]), clip.patch_size, padding="corner", multiple=config["size_divisibility"])
-    entering = plan.cut(image)
-    if config["asymetric_input"]:
-        factor = config["clip_resolution"]
-        entering = F.interpolate(entering, scale_factor=factor, mode="bilinear", align_corners=False)
-    method, texts = method_of(config, normalise=False), texts_of(case)
-    dense = clip.dense(entering, method)
-    logits = logits_of(case, method, dense, texts)
-    regions, found = clusters(case, method, dense, texts, size)
-    scores = resize(logits[None], size)[0]
-    if regions is not None:
-        rows, columns = (bilinear_matrix(*pair).float() for pair in zip(dense.grid, size, strict=True))
-        scores = region_means(logits, rows, columns, regions)[regions].permute(2, 0, 1)
-    plain = build_recalibration("cliptrase", normalise=False).patch_scores(dense, texts)[0]
-    tokens = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
+    """Run the port: features at their length, means of the logits in each cluster.
+
+    The port pads before it halves, and stretches the grid of the padded image over the output. A model is given images
+    that are already as small as they shall be, so padding and halving are done here, as part of the preparation.
+    """
+    config, inputs = case.config, case.group("input")
+    size, scale = (config["output_size"][0], config["output_size"][1]), rule_of(config).logit_scale
+    entering = port_input(inputs["image"], config)
+    # Texts of the background, if there are any, are classes of their own.
+    words = make_words(texts_of(case).embeddings)
+    method = method_of(config, normalise=False)
+    shown = show(build_method(clip, method, MEAN, rule_of(config)), entering, words)
+    found = clusters(case, shown.dense[0], words, size)
+    sem_seg, regions = shown.maps(size)[0], found.get("output.cluster_argmax")
+    if regions is not None:  # an answer has the labels of the regions alone
+        matrices = shown.encoded.images[0].plan.matrices(size)
+        sem_seg = region_means(shown.scores[0], *matrices, regions)[regions].permute(2, 0, 1)
+    unmodulated = build_recalibration("cliptrase", normalise=False)
     return found | {
-        "output.sem_seg": scores,
-        "output.label_map": scores.argmax(0),
+        "output.sem_seg": scale * sem_seg,
+        "output.label_map": shown.labels(size)[0],
         "intermediate.clip_input": entering,
-        "intermediate.features": tokens,
-        "intermediate.patch_logits_grid": config["logit_scale"] * plain,
+        "intermediate.features": shown.tokens,
+        "intermediate.patch_logits_grid": config["logit_scale"] * shown.otherwise(method=unmodulated).scores[0],
     }
+
+
+def port_input(image: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """Normalise an image (3, h, w) in 0..255, pad it with zeros at the right and the bottom, and make it smaller."""
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    height, width = image.shape[1:]
+    divisor = config["size_divisibility"]
+    padded = F.pad((image - mean) / std, (0, -width % divisor, 0, -height % divisor))[None]
+    if not config["asymetric_input"]:
+        return padded
+    return F.interpolate(padded, scale_factor=config["clip_resolution"], mode="bilinear", align_corners=False)

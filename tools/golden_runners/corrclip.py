@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden_runners.common import build_clip, dense_outputs
+from golden_runners.common import build_clip, build_method, show, usual_outputs
 from ovseg.clip import Context
 from ovseg.guides import Guide
 from ovseg.guides.base import unit_patches
 from ovseg.recalibration.corrclip.merging import merge_regions, resize_ids
 from ovseg.recalibration.corrclip.method import CorrCLIP
+from ovseg.regions import RegionGenerator
 
 
 class Given(Guide):
@@ -26,6 +27,19 @@ class Given(Guide):
     def forward(self, context: Context) -> Tensor:
         """Return them."""
         return self.features
+
+
+class GivenRegions(RegionGenerator):
+    """The regions of a case, which its images ask for one after the other."""
+
+    def __init__(self, regions: Tensor) -> None:
+        """Keep the ids (B, H, W)."""
+        super().__init__()
+        self.rest = iter(regions)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return those of the next image."""
+        return next(self.rest)
 
 
 def run(case: Any) -> dict[str, Tensor]:
@@ -46,8 +60,8 @@ def run(case: Any) -> dict[str, Tensor]:
         spatial_layers=config["spatial_layers"],
     )
     image = inputs["image"]
-    dense = clip.dense(image, method, regions=regions)
-    found = dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
+    shown = show(build_method(clip, method, regions=GivenRegions(regions)), image, inputs.get("text_embeddings"))
+    found = usual_outputs(shown, tuple(image.shape[2:]))
     found["output.features"] = found.pop("output.patch_features")
     tokens, own = clip.tower.embed(image, method.pos_resize)
     context = Context(own, image, clip, clip.mean, clip.std, regions)

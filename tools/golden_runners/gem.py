@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from golden_runners.common import build_clip, dense_outputs, empty_context
+from golden_runners.common import MAPS, build_clip, build_method, empty_context, show, usual_outputs
 from ovseg.clip import ViTClip
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.gem import GEM
@@ -17,28 +18,19 @@ def run(case: Any) -> dict[str, Tensor]:
     """Return all outputs and intermediates of a case."""
     inputs, config = case.group("input"), case.config
     clip = build_clip(config, case.group("state_dict"))
-    image, texts = inputs["image"], inputs["text_embeddings"]
+    image, texts = inputs["image"], inputs.get("text_embeddings")
     method = GEM(depth=config["gem_depth"], iterations=config["ss_attn_iter"], temperature=config["ss_attn_temp"])
     # The unmodified stream of the original is plain CLIP under GEM's rule for position embeddings.
     original = build_recalibration("clip", pos_resize=method.pos_resize)
-    size = tuple(image.shape[2:])
-    dense = clip.dense(image, method)
-    found = dense_outputs(dense, texts, size)
-    found.pop("output.patch_features")
-    found["output.gem_features"] = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
-    plain = clip.dense(image, original)
-    found["output.ori_features"] = torch.cat([plain.cls[:, None], plain.features.flatten(2).mT], dim=1)
-    found["output.heatmaps"] = min_max(found["output.logits"])
-    found["output.heatmaps_ori"] = min_max(dense_outputs(plain, texts, size)["output.logits"])
-    found["output.pred_raw"] = found["output.pred"]
-    found["output.pred"] = found["output.heatmaps"].argmax(1).int()
+    size, stretched = tuple(image.shape[2:]), replace(MAPS, min_max=True)
+    shown, plain = (show(build_method(clip, one, rule=stretched), image, texts) for one in (method, original))
+    raw = usual_outputs(shown.otherwise(rule=MAPS), size)
+    found = {"output.gem_features": shown.tokens, "output.ori_features": plain.tokens}
+    if texts is not None:
+        found |= {key: raw[key] for key in ("output.patch_logits", "output.logits")}
+        found |= {"output.pred_raw": raw["output.pred"], "output.pred": shown.labels(size)}
+        found |= {"output.heatmaps": shown.class_scores(size), "output.heatmaps_ori": plain.class_scores(size)}
     return found | intermediates(clip, method, image)
-
-
-def min_max(maps: Tensor) -> Tensor:
-    """Stretch every map (B, T, H, W) to 0..1."""
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / (high - low)
 
 
 def intermediates(clip: ViTClip, method: GEM, image: Tensor) -> dict[str, Tensor]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from golden_runners.common import build_clip, label, protocol, resize
-from golden_runners.product import make_words
+from golden_runners.common import WHOLE, build_clip, build_method, protocol, resize, score_rule, show
 from ovseg.clip import Need, ViTClip
 from ovseg.clip.open_clip_internals import OpenClipBlock
+from ovseg.contract import CLASS_SCORES, LABELS
+from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.views import blur, grey
 from ovseg.labelling.views import mix as mix_views
-from ovseg.labelling.views import views as all_views
-from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.itaclip import ITACLIP
 from ovseg.vocabulary import TextEmbedder
@@ -41,12 +41,11 @@ def run(case: Any) -> dict[str, Tensor]:
     method = ITACLIP(
         mid_layers=tuple(layer - 1 for layer in config["mid_layers_1based"]), attn_self=config["attn_self"]
     )
-    if "output.features" in case.tensors:
+    if "text_embeddings" not in inputs:
         return encoder(clip, method, inputs["image"])
-    if "output.logits_plain" in case.tensors:
+    if "logit_size" in config:
         return views(clip, method, inputs, config)
-    found = segmentor(clip, method, inputs, config)
-    return {key: value for key, value in found.items() if key in case.tensors}
+    return segmentor(clip, method, inputs, config)
 
 
 def attention(
@@ -93,21 +92,23 @@ def encoder(clip: ViTClip, method: ITACLIP, image: Tensor) -> dict[str, Tensor]:
 
 def views(clip: ViTClip, method: ITACLIP, inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the logits of one crop with all its views, of either half of them, and of the crop alone."""
-    image, words = inputs["image"], make_words(inputs["text_embeddings"])
-    size = tuple(config["logit_size"])
-
-    def score(pixels: Tensor, regions: Tensor | None) -> Tensor:
-        return method.patch_scores(method.encode(clip, pixels, regions), words)
-
-    seen = [score(*view) for view in all_views(image, None)]
-    shares = {
-        "output.logits": config["img_eng_coefficient"],
-        "intermediate.logits_first_category": 1.0,
-        "intermediate.logits_second_category": 0.0,
+    image, size = inputs["image"], (config["logit_size"][0], config["logit_size"][1])
+    engineered = replace(WHOLE, image_engineering=share_of(config))
+    shown = show(build_method(clip, method, engineered), image, inputs["text_embeddings"])
+    parts = [method.patch_scores(dense.at(clip), shown.words) for dense in shown.encoded.images[0].parts[0]]
+    return {
+        "output.logits": shown.maps(size),
+        "output.logits_plain": resize(parts[0], size),
+        "intermediate.logits_first_category": resize(mix_views(parts, 1.0), size),
+        "intermediate.logits_second_category": resize(mix_views(parts, 0.0), size),
+        "intermediate.gray": grey(image),
+        "intermediate.blur": blur(image),
     }
-    found = {key: resize(mix_views(seen, share), size) for key, share in shares.items()}
-    found |= {"intermediate.gray": grey(image), "intermediate.blur": blur(image)}
-    return found | {"output.logits_plain": resize(seen[0], size)}
+
+
+def share_of(config: Mapping[str, Any]) -> float:
+    """Return the share of the unflipped views, just above 0 for 0, which switches the product's views off."""
+    return config["img_eng_coefficient"] or torch.finfo(torch.float32).tiny
 
 
 class _Recorded:
@@ -144,13 +145,17 @@ def texts(inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, 
 def labels(inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return class scores and labels of logits that are already at the size of the output."""
     logits = inputs["logits"][0]
-    rows, columns = (bilinear_matrix(side, side).float() for side in logits.shape[1:])
-    arguments = (logits, rows, columns, inputs["query_idx"])
-    probabilities, before = label(*arguments, {**config, "closing": 0})
+    size = (logits.shape[1], logits.shape[2])
+    before, closed = (
+        Labeller(
+            WHOLE, score_rule({**config, "closing": side}), inputs["query_idx"], (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        ).label(logits, WHOLE.plan(size, patch=1), torch.zeros(3, *size), size, None, LABELS | {CLASS_SCORES})
+        for side in (0, CLOSING)
+    )
     return {
-        "output.class_scores": probabilities,
-        "output.label_map": label(*arguments, {**config, "closing": CLOSING})[1][None],
-        "intermediate.label_map_before_closing": before,
+        "output.class_scores": before.class_scores,
+        "output.label_map": closed.labels[None],
+        "intermediate.label_map_before_closing": before.labels,
     }
 
 
@@ -163,7 +168,7 @@ def segmentor(
         "ori": config["ori_shape"],
         "crop": config["slide_crop"] if config["slide"] else 0,
         "stride": config["slide_stride"],
-        "image_engineering": config["img_eng_coefficient"] if config["img_engineering"] else 0.0,
+        "image_engineering": share_of(config) if config["img_engineering"] else 0.0,
         "pamr_steps": config["pamr_steps"] if config["pamr_applied"] else 0,
     }
     logits, probabilities, before = protocol(clip, method, inputs, settings, "none")

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden_runners.common import build_clip, empty_context
-from golden_runners.product import make_words
-from ovseg.labelling.scores import upsample
-from ovseg.ops.windows import plan_windows
+from golden_runners.common import build_clip, build_method, empty_context, show
+from ovseg.labelling.protocol import Protocol
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.maskclip import Keys
 
@@ -22,9 +20,7 @@ def run(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     clip = build_clip(config, case.group("state_dict"))
     size = tuple(inputs["image"].shape[2:])
-    plan = plan_windows(size, clip.patch_size, padding="corner")
-    rows, columns = plan.matrices(size)
-    image = plan.cut(inputs["image"])
+    padded = Protocol(window=0, stride=0, padding="corner")
     found: dict[str, Tensor] = {}
     for suffix, (kind, denoise, smooth) in {"": ("logits", False, False), **REFINED}.items():
         method = build_recalibration(
@@ -32,15 +28,15 @@ def run(case: Any) -> dict[str, Tensor]:
             pd_thresh=config["pd_thresh"] if denoise else 0.0,
             ks_thresh=config["ks_thresh"] if smooth else 0.0,
         )
-        dense = clip.dense(image, method)
-        scores = method.patch_scores(dense, make_words(inputs["text_embeddings"]))
-        full = torch.stack([upsample(one, rows, columns) for one in scores])
-        found[f"output.patch_{kind}{suffix}"] = scores
-        found[f"output.{kind}{suffix}"] = full
-        found[f"output.pred{suffix}"] = full.argmax(1).int()
+        shown = show(build_method(clip, method, padded), inputs["image"], inputs.get("text_embeddings"))
+        if shown.words is not None:
+            found[f"output.patch_{kind}{suffix}"] = shown.scores
+            found[f"output.{kind}{suffix}"] = shown.maps(size)
+            found[f"output.pred{suffix}"] = shown.labels(size)
         if smooth:
-            found["intermediate.k"] = dense.context.kept(Keys).of_patches
-    found["output.patch_features"] = dense.features
+            found["intermediate.k"] = torch.cat([dense.context.kept(Keys).of_patches for dense in shown.dense])
+    found["output.patch_features"] = shown.features
+    image = shown.entering
     tokens, grid = clip.tower.embed(image, method.pos_resize)
     for block in clip.blocks[:-1]:
         tokens = block(tokens)

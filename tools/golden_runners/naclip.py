@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from golden_runners.common import build_clip, dense_outputs, last_block, protocol
+from golden_runners.common import build_clip, build_method, last_block, protocol, show, usual_outputs
 from ovseg.recalibration import Recalibration, build_recalibration
 from ovseg.recalibration.base import neighbourhood
 
@@ -25,15 +25,15 @@ def run(case: Any) -> dict[str, Tensor]:
     clip = build_clip(config, case.group("state_dict"))
     std, image = config["gaussian_std"], inputs["image"]
     method = build(config["arch"], config["attn_strategy"], std)
-    dense = clip.dense(image, method)
-    found = dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
+    shown = show(build_method(clip, method), image, inputs.get("text_embeddings"))
+    found = usual_outputs(shown, tuple(image.shape[2:]))
     tokens = last_block(clip, method, image)
-    found["intermediate.pos_embed"] = clip.tower.position(dense.grid, method.pos_resize)
+    found["intermediate.pos_embed"] = clip.tower.position(shown.dense[0].grid, method.pos_resize)
     found["intermediate.last_block_input"] = tokens.entering.transpose(0, 1)
     found["intermediate.attention"] = tokens.attention.flatten(0, 1)
     found["intermediate.last_block_output"] = tokens.leaving
     if "intermediate.omega" in case.tensors:
-        found["intermediate.omega"] = clip.with_leading(neighbourhood(dense.grid, std))[None]
+        found["intermediate.omega"] = clip.with_leading(neighbourhood(shown.dense[0].grid, std))[None]
     for key in case.tensors:
         if key.startswith(VARIANT):
             variant = build(*key[len(VARIANT) :].split("_"), std)

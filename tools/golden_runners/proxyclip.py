@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.common import build_clip, dense_outputs, empty_context, protocol
+from golden_runners.common import build_clip, build_method, empty_context, protocol, show, usual_outputs
 from ovseg.clip import Context, ViTClip
 from ovseg.clip.normalise import normalise
 from ovseg.guides import Guide
@@ -49,10 +49,10 @@ def run(case: Any) -> dict[str, Tensor]:
     }
     found: dict[str, Tensor] = {}
     image = inputs["image"]
-    if "output.patch_features" in case.tensors:
+    if any(f"output.{name}" in case.tensors for name in ("patch_features", "patch_logits", "logits", "pred")):
         method = ProxyCLIP(**options, batch_mean=True)
-        dense = clip.dense(image, method)
-        found |= dense_outputs(dense, inputs["text_embeddings"], tuple(image.shape[2:]))
+        shown = show(build_method(clip, method), image, inputs.get("text_embeddings"))
+        found |= usual_outputs(shown, tuple(image.shape[2:]))
         heads = len(case.tensors.get("intermediate.attention", image)) // len(image)  # some cases show one for all
         found |= intermediates(clip, method, image, heads)
     if "postprocess" in config:
@@ -60,7 +60,7 @@ def run(case: Any) -> dict[str, Tensor]:
         padding = "even" if settings["crop"] else "none"
         logits, probabilities, labels = protocol(clip, ProxyCLIP(**options), inputs, settings, padding)
         found |= {"output.slide_logits": logits, "output.seg_probs": probabilities, "output.seg_pred": labels}
-    return {key: value for key, value in found.items() if key in case.tensors}
+    return found
 
 
 def intermediates(clip: ViTClip, method: ProxyCLIP, image: Tensor, heads: int) -> dict[str, Tensor]:

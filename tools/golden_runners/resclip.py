@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.common import build_clip, dense_outputs
-from golden_runners.product import make_words
+from golden_runners.common import build_clip, build_method, show, usual_outputs
 from ovseg.labelling.scores import class_probabilities
 from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.recalibration.resclip.method import ResCLIP
@@ -22,22 +21,24 @@ def run(case: Any) -> dict[str, Tensor]:
     """Return all outputs and intermediates of a case."""
     inputs, config = case.group("input"), case.config
     clip = build_clip({"mlp_ratio": 4.0, **config}, case.group("state_dict"))
-    image, texts = inputs["image"], make_words(inputs["text_embeddings"])
-    method = build(config)
-    first = method.encode(clip, image)
-    found = dense_outputs(method.with_feedback(first, texts), texts.embeddings, tuple(image.shape[2:]))
-    found["output.patch_features_rcs"] = first.features.flatten(2).mT
+    image, method = inputs["image"], build(config)
+    shown = show(build_method(clip, method), image, inputs["text_embeddings"])
+    first, texts = shown.dense, shown.words
+    found = usual_outputs(shown, tuple(image.shape[2:]))
+    found["output.patch_features_rcs"] = found["output.patch_features"]
+    again = torch.cat([method.with_feedback(dense, texts).features for dense in first])
+    found["output.patch_features"] = again.flatten(2).mT
     found["output.patch_features_base"] = clip.dense(image, build(config, use_rcs=False)).features.flatten(2).mT
-    context, cosines = first.context, first.cosines(texts.embeddings)
+    context, cosines = first[0].context, first[0].cosines(texts.embeddings)
     found["intermediate.attention_rcs"] = torch.stack([context.attention[layer] for layer in LAYERS]).mean(0)[0]
-    labels = patch_labels(cosines, image, clip.patch_size, method.first_rule)
+    labels = patch_labels(cosines, image[:1], clip.patch_size, method.first_rule)
     weights = label_attention(labels, method.gaussian_std, method.delete_same_entity)
     rows, columns = (bilinear_matrix(*p).float() for p in zip(context.grid, image.shape[2:], strict=True))
     arguments = (cosines[0], rows, columns, texts.query_to_class, method.first_rule, image[0])
     found["intermediate.first_pass_probs"] = class_probabilities(*arguments)[None]
     found["intermediate.patch_label"] = labels[0].int()
     found["intermediate.attention_sfr"] = F.pad(weights, (1, 0, 1, 0))
-    return {key: value for key, value in found.items() if key in case.tensors}
+    return found
 
 
 def build(config: Any, use_rcs: bool = True) -> ResCLIP:
