@@ -35,7 +35,8 @@ test: $(STAMP)
 	@echo "== style (ruff), types (mypy), tests (pytest)"
 	$(BIN)/ruff check .
 	$(BIN)/mypy ovseg
-	$(BIN)/pytest
+	@# A process for each core; a file's tests stay together, for they share what they build.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 # The stamp is the last thing written: an installation that was cut off is taken up again, a finished one is left alone.
 $(STAMP): setup.py pyproject.toml requirements/constraints.txt ovseg/system/detectron2_installer.py

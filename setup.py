@@ -120,6 +120,7 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.11",
             "pytest>=8.0",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "scikit-image>=0.22",
             "types-PyYAML>=6.0",
