@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
-import benchmark_eval_memory
+import benchmarks.eval_memory
 import benchmarks.evaluation
 import benchmarks.folder
 import benchmarks.limits
@@ -56,7 +56,7 @@ WITH_FIGURES: dict[str, Any] = {
     "vocabulary": benchmarks.vocabulary,
     "startup": benchmarks.startup,
     "folder": benchmarks.folder,
-    "eval-memory": benchmark_eval_memory,
+    "eval-memory": benchmarks.eval_memory,
 }
 MIN_AGREEMENT = 0.9999  # the rest is ties within rounding
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ovseg.ops.mask_pooling import mask_pool
 
 STAGES = ("res2", "res3", "res4", "res5")
+HIDDEN_VALUES = 2**22
+"""So many values of a block's hidden layer are held at a time."""
 
 
 class ConvNeXtTower:
@@ -34,8 +37,8 @@ class ConvNeXtTower:
         x = found = self.trunk.stem(images)
         levels = {"stem": found}
         for name, stage in zip(STAGES, self.trunk.stages, strict=True):
-            x = stage(x)  # timm's lie pixel by pixel; heads get them channel by channel, on which kernels round alike
-            levels[name] = x.contiguous()
+            x = run_stage(stage, x)
+            levels[name] = x.contiguous()  # ours lie pixel by pixel; heads get them so that their kernels round alike
         levels["dense"] = self.trunk.norm_pre(x).contiguous()
         return levels
 
@@ -47,3 +50,29 @@ class ConvNeXtTower:
     def pool(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
         """Embed masks: the mean of the dense features inside of each, then the head; an empty mask counts as zeros."""
         return self.embed(mask_pool(dense, mask_logits))
+
+
+def run_stage(stage: Any, x: Tensor) -> Tensor:
+    """Run a stage of timm's ConvNeXt on (B, C, H, W); on the CPU, where nothing is trained, it holds less than timm's.
+
+    A block's hidden layer is four times as wide as all around it, and of a large image half of all that is held.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        found: Tensor = stage(x)
+        return found
+    x = stage.downsample(x)
+    for block in stage.blocks:
+        alone = not block.use_conv_mlp and isinstance(block.mlp.norm, nn.Identity)  # each pixel goes its own way
+        x = _by_rows(block, x) if alone else block(x)
+    return x
+
+
+def _by_rows(block: Any, x: Tensor) -> Tensor:
+    """Run a block as timm's `ConvNeXtBlock.forward` does, but behind its convolution some rows of pixels at a time."""
+    own, beside = (y.permute(0, 2, 3, 1) for y in (block.conv_dw(x), block.shortcut(x)))
+    scale = x.new_ones(()) if block.gamma is None else block.gamma
+    found = x.new_empty(own.shape, dtype=torch.promote_types(x.dtype, scale.dtype))
+    rows = max(1, HIDDEN_VALUES // (block.mlp.fc1.out_features * own.shape[0] * own.shape[2]))
+    for part, kept, place in zip(*(y.split(rows, dim=1) for y in (own, beside, found)), strict=True):
+        place.copy_(block.mlp(block.norm(part)) * scale + kept)
+    return found.permute(0, 3, 1, 2)

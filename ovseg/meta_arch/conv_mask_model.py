@@ -28,6 +28,7 @@ from ovseg.meta_arch.section import Section
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 from ovseg.proposals.pixel_decoder import PixelDecoder
+from ovseg.system.device import give_back
 from ovseg.vocabulary import TextOptions
 
 Clip = TypeVar("Clip", bound=BaseClip)
@@ -134,8 +135,11 @@ class ConvMaskModel(MaskModel):
 
     def network(self, images: Tensor) -> tuple[dict[str, Tensor], Proposals]:
         """Return the levels of CLIP and the proposals of the last layer; see `WordedModel.network`."""
+        give_back(images.device)
         with self.clip.autocast():
             levels = self.clip.levels(images)
+        levels.pop("stem", None)  # no head looks at it, and it is as large as the largest that they do look at
+        give_back(images.device)
         if self.clip.precision != torch.float32:
             levels = {name: level.float() for name, level in levels.items()}
         return levels, self.propose(levels)[-1]

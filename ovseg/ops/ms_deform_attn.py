@@ -13,6 +13,9 @@ from torch import Tensor
 from ovseg.errors import InputError
 from ovseg.ops.library import define, load_kernels
 
+QUERIES = 4096
+"""So many queries are sampled at a time in plain PyTorch."""
+
 
 def ms_deform_attn(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
     """Gather values at a few places of every level and add them up by weight.
@@ -90,13 +93,22 @@ def sample_bags(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Ten
     """Sample as one weighted sum of rows for each query and head; arguments as `ms_deform_attn`.
 
     Without a kernel, the CPU adds up whole rows several times faster than it interpolates map by map. A frame of zeros
-    around every level stands for what lies outside of it.
+    around every level stands for what lies outside of it. Queries come some at a time, for each has many rows.
     """
-    batch, _, heads, dim = value.shape
-    device, levels = value.device, zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
+    levels = zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
     framed = [F.pad(own.flatten(2).unflatten(1, shape), (0, 0, 1, 1, 1, 1)).flatten(1, 2) for own, shape in levels]
     table = torch.cat(framed, 1)
-    starts = torch.tensor([0, *(part.shape[1] for part in framed)], device=device).cumsum(0)[:-1, None]
+    starts = torch.tensor([0, *(part.shape[1] for part in framed)], device=value.device).cumsum(0)[:-1, None]
+    parts = zip(locations.split(QUERIES, 1), weights.split(QUERIES, 1), strict=True)
+    return torch.cat([_bags(table, value.shape[3], shapes, starts, *part) for part in parts], 1)
+
+
+def _bags(
+    table: Tensor, dim: int, shapes: Sequence[tuple[int, int]], starts: Tensor, locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Sum up rows of a table (B, N', heads * d), whose levels begin at ``starts`` (levels, 1), for some queries."""
+    batch, count, heads = locations.shape[:3]
+    device = table.device
     sizes = torch.tensor([(w, h) for h, w in shapes], device=device)[:, None]  # of each level, without the frame
     places = (locations * sizes + 0.5).clamp(min=0).minimum(sizes + 1.0)  # in pixels of the framed level
     corner = places.detach().floor().minimum(sizes)
@@ -118,7 +130,7 @@ def sample_bags(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Ten
         per_sample_weights=shares.flatten(3).flatten(0, 2),
         mode="sum",
     )
-    return found.view(batch, locations.shape[1], heads * dim)
+    return found.view(batch, count, heads * dim)
 
 
 def pixel_centres(shapes: Sequence[tuple[int, int]], device: torch.device | None = None) -> Tensor:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from ovseg.errors import ConfigError
 from ovseg.ops.ms_deform_attn import ms_deform_attn, pixel_centres
 from ovseg.proposals.sine_position import sine_position
+from ovseg.system.device import give_back
 
 LEVELS = ("res5", "res4", "res3")  # what the encoder sees, coarse to fine
 POINTS = 4  # of every head on every level
 GROUPS = 32
+TOKENS = 4096  # that pass through a feed-forward network at a time
 
 
 class DeformableAttention(nn.Module):
@@ -87,7 +89,8 @@ class EncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Update tokens (B, N, C) with positions (N, C) and places (N, 2)."""
         tokens = self.norm1(self.attention(tokens + position, reference, tokens, shapes).add_(tokens))
-        return self.norm2(self.linear2(self.linear1(tokens).relu_()).add_(tokens))
+        parts = tokens.split(TOKENS, 1)  # of all of them at once the network is four times as wide as what is around it
+        return torch.cat([self.norm2(self.linear2(self.linear1(x).relu_()).add_(x)) for x in parts], 1)
 
 
 class PixelDecoder(nn.Module):
@@ -166,10 +169,17 @@ class PixelDecoder(nn.Module):
         )
         reference = pixel_centres(shapes, maps[0].device)
         tokens = torch.cat([x.flatten(2).mT for x in maps], dim=1)
+        del maps
         for layer in self.layers:
             tokens = layer(tokens, position, reference, shapes)
         parts = tokens.split([h * w for h, w in shapes], dim=1)
         levels = [part.unflatten(1, shape).permute(0, 3, 1, 2) for part, shape in zip(parts, shapes, strict=True)]
+        # What lies at 1/4 is large: of each step only the result is kept.
+        give_back(tokens.device)
         lateral = self.lateral(features["res2"])
-        above = F.interpolate(levels[-1].contiguous(), lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return self.mask_features(self.smooth(above.add_(lateral))), levels
+        size = (lateral.shape[2], lateral.shape[3])
+        x = F.interpolate(levels[-1].contiguous(), size, mode="bilinear", align_corners=False).add_(lateral)
+        del lateral
+        for module in self.smooth:
+            x = module(x)
+        return self.mask_features(x), levels

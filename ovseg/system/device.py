@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 
 import torch
@@ -74,6 +75,19 @@ def peak_memory(device: torch.device) -> int:
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def give_back(device: torch.device) -> None:
+    """Give memory of this process that was freed back to the system, where the C library can; for work on the CPU.
+
+    It keeps freed blocks for later ones, which then often do not fit, so that a large model comes to hold the blocks of
+    one step beside those of the next. This takes some milliseconds.
+    """
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.clip import ViTClip
+from ovseg.clip import ViTClip, convnext
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.errors import ConfigError, UnknownNameError
 
@@ -26,6 +26,35 @@ def test_levels(clip):
     assert {name: tuple(x.shape) for name, x in levels.items()} == {
         name: (2, clip.channels[name], 64 // stride, 96 // stride) for name, stride in strides.items()
     }
+
+
+def test_a_convnext_that_holds_less_gives_what_timm_gives(tiny_convnext, monkeypatch):
+    clip = ConvClip.from_folder(tiny_convnext)
+    monkeypatch.setattr(convnext, "HIDDEN_VALUES", 4 * 24 * 2 * 24 * 3)  # three rows of the first stage
+    passes = []
+    for block in clip.tower.trunk.stages[0].blocks:
+        block.mlp.register_forward_hook(lambda _, given, __: passes.append(given[0].shape[1]))
+    expected = clip.levels(images())
+    assert set(passes) == {16}  # with gradients all rows at once
+    passes.clear()
+    with torch.inference_mode():
+        found = clip.levels(images())
+    assert set(passes) == {3, 1} and sum(passes) == 16 * len(clip.tower.trunk.stages[0].blocks)
+    for name, level in expected.items():
+        torch.testing.assert_close(found[name], level)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_convnext_in_half_precision_keeps_the_dtypes_of_timm(tiny_convnext, autocast):
+    clip = ConvClip.from_folder(tiny_convnext)
+    clip = clip if autocast else clip.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, autocast):
+        expected = clip.levels(images())
+        with torch.no_grad():
+            found = clip.levels(images())
+    for name, level in expected.items():
+        assert found[name].dtype == level.dtype, name
+        torch.testing.assert_close(found[name], level, atol=0.1, rtol=0.05)
 
 
 def test_the_mean_of_a_convnext_under_a_full_mask_is_its_image_embedding(tiny_convnext):

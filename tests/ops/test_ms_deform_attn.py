@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -49,6 +50,14 @@ WAYS = pytest.mark.parametrize("sample", [sample_bags, sample_grids])
 def test_it_samples_as_a_loop_does(sample):
     value, places, weights = draw()
     torch.testing.assert_close(sample(value, SHAPES, places, weights), looped(value, places, weights))
+
+
+@WAYS
+def test_queries_that_come_some_at_a_time_make_no_difference(sample, monkeypatch):
+    inputs = draw(count=5)
+    whole = sample(inputs[0], SHAPES, *inputs[1:])
+    monkeypatch.setattr(sys.modules[sample_bags.__module__], "QUERIES", 2)
+    assert torch.equal(sample(inputs[0], SHAPES, *inputs[1:]), whole)
 
 
 @WAYS

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ovseg.errors import ConfigError
+from ovseg.proposals import pixel_decoder
 from ovseg.proposals.attention import Attention
 from ovseg.proposals.masked_decoder import MaskedDecoder
 from ovseg.proposals.pixel_decoder import DeformableAttention, PixelDecoder
@@ -41,6 +42,15 @@ def test_shapes_from_coarse_to_fine():
     found = decoder(scales, mask_features, every=True)
     assert len(found) == 5
     assert {(tuple(p.embeddings.shape), tuple(p.masks.shape)) for p in found} == {((2, 7, 12), (2, 7, 16, 24))}
+
+
+def test_tokens_that_come_some_at_a_time_make_no_difference(monkeypatch):
+    pixel, _ = heads()
+    whole = pixel(levels())
+    monkeypatch.setattr(pixel_decoder, "TOKENS", 50)
+    parts = pixel(levels())
+    torch.testing.assert_close(parts[0], whole[0])
+    torch.testing.assert_close(parts[1], whole[1])
 
 
 def test_the_last_prediction_is_the_same_without_the_others():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import functools
 import multiprocessing
 import os
@@ -103,13 +102,6 @@ def _note_peak() -> None:
     for watch in PeakMemory.running:
         watch.peak = max(watch.peak, peak)
     CLEAR_REFS.write_text("5")
-
-
-def give_back() -> None:
-    """Give freed memory back to the system, where the C library can, lest it be used again unseen."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def in_fresh_process(

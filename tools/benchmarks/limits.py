@@ -21,7 +21,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from benchmark_words import random_words, vocabulary_with_synonyms
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,7 +32,6 @@ from benchmarks.common import (
     UNIT_ARCH,
     UNIT_SIZE,
     PeakMemory,
-    give_back,
     in_fresh_process,
     positive,
     ratio,
@@ -41,9 +39,11 @@ from benchmarks.common import (
 )
 from benchmarks.figures import Figure, add_report_arguments, check_report_arguments, report
 from benchmarks.models import SHIPPED, WARM_UP, import_stages
+from benchmarks.words import random_words, vocabulary_with_synonyms
 from ovseg.config import config_root
 from ovseg.contract import INSTANCES, LABELS, PANOPTIC, Answer, Encoded, Words
 from ovseg.errors import unknown_name
+from ovseg.system.device import give_back
 
 SQUARE, WIDE = (640, 640), (1080, 1920)
 MODES = {"fp32": ("float32", False), "fp32 packed": ("float32", True), "bf16": ("bfloat16", False)}
@@ -207,7 +207,7 @@ def measure_memory(case: Case) -> float:
     (row,) = case.rows
     model = build(row.config, case.mode)
     scene = prepare(model, row)
-    give_back()
+    give_back(CPU)
     with PeakMemory(CPU) as peak:
         run_once(model, scene, row.output)
     return peak.extra / MIB

@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from benchmark_words import random_words, vocabulary_with_synonyms
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +36,7 @@ from benchmarks.common import (
     ratio,
     unit_clock,
 )
+from benchmarks.words import random_words, vocabulary_with_synonyms
 from ovseg.config import config_root
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.system.files import atomic_write, check_writable

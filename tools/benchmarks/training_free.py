@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from benchmark_words import plain_vocabulary, random_words
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.common import CPU, UNIT_ARCH, UNIT_SIZE, PeakMemory, in_fresh_process, positive, random_clip, unit_clock
 from benchmarks.figures import Figure, add_report_arguments, check_report_arguments, report
 from benchmarks.models import KEEP_NOTHING
+from benchmarks.words import plain_vocabulary, random_words
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.labelling.protocol import Protocol

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_words import plain_vocabulary, remember
 from torch import Tensor
 
 from benchmarks.common import positive
 from benchmarks.figures import Figure, add_report_arguments, check_report_arguments, report
 from benchmarks.stages import build
 from benchmarks.training_free import INPUT, OUTPUT, label, photo, sclip
+from benchmarks.words import plain_vocabulary, remember
 from ovseg.config import config_root
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.vocabulary import TextCache

@@ -16,7 +16,7 @@ import benchmark
 import benchmarks.common
 import benchmarks.models as tool
 import benchmarks.stages
-from benchmark_words import random_words, vocabulary_with_synonyms
+from benchmarks.words import random_words, vocabulary_with_synonyms
 
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_empty, check_config

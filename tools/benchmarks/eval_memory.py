@@ -18,20 +18,21 @@ from typing import Any
 from unittest import mock
 
 import torch
-from benchmark_words import remember, vocabulary_with_synonyms
-from benchmarks.common import CPU, PeakMemory, Recorder, Stage, give_back, in_fresh_process, positive
+from PIL import Image
+from rich.console import Console
+
+from benchmarks.common import CPU, PeakMemory, Recorder, Stage, in_fresh_process, positive
 from benchmarks.evaluation import make_scene
 from benchmarks.figures import Figure, add_report_arguments, check_report_arguments, report
 from benchmarks.folder import make_photo
 from benchmarks.models import SHIPPED, import_stages
-from PIL import Image
-from rich.console import Console
-
+from benchmarks.words import remember, vocabulary_with_synonyms
 from ovseg.config import config_root
 from ovseg.data.dataset import SEMANTIC
 from ovseg.errors import EnvironmentProblem
 from ovseg.evaluation.runs.measures import Measures
 from ovseg.evaluation.runs.plan import Plan
+from ovseg.system.device import give_back
 from ovseg.vocabulary import Vocabulary
 
 SIZE = (1080, 1920)
@@ -177,7 +178,7 @@ def then_watch(load: Callable[..., Any], watch: PeakMemory, stack: ExitStack) ->
     @wraps(load)
     def loaded(*arguments: Any) -> Any:
         segmenter = load(*arguments)
-        give_back()
+        give_back(CPU)
         stack.enter_context(watch)
         return segmenter
 
