@@ -150,7 +150,9 @@ class TrainingFree(WordedModel):
         The threshold of a background policy takes the place of the rule's.
         """
         scores = self.patch_scores(seen, words)
-        maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
+        maps: list[Tensor] = []
+        if self.protocol.region_rule != "none":
+            maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
         rule, threshold = self.rule, words.background.threshold
         if threshold:
             rule = replace(rule, prob_threshold=threshold, threshold_label=-1)

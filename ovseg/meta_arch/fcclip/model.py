@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -157,7 +158,7 @@ class FCCLIP(ConvMaskModel):
             "size_rule": asdict(self.size_rule),
             "rule": asdict(self.rule),
             "ensemble": asdict(self.ensemble),
-            "trained_names": len(self.trained_names or ()),
+            "trained_names": _brief(self.trained_names or frozenset()),
             "text": self.text.to_json(),
             **({"recalibration": method.name, "options": method.options} if method else {}),
         }
@@ -185,6 +186,12 @@ class FCCLIP(ConvMaskModel):
 def valid_masks(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return which masks (B, Q) have a positive pixel when their logits (B, Q, H, W) are resized to a grid (h, w)."""
     return (resize_masks(mask_logits, grid) > 0).flatten(2).any(-1)
+
+
+def _brief(names: frozenset[str]) -> dict[str, Any]:
+    """Return how many names these are, and 16 hex digits that say which."""
+    content = "\n".join(sorted(names)).encode()
+    return {"count": len(names), "hash": hashlib.sha256(content).hexdigest()[:16]}
 
 
 def seen_columns(words: Words, trained: frozenset[str]) -> Tensor:

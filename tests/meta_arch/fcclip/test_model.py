@@ -50,6 +50,9 @@ def test_the_words_of_a_training_are_seen_behind_it(tiny_convnext):
     assert not torch.equal(ask(model, [picture(64, 64)], asked)[0].scores, before)
     told = build(tiny_convnext, TRAINED_VOCABULARY="", text={"VOCABULARY": "sofa, bed"})
     assert told.trained_names == {"sofa", "bed"}
+    assert told.settings["trained_names"]["count"] == 2
+    other = build(tiny_convnext, TRAINED_VOCABULARY="", text={"VOCABULARY": "sofa, cup"})
+    assert other.settings != told.settings  # as many names, but others: what one has encoded the other refuses
 
 
 def test_seen_classes_trust_the_trained_classifier_more():
