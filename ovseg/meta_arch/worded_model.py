@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
-from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.errors import ConfigError, EnvironmentProblem, InputError
 from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.linear_layers import pack_linears
 from ovseg.system.device import to_device
@@ -156,7 +156,13 @@ class WordedModel(nn.Module):
 
         Args:
             images: (3, h, w) RGB in 0..255 at the size of `size_rule`, of any dtype, on any device.
+
+        Raises:
+            InputError: One has another shape.
         """
+        for image in images:
+            if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+                raise InputError(f"got an image of shape {tuple(image.shape)}; expected (3, h, w) RGB in 0..255")
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             groups.setdefault(tuple(image.shape), []).append(index)
@@ -237,7 +243,7 @@ class WordedModel(nn.Module):
             float32 and, from models that give them, ``panoptic_seg`` and ``instances``. In training the losses.
 
         Raises:
-            ConfigError: An image comes without words.
+            ConfigError: An image comes without words, or in training with others than the rest of its batch.
         """
         for entry in batched_inputs:
             if not isinstance(entry.get("words"), Words):
@@ -246,7 +252,10 @@ class WordedModel(nn.Module):
                     " and use what it returns in the model's place, or put words into entry['words']"
                 )
         if self.training:
-            return self.losses(batched_inputs, batched_inputs[0]["words"])
+            words = batched_inputs[0]["words"]
+            if any(entry["words"] is not words for entry in batched_inputs):
+                raise ConfigError("images of one batch came with different words; train on one list, see with_words()")
+            return self.losses(batched_inputs, words)
         encoded = self.encode([entry["image"] for entry in batched_inputs])
         found = []
         for index, entry in enumerate(batched_inputs):

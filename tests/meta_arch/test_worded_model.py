@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ovseg.errors import ConfigError, InputError
 from tests.meta_arch.models import build, picture, words
 from tests.meta_arch.tester import ask
 
@@ -37,3 +38,16 @@ def test_images_do_not_need_the_text_tower(model):
     assert "token_embedding.weight" in moved and "positional_embedding" in moved
     assert not any(name.startswith(("visual.", "logit_")) for name in moved)
     assert ask(model, [picture(64, 64)], asked)[0].labels.shape == (64, 64)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (8, 8), (3, 0, 8)])
+def test_an_image_of_another_shape_is_named(model, shape):
+    with pytest.raises(InputError, match=r"got an image of shape \(.*\); expected \(3, h, w\) RGB"):
+        model.encode([picture(64, 64), torch.zeros(shape)])
+
+
+def test_a_batch_learns_one_list_of_words(tiny_convnext):
+    model = build("fcclip", tiny_convnext).train()
+    first, second = (model.words(words(*names)) for names in (["cat", "sofa"], ["dog", "river"]))
+    with pytest.raises(ConfigError, match="came with different words"):
+        model([{"image": picture(64, 64), "words": own} for own in (first, second)])
