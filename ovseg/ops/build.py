@@ -105,9 +105,8 @@ class Tools:
 
     def compile(self, source: Path, target: Path) -> list[str | Path]:
         """Return the command that compiles a source to an object file."""
-        if source.suffix == ".cpp" and not source.stem.endswith("_cuda"):
+        if self.nvcc is None or (source.suffix == ".cpp" and not source.stem.endswith("_cuda")):
             return [self.compiler, *cpu_options(), *torch_options(), "-c", source, "-o", target]
-        assert self.nvcc is not None
         options = (
             kernel_options(architectures(self.nvcc)) if source.suffix == ".cu" else ["-std=c++20", *torch_options()]
         )

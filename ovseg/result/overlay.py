@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ovseg.errors import InputError
+from ovseg.errors import EnvironmentProblem, InputError
 from ovseg.result.parts import Result
 
 LEGEND_ROWS = 20
@@ -242,7 +242,8 @@ def _font_files() -> tuple[str, ...]:
 def _font(file: str | None, size: int) -> ImageFont.FreeTypeFont:
     """Load a font; None is the one that comes with Pillow."""
     font = ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # the old bitmap font is for Pillow without FreeType
+    if not isinstance(font, ImageFont.FreeTypeFont):  # the old bitmap font
+        raise EnvironmentProblem("this Pillow has no FreeType and cannot draw names; run `pip install -U pillow`")
     return font
 
 

@@ -78,10 +78,8 @@ class MAFTPlus(ConvMaskModel):
             WeightsError: The weights do not fit.
         """
         super().__init__(**parts)
-        if not isinstance(self.clip.tower, ConvNeXtTower):
-            raise ConfigError(f"MAFT+ embeds pixels as a ConvNeXt does, which {self.clip.name} is not; use a ConvNeXt")
+        trunk = _convnext(self.clip).trunk
         self.transfer, self.original, self.compensation = transfer, original, rc_weight
-        trunk = self.clip.tower.trunk
         for part in (trunk.stem, trunk.stages, trunk.norm_pre):
             part.requires_grad_(True)
         if weights is not None:
@@ -114,8 +112,7 @@ class MAFTPlus(ConvMaskModel):
 
         It is no part of the module, so that no state dict holds it and results do without it.
         """
-        tower = self.original().tower
-        assert isinstance(tower, ConvNeXtTower)  # as that of the tuned one, which has been checked
+        tower = _convnext(self.original())
         tower.trunk.to(self.clip.device, self.clip.dtype)
         return tower
 
@@ -176,3 +173,10 @@ class MAFTPlus(ConvMaskModel):
             "loss_ma": mask_aware_loss(adapted, masks, wanted),
             "loss_rc": self.compensation * representation_loss(dense, before),
         }
+
+
+def _convnext(clip: ConvClip) -> ConvNeXtTower:
+    """Return the image tower of a CLIP, which has to be a ConvNeXt."""
+    if not isinstance(clip.tower, ConvNeXtTower):
+        raise ConfigError(f"MAFT+ embeds pixels as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
+    return clip.tower
