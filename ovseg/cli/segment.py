@@ -111,10 +111,10 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
-    from ovseg.contract import check_want
-    from ovseg.result.files import needs_of, plan_files, write_files
-
     with without_collection():
+        from ovseg.contract import check_want  # brings PyTorch
+        from ovseg.result.files import needs_of, plan_files, write_files
+
         images, left_out = choose_inputs(args.images)
         if left_out:
             what = f"{left_out} results of earlier runs are left out"
