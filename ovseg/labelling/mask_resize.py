@@ -53,22 +53,27 @@ class MaskResize:
         _, left, _ = _part(self.columns, self.columns_after, tile[1])
         return mask_logits[:, top, left].float()
 
-    def logits(self, mask_logits: Tensor, tile: tuple[slice, slice]) -> Tensor:
+    def logits(self, mask_logits: Tensor, tile: tuple[slice, slice], queries: Tensor | None = None) -> Tensor:
         """Return the logits (Q, a, b) float32 of mask logits (Q, h, w) in a tile of (a, b) pixels, before the sigmoid.
 
-        Where the resizing takes the sigmoid first, the tile is one of (H', W').
+        Where the resizing takes the sigmoid first, the tile is one of (H', W'). With ``queries`` (n,) it is of them
+        alone: of the others nothing is copied.
         """
         rows, top, _ = _part(self.rows, None, tile[0])
         columns, left, _ = _part(self.columns, None, tile[1])
         device = mask_logits.device
-        return rows.to(device) @ mask_logits[:, top, left].float() @ columns.to(device).mT
+        return rows.to(device) @ _cells(mask_logits, top, left, queries) @ columns.to(device).mT
 
-    def probabilities(self, mask_logits: Tensor, tile: tuple[slice, slice]) -> Tensor:
-        """Return the probabilities (Q, a, b) float32 of mask logits (Q, h, w) in a tile of (a, b) pixels."""
+    def probabilities(self, mask_logits: Tensor, tile: tuple[slice, slice], queries: Tensor | None = None) -> Tensor:
+        """Return the probabilities (Q, a, b) float32 of mask logits (Q, h, w) in a tile of (a, b) pixels.
+
+        With ``queries`` (n,) it is of them alone, as in `logits`.
+        """
         rows, top, after_rows = _part(self.rows, self.rows_after, tile[0])
         columns, left, after_columns = _part(self.columns, self.columns_after, tile[1])
         device = mask_logits.device
-        found = (rows.to(device) @ mask_logits[:, top, left].float() @ columns.to(device).mT).sigmoid_()
+        cells = _cells(mask_logits, top, left, queries)
+        found = (rows.to(device) @ cells @ columns.to(device).mT).sigmoid_()
         found = found if after_rows is None else after_rows.to(device) @ found
         return found if after_columns is None else found @ after_columns.to(device).mT
 
@@ -102,6 +107,12 @@ def plan_resize(
     if sigmoid_first:
         return MaskResize(*(matrix.float() for matrix in (*first, *second)))
     return MaskResize((second[0] @ first[0]).float(), (second[1] @ first[1]).float())
+
+
+def _cells(mask_logits: Tensor, rows: slice, columns: slice, queries: Tensor | None) -> Tensor:
+    """Return float32 cells of all masks, or of some; the cells are cut out first, for whole masks are large."""
+    found = mask_logits[:, rows, columns]
+    return (found if queries is None else found[queries]).float()
 
 
 def _part(first: Tensor, after: Tensor | None, wanted: slice) -> tuple[Tensor, slice, Tensor | None]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovseg.errors import ConfigError
 from ovseg.labelling import mask_resize
@@ -208,3 +209,32 @@ def test_mistakes():
     late = plan_resize((2, 2), (4, 4), (4, 4), (5, 5), sigmoid_first=True)
     with pytest.raises(ConfigError, match="sigmoid_first=False"):
         instances(torch.ones(1, 2), torch.ones(1, 2, 2), late)
+
+
+class LargestCopies(TorchDispatchMode):
+    """Counts the tensors that operations make with as many values as whole masks have."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values, self.count = values, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.index.Tensor and found.numel() >= self.values:
+            self.count += 1
+        return found
+
+
+@pytest.mark.parametrize("work", ["panoptic", "instances"])
+def test_whole_masks_are_copied_once_and_not_for_every_tile(work, monkeypatch):
+    """When all masks may win everywhere, each tile takes its cells of them and not them."""
+    monkeypatch.setattr(mask_postprocess, "_MASK_PIXELS", 2**20)
+    torch.manual_seed(0)
+    probabilities, logits = (torch.randn(6, 4) / 100).softmax(-1), torch.randn(6, 40, 40) / 100 + 1
+    plan = plan_resize((40, 40), (80, 80), (80, 80), (90, 100))
+    with LargestCopies(logits.numel()) as copies:
+        if work == "panoptic":
+            panoptic(probabilities, logits, plan, torch.ones(3, dtype=torch.bool), 0.0)
+        else:
+            instances(probabilities, logits, plan, top_k=18)
+    assert copies.count == 1
