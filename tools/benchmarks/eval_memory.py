@@ -32,6 +32,7 @@ from ovseg.data.dataset import SEMANTIC
 from ovseg.errors import EnvironmentProblem
 from ovseg.evaluation.runs.measures import Measures
 from ovseg.evaluation.runs.plan import Plan
+from ovseg.ops.library import load_kernels
 from ovseg.system.device import give_back
 from ovseg.vocabulary import Vocabulary
 
@@ -96,7 +97,10 @@ def run(args: argparse.Namespace) -> int:
     figures: list[Figure] = []
     limits = dict(zip(RUNS, (args.labels_limit, args.objects_limit), strict=True))
     with tempfile.TemporaryDirectory() as folder, Console().status("writing random weights ...") as status:
-        work = Path(folder)
+        work, kernels = Path(folder), load_kernels()
+        if kernels is not None:  # the cache is another one, in which they shall be, too
+            (work / "cache/ops").mkdir(parents=True)
+            (work / "cache/ops" / kernels.name).symlink_to(kernels)
         environment = {"OVSEG_CACHE": str(work / "cache")}
         make_dataset(work / "data", vocabulary_with_synonyms(args.classes), args.images)
         in_fresh_process(make_model, Case(args.config, work, args.classes), "the model", environment)
@@ -106,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
             figures.append(Figure(f"{name}: over the loaded model", found.whole / 1e6, "MB", limits[name]))
             figures += [Figure(f"{name}: while it {stage}", peak / 1e6, "MB") for stage, peak in found.stages.items()]
             figures.append(Figure(f"{name}: model, per image", found.seconds, "s"))
-    where = f"{args.classes} classes, {args.images} images of {SIZE[1]}x{SIZE[0]}"
+    how = "operators in plain PyTorch" if kernels is None else "compiled operators"
+    where = f"{args.classes} classes, {args.images} images of {SIZE[1]}x{SIZE[0]}, {how}"
     return report(f"ovseg eval, {Path(args.config).stem}, {where}", figures, args, before)
 
 

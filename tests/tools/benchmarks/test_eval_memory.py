@@ -86,6 +86,20 @@ def test_an_image_that_cannot_be_evaluated_is_no_result(arguments, monkeypatch):
         tool.run(benchmark.parse_args(arguments))
 
 
+def test_compiled_operators_are_found_in_the_cache_of_the_evaluation(arguments, monkeypatch, tmp_path, capsys):
+    library = tmp_path / "operators.so"
+    library.write_bytes(b"kernels")
+    seen = []
+    monkeypatch.setattr(tool, "load_kernels", lambda: library)
+    monkeypatch.setattr(tool, "measure", lambda case: seen.append(case) or tool.Found(1, {"reads": 1}, 1.0))
+    monkeypatch.setattr(
+        tool, "make_model", lambda case: seen.append((case.work / "cache/ops/operators.so").read_bytes())
+    )
+    assert benchmark.main(arguments) == 0
+    assert seen[0] == b"kernels" and len(seen) == 3
+    assert "compiled operators" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_text_tower_that_is_asked_is_no_result(arguments, monkeypatch):
     monkeypatch.setattr(tool, "remember", lambda *_: None)
     with pytest.raises(EnvironmentProblem, match="asks the text tower"):
