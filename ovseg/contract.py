@@ -92,7 +92,8 @@ class Answer:
         panoptic: At most one segment for every pixel; None unless wanted.
         instances: Objects by falling score, which may overlap; None unless wanted.
         class_scores: (K, H, W) float32, 0 or more, of all classes; None unless wanted. Sums over masks may exceed 1,
-            where `scores` are cut. Words of the background compete and have no map, thresholds are not applied.
+            where `scores` are cut. Words of the background compete and have no map, and thresholds of probability are
+            not applied.
     """
 
     labels: Tensor

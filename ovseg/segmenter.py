@@ -179,7 +179,8 @@ class Segmenter:
             raise VocabularyError("no classes were given; give them, for example segmenter(image, ['cat', 'sofa'])")
         vocabulary = Vocabulary.parse(self.default_words if classes is None else classes)
         policy = None if background is None else parse_background(background)
-        key = (vocabulary, tuple(entry.color for entry in vocabulary), policy, templates)
+        colours = tuple(entry.color for entry in vocabulary)  # no part of what makes two vocabularies equal
+        key = (self.model.weights_hash, vocabulary, colours, policy, templates)
         with self._words_lock:
             if key in self._words:
                 self._words.move_to_end(key)
@@ -325,10 +326,13 @@ class Segmenter:
         try:
             encoded = self._encode([image for _, image in batch])
         except InputError as error:
+            if len(batch) > 1:  # whose fault it is shows when they come one by one
+                for alone in batch:
+                    yield from self._segment([alone], words, want, on_error, words_seconds)
+                return
             if on_error is None:
                 raise
-            for source, _ in batch:
-                on_error(source, error)
+            on_error(batch[0][0], error)
             return
         for (source, _), one in zip(batch, encoded, strict=True):
             try:
@@ -368,7 +372,7 @@ class Segmenter:
             if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
             raise InputError(
-                f"{names} does not fit into the memory of {self.device}; use a smaller batch size"
+                f"{names} does not fit into the memory of {self.device}; make it smaller, or use another device"
             ) from error
 
     def _meta(self, one: EncodedImage, words: Words, want: frozenset[str], timings: dict[str, float]) -> dict[str, Any]:

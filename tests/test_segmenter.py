@@ -234,7 +234,34 @@ def test_out_of_memory_is_an_error_of_the_image(segmenter, pixels, monkeypatch, 
     monkeypatch.setattr(segmenter.model, where, fail)
     found: list[str] = []
     assert list(segmenter.stream([pixels], words, on_error=lambda source, error: found.append(str(error)))) == []
-    assert found == ["image does not fit into the memory of cpu; use a smaller batch size"]
+    assert found == ["image does not fit into the memory of cpu; make it smaller, or use another device"]
+
+
+def test_only_what_does_not_fit_is_left_out_of_a_batch(tiny_clip, photos, monkeypatch):
+    segmenter = ovseg.load(tiny_clip, device="cpu", batch_size=4)
+    see = segmenter.model.see
+
+    def scarce(images):
+        if images.shape[2] > images.shape[3]:  # c.webp alone is upright
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return see(images)
+
+    monkeypatch.setattr(segmenter.model, "see", scarce)
+    left_out: list[str] = []
+    words, sources = segmenter.words(WORDS), sorted(photos.iterdir())
+    found = segmenter.stream(sources, words, on_error=lambda source, error: left_out.append(source.name))
+    assert [result.meta["image"] for result in found] == ["a.jpg", "b.png"] and left_out == ["c.webp"]
+    with pytest.raises(InputError, match=r"^c\.webp does not fit"):
+        list(segmenter.stream(sources, words))
+
+
+def test_words_are_embedded_anew_for_other_weights(tiny_clip, pixels):
+    segmenter = ovseg.load(tiny_clip, device="cpu")
+    segmenter(pixels, WORDS)
+    state = {key: value.clone() for key, value in segmenter.model.state_dict().items()}
+    state["clip.model.logit_scale"] += 0.5
+    segmenter.model.load_state_dict(state)
+    assert segmenter(pixels, WORDS).meta["weights_hash"] == segmenter.model.weights_hash
 
 
 def test_without_a_cache_folder_it_works_and_warns(tiny_clip, photo, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.clip import loading
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_tokenizer, vision_config
 from ovseg.clip.tower import Tower
@@ -126,7 +126,9 @@ class BaseClip(Tower):
         """Read scale and hash from the weights; call it when weights were loaded over those it was built with."""
         on_meta = self.device.type == "meta"  # there are no values yet
         self.logit_scale = 1.0 if on_meta else float(self.model.logit_scale.float().exp())
-        self.weights_hash = "" if on_meta else _hash(self.model, self.model_cfg)
+        # The same weights mean something else under another activation, which the configuration says.
+        config = json.dumps(self.model_cfg, sort_keys=True, default=str)
+        self.weights_hash = "" if on_meta else hash_tensors(self.model.state_dict().items(), config)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever the model around it does."""
@@ -169,12 +171,3 @@ class BaseClip(Tower):
         self.move_text(self.device)
         embedded: Tensor = self.model.encode_text(tokens.to(self.device))
         return embedded
-
-
-def _hash(model: nn.Module, model_cfg: Mapping[str, Any]) -> str:
-    """Hash weights and configuration: the same weights mean something else under another activation."""
-    digest = hashlib.sha256(json.dumps(model_cfg, sort_keys=True, default=str).encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

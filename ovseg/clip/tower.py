@@ -56,11 +56,20 @@ class Tower(TokenTower):
         """Return how many of the last blocks a recalibration takes over.
 
         Raises:
-            ConfigError: More than there are; it needs what this tower has not; or it asks for an unknown
-                position-embedding rule.
+            ConfigError: As `check_method`.
         """
         if recalibration is None:
             return 0
+        self.check_method(recalibration)
+        return recalibration.blocks_of(self.depth)
+
+    def check_method(self, recalibration: Recalibrator) -> None:
+        """Refuse a recalibration that does not fit this tower.
+
+        Raises:
+            ConfigError: It takes over more blocks than there are; it needs what this tower has not; or it asks for an
+                unknown position-embedding rule.
+        """
         self.check(recalibration.requires, recalibration.name)
         if recalibration.pos_resize not in RULES:
             raise ConfigError(f"pos_resize '{recalibration.pos_resize}' is unknown; expected one of {', '.join(RULES)}")
@@ -70,7 +79,6 @@ class Tower(TokenTower):
                 f"{recalibration.name} changes the last {wanted} blocks but {self.name} "
                 f"has {self.depth}; choose a smaller depth or a deeper CLIP"
             )
-        return wanted
 
     def _check_images(self, images: Tensor) -> None:
         shape = tuple(images.shape)

@@ -1,8 +1,7 @@
-"""What methods do with the features of a guide: weights from them, and blocks that run by other weights or masks."""
+"""What methods do by the features of a guide: blocks that run by other weights, or on other keys and values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from ovseg.clip.features import Kept
 from ovseg.clip.tokens import Block
-from ovseg.guides.base import unit_patches
 
 
 @dataclass(frozen=True)
@@ -19,25 +17,6 @@ class GuideGrid(Kept):
     """Rows and columns of the guide's grid, on which the patches lie from the last block on."""
 
     size: tuple[int, int]
-
-
-def proxy_weights(features: Tensor, beta: float = 1.2, gamma: float = 3.0, batch_mean: bool = False) -> Tensor:
-    """Return the attention of ProxyCLIP: the softmax of cosines, of those only that stand out (arXiv 2408.04883).
-
-    Args:
-        features: Of a guide, (B, C, h, w).
-        beta: Pairs below ``beta`` times the mean cosine are dropped. A position never drops itself, else nearly uniform
-            features would leave some rows without any weight.
-        gamma: Inverse temperature.
-        batch_mean: Whether the mean is that of all images, as in the original, or each image's own.
-
-    Returns:
-        Weights (B, h * w, h * w) in float32; the rows sum to 1.
-    """
-    unit = unit_patches(features)
-    cosines = unit @ unit.mT
-    mean = cosines.mean() if batch_mean else cosines.mean((1, 2), keepdim=True)
-    return masked_softmax(gamma * cosines, cosines >= beta * mean)
 
 
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
@@ -85,51 +64,6 @@ def guided_block(
     if residual:
         patches = patches + resize_patches(tokens, grid, target)
     return patches + block.feed_forward(patches) if feed_forward else patches
-
-
-def remember(
-    tokens: Tensor, blocks: Sequence[Block], hidden: set[int]
-) -> tuple[Tensor, dict[int, Tensor], list[tuple[Tensor, Tensor]]]:
-    """Run tokens (B, N, C) through all blocks but the last, as CLIP does.
-
-    Returns:
-        What enters the last block; what leaves the blocks of these indices; and the keys and values (B, heads, N, d) of
-        every block, the last included.
-    """
-    kept: dict[int, Tensor] = {}
-    memory: list[tuple[Tensor, Tensor]] = []
-    for index, block in enumerate(blocks[:-1]):
-        query, key, value = block.qkv(tokens)
-        memory.append((key, value))
-        tokens = tokens + block.project(F.scaled_dot_product_attention(query, key, value))
-        tokens = tokens + block.feed_forward(tokens)
-        if index in hidden:
-            kept[index] = tokens
-    _, key, value = blocks[-1].qkv(tokens)
-    return tokens, kept, [*memory, (key, value)]
-
-
-def region_tokens(cls: Tensor, ids: Tensor, blocks: Sequence[Block], memory: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Run copies of the class token through all blocks; each sees the patches of one region and all other tokens.
-
-    They run beside the image, whose own tokens do not see them.
-
-    Args:
-        cls: The class token (B, 1, C) that enters the first block.
-        ids: Region ids (B, h * w) of the patches, from 0 on without gaps.
-        blocks: Of CLIP, as they are.
-        memory: Keys and values of the image's own tokens in each block, (B, heads, P + h * w, d), patches last.
-
-    Returns:
-        Tokens (B, 1 + R, C): the first sees all patches, and so is the class token of CLIP itself; 1 + i sees region i.
-    """
-    regions = F.one_hot(ids).mT.bool()
-    others = memory[0][0].shape[2] - ids.shape[1]
-    sees = F.pad(regions, (others, 0, 1, 0), value=True)[:, None]  # (B, 1, 1 + R, P + h * w)
-    tokens = cls.expand(-1, sees.shape[2], -1)
-    for block, (key, value) in zip(blocks, memory, strict=True):
-        tokens = cross_block(tokens, block, key, value, sees)
-    return tokens
 
 
 def cross_block(tokens: Tensor, block: Block, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

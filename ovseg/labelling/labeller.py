@@ -123,6 +123,6 @@ def region_ids(areas: Tensor, size: tuple[int, int]) -> Tensor:
         Region ids (H, W) int64, negative where there is none.
     """
     if areas.ndim == 2:
-        return F.interpolate(areas[None, None].double(), size, mode="nearest")[0, 0].long()
+        return F.interpolate(areas[None, None].float(), size, mode="nearest")[0, 0].long()  # exact below 2**24 regions
     ids = torch.arange(len(areas), device=areas.device)
     return segment_map(areas, *_resize(areas.shape[1:], size), ids, ScoreRule(logit_scale=1.0, softmax=False))[0].long()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ovseg.errors import ConfigError, one_of
-from ovseg.ops.windows import WindowPlan, plan_windows
+from ovseg.ops.windows import WindowPlan, check_windows, plan_windows
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,19 @@ class Protocol:
     crf_appearance: tuple[float, ...] = (50.0, 5.0, 10.0)
 
     def __post_init__(self) -> None:
-        """Check the values; those of windows where they are used."""
+        """Check the values; for those of windows see `check`."""
         one_of("pamr_at", self.pamr_at, ("output", "network"))
         one_of("region_rule", self.region_rule, ("none", "vote", "mean"))
         if not 0 <= self.image_engineering <= 1:
             raise ConfigError(f"image_engineering is {self.image_engineering}; expected a share between 0 and 1")
+
+    def check(self, patch: int) -> None:
+        """Refuse windows that do not fit a model with patches of so many pixels.
+
+        Raises:
+            ConfigError: They cannot be laid out so.
+        """
+        check_windows(patch, self.window, self.stride, self.padding, self.pad_multiple)
 
     def plan(self, size: tuple[int, int], patch: int) -> WindowPlan:
         """Plan the windows of a network input of ``size`` (height, width)."""

@@ -122,20 +122,21 @@ def class_probabilities(
 ) -> Tensor:
     """Return the probability of every class at every pixel (K, H, W), for evaluators; arguments as `segment_map`.
 
-    Softmax over all queries, then the maximum over the names of a class, then zero for classes that the area rule
-    drops. The probability threshold is not applied.
+    Softmax over all queries, then the maximum over the names of a class, then zero for what the rules of scores and
+    areas drop of the labels, too. The probability threshold is not applied.
     """
     _check(patch_logits, query_to_class, rule, image)
-    logits = torch.cat(list(_Stream(patch_logits, rows, columns, rule, image).maps()))
+    streamed, strong = _Stream(patch_logits, rows, columns, rule, image), _strong(patch_logits, rule)
+    logits = torch.cat(list(streamed.maps()))
     query_probabilities = logits.softmax(0) if rule.softmax else logits
     classes = query_to_class.tolist()
     found = torch.zeros(max([*classes, 0]) + 1, *logits.shape[1:], device=logits.device)
-    strong = _strong(patch_logits, rule).tolist()
-    for index, kept, probability in zip(classes, strong, query_probabilities, strict=True):
+    for index, kept, probability in zip(classes, strong.tolist(), query_probabilities, strict=True):
         if index >= 0 and kept:
             torch.maximum(found[index], probability, out=found[index])
     if rule.area_threshold > 0:
-        found[_small_classes(found.argmax(0), query_to_class, rule)] = 0
+        queries = query_to_class.to(patch_logits.device)
+        found[_small_classes(streamed.best(strong, queries)[0], queries, rule)] = 0
     return found
 
 

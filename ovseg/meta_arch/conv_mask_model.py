@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -17,7 +17,6 @@ from ovseg.clip.conv_clip import STRIDE, ConvClip
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
 from ovseg.data.preprocessing import SizeRule
-from ovseg.errors import ConfigError
 from ovseg.labelling.mask_resize import plan_resize
 from ovseg.labelling.objects import MaskRule, object_results
 from ovseg.losses.criterion import SetCriterion
@@ -85,16 +84,11 @@ class ConvMaskModel(MaskModel):
         templates: str,
         background: str,
         text: TextOptions | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Put the parts together.
-
-        Raises:
-            ConfigError: The texts are to be engineered for each image, which masks have no place for.
-        """
-        super().__init__(clip, templates, background, text)
+        """Put the parts together."""
+        super().__init__(clip, templates, background, text, options)
         self.not_compiled = clip.not_compiled if isinstance(clip, ViTPyramid) else ""
-        if self.text.autoclip:
-            raise ConfigError(f"AutoCLIP weighs texts for patches, but {type(self).__name__} has masks; set it to 0")
         self.pixel_decoder, self.decoder = pixel_decoder, decoder
         self.void = nn.Embedding(1, clip.embed_dim)
         self.size_rule, self.rule, self.criterion = size_rule, rule, criterion
@@ -123,6 +117,7 @@ class ConvMaskModel(MaskModel):
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
             "text": TextOptions.from_config(cfg.MODEL.TEXT),
+            "options": section.of_results,
             "weights": weights,
             **section.own,
         }
@@ -132,6 +127,11 @@ class ConvMaskModel(MaskModel):
         """What can be wanted of the model; its rule says which objects."""
         objects = {PANOPTIC: self.rule.panoptic, INSTANCES: self.rule.instances}
         return super().gives | {name for name, given in objects.items() if given}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        return {**super().settings, "rule": asdict(self.rule)}
 
     def network(self, images: Tensor) -> tuple[dict[str, Tensor], Proposals]:
         """Return the levels of CLIP and the proposals of the last layer; see `WordedModel.network`."""

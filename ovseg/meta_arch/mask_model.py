@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from ovseg.losses.matcher import Target
 from ovseg.meta_arch.section import Sectioned
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.system.device import to_device
+from ovseg.vocabulary import TextOptions
 
 
 def size_rule(cfg: CfgNode, minimum: int) -> SizeRule:
@@ -51,10 +52,36 @@ class MaskModel(WordedModel, Sectioned):
     Attributes:
         head: Names of the trained parts in the state dict, by how they start.
         size_divisibility: Images are padded with zeros to multiples of so many pixels, as the originals do.
+        options: Those of the config that make results (`Section.of_results`), for the record.
     """
 
     size_divisibility: int = 32
     head: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        clip: Any,
+        templates: str,
+        background: str,
+        text: TextOptions | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check the words' settings of a config.
+
+        Raises:
+            ConfigError: The texts are to be engineered for each image, which masks have no place for.
+        """
+        super().__init__(clip, templates, background, text)
+        if self.text.autoclip:
+            raise ConfigError(
+                f"AutoCLIP weighs texts for patches, but {type(self).__name__} has masks; set MODEL.TEXT.AUTOCLIP to 0"
+            )
+        self.options = dict(options or {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        return {**super().settings, "options": self.options}
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's alone: trained with the model, or of another part."""

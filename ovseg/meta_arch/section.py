@@ -16,6 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from ovseg.config import RENAMED
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.system.registry import Kind, Options, check_options, options_of
+from ovseg.system.values import plain
 
 ARCHITECTURES: Kind[Any] = Kind("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY, lambda one: hasattr(one, "answer"))
 """Architectures that are asked by words; Detectron2 registers its own beside them."""
@@ -26,9 +27,11 @@ class Sectioned:
 
     Attributes:
         made_of: By argument of the constructor, what makes it; whatever is no option is given to `Section.make`.
+        unrecorded: Of these, parts whose options make no results, or are recorded in another form.
     """
 
     made_of: ClassVar[Mapping[str, Callable[..., Any]]]
+    unrecorded: ClassVar[tuple[str, ...]] = ("criterion",)
 
 
 class Section:
@@ -50,8 +53,16 @@ class Section:
             raise ConfigError(f"MODEL.{old} is called MODEL.{name} now; rename it")
         given = check_options(f"MODEL.{name}", known, lower_keys(cfg.MODEL.get(name, {}), f"MODEL.{name}"))
         self.options = {option: given.get(option, one.default) for option, one in known.items()}
-        self._made_of = architecture.made_of
+        self._made_of, self._unrecorded = architecture.made_of, architecture.unrecorded
         self.own = self._of(architecture)
+
+    @property
+    def of_results(self) -> dict[str, Any]:
+        """The options that make results, as JSON values."""
+        found = dict(self.own)
+        for part, maker in self._made_of.items():
+            found |= {} if part in self._unrecorded else self._of(maker)
+        return plain(found)
 
     def make(self, part: str, *given: Any) -> Any:
         """Make a part of its options and what else it is given."""

@@ -27,6 +27,7 @@ from ovseg.ops.windows import WindowPlan
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.regions import REGIONS, RegionGenerator
 from ovseg.system.registry import build
+from ovseg.system.values import plain
 from ovseg.vocabulary import TextOptions
 
 WINDOWS_PER_PASS = 16
@@ -70,8 +71,8 @@ class TrainingFree(WordedModel):
         """Put the parts together; a Detectron2 config is accepted in their place."""
         super().__init__(clip, templates, background, text)
         self.recalibration, self.size_rule, self.protocol, self.rule = recalibration, size_rule, protocol, rule
-        clip.handed_over(recalibration)
-        protocol.plan((max(protocol.window, clip.patch_size),) * 2, clip.patch_size)
+        clip.check_method(recalibration)
+        protocol.check(clip.patch_size)
         reason = recalibration.why_not_compiled()
         self.not_compiled = f"in {recalibration.name} {reason}" if reason else ""
         self.regions = regions
@@ -107,15 +108,13 @@ class TrainingFree(WordedModel):
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
         return {
-            "architecture": type(self).__name__,
-            "clip": self.clip.name,
+            **super().settings,
             "recalibration": self.recalibration.name,
             "options": self.recalibration.options,
             "regions": type(self.regions).__name__ if self.regions is not None else "",
-            "size_rule": _json(self.size_rule),
-            "protocol": _json(self.protocol),
-            "text": self.text.to_json(),
-            "rule": _json(self.rule),
+            "region_options": self.regions.options if self.regions is not None else {},
+            "protocol": plain(asdict(self.protocol)),
+            "rule": plain(asdict(self.rule)),
         }
 
     def network(self, windows: Tensor, regions: Tensor | None = None) -> DenseFeatures:
@@ -178,11 +177,6 @@ def _shares(done: int, count: int, windows: int) -> Iterator[tuple[int, slice]]:
     for place in range(done // windows, (done + count - 1) // windows + 1):
         first, last = max(place * windows, done), min((place + 1) * windows, done + count)
         yield place, slice(first - done, last - done)
-
-
-def _json(settings: SizeRule | Protocol | ScoreRule) -> dict[str, Any]:
-    """Return the fields of a data class as JSON values: tuples become lists."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
 
 
 def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGenerator | None) -> None:

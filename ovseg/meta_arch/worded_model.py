@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError
 from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.linear_layers import pack_linears
 from ovseg.system.device import to_device
+from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
 
@@ -32,7 +34,8 @@ class WordedModel(nn.Module):
     (`label`). Everything else about `words`, `encode` and `answer` (see `ovseg.contract.SegmentationModel`) is here.
 
     The batch rule: images of one size share their passes, others do not meet inside a network, so the result of an
-    image is the same in any company (up to the rounding of products over a batch).
+    image is the same in any company (up to the rounding of products over a batch). One option breaks it, and says so:
+    ``batch_mean`` of ProxyCLIP, which is there to repeat its original.
 
     Attributes:
         clip: The frozen CLIP; its text tower embeds the words.
@@ -65,7 +68,13 @@ class WordedModel(nn.Module):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
-        raise NotImplementedError
+        return {
+            "architecture": type(self).__name__,
+            "clip": self.clip.name,
+            "normalisation": [list(self.clip.mean), list(self.clip.std)],
+            "size_rule": plain(asdict(self.size_rule)),
+            "text": self.text.to_json(),
+        }
 
     @property
     def weights_hash(self) -> str:
@@ -274,7 +283,14 @@ class WordedModel(nn.Module):
         What a lower precision is for is the trunk of CLIP, most of the work: its products run in it, under autocast;
         norms and the sums of residual blocks, texts, trained heads and all that follows stay float32. The text tower
         waits on the CPU, for words are embedded once.
+
+        Raises:
+            ConfigError: It is in low precision already and shall be in another one; what was rounded stays so.
         """
+        if self.clip.precision not in (torch.float32, dtype):
+            raise ConfigError(
+                f"the model is in {self.clip.precision} and asked for {dtype}; weights stay rounded, so load it anew"
+            )
         low = dtype in (torch.bfloat16, torch.float16)
         self.eval().to(device, torch.float32 if low else dtype)
         self._text_rests = torch.device("cpu")
@@ -326,12 +342,3 @@ class WithWords(nn.Module):
         """Fill the words in, and call the model; see `WordedModel.forward`."""
         found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
         return found
-
-
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Return 16 hex digits that say which tensors these are."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(tensors):
-        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

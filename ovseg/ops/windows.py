@@ -136,24 +136,37 @@ def plan_windows(
     Raises:
         ConfigError: A value is out of range, or a window is smaller than a patch.
     """
+    check_windows(patch, crop, stride, padding, multiple)
+    axes = (_plan_axis(length, patch, crop, stride, padding, multiple or patch) for length in size)
+    return WindowPlan(*axes)
+
+
+def check_windows(patch: int, crop: int, stride: int, padding: str, multiple: int = 0) -> None:
+    """Refuse settings of windows that fit no image; arguments and errors are those of `plan_windows`."""
     if padding not in PADDINGS:
         raise ConfigError(f"window padding is '{padding}'; expected one of {', '.join(PADDINGS)}")
     if crop < 0 or (crop and stride < 1):
         raise ConfigError(f"window crop {crop} with stride {stride}; expected crop >= 0 and, with a crop, stride >= 1")
     if crop and stride > crop:
         raise ConfigError(f"window stride {stride} leaves gaps between windows of {crop}; expected stride <= crop")
-    axes = (_plan_axis(length, patch, crop, stride, padding, multiple or patch) for length in size)
-    return WindowPlan(*axes)
+    if crop:
+        _cells(crop, patch, padding, multiple or patch)
+
+
+def _cells(size: int, patch: int, padding: str, multiple: int) -> tuple[int, int]:
+    """Return the patches along a window of ``size`` pixels, and the pixels that are missing to them."""
+    missing = 0 if padding == "none" else -size % multiple
+    cells = (size + missing) // patch
+    if cells < 1:
+        raise ConfigError(f"a window of {size} pixels holds no patch of {patch}; expected a larger image or padding")
+    return cells, missing
 
 
 def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str, multiple: int) -> Axis:
     size = min(crop, length) if crop else length
     steps = max(length - size + stride - 1, 0) // stride + 1 if crop else 1
     starts = tuple(min(step * stride, length - size) for step in range(steps))
-    missing = 0 if padding == "none" else -size % multiple
+    cells, missing = _cells(size, patch, padding, multiple)
     before = missing // 2 if padding == "even" else 0
-    cells = (size + missing) // patch
-    if cells < 1:
-        raise ConfigError(f"a window of {size} pixels holds no patch of {patch}; expected a larger image or padding")
     direct = not crop and padding == "none"  # the originals resize windows and padded images twice, others once
     return Axis(length, size, starts, before, missing - before, cells, padding != "even", direct)

@@ -16,6 +16,7 @@ from ovseg.clip.tokens import ATTENTION, STREAM, Block
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError, one_of
 from ovseg.system.registry import Kind, build, find, names
+from ovseg.system.values import options_in_force
 
 if TYPE_CHECKING:
     from ovseg.contract import Words
@@ -84,9 +85,7 @@ class Recalibration(nn.Module):
     @property
     def options(self) -> dict[str, Any]:
         """The options in force, as JSON values; recorded in results."""
-        own = {key: value for key, value in vars(self).items() if not key.startswith("_") and key != "training"}
-        simple = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
-        return {key: value for key, value in simple.items() if isinstance(value, bool | int | float | str | list)}
+        return options_in_force(self)
 
     def why_not_compiled(self) -> str:
         """Return why `encode` cannot be compiled as one graph, for the method or for its guide; empty if it can."""

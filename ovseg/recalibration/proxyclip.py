@@ -10,8 +10,8 @@ from torch import Tensor
 from ovseg.clip.features import Context, DenseFeatures, Need
 from ovseg.clip.tokens import Block
 from ovseg.errors import at_least, one_of
-from ovseg.guides import Guide, build_guide
-from ovseg.guides.mixing import GuideGrid, cross_block, guided_block, proxy_weights
+from ovseg.guides import Guide, build_guide, unit_patches
+from ovseg.guides.mixing import GuideGrid, cross_block, guided_block, masked_softmax
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 
 
@@ -73,3 +73,22 @@ class ProxyCLIP(Recalibration):
         joint, cls = context.tower.head(tokens)
         grid = context.take(GuideGrid).size
         return DenseFeatures(context.tower.split(joint)[1].mT.unflatten(-1, grid), cls, grid, context)
+
+
+def proxy_weights(features: Tensor, beta: float = 1.2, gamma: float = 3.0, batch_mean: bool = False) -> Tensor:
+    """Return the attention of ProxyCLIP: the softmax of cosines, of those only that stand out (arXiv 2408.04883).
+
+    Args:
+        features: Of a guide, (B, C, h, w).
+        beta: Pairs below ``beta`` times the mean cosine are dropped. A position never drops itself, else nearly uniform
+            features would leave some rows without any weight.
+        gamma: Inverse temperature.
+        batch_mean: Whether the mean is that of all images, as in the original, or each image's own.
+
+    Returns:
+        Weights (B, h * w, h * w) in float32; the rows sum to 1.
+    """
+    unit = unit_patches(features)
+    cosines = unit @ unit.mT
+    mean = cosines.mean() if batch_mean else cosines.mean((1, 2), keepdim=True)
+    return masked_softmax(gamma * cosines, cosines >= beta * mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,17 @@ def check_boxes(boxes: Tensor) -> Tensor:
     return exact
 
 
+def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """Return the sides of boxes as shares of those of the image.
+
+    Raises:
+        ConfigError: There is no scale, or one is not in 0..1.
+    """
+    if not scales or not all(0 < scale <= 1 for scale in scales):
+        raise ConfigError(f"scales are {list(scales)}; expected at least one share of the image, each above 0, up to 1")
+    return tuple(scales)
+
+
 def grid_boxes(size: tuple[int, int], scales: tuple[float, ...], overlap: float = 0.5) -> Tensor:
     """Spread boxes of the image's own shape evenly over it.
 
@@ -41,8 +53,7 @@ def grid_boxes(size: tuple[int, int], scales: tuple[float, ...], overlap: float 
     Raises:
         ConfigError: There is no scale, or one is not in 0..1.
     """
-    if not scales or not all(0 < scale <= 1 for scale in scales):
-        raise ConfigError(f"scales are {list(scales)}; expected at least one share of the image, each above 0, up to 1")
+    check_scales(scales)
     height, width = size
     found = []
     for scale in scales:

@@ -37,6 +37,13 @@ def dump(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
 
 
+def options_in_force(of: object) -> dict[str, Any]:
+    """Return the public attributes of an object that are numbers, words or lists of such, as JSON values."""
+    own = {key: value for key, value in vars(of).items() if not key.startswith("_") and key != "training"}
+    simple = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
+    return {key: value for key, value in simple.items() if isinstance(value, bool | int | float | str | list)}
+
+
 def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested mappings; the second wins. Neither is changed."""
     merged = dict(first)

@@ -139,6 +139,17 @@ def test_class_probabilities():
     assert torch.equal(found.argmax(0)[inside].int(), labels[inside])
 
 
+def test_class_probabilities_drop_the_classes_that_labels_drop():
+    """Pixels of the background are nobody's, whatever class is the best of the classes there."""
+    patches = torch.zeros(3, 4, 4)
+    patches[2] = 1  # the background
+    patches[0, 0, 0], patches[1] = 2, 0.1
+    rule = ScoreRule(20.0, area_threshold=0.4)
+    arguments = (patches, torch.eye(4), torch.eye(4), torch.tensor([0, 1, -1]), rule)
+    assert set(segment_map(*arguments)[0].unique().tolist()) == {-1, 0}
+    assert (class_probabilities(*arguments).amax((1, 2)) > 0).tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -157,6 +157,7 @@ class Case:
         inside: Its methods that run what knows no words, and what does.
         many: As many classes as make a map of all of them larger than what is computed at a time.
         seed: Gives its head weights by which pictures show several classes.
+        requests: What each of eight users asks of it at once.
         votes: Whether the pixels of a region share a label, whatever the score of each.
     """
 
@@ -171,6 +172,7 @@ class Case:
     inside: tuple[str, str] = ("network", "label")
     many: int = 300
     seed: int = 1
+    requests: int = 2
     votes: bool = False
 
     @property
@@ -242,7 +244,7 @@ MODELS = (
         votes=True,
     ),
     Case("san", "san", "vit", golden="san", seed=36),
-    Case("fcclip-convnext", "fcclip", "convnext", golden="fcclip", changes=_ALL_OBJECTS, gives=_OBJECTS),
+    Case("fcclip-convnext", "fcclip", "convnext", golden="fcclip", changes=_ALL_OBJECTS, gives=_OBJECTS, requests=20),
     Case(
         "fcclip-resnet",
         "fcclip",

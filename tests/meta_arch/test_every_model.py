@@ -171,7 +171,7 @@ class TestEveryModel:
         wants = [LABELS, case.gives - {CLASS_SCORES}, frozenset({CLASS_SCORES})]
 
         def requests(user):
-            asked = [(tester.SIZES[(user + i) % 4], wants[(user + i) % 3]) for i in range(2)]
+            asked = [(tester.SIZES[(user + i) % 4], wants[(user + i) % 3]) for i in range(case.requests)]
             policy = ("none", "sky, wall")[user % 2]
             return [segmenter(picture(*size, user), vocabularies[user], policy, want=want) for size, want in asked]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,13 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from ovseg.config import add_ovseg_config, config_root, load_config
+from ovseg.contract import identity
 from ovseg.errors import ConfigError, OvsegError
 from ovseg.meta_arch import ARCHITECTURES, complete
 from ovseg.meta_arch.section import Section, Sectioned, lower_keys, section_options
+from ovseg.system.registry import options_of
 from ovseg.zoo import model_config
+from tests.meta_arch.models import build
 
 SHIPPED = {
     "SAN": "san/san-vit-b-16.yaml",
@@ -64,6 +68,24 @@ def test_values_are_checked_by_their_types(name):
         for read in (complete, build_model):  # the latter is Detectron2's own way, before any weights are read
             with pytest.raises(ConfigError, match=message):
                 read(config(name, **options))
+
+
+@pytest.mark.parametrize("file", ["san", "fcclip", "maft_plus"])
+def test_every_option_that_makes_results_tells_models_apart(file, tiny_clip, tiny_convnext):
+    built = build(file, tiny_clip if file == "san" else tiny_convnext)
+    kind = ARCHITECTURES.all()[built.settings["architecture"]]
+    losses = {*options_of(kind.made_of["criterion"]), "trained_vocabulary"}  # whose words are recorded themselves
+    assert built.settings["options"].keys() == section_options(kind).keys() - losses
+    assert built.settings == json.loads(json.dumps(built.settings))
+
+
+def test_models_of_the_same_weights_and_other_options_are_not_the_same(tiny_clip):
+    model, other = build("san", tiny_clip), build("san", tiny_clip, BIAS_POOLING="avg")
+    assert model.weights_hash == other.weights_hash and identity(model) != identity(other)
+    areas = [build("sclip", tiny_clip, regions={"NAME": "MeanShift", "OPTIONS": {"COLOUR": c}}) for c in (12.0, 13.0)]
+    assert identity(areas[0]) != identity(areas[1])
+    model.clip.mean = (0.4, 0.5, 0.5)
+    assert identity(model) != identity(build("san", tiny_clip))
 
 
 def test_a_change_may_have_another_type_than_the_file(tmp_path):

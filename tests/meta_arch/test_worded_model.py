@@ -40,6 +40,13 @@ def test_images_do_not_need_the_text_tower(model):
     assert ask(model, [picture(64, 64)], asked)[0].labels.shape == (64, 64)
 
 
+def test_a_model_in_low_precision_is_not_brought_to_another(model):
+    model.place(CPU, torch.bfloat16).place(CPU, torch.bfloat16)
+    for dtype in (torch.float32, torch.float16):
+        with pytest.raises(ConfigError, match=r"in torch\.bfloat16 and asked for torch\.float.*load it anew"):
+            model.place(CPU, dtype)
+
+
 @pytest.mark.parametrize("shape", [(4, 8, 8), (8, 8), (3, 0, 8)])
 def test_an_image_of_another_shape_is_named(model, shape):
     with pytest.raises(InputError, match=r"got an image of shape \(.*\); expected \(3, h, w\) RGB"):

@@ -117,6 +117,7 @@ def intermediates(clip: ViTClip, method: CLIPer, context: Context, case: Any) ->
             tokens, weights = block.with_attention(tokens)
             total = total + weights
         found["intermediate.attn_sum"] = total
-        found["intermediate.fused_attn_first_layer"] = layer_fusion.recalibrate(layer_fusion.balance(total))[0]
-        found["intermediate.final_attn"] = layer_fusion.recalibrate(kept.balanced)[0]
+        given = [total := layer_fusion.balance(total) for _ in clip.blocks]
+        found["intermediate.fused_attn_first_layer"] = layer_fusion.recalibrate(given[0])[0]
+        found["intermediate.final_attn"] = layer_fusion.recalibrate(given[-1])[0]
     return found

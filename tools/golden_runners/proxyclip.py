@@ -12,8 +12,8 @@ from ovseg.clip import Context, ViTClip
 from ovseg.clip.normalise import normalise
 from ovseg.guides import Guide
 from ovseg.guides.base import IMAGENET_MEAN, IMAGENET_STD, unit_patches
-from ovseg.guides.mixing import proxy_weights, resize_patches
-from ovseg.recalibration.proxyclip import ProxyCLIP
+from ovseg.guides.mixing import resize_patches
+from ovseg.recalibration.proxyclip import ProxyCLIP, proxy_weights
 
 
 class Given(Guide):

@@ -121,6 +121,7 @@ class FCCLIP(ConvMaskModel):
         "ensemble": Ensemble,
         "trained_names": read_words,
     }
+    unrecorded = ("criterion", "trained_names")
 
     @configurable
     def __init__(
@@ -153,13 +154,9 @@ class FCCLIP(ConvMaskModel):
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
         method = self.clip.recalibration if isinstance(self.clip, ViTPyramid) else None
         return {
-            "architecture": type(self).__name__,
-            "clip": self.clip.name,
-            "size_rule": asdict(self.size_rule),
-            "rule": asdict(self.rule),
+            **super().settings,
             "ensemble": asdict(self.ensemble),
             "trained_names": _brief(self.trained_names or frozenset()),
-            "text": self.text.to_json(),
             **({"recalibration": method.name, "options": method.options} if method else {}),
         }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
 
@@ -93,18 +92,6 @@ class MAFTPlus(ConvMaskModel):
         parts = super().parts(cfg, weights)
         transfer = Section(cls, cfg).make("transfer", parts["clip"].embed_dim)
         return {**parts, "transfer": transfer, "original": partial(conv_clip, cfg)}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
-        return {
-            "architecture": type(self).__name__,
-            "clip": self.clip.name,
-            "size_rule": asdict(self.size_rule),
-            "rule": asdict(self.rule),
-            "panoptic_transfer": self.transfer.panoptic,
-            "text": self.text.to_json(),
-        }
 
     @cached_property
     def teacher(self) -> ConvNeXtTower:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,6 +69,7 @@ class SAN(MaskModel):
         templates: str,
         background: str,
         text: TextOptions | None = None,
+        options: Mapping[str, Any] | None = None,
         weights: Weights | None = None,
         *,
         front_blocks: int = 9,
@@ -89,6 +89,7 @@ class SAN(MaskModel):
             templates: Name of the template set.
             background: The background policy.
             text: How the texts of a vocabulary are engineered.
+            options: See `MaskModel`.
             weights: In the layout of the released ones, or ours; None leaves the side adapter untrained.
             front_blocks: Of CLIP; the others are led by the masks.
             clip_resolution: Of the image that CLIP sees, as a share of the side adapter's.
@@ -102,9 +103,7 @@ class SAN(MaskModel):
             WeightsError: The weights do not fit.
         """
         clip.check({STREAM, ATTENTION, CLASS_TOKEN}, "SAN")
-        super().__init__(clip, templates, background, text)
-        if self.text.autoclip:
-            raise ConfigError("MODEL.TEXT.AUTOCLIP weighs texts for patches, which SAN does not compare; set it to 0")
+        super().__init__(clip, templates, background, text, options)
         _check_depth(clip, front_blocks, max(side_adapter.taps))
         self.side_adapter, self.criterion, self.size_rule = side_adapter, criterion, size_rule
         self.front_blocks, self.clip_resolution = front_blocks, clip_resolution
@@ -143,20 +142,9 @@ class SAN(MaskModel):
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
             "text": TextOptions.from_config(cfg.MODEL.TEXT),
+            "options": section.of_results,
             "weights": weights,
             **section.own,
-        }
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
-        return {
-            "architecture": type(self).__name__,
-            "clip": self.clip.name,
-            "clip_resolution": self.clip_resolution,
-            "front_blocks": self.front_blocks,
-            "size_rule": asdict(self.size_rule),
-            "text": self.text.to_json(),
         }
 
     def see(self, images: Tensor) -> list[Proposed]:

@@ -23,7 +23,7 @@ class Layers(Kept):
 
     Attributes:
         tokens: Of each layer that is compared with texts, what leaves the last block (B, N, C).
-        balanced: Attention (B, heads, N, N) of the earlier blocks, for the layer whose turn it is.
+        balanced: Attention (B, heads, N, N) of the earlier blocks, for the layer whose turn it is; None behind them.
         weights: The attention of the last layer between patches (B, h * w, h * w), mean of the heads.
         windows: Windows that were seen beside the whole image, and their features.
     """
@@ -35,7 +35,7 @@ class Layers(Kept):
 
     def rows(self, rows: slice) -> Layers:
         """Return what is kept of some of the images."""
-        part = Layers([tokens[rows] for tokens in self.tokens], None if self.balanced is None else self.balanced[rows])
+        part = Layers([tokens[rows] for tokens in self.tokens])
         part.weights = self.weights[rows]
         if self.windows is not None:
             windows, seen = self.windows

@@ -77,6 +77,7 @@ class CLIPer(Recalibration):
         for index, (source, layers.balanced) in enumerate(given):
             if self.fuse_feature or index in (selected, len(blocks) - 1):
                 found[index] = self.run_block(source, blocks[-1], context)
+        layers.balanced = None  # large, and of no use behind the blocks
         layers.tokens = list(found.values()) if self.fuse_feature else [found[selected]]
         return found[selected]
 

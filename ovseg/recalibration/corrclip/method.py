@@ -12,9 +12,10 @@ from ovseg.clip.features import Context, DenseFeatures
 from ovseg.clip.tokens import CLASS_TOKEN, Block
 from ovseg.errors import ConfigError, at_least
 from ovseg.guides import Guide, build_guide, unit_patches
-from ovseg.guides.mixing import GuideGrid, guided_block, masked_softmax, region_tokens, remember
+from ovseg.guides.mixing import GuideGrid, guided_block, masked_softmax
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, layer_index
 from ovseg.recalibration.corrclip.merging import merge_regions, renumber, resize_ids
+from ovseg.recalibration.corrclip.region_tokens import region_tokens, remember
 
 _SPATIAL = {12: 5, 24: 12}  # blocks of the spatial branch by depth; elsewhere depth - 4, as the paper has it for 32
 

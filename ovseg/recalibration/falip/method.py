@@ -12,7 +12,7 @@ from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError, at_least
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, layer_index
 from ovseg.recalibration.falip.foveal import class_tokens
-from ovseg.regions.boxes import bowl, box_blocks, covered, grid_boxes, mask_cover, paint, rescale
+from ovseg.regions.boxes import bowl, box_blocks, check_scales, covered, grid_boxes, mask_cover, paint, rescale
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -53,8 +53,8 @@ class FALIP(Recalibration):
         super().__init__(**common)
         if not (self.residual and self.feed_forward):
             raise ConfigError("FALIP changes nothing but attention; leave residual and feed_forward at true")
-        grid_boxes((1, 1), tuple(scales))  # refuses wrong scales now
-        self.start, self.value, self.sigma, self.scales = start, value, at_least("sigma", sigma, 1.0), tuple(scales)
+        self.start, self.value, self.scales = start, value, check_scales(scales)
+        self.sigma = at_least("sigma", sigma, 1.0)
 
     def blocks_of(self, depth: int) -> int:
         """Take the biased blocks."""

@@ -14,7 +14,7 @@ from ovseg.clip.tower import Tower
 from ovseg.errors import one_of
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 from ovseg.recalibration.redcircle.visual_prompts import PROMPTS, mark
-from ovseg.regions.boxes import box_blocks, covered, grid_boxes, paint, rescale
+from ovseg.regions.boxes import box_blocks, check_scales, covered, grid_boxes, paint, rescale
 
 _COPIES = 64  # of an image that are encoded at a time
 
@@ -47,8 +47,7 @@ class RedCircle(Recalibration):
             common: Options of `Recalibration`.
         """
         super().__init__(**common)
-        grid_boxes((1, 1), tuple(scales))  # refuses wrong scales now
-        self.prompt, self.scales = one_of("prompt", prompt, tuple(PROMPTS)), tuple(scales)
+        self.prompt, self.scales = one_of("prompt", prompt, tuple(PROMPTS)), check_scales(scales)
 
     def encode_boxes(self, clip: Tower, images: Tensor, boxes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return unit embeddings (B, R, D) of boxes (R, 4), in each of the normalised images (B, 3, H, W).
