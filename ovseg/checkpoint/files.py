@@ -33,7 +33,7 @@ def read_part(path: str | Path, part: str) -> dict[str, Tensor]:
     except Exception:  # safetensors, or broken: then the general reader says so
         raw = None
     if isinstance(raw, Mapping) and isinstance(raw.get(part), Mapping):
-        return {str(key): value for key, value in raw[part].items()}
+        return _only_tensors({str(key): value for key, value in raw[part].items()}, path)
     return read_state_dict(path)[0]
 
 
@@ -63,10 +63,14 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
     openai_layout = scripted or any(key in state for key in _OPENAI_EXTRAS)
     for key in _OPENAI_EXTRAS:
         state.pop(key, None)
+    return _only_tensors(state, path), openai_layout
+
+
+def _only_tensors(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
     strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if strange:
         raise WeightsError(f"{path} holds '{strange[0]}', which is no tensor; expected a state dict: tensors by name")
-    return state, openai_layout
+    return state
 
 
 def _read_any(path: Path) -> tuple[Any, bool]:

@@ -23,7 +23,7 @@ class Layers(Kept):
 
     Attributes:
         tokens: Of each layer that is compared with texts, what leaves the last block (B, N, C).
-        balanced: Attention (B, heads, N, N) of the earlier blocks, for the layer whose turn it is; None behind them.
+        balanced: Attention (B, heads, N, N) of the earlier blocks, for the layer whose turn it is; dropped behind them.
         weights: The attention of the last layer between patches (B, h * w, h * w), mean of the heads.
         windows: Windows that were seen beside the whole image, and their features.
     """

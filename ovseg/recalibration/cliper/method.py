@@ -77,7 +77,6 @@ class CLIPer(Recalibration):
         for index, (source, layers.balanced) in enumerate(given):
             if self.fuse_feature or index in (selected, len(blocks) - 1):
                 found[index] = self.run_block(source, blocks[-1], context)
-        layers.balanced = None  # large, and of no use behind the blocks
         layers.tokens = list(found.values()) if self.fuse_feature else [found[selected]]
         return found[selected]
 
@@ -90,12 +89,17 @@ class CLIPer(Recalibration):
 
     def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode the images and, where they are wanted, their windows."""
-        dense = clip.dense(images, self)
+        dense = self._dense(clip, images)
         if self.windows:
             windows = PatchWindows.over(dense.grid, clip.patch_size, self.windows)
-            dense.context.kept(Layers).windows = windows, clip.dense(windows.plan.cut(images), self)
+            dense.context.kept(Layers).windows = windows, self._dense(clip, windows.plan.cut(images))
         if (maps := self.compensation.maps(dense.context)) is not None:
             dense.context.keep(GuideMaps(maps))
+        return dense
+
+    def _dense(self, clip: Tower, images: Tensor) -> DenseFeatures:
+        dense = clip.dense(images, self)
+        dense.context.kept(Layers).balanced = None  # large, and of no more use
         return dense
 
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
