@@ -57,7 +57,8 @@ def _find(model: str, protocol: str) -> Spec:
 
 def _folder(model: str) -> tuple[Path, dict[str, Any]]:
     """Resolve a folder with a CLIP, or with a config of its own."""
-    folder = Path(model).expanduser()
+    # Absolute, for a bare name in a config, which "./mini" is as a path, is that of an embedded CLIP.
+    folder = Path(model).expanduser().resolve()
     if not folder.is_dir():
         raise _not_found(model, folder)
     changes = {} if not (folder / "open_clip_config.json").is_file() else _clip(FOLDER=str(folder))
@@ -168,7 +169,7 @@ def list_protocols(path: Path) -> list[str]:
 
 
 def _clip_source(method: str, rest: str, clips: dict[str, Card]) -> dict[str, Any]:
-    path = Path(rest).expanduser()
+    path = Path(rest).expanduser().resolve()  # absolute, as in `_folder`
     if path.is_dir():
         return _clip(FOLDER=str(path))
     if path.is_file():
