@@ -35,7 +35,7 @@ def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | N
     name = str(model)
     spec = _find(name, "" if protocol == COMMON else protocol)
     *below, asked = spec.layers
-    common = _common(name, spec.path) if protocol == COMMON else ()
+    common = _common(spec) if protocol == COMMON else ()
     given = (Layer(ASKED, overrides),) if overrides else ()
     return Spec(spec.path, (*below, *common, asked, *given), spec.card)
 
@@ -69,17 +69,17 @@ def _folder(model: str) -> tuple[Path, dict[str, Any]]:
     return config_root() / "training_free/clip.yaml", changes
 
 
-def _common(model: str, path: Path) -> list[Layer]:
+def _common(spec: Spec) -> list[Layer]:
     """Return the settings common to all methods; an embedded model brings the size it was made for.
 
     Models that propose masks keep their own: windows, logit scales and refinements mean nothing to them.
     """
-    kinds = [settings.get("MODEL", {}).get("META_ARCHITECTURE") for _, settings in read_chain(path)]
+    kinds = [settings.get("MODEL", {}).get("META_ARCHITECTURE") for _, settings in read_chain(spec.path)]
     if any(kind not in (None, "TrainingFree") for kind in kinds):
         return []
     files = [config_root() / "training_free/common.yaml"]
-    folders = {card.folder for name, card in _embedded().items() if name in model.split("/")}
-    files += [config_root() / card.base for card in _clips().values() if card.folder in folders]
+    if card := embedded_clip(spec):
+        files.append(config_root() / card.base)
     layers = (read_layers(file)[-1] for file in files)
     return [Layer(layer.source, {"MODEL": layer.settings["MODEL"]}) for layer in layers]
 
@@ -88,13 +88,15 @@ def _card(model: str) -> Card | None:
     return next((card for card in list_models() if card.name == model), None)
 
 
-def _embedded() -> dict[str, Card]:
-    return {card.name: card for card in list_models() if card.weights == "embedded"}
+def embedded_clip(spec: Spec) -> Card | None:
+    """Return the card of the embedded CLIP that a name asks for, alone or under a method; None where it is another."""
+    folder = spec.changes.get("MODEL", {}).get("CLIP", {}).get("FOLDER")
+    return next((card for card in _clips().values() if str(PACKAGE / card.folder) == folder), None)
 
 
 def _clips() -> dict[str, Card]:
     """Return the cards of embedded CLIPs, which every method can run on."""
-    return {name: card for name, card in _embedded().items() if card.base}
+    return {card.name: card for card in list_models() if card.weights == "embedded" and card.base}
 
 
 def _trained(folder: Path) -> dict[str, Any]:

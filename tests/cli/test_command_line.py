@@ -115,6 +115,14 @@ def test_details_of_a_model(capsys, name, cards):
     assert "LOGIT_SCALE" in text and "# training_free/" in text
 
 
+def test_details_of_a_folder_named_like_an_embedded_model(capsys, tmp_path, tiny_clip):
+    (tmp_path / "mini").symlink_to(tiny_clip)
+    for name in (tmp_path / "mini", f"sclip/{tmp_path}/mini"):
+        assert main(["models", "--details", str(name), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert all(card["weights"] == "open_clip" for card in found["cards"])
+
+
 @pytest.mark.parametrize(
     ("name", "section", "key", "value", "source"),
     [

@@ -217,6 +217,14 @@ def test_names_come_before_folders_of_the_current_folder(tmp_path, monkeypatch, 
         assert ovseg.load(name, "cpu").model.weights_hash == own
 
 
+def test_a_folder_named_like_an_embedded_model_is_not_it(tmp_path, tiny_clip):
+    shutil.copytree(tiny_clip, tmp_path / "mini")
+    for method in ("", "sclip/"):
+        named, other = (resolve(f"{method}{folder}", "common") for folder in (tmp_path / "mini", tiny_clip))
+        assert named.config.MODEL.PROTOCOL == other.config.MODEL.PROTOCOL
+        assert named.config.MODEL.PROTOCOL != resolve("sclip/mini", "common").config.MODEL.PROTOCOL
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
