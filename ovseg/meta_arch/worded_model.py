@@ -16,6 +16,7 @@ from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_w
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError
 from ovseg.meta_arch.detectron2_format import to_detectron2
+from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import pack_linears
 from ovseg.system.device import to_device
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
@@ -302,11 +303,27 @@ class WordedModel(nn.Module):
         """
         if self.not_compiled:
             raise ConfigError(f"{type(self).__name__} is not compiled: {self.not_compiled}; leave compile out")
+        if backend == "inductor" and self.clip.device.type == "cpu" and find_compiler() is None:
+            raise ConfigError("there is no C++ compiler to compile with; install g++ or clang++, or leave compile out")
         self._compiled = torch.compile(self.network, fullgraph=True, backend=backend)
 
     def run_network(self, *inputs: Any) -> Any:
-        """Run `network`, compiled where it was."""
-        return self.network(*inputs) if self._compiled is None else self._compiled(*inputs)
+        """Run `network`, compiled where it was.
+
+        Raises:
+            ConfigError: It could not be compiled, which PyTorch finds out at the first images.
+        """
+        if self._compiled is None:
+            return self.network(*inputs)
+        from torch._dynamo.exc import TorchDynamoException  # with `torch.compile` it is there, and else costs a second
+
+        try:
+            return self._compiled(*inputs)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).partition("\n\n")[0].split())
+            raise ConfigError(
+                f"{type(self).__name__} cannot be compiled here ({reason[:200]}); leave compile out"
+            ) from error
 
     def network(self, *inputs: Any) -> Any:
         """Run what of `see` may be compiled, and captured as a CUDA graph: no value is read."""

@@ -147,6 +147,13 @@ def test_model_options(segment, photo, tmp_path, tiny_clip):
     assert status == 0 and meta["dtype"] == "bfloat16" and meta["settings"]["recalibration"] == "SCLIP"
 
 
+def test_nothing_is_compiled_without_a_compiler(segment, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    status, _, stderr = segment(photo, "--output", tmp_path / "out", "--compile")
+    assert status == 2 and stderr.startswith("error: there is no C++ compiler") and stderr.count("\n") == 1
+
+
 def test_a_second_run_into_the_folder_of_the_images(segment, photos):
     for _ in range(2):
         status, stdout, stderr = segment(photos, "--output", photos)
