@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     parser.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
-    parser.add_argument("--packed", action="store_true", help="lay weights out for the CPU (models with masks)")
+    parser.add_argument("--packed", action="store_true", help="lay weights out for the CPU")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network: slow start, faster images")
     parser.add_argument("--batch-size", type=int, default=1, help="images per pass (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON line per image, and nothing else")

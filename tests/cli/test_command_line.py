@@ -11,6 +11,10 @@ import yaml
 
 from ovseg import __version__
 from ovseg.cli import COMMANDS, build_parser, main
+from ovseg.result.files import STANDARD
+from ovseg.result.formats import FORMATS
+from ovseg.system.registry import names
+from ovseg.vocabulary.templates import TEMPLATES
 
 
 def shown_help(capsys, *words):
@@ -56,6 +60,15 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_of_segment_lists_what_is_registered(capsys):
+    """It is written out there, for the registries import what help does not."""
+    text = " ".join(shown_help(capsys, "segment").split())
+    assert f"{' | '.join(TEMPLATES)} (default" in text
+    listed = text.partition("written for each image: ")[2].partition(" (default: ")
+    assert sorted(listed[0].split(", ")) == names(FORMATS)
+    assert listed[2].startswith(f"{','.join(STANDARD)})")
 
 
 def test_version(capsys):
