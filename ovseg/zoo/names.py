@@ -10,7 +10,7 @@ from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.system.values import merge
 from ovseg.zoo.card import PACKAGE, Card, list_models
-from ovseg.zoo.spec import ASKED, Layer, Spec, read_entry, read_layers
+from ovseg.zoo.spec import ASKED, Layer, Spec, architectures, read_entry, read_layers
 
 COMMON = "common"
 _PATH_START = ("/", "./", "../", "~", ".\\", "..\\")
@@ -31,13 +31,15 @@ def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | N
         UnknownNameError: There is no such name or protocol; near matches are in the message.
         ConfigError: There is no such config file.
         WeightsError: It is a path, and leads to no folder with a model.
+        EnvironmentProblem: Detectron2 or another package is missing.
     """
+    architectures()  # says what is missing before anything else is done
     name = str(model)
     spec = _find(name, "" if protocol == COMMON else protocol)
     *below, asked = spec.layers
     common = _common(spec) if protocol == COMMON else ()
     given = (Layer(ASKED, overrides),) if overrides else ()
-    return Spec(spec.path, (*below, *common, asked, *given), spec.card)
+    return Spec(spec.path, (*below, *common, asked, *given), spec.card, name)
 
 
 def _find(model: str, protocol: str) -> Spec:
