@@ -13,8 +13,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ovseg.clip.features import Need
-from ovseg.clip.vit_clip import ViTClip
 from ovseg.clip.tokens import LEVELS
+from ovseg.clip.vit_clip import ViTClip
 from ovseg.errors import ConfigError
 from ovseg.ops.mask_pooling import mask_pool
 
