@@ -6,12 +6,14 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ovseg.clip.base import BaseClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError
@@ -22,6 +24,7 @@ from ovseg.system.device import to_device
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
 
+Clip = TypeVar("Clip", bound=BaseClip)
 CLIP_WEIGHTS = "clip.model."
 """How the names of CLIP's weights start in the state dict of a model."""
 
@@ -343,6 +346,13 @@ class WithWords(nn.Module):
         """Fill the words in, and call the model; see `WordedModel.forward`."""
         found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
         return found
+
+
+def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
+    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights."""
+    if source.FOLDER:
+        return kind.from_folder(source.FOLDER)
+    return kind.empty(source.ARCH) if empty else kind.load(source.ARCH, source.PRETRAINED)
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
