@@ -27,8 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print all cards, or the details of one model."""
+    from ovseg.errors import ConfigError
     from ovseg.zoo import list_models
 
+    if args.protocol and not args.details:
+        raise ConfigError(f"--protocol is '{args.protocol}' without a model; name it by --details, or leave it out")
     if args.details:
         found = details(args.details, args.protocol)
         print(json.dumps(found, indent=1) if args.json else _as_text(found), end="\n" if args.json else "")

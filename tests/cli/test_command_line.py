@@ -85,6 +85,7 @@ def test_version(capsys):
         (["segment", "a.jpg"], "the following arguments are required: --output"),
         (["segment", "a.jpg", "--classes", "cat", "--output", "o", "--batch-size", "two"], "invalid int value: 'two'"),
         (["models", "--jsno"], "unrecognized arguments: --jsno"),
+        (["models", "--protocol", "voc21"], "--protocol is 'voc21' without a model; name it by --details"),
         (["models", "--details", "minni"], "unknown model 'minni'; did you mean mini"),
         (
             ["models", "--details", "sclip", "--protocol", "voc22"],
