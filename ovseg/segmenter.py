@@ -221,10 +221,11 @@ class Segmenter:
         """
         several = isinstance(images, (list, tuple)) or (isinstance(images, (str, Path)) and Path(images).is_dir())
         several = several or (isinstance(images, Iterator) and not hasattr(images, "read"))
+        sources, wanted = expand_inputs(images), self._wanted(want)  # mistakes come before the work on words
         start = time.perf_counter()
         words = self.words(classes, background, templates)
         seconds = time.perf_counter() - start
-        results = list(self.stream(expand_inputs(images), words, want, words_seconds=seconds))
+        results = list(self.stream(sources, words, wanted, words_seconds=seconds))
         return results if several else results[0]
 
     def encode(self, image: Any) -> EncodedImage:
@@ -247,9 +248,9 @@ class Segmenter:
         want: Iterable[str] | None = None,
     ) -> Segmentation:
         """Label an encoded image by words; arguments and errors as `__call__`."""
-        start = time.perf_counter()
+        wanted, start = self._wanted(want), time.perf_counter()
         words = self.words(classes, background, templates)
-        return self._answer(encoded, words, self._wanted(want), time.perf_counter() - start)
+        return self._answer(encoded, words, wanted, time.perf_counter() - start)
 
     def stream(
         self,

@@ -124,6 +124,16 @@ def test_what_comes_out_of_a_pickle_is_answered_by_its_model(segmenter, photo, t
         other.answer(encoded, WORDS)
 
 
+def test_mistakes_come_before_words_are_embedded(segmenter, photo, monkeypatch):
+    encoded = segmenter.encode(photo)
+    monkeypatch.setattr(segmenter, "words", lambda *_: pytest.fail("words were embedded"))
+    for call in (segmenter, lambda _, *rest, **options: encoded.answer(*rest, **options)):
+        with pytest.raises(UnknownNameError, match="unknown want 'panotpic'"):
+            call(photo, WORDS, want="panotpic")
+    with pytest.raises(InputError, match="not found"):
+        segmenter("missing.jpg", WORDS)
+
+
 def test_what_is_wanted_and_nothing_else(segmenter, photo):
     plain = segmenter(photo, WORDS)
     assert plain.class_scores is None and plain.meta["want"] == ["labels"]

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from train_mini_clip import rewind
 
 import ovseg
+from ovseg.checkpoint.strict import load_strict
 from ovseg.clip import Context, Need, ViTClip
 from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, OvsegError
@@ -220,7 +221,7 @@ class Trainer:
                 f"'{self.args.output}' holds a run with another --{changed[0].replace('_', '-')}; "
                 "choose another --output, or the arguments it was started with"
             )
-        self.heads.load_state_dict(saved["model_state_dict"])
+        load_strict(self.heads, saved["model_state_dict"], self.checkpoint.name, "these heads")
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
 

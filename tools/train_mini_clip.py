@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ovseg.checkpoint.strict import load_strict
 from ovseg.data.scenes.bank import Bank
 from ovseg.data.scenes.captions import caption
 from ovseg.data.scenes.composer import Composer, draw_concepts
@@ -63,6 +64,9 @@ def build(config: dict[str, Any], size: int, dropout: float, weights: dict[str, 
     """Build the CLIP for images of `size`, with position embeddings of `weights` resized to it.
 
     Leaving out random patches makes the early, long phase cheap (Li et al., FLIP, CVPR 2023, arXiv 2212.00794).
+
+    Raises:
+        WeightsError: The weights are of another config.
     """
     import open_clip
 
@@ -71,7 +75,7 @@ def build(config: dict[str, Any], size: int, dropout: float, weights: dict[str, 
     if weights is not None:
         weights = dict(weights)
         open_clip.model.resize_pos_embed(weights, model)
-        model.load_state_dict(weights)
+        load_strict(model, weights, "the checkpoint", "the model of --config")
     return model
 
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ovseg.errors import WeightsError
 
-# Buffers that follow from the configuration; some versions and TorchScript archives store them.
-_DERIVED = (r"attn_mask", r"text\.attn_mask", r"text\.transformer\.embeddings\.position_ids")
-
+DERIVED = (r"attn_mask", r"text\.attn_mask", r"text\.transformer\.embeddings\.position_ids")
+"""Buffers of a CLIP that follow from its configuration; some versions and TorchScript archives store them."""
 
 Renames = Sequence[tuple[str, str]]
 """Pairs of a regular expression for our names and a replacement that gives the original's; the first match counts."""

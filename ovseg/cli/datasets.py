@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ovseg.data.checking import Report
     from ovseg.data.dataset import Dataset
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings of the files that samples are drawn into."""
+
 EXAMPLES = """\
 examples:
   ovseg datasets status --root /data
@@ -133,9 +136,18 @@ def _show(args: argparse.Namespace) -> int:
 
     if args.count < 1:
         raise ConfigError(f"--count is {args.count}; expected at least 1")
+    _check_picture("--output", args.output)
     _draw(load_datasets([args.data], root=args.root)[0], args.output, args.count)
     print(f"samples are drawn in {args.output}")
     return 0
+
+
+def _check_picture(flag: str, path: Path) -> None:
+    """Refuse a file that Pillow would not know how to write, before anything is read."""
+    from ovseg.errors import ConfigError
+
+    if path.suffix.lower() not in PICTURES:
+        raise ConfigError(f"{flag} is '{path}'; expected a name that ends in {', '.join(PICTURES)}")
 
 
 def _draw(dataset: Dataset, path: Path, count: int = 8) -> None:
@@ -160,10 +172,11 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}; expected at least 1")
+    drawing = args.drawing or Path(f"{Path(args.data).resolve().name}_samples.png")
+    _check_picture("--drawing", drawing)
     dataset = load_datasets([args.data], args.vocabulary, args.root)[0]
     report = check_dataset(dataset, args.limit)
     report.problems += _changes(args.data, args.root)
-    drawing = args.drawing or Path(f"{Path(args.data).resolve().name}_samples.png")
     try:
         _draw(dataset, drawing)
     except InputError as error:

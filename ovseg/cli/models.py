@@ -27,8 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print all cards, or the details of one model."""
+    from ovseg.errors import ConfigError
     from ovseg.zoo import list_models
 
+    if args.protocol and not args.details:
+        raise ConfigError(f"--protocol is '{args.protocol}' without a model; name it by --details, or leave it out")
     if args.details:
         found = details(args.details, args.protocol)
         print(json.dumps(found, indent=1) if args.json else _as_text(found), end="\n" if args.json else "")
@@ -54,10 +57,9 @@ def details(model: str, protocol: str = "") -> dict[str, Any]:
         OvsegError: As `ovseg.zoo.model_config`.
     """
     from ovseg.zoo import list_models, resolve
-    from ovseg.zoo.names import COMMON, list_protocols, method_config
+    from ovseg.zoo.names import COMMON, embedded_clip, list_protocols, method_config
 
-    cards = {card.name: card for card in list_models()}
-    methods = {name.partition("/")[0]: card for name, card in cards.items() if "/" in name}
+    methods = {card.name.partition("/")[0]: card for card in list_models() if "/" in card.name}
     filled = f"{model}/ViT-B-16/openai" if model.casefold() in methods else model
     spec = resolve(filled, protocol)
     node = spec.config.MODEL
@@ -66,7 +68,8 @@ def details(model: str, protocol: str = "") -> dict[str, Any]:
     names = ("META_ARCHITECTURE", "CLIP", *own, "TEXT", "PROTOCOL")
     plain = json.loads(json.dumps({key: node[key] for key in names if key in node}))  # tuples become lists
     method = node.RECALIBRATION.NAME.casefold() if free else ""
-    wanted = (cards.get(model.rpartition("/")[2]), methods.get(method))
+    general = methods.get(method)
+    wanted = (embedded_clip(spec) if spec.card in (None, general) else spec.card, general)
     return {
         "name": filled,
         "protocol": protocol,

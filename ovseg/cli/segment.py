@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from ovseg.contract import Words
     from ovseg.errors import OvsegError
     from ovseg.result.segmentation import Segmentation
-    from ovseg.segmenter import Segmenter
+    from ovseg.zoo import Spec
 
     Done: TypeAlias = tuple[Segmentation, Callable[[], dict[str, str]]]
 
@@ -75,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     parser.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
-    parser.add_argument("--packed", action="store_true", help="lay weights out for the CPU (models with masks)")
+    parser.add_argument("--packed", action="store_true", help="lay weights out for the CPU")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network: slow start, faster images")
     parser.add_argument("--batch-size", type=int, default=1, help="images per pass (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON line per image, and nothing else")
@@ -114,16 +113,19 @@ def run(args: argparse.Namespace) -> int:
     with without_collection():
         from ovseg.contract import check_want
         from ovseg.result.files import needs_of, plan_files, write_files
+        from ovseg.zoo import load_spec, resolve
 
         images, left_out = choose_inputs(args.images)
         if left_out:
             what = f"{left_out} results of earlier runs are left out"
             print(f"note: {what}; name a file itself to segment it", file=sys.stderr)
-        _check_words(args)
+        spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
+        _check_words(args, spec)
         formats = [name.strip() for name in args.formats.split(",")]
         bases = plan_files(images, args.output, formats)
-        segmenter, words = _load(args)
+        segmenter = load_spec(spec, args.device, args.dtype, args.batch_size, args.packed, args.compile)
         check_want(needs_of(formats), segmenter.model.gives, segmenter.name)
+        words = segmenter.words(args.classes, args.background, args.templates)
     failed: list[str] = []
 
     def report(source: Any, error: OvsegError) -> None:
@@ -163,30 +165,29 @@ def table(result: Segmentation) -> Table:
     return view
 
 
-def _check_words(args: argparse.Namespace) -> None:
+def _check_words(args: argparse.Namespace, spec: Spec) -> None:
     """Find mistakes in words, policy and templates before a model is loaded."""
     from ovseg.vocabulary import Vocabulary, parse_background
     from ovseg.vocabulary.templates import check_templates
 
     if args.classes is None:
-        args.classes = _own_words(args)
+        args.classes = _own_words(spec)
     args.classes = Vocabulary.parse(args.classes)
     args.background = None if args.background is None else parse_background(args.background)
     if args.templates is not None:
         check_templates(args.templates)
     if given := _text_options(args):
-        _check_text(args, given)
+        _check_text(args, spec, given)
 
 
-def _own_words(args: argparse.Namespace) -> str:
+def _own_words(spec: Spec) -> str:
     """Return the words that the model has of its own."""
     from ovseg.errors import VocabularyError
-    from ovseg.zoo import model_config
 
-    words: str = model_config(args.model, protocol=args.protocol).MODEL.TEXT.VOCABULARY
+    words: str = spec.config.MODEL.TEXT.VOCABULARY
     if not words:
         raise VocabularyError(
-            f"no classes were given and {args.model} has none of its own; give --classes 'cat, sofa', or a model that "
+            f"no classes were given and {spec.name} has none of its own; give --classes 'cat, sofa', or a model that "
             "has, such as --model zero_guidance/mini"
         )
     return words
@@ -205,13 +206,12 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
     return {"MODEL": {"TEXT": {key.upper(): value for key, value in options.items()}}}
 
 
-def _check_text(args: argparse.Namespace, given: dict[str, Any]) -> None:
+def _check_text(args: argparse.Namespace, spec: Spec, given: dict[str, Any]) -> None:
     """Find mistakes in text engineering: in the files that were given, and together with what the model has."""
     from ovseg.errors import ConfigError
     from ovseg.vocabulary import TextOptions, resolve_templates
-    from ovseg.zoo import model_config
 
-    node = model_config(args.model, _overrides(given), args.protocol).MODEL.TEXT
+    node = spec.config.MODEL.TEXT
     options = TextOptions.from_config(node)
     options.check_templates(len(resolve_templates(args.templates or node.TEMPLATES)))
     for flag, value, needs, file in (
@@ -222,15 +222,6 @@ def _check_text(args: argparse.Namespace, given: dict[str, Any]) -> None:
             raise ConfigError(f"{flag} changes nothing without a file; give one by {needs} FILE")
     for key in given.keys() & options.files.keys():
         options.files[key].require(args.classes)
-
-
-def _load(args: argparse.Namespace) -> tuple[Segmenter, Words]:
-    from ovseg.zoo import load
-
-    changes = _overrides(_text_options(args))
-    speed = {"packed": args.packed, "compiled": args.compile}
-    segmenter = load(args.model, args.device, args.dtype, args.batch_size, changes, args.protocol, **speed)
-    return segmenter, segmenter.words(args.classes, args.background, args.templates)
 
 
 def _progress(results: Iterable[Done], total: int) -> Iterator[Done]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from ovseg.checkpoint.files import read_state_dict
-from ovseg.checkpoint.strict import _DERIVED, load_strict
+from ovseg.checkpoint.strict import DERIVED, load_strict
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_model, import_open_clip
 from ovseg.errors import ConfigError, WeightsError, unknown_name
 from ovseg.system.values import merge
@@ -104,7 +104,7 @@ def from_config(
     """Build a CLIP from config and weights; see `BaseClip.from_config`. ``source`` names the weights in messages."""
     model_cfg = dict(model_cfg)
     model = build_model(model_cfg, name, kind.check_config)
-    load_strict(model, _own_names(model.state_dict(), state_dict), source, name, _DERIVED)
+    load_strict(model, _own_names(model.state_dict(), state_dict), source, name, DERIVED)
     preprocess = preprocess_cfg or {}
     mean = _three(preprocess.get("mean", OPENAI_MEAN), "mean")
     return kind(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))

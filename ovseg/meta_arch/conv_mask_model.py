@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,6 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ovseg.checkpoint.loading import Official, Weights
-from ovseg.clip.base import BaseClip
 from ovseg.clip.conv_clip import STRIDE, ConvClip
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
@@ -24,13 +23,12 @@ from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.meta_arch.section import Section
+from ovseg.meta_arch.worded_model import read_clip
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 from ovseg.proposals.pixel_decoder import PixelDecoder
 from ovseg.system.device import give_back
 from ovseg.vocabulary import TextOptions
-
-Clip = TypeVar("Clip", bound=BaseClip)
 
 
 class Proposed(NamedTuple):
@@ -94,17 +92,8 @@ class ConvMaskModel(MaskModel):
         self.size_rule, self.rule, self.criterion = size_rule, rule, criterion
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the parts that a config names; ``MODEL.WEIGHTS`` is a released checkpoint or one of ours.
-
-        Raises:
-            WeightsError: The checkpoint is missing or does not fit.
-        """
-        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
-
-    @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
-        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
+        """Build the parts that a config names; see `MaskModel.parts`."""
         section = Section(cls, cfg)
         clip = section.make("clip", cfg, cls.official.holds_clip(weights))
         return {
@@ -214,10 +203,3 @@ class ConvMaskModel(MaskModel):
 def conv_clip(cfg: CfgNode, empty: bool = False) -> ConvClip:
     """Read the convolutional CLIP that a config names; ``empty`` as in `read_clip`."""
     return read_clip(ConvClip, cfg.MODEL.CLIP, empty)
-
-
-def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
-    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights."""
-    if source.FOLDER:
-        return kind.from_folder(source.FOLDER)
-    return kind.empty(source.ARCH) if empty else kind.load(source.ARCH, source.PRETRAINED)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ovseg.checkpoint.loading import Official, Weights, load
 from ovseg.clip.normalise import normalise
 from ovseg.contract import CLASS_SCORES, Answer, Words
 from ovseg.data.preprocessing import SizeRule
@@ -82,6 +83,31 @@ class MaskModel(WordedModel, Sectioned):
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
         return {**super().settings, "options": self.options}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the parts that a config names; ``MODEL.WEIGHTS`` is a released checkpoint or one of ours.
+
+        Raises:
+            WeightsError: The checkpoint is missing or does not fit.
+        """
+        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
+
+    @classmethod
+    def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
+        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
+        raise NotImplementedError
+
+    def fill(self, weights: Weights | None, official: Official) -> None:
+        """Load the weights that a constructor was given, in the authors' layout or ours; None leaves it untrained.
+
+        Raises:
+            WeightsError: They do not fit.
+        """
+        if weights is not None:
+            load(self, weights, official)
+        else:
+            self.refresh_hash()
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's alone: trained with the model, or of another part."""

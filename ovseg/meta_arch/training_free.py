@@ -22,7 +22,7 @@ from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.labelling.views import mix, views
 from ovseg.meta_arch.section import lower_keys
-from ovseg.meta_arch.worded_model import WordedModel
+from ovseg.meta_arch.worded_model import WordedModel, read_clip
 from ovseg.ops.windows import WindowPlan
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.regions import REGIONS, RegionGenerator
@@ -83,13 +83,12 @@ class TrainingFree(WordedModel):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Build the parts that a config names."""
         node, options = cfg.MODEL.PROTOCOL, cfg.MODEL.RECALIBRATION
-        source = cfg.MODEL.CLIP
         recalibration = build(RECALIBRATIONS, options.NAME, lower_keys(options.OPTIONS, "MODEL.RECALIBRATION.OPTIONS"))
         generator = cfg.MODEL.REGIONS
         text = TextOptions.from_config(cfg.MODEL.TEXT)
         scores = [field.name for field in fields(ScoreRule) if field.name != "area_exempt"]
         rule = ScoreRule(**{name: node[name.upper()] for name in scores}, area_exempt=node.THRESHOLD_LABEL)
-        clip = ViTClip.from_folder(source.FOLDER) if source.FOLDER else ViTClip.load(source.ARCH, source.PRETRAINED)
+        clip = read_clip(ViTClip, cfg.MODEL.CLIP)
         return {
             "clip": clip,
             "size_rule": SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size),

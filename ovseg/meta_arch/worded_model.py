@@ -6,23 +6,27 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ovseg.checkpoint.hashing import hash_tensors
+from ovseg.clip.base import BaseClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError
 from ovseg.meta_arch.detectron2_format import to_detectron2
+from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import pack_linears
 from ovseg.system.device import to_device
 from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
 
+Clip = TypeVar("Clip", bound=BaseClip)
 CLIP_WEIGHTS = "clip.model."
 """How the names of CLIP's weights start in the state dict of a model."""
 
@@ -318,11 +322,27 @@ class WordedModel(nn.Module):
         """
         if self.not_compiled:
             raise ConfigError(f"{type(self).__name__} is not compiled: {self.not_compiled}; leave compile out")
+        if backend == "inductor" and self.clip.device.type == "cpu" and find_compiler() is None:
+            raise ConfigError("there is no C++ compiler to compile with; install g++ or clang++, or leave compile out")
         self._compiled = torch.compile(self.network, fullgraph=True, backend=backend)
 
     def run_network(self, *inputs: Any) -> Any:
-        """Run `network`, compiled where it was."""
-        return self.network(*inputs) if self._compiled is None else self._compiled(*inputs)
+        """Run `network`, compiled where it was.
+
+        Raises:
+            ConfigError: It could not be compiled, which PyTorch finds out at the first images.
+        """
+        if self._compiled is None:
+            return self.network(*inputs)
+        from torch._dynamo.exc import TorchDynamoException  # with `torch.compile` it is there, and else costs a second
+
+        try:
+            return self._compiled(*inputs)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).partition("\n\n")[0].split())
+            raise ConfigError(
+                f"{type(self).__name__} cannot be compiled here ({reason[:200]}); leave compile out"
+            ) from error
 
     def network(self, *inputs: Any) -> Any:
         """Run what of `see` may be compiled, and captured as a CUDA graph: no value is read."""
@@ -342,3 +362,10 @@ class WithWords(nn.Module):
         """Fill the words in, and call the model; see `WordedModel.forward`."""
         found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
         return found
+
+
+def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
+    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights."""
+    if source.FOLDER:
+        return kind.from_folder(source.FOLDER)
+    return kind.empty(source.ARCH) if empty else kind.load(source.ARCH, source.PRETRAINED)

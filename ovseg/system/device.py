@@ -33,17 +33,21 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     if isinstance(name, torch.device):
         name = str(name)
     kind = name.split(":")[0]
-    if kind not in DEVICES:
-        raise ConfigError(f"unknown device '{name}'; expected one of {', '.join(DEVICES)}")
+    if kind not in DEVICES or (kind == "auto" and name != kind):
+        raise ConfigError(f"unknown device '{name}'; expected one of {', '.join(DEVICES)}, or for example cuda:1")
     present = available_devices()
     if kind == "auto":
         return torch.device(present[0])
     if kind not in present:
         raise ConfigError(f"device '{name}' is not available here; use --device {present[0]} or see `ovseg doctor`")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device '{name}' is not valid ({error}); expected for example cuda:0") from error
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if device.index is not None and device.index >= count:
+        raise ConfigError(f"device '{name}' is not here; expected {' or '.join(f'{kind}:{i}' for i in range(count))}")
+    return device
 
 
 def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:

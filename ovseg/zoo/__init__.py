@@ -20,14 +20,14 @@ from ovseg.errors import ConfigError
 from ovseg.zoo.card import Card, list_models
 from ovseg.zoo.names import resolve
 from ovseg.zoo.released import find_released
-from ovseg.zoo.spec import Spec, architectures
+from ovseg.zoo.spec import Spec
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from ovseg.segmenter import Segmenter
 
-__all__ = ["Card", "Spec", "build", "list_models", "load", "model_config", "resolve"]
+__all__ = ["Card", "Spec", "build", "list_models", "load", "load_spec", "model_config", "resolve"]
 
 
 def load(
@@ -59,13 +59,23 @@ def load(
         ConfigError: The config, device, dtype or batch size is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
-    architectures()  # says what is missing before anything else is done
+    return load_spec(resolve(model, protocol, overrides), device, dtype, batch_size, packed, compiled)
+
+
+def load_spec(
+    spec: Spec,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int = 1,
+    packed: bool = False,
+    compiled: bool = False,
+) -> Segmenter:
+    """Load what a name stands for, for who has resolved it already; the rest is as in `load`."""
     from ovseg.segmenter import Segmenter, check_settings
 
     check_settings(device, dtype, batch_size)  # before the weights are read
-    spec = resolve(model, protocol, overrides)
     built, words = build(spec), spec.config.MODEL.TEXT.VOCABULARY
-    return Segmenter(built, str(model), device, dtype, batch_size, words, packed, compiled)
+    return Segmenter(built, spec.name, device, dtype, batch_size, words, packed, compiled)
 
 
 def build(spec: Spec) -> Any:

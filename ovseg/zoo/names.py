@@ -10,7 +10,7 @@ from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.system.values import merge
 from ovseg.zoo.card import PACKAGE, Card, list_models
-from ovseg.zoo.spec import ASKED, Layer, Spec, read_entry, read_layers
+from ovseg.zoo.spec import ASKED, Layer, Spec, architectures, read_entry, read_layers
 
 COMMON = "common"
 _PATH_START = ("/", "./", "../", "~", ".\\", "..\\")
@@ -31,13 +31,15 @@ def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | N
         UnknownNameError: There is no such name or protocol; near matches are in the message.
         ConfigError: There is no such config file.
         WeightsError: It is a path, and leads to no folder with a model.
+        EnvironmentProblem: Detectron2 or another package is missing.
     """
+    architectures()  # says what is missing before anything else is done
     name = str(model)
     spec = _find(name, "" if protocol == COMMON else protocol)
     *below, asked = spec.layers
-    common = _common(name, spec.path) if protocol == COMMON else ()
+    common = _common(spec) if protocol == COMMON else ()
     given = (Layer(ASKED, overrides),) if overrides else ()
-    return Spec(spec.path, (*below, *common, asked, *given), spec.card)
+    return Spec(spec.path, (*below, *common, asked, *given), spec.card, name)
 
 
 def _find(model: str, protocol: str) -> Spec:
@@ -57,7 +59,8 @@ def _find(model: str, protocol: str) -> Spec:
 
 def _folder(model: str) -> tuple[Path, dict[str, Any]]:
     """Resolve a folder with a CLIP, or with a config of its own."""
-    folder = Path(model).expanduser()
+    # Absolute, for a bare name in a config, which "./mini" is as a path, is that of an embedded CLIP.
+    folder = Path(model).expanduser().resolve()
     if not folder.is_dir():
         raise _not_found(model, folder)
     changes = {} if not (folder / "open_clip_config.json").is_file() else _clip(FOLDER=str(folder))
@@ -68,17 +71,17 @@ def _folder(model: str) -> tuple[Path, dict[str, Any]]:
     return config_root() / "training_free/clip.yaml", changes
 
 
-def _common(model: str, path: Path) -> list[Layer]:
+def _common(spec: Spec) -> list[Layer]:
     """Return the settings common to all methods; an embedded model brings the size it was made for.
 
     Models that propose masks keep their own: windows, logit scales and refinements mean nothing to them.
     """
-    kinds = [settings.get("MODEL", {}).get("META_ARCHITECTURE") for _, settings in read_chain(path)]
+    kinds = [settings.get("MODEL", {}).get("META_ARCHITECTURE") for _, settings in read_chain(spec.path)]
     if any(kind not in (None, "TrainingFree") for kind in kinds):
         return []
     files = [config_root() / "training_free/common.yaml"]
-    folders = {card.folder for name, card in _embedded().items() if name in model.split("/")}
-    files += [config_root() / card.base for card in _clips().values() if card.folder in folders]
+    if card := embedded_clip(spec):
+        files.append(config_root() / card.base)
     layers = (read_layers(file)[-1] for file in files)
     return [Layer(layer.source, {"MODEL": layer.settings["MODEL"]}) for layer in layers]
 
@@ -87,13 +90,15 @@ def _card(model: str) -> Card | None:
     return next((card for card in list_models() if card.name == model), None)
 
 
-def _embedded() -> dict[str, Card]:
-    return {card.name: card for card in list_models() if card.weights == "embedded"}
+def embedded_clip(spec: Spec) -> Card | None:
+    """Return the card of the embedded CLIP that a name asks for, alone or under a method; None where it is another."""
+    folder = spec.changes.get("MODEL", {}).get("CLIP", {}).get("FOLDER")
+    return next((card for card in _clips().values() if str(PACKAGE / card.folder) == folder), None)
 
 
 def _clips() -> dict[str, Card]:
     """Return the cards of embedded CLIPs, which every method can run on."""
-    return {name: card for name, card in _embedded().items() if card.base}
+    return {card.name: card for card in list_models() if card.weights == "embedded" and card.base}
 
 
 def _trained(folder: Path) -> dict[str, Any]:
@@ -168,7 +173,7 @@ def list_protocols(path: Path) -> list[str]:
 
 
 def _clip_source(method: str, rest: str, clips: dict[str, Card]) -> dict[str, Any]:
-    path = Path(rest).expanduser()
+    path = Path(rest).expanduser().resolve()  # absolute, as in `_folder`
     if path.is_dir():
         return _clip(FOLDER=str(path))
     if path.is_file():

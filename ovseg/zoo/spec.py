@@ -35,11 +35,13 @@ class Spec:
         path: Its config file, with those that this one is based on.
         layers: What is changed in it, the last one last.
         card: What is known of the model; None for files and folders of the user.
+        name: As it was given.
     """
 
     path: Path
     layers: tuple[Layer, ...] = ()
     card: Card | None = None
+    name: str = ""
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -11,6 +11,10 @@ import yaml
 
 from ovseg import __version__
 from ovseg.cli import COMMANDS, build_parser, main
+from ovseg.result.files import STANDARD
+from ovseg.result.formats import FORMATS
+from ovseg.system.registry import names
+from ovseg.vocabulary.templates import TEMPLATES
 
 
 def shown_help(capsys, *words):
@@ -58,6 +62,15 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_help_of_segment_lists_what_is_registered(capsys):
+    """It is written out there, for the registries import what help does not."""
+    text = " ".join(shown_help(capsys, "segment").split())
+    assert f"{' | '.join(TEMPLATES)} (default" in text
+    listed = text.partition("written for each image: ")[2].partition(" (default: ")
+    assert sorted(listed[0].split(", ")) == names(FORMATS)
+    assert listed[2].startswith(f"{','.join(STANDARD)})")
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
@@ -72,6 +85,7 @@ def test_version(capsys):
         (["segment", "a.jpg"], "the following arguments are required: --output"),
         (["segment", "a.jpg", "--classes", "cat", "--output", "o", "--batch-size", "two"], "invalid int value: 'two'"),
         (["models", "--jsno"], "unrecognized arguments: --jsno"),
+        (["models", "--protocol", "voc21"], "--protocol is 'voc21' without a model; name it by --details"),
         (["models", "--details", "minni"], "unknown model 'minni'; did you mean mini"),
         (
             ["models", "--details", "sclip", "--protocol", "voc22"],
@@ -113,6 +127,14 @@ def test_details_of_a_model(capsys, name, cards):
     text = capsys.readouterr().out
     assert yaml.safe_load(text) == {key: value for key, value in found.items() if key != "sources"}
     assert "LOGIT_SCALE" in text and "# training_free/" in text
+
+
+def test_details_of_a_folder_named_like_an_embedded_model(capsys, tmp_path, tiny_clip):
+    (tmp_path / "mini").symlink_to(tiny_clip)
+    for name in (tmp_path / "mini", f"sclip/{tmp_path}/mini"):
+        assert main(["models", "--details", str(name), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert all(card["weights"] == "open_clip" for card in found["cards"])
 
 
 @pytest.mark.parametrize(

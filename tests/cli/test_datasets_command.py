@@ -67,9 +67,18 @@ def test_json_limit_and_vocabulary(check, own_data):
         (("own/images",), "is no data set"),
         (("own/nothing",), "does not exist"),
         (("own", "--limit", "0"), "expected at least 1"),
+        (("own", "--drawing", "x.foo"), "--drawing is 'x.foo'; expected a name that ends in .png, .jpg, .jpeg, .webp"),
         (("coco_stuff_train2017",), "set DETECTRON2_DATASETS"),
     ],
 )
 def test_mistakes_are_one_line(check, words, message):
     status, out, err = check(*words)
     assert status == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_a_picture_of_no_known_kind_is_refused_before_anything_is_read(own_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ovseg.data.registration.load_datasets", lambda *_, **__: pytest.fail("data was read"))
+    for words in (["show", own_data, "--output", tmp_path / "samples"], ["check", own_data, "--drawing", "x.gpj"]):
+        assert main(["datasets", *map(str, words)]) == 2
+        err = capsys.readouterr().err
+        assert "expected a name that ends in .png" in err and err.count("\n") == 1

@@ -147,6 +147,34 @@ def test_model_options(segment, photo, tmp_path, tiny_clip):
     assert status == 0 and meta["dtype"] == "bfloat16" and meta["settings"]["recalibration"] == "SCLIP"
 
 
+def test_the_config_is_built_once(photo, tmp_path, tiny_clip, monkeypatch):
+    from ovseg.zoo import spec
+
+    configs, real = [], spec.load_config
+    monkeypatch.setattr(spec, "load_config", lambda *given: configs.append(given) or real(*given))
+    own = tmp_path / "own.yaml"
+    own.write_text(f"MODEL: {{CLIP: {{FOLDER: {tiny_clip}}}, TEXT: {{VOCABULARY: 'cat, dog'}}}}")
+    arguments = [photo, "--model", own, "--templates", "vild14", "--autoclip", "--device", "cpu", "--output", tmp_path]
+    assert main(["segment", *map(str, arguments)]) == 0
+    meta = json.loads((tmp_path / "photo.json").read_text())["meta"]
+    assert len(configs) == 1 and meta["model"] == str(own) and meta["settings"]["text"]["autoclip"] == 0.85
+
+
+def test_formats_that_a_model_has_nothing_for_are_refused_before_words_are_embedded(
+    segment, photo, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ovseg.segmenter.Segmenter.words", lambda *_: pytest.fail("words were embedded"))
+    status, _, stderr = segment(photo, "--output", tmp_path / "out", "--formats", "coco_instances")
+    assert status == 2 and "gives no instances" in stderr and stderr.count("\n") == 1
+
+
+def test_nothing_is_compiled_without_a_compiler(segment, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    status, _, stderr = segment(photo, "--output", tmp_path / "out", "--compile")
+    assert status == 2 and stderr.startswith("error: there is no C++ compiler") and stderr.count("\n") == 1
+
+
 def test_a_second_run_into_the_folder_of_the_images(segment, photos):
     for _ in range(2):
         status, stdout, stderr = segment(photos, "--output", photos)

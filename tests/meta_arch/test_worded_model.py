@@ -58,3 +58,23 @@ def test_a_batch_learns_one_list_of_words(tiny_convnext):
     first, second = (model.words(words(*names)) for names in (["cat", "sofa"], ["dog", "river"]))
     with pytest.raises(ConfigError, match="came with different words"):
         model([{"image": picture(64, 64), "words": own} for own in (first, second)])
+
+
+def test_without_a_compiler_nothing_is_compiled(model, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match=r"there is no C\+\+ compiler to compile with; .*, or leave compile out"):
+        model.compile_network()
+
+
+def test_what_cannot_be_compiled_is_one_line_at_the_first_image(model):
+    def broken(graph, inputs):
+        raise RuntimeError("no working\ncompiler was found\n\nand much more")
+
+    model.compile_network(broken)
+    with pytest.raises(
+        ConfigError, match=r"cannot be compiled here .*no working compiler was found.*; leave"
+    ) as caught:
+        model.encode([picture(64, 64)])
+    assert "\n" not in str(caught.value) and "much more" not in str(caught.value)
+    torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system."""
+"""Devices are found by name, and memory that was freed goes back to the system."""
 
 from __future__ import annotations
 
@@ -9,7 +9,35 @@ import sys
 import pytest
 import torch
 
-from ovseg.system.device import give_back
+from ovseg.errors import ConfigError
+from ovseg.system.device import give_back, resolve_device
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda:7", "device 'cuda:7' is not here; expected cuda:0 or cuda:1"),
+        ("cpu:1", "device 'cpu:1' is not here; expected cpu:0"),
+        ("auto:1", "unknown device 'auto:1'; expected one of auto, cpu, cuda, mps, or for example cuda:1"),
+        ("gpu", "unknown device 'gpu'"),
+        ("cuda:x", "device 'cuda:x' is not valid"),
+        ("mps", "device 'mps' is not available here; use --device cuda"),
+    ],
+)
+def test_devices_that_are_not_here(name, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError) as caught:
+        resolve_device(name)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert [str(resolve_device(one)) for one in ("auto", "cuda", "cuda:1", "cpu:0")] == [
+        "cuda",
+        "cuda",
+        "cuda:1",
+        "cpu:0",
+    ]
+
 
 HOLES = """
 import sys

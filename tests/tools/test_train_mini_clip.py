@@ -190,3 +190,15 @@ def test_mistakes_are_one_line(
     assert script.main([*arguments, *change]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_config_is_refused_in_one_line(
+    script: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.Trainer(script.parse_args(arguments)).save()
+    deeper = {**CONFIG["model_cfg"], "text_cfg": {**CONFIG["model_cfg"]["text_cfg"], "layers": 3}}
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_cfg": deeper}))
+    capsys.readouterr()
+    assert script.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the checkpoint does not fit the model of --config") and error.count("\n") == 1

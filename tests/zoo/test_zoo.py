@@ -212,7 +212,17 @@ def test_names_come_before_folders_of_the_current_folder(tmp_path, monkeypatch, 
     shutil.copytree(tiny_clip, tmp_path / "mini")
     monkeypatch.chdir(tmp_path)
     assert resolve("mini").path.name == "mini.yaml"
-    assert resolve("./mini").changes == {"MODEL": {"CLIP": {"FOLDER": "mini"}}}
+    own = ovseg.load(tiny_clip, "cpu").model.weights_hash
+    for name in ("./mini", "sclip/./mini", str(tmp_path / "mini")):
+        assert ovseg.load(name, "cpu").model.weights_hash == own
+
+
+def test_a_folder_named_like_an_embedded_model_is_not_it(tmp_path, tiny_clip):
+    shutil.copytree(tiny_clip, tmp_path / "mini")
+    for method in ("", "sclip/"):
+        named, other = (resolve(f"{method}{folder}", "common") for folder in (tmp_path / "mini", tiny_clip))
+        assert named.config.MODEL.PROTOCOL == other.config.MODEL.PROTOCOL
+        assert named.config.MODEL.PROTOCOL != resolve("sclip/mini", "common").config.MODEL.PROTOCOL
 
 
 @pytest.mark.parametrize(

@@ -97,12 +97,17 @@ class Measures:
 
         Raises:
             InputError: Flags do not fit the number of classes.
+            ConfigError: Flags or Boundary IoU are asked for, and there are prompts.
         """
         self.dataset, count = dataset, len(dataset.classes)
         things = [entry.is_thing for entry in dataset.classes]
         self.things = np.array(things, bool)
         self.evaluators: dict[str, Any]
         if dataset.kind == PROMPTS:  # as many words as prompts: no table of pairs of them
+            if boundary or novel is not None:
+                raise ConfigError(
+                    f"'{dataset.name}' has prompts; --boundary and --novel measure classes, so leave them out"
+                )
             asked: dict[str, Any] = {PROMPT: PromptEvaluator(), REFERRING: ReferringEvaluator()}
             self.evaluators = {task: asked[task] for task in tasks}
             return

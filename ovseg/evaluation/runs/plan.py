@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
 
 PLAN = "run.json"
+OF_MODEL = ("model", "protocol", "background", "templates", "device", "dtype")
+"""Fields of a plan that mean nothing for saved predictions."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Plan:
 
     Attributes:
         dataset: Name or folder, as for training.
-        model: As for `ovseg.load`; not looked at with `predictions`.
-        predictions: Folder of saved predictions in place of a model; empty for the model.
+        model: As for `ovseg.load`.
+        predictions: Folder of saved predictions in place of a model and all of `OF_MODEL`; empty for the model.
         vocabulary: Words in place of the data set's own (`Dataset.with_classes`); empty for those.
         protocol: Settings of a benchmark, as for `ovseg.load`.
         background: Policy; None for the model's own.
@@ -75,12 +77,16 @@ class Plan:
         """Find mistakes before anything is read.
 
         Raises:
-            ConfigError: A number is out of range.
+            ConfigError: A number is out of range, or saved predictions come with what is for a model.
         """
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit is {self.limit}; expected at least 1")
         if self.distractors is not None and self.distractors < 0:
             raise ConfigError(f"--distractors is {self.distractors}; expected 0 or more")
+        given = [name for name in OF_MODEL if getattr(self, name) != getattr(Plan, name)]
+        if self.predictions and given:
+            flags = ", ".join(f"--{name}" for name in given)
+            raise ConfigError(f"{flags} with --predictions: no model is run that could heed it; leave it out")
         if self.predictions and self.condition.FAMILY != "clean":
             raise ConfigError("tests of robustness change what a model gets; expected a --model, not --predictions")
         if self.predictions and self.distractors is not None:

@@ -13,15 +13,16 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.checkpoint.loading import Weights, load
+from ovseg.checkpoint.loading import Weights
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import Words
 from ovseg.errors import ConfigError
 from ovseg.labelling.objects import MaskRule
-from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_clip, read_clip
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_clip
 from ovseg.meta_arch.fcclip.weights import OFFICIAL
 from ovseg.meta_arch.section import Section, lower_keys
+from ovseg.meta_arch.worded_model import read_clip
 from ovseg.ops.mask_pooling import resize_masks
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.ensemble import fuse, void_share, with_void
@@ -137,10 +138,7 @@ class FCCLIP(ConvMaskModel):
         """
         super().__init__(**parts)
         self.ensemble, self.trained_names = ensemble, trained_names
-        if weights is not None:
-            load(self, weights, OFFICIAL)
-        else:
-            self.refresh_hash()
+        self.fill(weights, OFFICIAL)
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:

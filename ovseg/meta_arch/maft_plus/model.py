@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.checkpoint.loading import Weights, load
+from ovseg.checkpoint.loading import Weights
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.contract import Words
@@ -81,10 +81,7 @@ class MAFTPlus(ConvMaskModel):
         self.transfer, self.original, self.compensation = transfer, original, rc_weight
         for part in (trunk.stem, trunk.stages, trunk.norm_pre):
             part.requires_grad_(True)
-        if weights is not None:
-            load(self, weights, OFFICIAL)
-        else:
-            self.refresh_hash()
+        self.fill(weights, OFFICIAL)
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:

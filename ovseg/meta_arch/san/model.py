@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ovseg.checkpoint.loading import Weights, load
+from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ViTClip
 from ovseg.clip.tokens import ATTENTION, CLASS_TOKEN, STREAM
 from ovseg.contract import Answer, Words
@@ -21,12 +21,12 @@ from ovseg.labelling.mask_resize import plan_resize
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
-from ovseg.meta_arch.conv_mask_model import read_clip
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.meta_arch.san.recognition import pool_bias, run_patches, run_tail
 from ovseg.meta_arch.san.side_adapter import SideAdapter
 from ovseg.meta_arch.san.weights import official
 from ovseg.meta_arch.section import Section
+from ovseg.meta_arch.worded_model import read_clip
 from ovseg.proposals.classifier import class_logits
 from ovseg.vocabulary import TextOptions
 
@@ -114,23 +114,11 @@ class SAN(MaskModel):
         if sls_token != "cls_token":
             count = side_adapter.query_embed.shape[1]
             self.sls_tokens = nn.Parameter(torch.randn(count, 1, clip.width) * 0.02)
-        if weights is not None:
-            load(self, weights, official(front_blocks))
-        else:
-            self.refresh_hash()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the parts that a config names; ``MODEL.WEIGHTS`` is a released checkpoint or one of ours.
-
-        Raises:
-            WeightsError: The checkpoint is missing or does not fit.
-        """
-        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
+        self.fill(weights, official(front_blocks))
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
-        """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
+        """Build the parts that a config names; see `MaskModel.parts`."""
         section = Section(cls, cfg)
         layout = official(section.options["front_blocks"])
         clip = read_clip(ViTClip, cfg.MODEL.CLIP, empty=layout.holds_clip(weights))

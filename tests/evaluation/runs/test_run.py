@@ -217,6 +217,12 @@ def test_conditions_have_runs_of_their_own(data: Path, tiny_clip: Path, tmp_path
         ({"limit": 0}, "--limit is 0; expected at least 1"),
         ({"distractors": -1}, "--distractors is -1"),
         ({"predictions": "x", "distractors": 2}, "expected a --model"),
+        ({"predictions": "x", "model": "sclip/mini"}, "--model with --predictions: no model is run"),
+        (
+            {"predictions": "x", "protocol": "common", "background": "none", "templates": "none"},
+            "--protocol, --background, --templates with --predictions: .*; leave it out",
+        ),
+        ({"predictions": "x", "device": "cpu", "dtype": "bf16"}, "--device, --dtype with --predictions"),
         ({"predictions": "x", "condition": Corruption("fog", 1)}, "expected a --model, not --predictions"),
         ({"tasks": ("panoptic",)}, "cannot be judged by the semantic ground truth"),
         ({"tasks": ("depth",)}, "task 'depth'"),
