@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(words)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_args, **_options: _show_warning(message)
+            # Detectron2 scripts functions at import, which nobody here can mend.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
             status = _run(args)
         sys.stdout.flush()
         return status
