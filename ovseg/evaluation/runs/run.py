@@ -43,7 +43,7 @@ Item = tuple[int, int]
 
 
 Opened = tuple[Dataset, Measures]
-"""The data set of a job, read once, and what measures it."""
+"""The data set of a job, which jobs of the same images and words share, and what measures it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = No
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; expected at least 1")
-    opened = [_open(job) for job in jobs]
+    opened = _open(jobs)
     tell = report or (lambda done, total: None)
     if torch.distributed.is_torchelastic_launched():
         if not _run_own_part(jobs, opened, tell):
@@ -105,14 +105,20 @@ def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = No
     return [_close(job, dataset, measures) for job, (dataset, measures) in zip(jobs, opened, strict=True)]
 
 
-def _open(job: Job) -> Opened:
-    """Check a job before any work starts."""
-    job.plan.check()
-    dataset = job.plan.open_dataset()
-    measures = job.plan.open_measures(dataset)
-    check_writable(job.folder / LABELS)
-    claim(job.folder, job.plan, dataset)
-    return dataset, measures
+def _open(jobs: Sequence[Job]) -> list[Opened]:
+    """Check the jobs before any work starts; those of the same images and words share one data set, read once."""
+    read: dict[str, Dataset] = {}
+    found = []
+    for job in jobs:
+        plan = job.plan
+        plan.check()
+        if plan.dataset_key not in read:
+            read[plan.dataset_key] = plan.open_dataset()
+        dataset = read[plan.dataset_key]
+        found.append((dataset, plan.open_measures(dataset)))
+        check_writable(job.folder / LABELS)
+        claim(job.folder, plan, dataset)
+    return found
 
 
 def _close(job: Job, dataset: Dataset, measures: Measures) -> Run:
