@@ -150,6 +150,15 @@ def test_broken_files_are_named_and_the_rest_goes_on(data: Path, tiny_clip: Path
     assert len(run(Plan(str(data), str(tiny_clip)), tmp_path / "run").log.good) == 3  # what was mended is tried again
 
 
+def test_an_image_of_void_with_no_distractors_has_no_class(data: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    """There is no word to ask the model for; the other images are evaluated as ever."""
+    Image.fromarray(np.full((40, 48), 255, np.uint8)).save(data / "labels/0.png")
+    summary = finish([run(Plan(str(data), str(tiny_clip), distractors=0), tmp_path / "run")])
+    assert summary["counts"]["evaluated"] == 4
+    assert (read_label_png(tmp_path / "run/labels/0.png") == -1).all()
+    assert summary["metrics"]["semantic"]["void_share"]["value"] > 0.25
+
+
 def test_saved_predictions_of_all_forms(data: Path, tmp_path: Path) -> None:
     """Perfect predictions give 1, in 8 and 16 bits; a broken one is named."""
     from ovseg.result.segmentation import Segmentation
