@@ -30,7 +30,7 @@ from ovseg.evaluation.runs.plan import Plan, claim
 from ovseg.evaluation.runs.worker import Worker
 from ovseg.system.device import device_of_process, peak_memory
 from ovseg.system.files import atomic_write, check_writable
-from ovseg.system.processes import leave_group
+from ovseg.system.processes import ctrl_c_is_ours, leave_group
 
 LABELS = "labels"
 """Folder of the predicted labels, 16-bit PNGs in the ids of the evaluation's vocabulary (65535 no class)."""
@@ -237,14 +237,18 @@ def _spawn(
         )
         for rank in range(processes)
     ]
-    for worker in workers:
-        worker.start()
-    for done, message in enumerate(_messages(workers, queue), 1):
-        if isinstance(message, OvsegError):
+    try:
+        with ctrl_c_is_ours():
             for worker in workers:
+                worker.start()
+        for done, message in enumerate(_messages(workers, queue), 1):
+            if isinstance(message, OvsegError):
+                raise message
+            report(done, len(items))
+    finally:
+        for worker in workers:
+            if worker.is_alive():  # after an error or ctrl-C
                 worker.terminate()
-            raise message
-        report(done, len(items))
     for rank, worker in enumerate(workers):
         worker.join()
         if worker.exitcode:
