@@ -9,6 +9,7 @@ Examples:
     python tools/benchmark.py models --repeats 5 --modes fp32,bf16
     python tools/benchmark.py stages --models san
     python tools/benchmark.py folder --images 100 --compare folder.json
+    python tools/benchmark.py folder --batch-size 4
     python tools/benchmark.py ops --only mask_pool --json ops.json
 """
 

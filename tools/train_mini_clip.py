@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ovseg.checkpoint.strict import load_strict
+from ovseg.clip.normalise import normalise
 from ovseg.data.scenes.bank import Bank
 from ovseg.data.scenes.captions import caption
 from ovseg.data.scenes.composer import Composer, draw_concepts
@@ -201,8 +202,7 @@ class Trainer:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract CLIP's mean and divide by its deviation."""
-        mean, std = (torch.tensor(self.preprocess[k], device=images.device).view(1, 3, 1, 1) for k in ("mean", "std"))
-        return (images - mean) / std
+        return normalise(images, self.preprocess["mean"], self.preprocess["std"])
 
     @torch.no_grad()
     def zero_shot(self, novel: bool, count: int = 256) -> float:

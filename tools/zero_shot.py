@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from ovseg.clip import ViTClip
+from ovseg.clip.normalise import normalise
 from ovseg.data.scenes.bank import Bank
 from ovseg.data.scenes.composer import Composer, draw_concepts
 from ovseg.errors import InputError, OvsegError
@@ -43,11 +44,10 @@ def accuracy(clip: ViTClip, bank: Bank, novel: bool, count: int, templates: str,
     pool = torch.tensor([i for i, concept in enumerate(bank.concepts) if concept.novel == novel])
     texts = TextEmbedder(clip, templates).embed([concept.name for concept in bank.concepts])
     composer = Composer(bank, clip.image_size)
-    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (clip.mean, clip.std))
     ranks = []
     for start in range(0, count, 100):
         concepts = draw_concepts(pool, torch.ones(min(100, count - start), dtype=torch.long), 1, generator)
-        images = (composer(concepts, generator).images - mean) / std
+        images = normalise(composer(concepts, generator).images, clip.mean, clip.std)
         logits = F.normalize(clip.dense(images).cls.float(), dim=-1) @ texts.T
         own = logits.gather(1, concepts)
         ranks.append((logits > own).sum(1))

@@ -53,6 +53,7 @@ class Dataset:
         lookup: Class (65536,) int32 of each value of a label image; VOID and UNLISTED are negative.
         remap: Class (K,) int32 of `classes` for each class of the files; VOID where it is left out.
         problems: What was found to be wrong while the files were listed, one line each.
+        replaced: The classes in whose place `with_classes` has put those; None where it was not called.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Dataset:
     lookup: np.ndarray
     remap: np.ndarray
     problems: tuple[str, ...] = ()
+    replaced: Vocabulary | None = None
 
     @property
     def ignore_label(self) -> int:
@@ -78,7 +80,7 @@ class Dataset:
             InputError: No class has one of the names.
         """
         if len(vocabulary) == len(self.classes):
-            return replace(self, classes=vocabulary)
+            return replace(self, classes=vocabulary, replaced=self.classes)
         places = {name: place for place, name in enumerate(vocabulary.names)}
         chosen = np.array([places.get(name, VOID) for name in self.classes.names], np.int32)
         if not (chosen >= 0).any():
@@ -86,7 +88,8 @@ class Dataset:
                 f"'{self.name}' has {len(self.classes)} classes, none of them in the {len(vocabulary)} of the "
                 f"vocabulary ({vocabulary.names[0]}, ...); give one with its names, or one as long to rename them"
             )
-        return replace(self, classes=vocabulary, remap=np.append(chosen, VOID)[self.remap].astype(np.int32))
+        remap = np.append(chosen, VOID)[self.remap].astype(np.int32)
+        return replace(self, classes=vocabulary, remap=remap, replaced=self.classes)
 
     def read_segments(self, record: dict[str, Any], size: tuple[int, int]) -> Segments:
         """Read the masks of one image.

@@ -17,8 +17,9 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from ovseg.data.dataset import Dataset
-from ovseg.engine.validation import validate
+from ovseg.data.dataset import INSTANCE, PANOPTIC, SEMANTIC, Dataset
+from ovseg.engine.validation import Scores, validate
+from ovseg.evaluation.runs.measures import PROMPT, REFERRING
 from ovseg.system.device import peak_memory
 from ovseg.system.files import rewind
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 WINDOW = 50  # steps, of which the time of a step is the median
 QUIET = ("lr", "grad_norm", "data_seconds")
+BESIDES = (
+    (PANOPTIC, "pq", "PQ"),
+    (INSTANCE, "ap", "AP"),
+    (PROMPT, "miou", "mIoU of prompts"),
+    (REFERRING, "overall_iou", "oIoU"),
+)
+"""What the line of a validation says beside the semantic numbers: task, name and text."""
 
 log = logging.getLogger("ovseg.train")
 
@@ -137,8 +145,7 @@ class Validation(HookBase):
             found = validate(self.trainer.model, self.datasets)
         for name, scores in found.items():
             report(name, scores)
-            numbers = {key: value for key, value in scores.items() if isinstance(value, (int, float))}
-            self.log.write({f"{name}/{key}": value for key, value in numbers.items()})
+            self.log.write({f"{name}/{key}": value for key, value in flat(scores).items()})
 
 
 class Save(HookBase):
@@ -156,10 +163,26 @@ class Save(HookBase):
             comm.synchronize()
 
 
-def report(name: str, scores: dict[str, Any]) -> None:
+def flat(scores: Scores) -> dict[str, float]:
+    """Return what was measured of a data set by one name each: ``miou_present``, ``panoptic/pq``, ``instance/ap``."""
+    return {
+        name if task == SEMANTIC else f"{task}/{name}": value
+        for task, numbers in scores.items()
+        for name, value in numbers.items()
+        if value is not None
+    }
+
+
+def report(name: str, scores: Scores) -> None:
     """Log the scores of a data set."""
-    present, every, pixels = (100 * scores[key] for key in ("miou_present", "miou_all", "pixel_accuracy"))
-    log.info(
-        f"{name}: mIoU {present:.2f} over the {scores['present']} classes present, {every:.2f} over all "
-        f"{scores['total']}; pixel accuracy {pixels:.2f}"
-    )
+    said = []
+    if semantic := scores.get(SEMANTIC):
+        present, every, pixels = (_percent(semantic[key]) for key in ("miou_present", "miou_all", "pixel_accuracy"))
+        said.append(f"mIoU {present} over the {semantic['present']} classes present, {every} over all")
+        said[-1] += f" {semantic['total']}; pixel accuracy {pixels}"
+    said += [f"{text} {_percent(scores[task][key])}" for task, key, text in BESIDES if task in scores]
+    log.info(f"{name}: {'; '.join(said) or 'nothing was measured'}")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"

@@ -1,23 +1,24 @@
-"""Validation while training: the test sets through the same path as every image of a user."""
+"""Validation while training: the test sets by the way and the measures of `ovseg eval`."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from detectron2.utils import comm
 
 from ovseg.data.dataset import Dataset
 from ovseg.data.registration import register_dataset
-from ovseg.evaluation import SemanticEvaluator
-from ovseg.evaluation.runs.run import fit, look
-from ovseg.evaluation.runs.sources import ModelSource
+from ovseg.evaluation.runs.plan import Plan
+from ovseg.evaluation.runs.worker import Worker
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import Vocabulary
+
+Scores = dict[str, dict[str, Any]]
+"""For each task that a data set can judge the numbers of its result, as in ``result.json``."""
 
 
 def load_test_sets(names: Sequence[str], vocabulary: str) -> list[Dataset]:
@@ -30,34 +31,29 @@ def load_test_sets(names: Sequence[str], vocabulary: str) -> list[Dataset]:
     return [dataset.with_classes(Vocabulary.parse(vocabulary)) for dataset in found] if vocabulary else found
 
 
-def validate(model: WordedModel, datasets: Sequence[Dataset]) -> dict[str, dict[str, Any]]:
+def validate(model: WordedModel, datasets: Sequence[Dataset]) -> dict[str, Scores]:
     """Evaluate a model on data sets, with the images shared out over the processes; its mode is put back afterwards.
 
     Returns:
-        For each data set the numbers of `SemanticResult.to_json`.
+        The scores of each data set; nothing on all processes but the first.
 
     Raises:
-        InputError: A file cannot be used.
+        OvsegError: A file cannot be used, or as `Plan.open_measures` and `Plan.open_source`.
     """
     training = model.training
     device = next(model.parameters()).device
     segmenter = Segmenter(model, type(model).__name__, device, torch.float32)
     try:
-        return {dataset.name: _evaluate(segmenter, dataset) for dataset in datasets}
+        found = {dataset.name: _evaluate(segmenter, dataset) for dataset in datasets}
     finally:
         model.train(training)
+    return found if comm.is_main_process() else {}
 
 
-def _evaluate(segmenter: Segmenter, dataset: Dataset) -> dict[str, Any]:
-    source, every = ModelSource(segmenter, dataset.classes), np.arange(len(dataset.classes))
-    evaluator = SemanticEvaluator(len(dataset.classes), [entry.is_thing for entry in dataset.classes])
-    for record in dataset.records[comm.get_rank() :: comm.get_world_size()]:
-        seen = look(dataset, record)
-        found = fit(source(seen.image, every, seen.present), seen.truth.ids.shape, seen.image.name)
-        evaluator.add(seen.truth.semantic(), found.labels)
-    if comm.get_world_size() > 1:
-        device = segmenter.device
-        counts = torch.from_numpy(evaluator.confusion).to(device)
-        dist.all_reduce(counts)
-        evaluator.confusion = np.asarray(counts.cpu())
-    return evaluator.evaluate().to_json()
+def _evaluate(segmenter: Segmenter, dataset: Dataset) -> Scores:
+    plan = Plan(dataset.name)
+    measures = plan.open_measures(dataset)
+    worker = Worker.open(plan, dataset, measures, segmenter)
+    own = [worker.measure(index)[0] for index in range(len(dataset.records))[comm.get_rank() :: comm.get_world_size()]]
+    every = sorted(itertools.chain.from_iterable(comm.gather(own)), key=lambda record: record.index)
+    return {task: result.to_json() for task, result in measures.results(every).items()}

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import signal
+from collections.abc import Iterator
 
 import torch.distributed as dist
+
+
+@contextlib.contextmanager
+def ctrl_c_is_ours() -> Iterator[None]:
+    """Hold ctrl-C back while processes are started: they inherit that, for good, and this one hears of it afterwards.
+
+    A terminal tells all processes of a command at once. Who starts others ends them, and says one line; they would each
+    print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_group() -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +79,22 @@ def test_mistakes(
     words = [str(data) if word == "DATA" else word for word in words]
     assert main(["eval", *words, "--output", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sign", ["run/run.json", "run/records/*.jsonl"])
+def test_ctrl_c_is_one_line_with_several_processes(data: Path, tiny_clip: Path, tmp_path: Path, sign: str) -> None:
+    """Whether the processes are starting or at work: a terminal tells all of them."""
+    for name, suffix in itertools.product(("images", "labels"), range(3, 400)):
+        (data / f"{name}/{suffix}.png").symlink_to(data / f"{name}/0.png")
+    arguments = ["--dataset", str(data), "--model", str(tiny_clip), "--output", str(tmp_path / "run")]
+    command = [sys.executable, "-W", "ignore", "-m", "ovseg.cli", "eval", *arguments, "--processes", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while not list(tmp_path.glob(sign)) and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.5)  # a moment in the middle
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "interrupted; what was written before is complete\n")
 
 
 def test_compare_wants_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

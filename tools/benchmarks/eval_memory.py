@@ -150,10 +150,11 @@ def measure(case: Case) -> Found:
     """
     from ovseg.clip.base import BaseClip
     from ovseg.evaluation.runs import run as running
+    from ovseg.evaluation.runs import worker
     from ovseg.segmenter import Segmenter
 
     stages = [
-        Stage("reads", running, "look"),
+        Stage("reads", worker, "look"),
         Stage("encodes", Segmenter, "encode"),
         Stage("answers", Segmenter, "answer"),
         Stage("measures", Measures, "measure"),

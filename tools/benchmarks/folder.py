@@ -1,9 +1,13 @@
-"""`ovseg segment` on a folder of photographs: images per second, and how busy it keeps the cores."""
+"""`ovseg segment` on a folder of photographs: images per second, and how busy it keeps the cores.
+
+With ``--batch-size`` instead what it brings to encode several photographs of one size together.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,12 +17,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import MIB, positive
+from benchmarks.common import MIB, positive, ratio
 from benchmarks.figures import Figure, add_report_arguments, check_report_arguments, report
 from ovseg.errors import EnvironmentProblem
+from ovseg.zoo import load
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = 90  # percent of all cores
+CLASSES = "sea, sand, sky, tree, house"
+PICTURES, ROUNDS = 8, 5  # equal photographs, and timed rounds, of the comparison of batches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", type=positive, default=1280, help="their longer side in pixels (%(default)s)")
     parser.add_argument("--model", default="mini", help="a name of `ovseg models` (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (%(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, choices=(2, 4, 8), help="compare so many in a pass with one, in this process"
+    )
     add_report_arguments(parser)
 
 
@@ -36,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
     A run on one image is taken away from that on all: what remains is the work on images alone.
     """
     before = check_report_arguments(args)
+    if args.batch_size:
+        title = f"{PICTURES} equal photographs of {args.side}x{args.side * 3 // 4}, {args.model}, {args.device}"
+        return report(title, compare_batches(args), args, before)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as work:
         one, many = Path(work) / "one", Path(work) / "many"
@@ -54,6 +67,27 @@ def run(args: argparse.Namespace) -> int:
     ]
     size = f"{args.side}x{args.side * 3 // 4}"
     return report(f"folder of {args.images} photographs of {size}, {args.model}, {cores} cores", figures, args, before)
+
+
+def compare_batches(args: argparse.Namespace) -> list[Figure]:
+    """Time photographs in memory one at a time and several in a pass, in turn; the first round only warms up."""
+    segmenter = load(args.model, args.device)
+    pictures = [make_photo(0, (args.side * 3 // 4, args.side))] * PICTURES
+    words = segmenter.words(CLASSES)
+    seconds: dict[int, list[float]] = {1: [], args.batch_size: []}
+    for turn in range(ROUNDS + 1):
+        for size, rounds in seconds.items():
+            segmenter.batch_size = size
+            start = time.perf_counter()
+            for _ in segmenter.stream(pictures, words):
+                pass
+            if turn:
+                rounds.append(time.perf_counter() - start)
+    rates = [
+        Figure(f"images per second, batch {size}", PICTURES / statistics.median(rounds), "1/s")
+        for size, rounds in seconds.items()
+    ]
+    return [*rates, Figure(f"batch {args.batch_size} over batch 1", ratio(*seconds.values()), "x")]
 
 
 def make_photos(folder: Path, count: int, side: int) -> None:
@@ -80,7 +114,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[float, float, int]:
     if not hasattr(os, "wait4"):
         raise EnvironmentProblem("what a process used is not known on this system; run it on Linux or macOS")
     command = [sys.executable, "-m", "ovseg.cli", "segment", folder, "--output", f"{folder}-out"]
-    command += ["--classes", "sea, sand, sky, tree, house", "--model", args.model, "--device", args.device]
+    command += ["--classes", CLASSES, "--model", args.model, "--device", args.device]
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": paths})

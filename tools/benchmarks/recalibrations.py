@@ -16,11 +16,12 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.common import random_clip, ratio
+from benchmarks.words import plain_vocabulary, random_words
 from ovseg.clip import ViTClip
+from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.recalibration import Recalibration, build_recalibration, list_recalibrations
 from ovseg.system.device import resolve_device
 from ovseg.system.files import atomic_write
-from ovseg.vocabulary.queries import Queries
 
 BASELINE = "open_clip encode_image"
 SLOW = 5
@@ -76,14 +77,12 @@ def measure(
     Methods that take many times the baseline are timed once: their ratio says enough.
     """
     image = torch.randn(1, 3, size, size, device=clip.device)
-    rows = torch.nn.functional.normalize(torch.randn(classes, clip.embed_dim, device=clip.device), dim=1)
-    names = tuple(f"thing {i}" for i in range(classes))
-    queries = Queries(embeddings=rows, query_to_class=torch.arange(classes), texts=names)
+    words = random_words(WordedModel(clip, "none", "none"), plain_vocabulary(classes))
     regions = (torch.arange(size * size, device=clip.device) // (size * size // 8)).view(1, size, size)
     calls: dict[str, Callable[[], Any]] = {BASELINE: lambda: clip.model.encode_image(image)}
     for name, method in methods.items():
         calls[name] = lambda method=method: method.patch_scores(
-            method.encode(clip, image, regions if method.uses_regions else None), queries
+            method.encode(clip, image, regions if method.uses_regions else None), words
         )
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in track(range(repeats + 1), "rounds", transient=True):

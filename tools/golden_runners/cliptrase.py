@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from golden_runners.common import WHOLE, build_clip, build_method, empty_context, resize, show
 from golden_runners.product import make_words
 from ovseg.clip import Context, DenseFeatures, Tower, ViTClip
+from ovseg.clip.normalise import normalise
 from ovseg.clip.open_clip_internals import OpenClipBlock
 from ovseg.clip.tokens import CLASS_TOKEN
 from ovseg.contract import LABELS, Words
@@ -228,10 +229,9 @@ def detectron2(case: Any, clip: ViTClip) -> dict[str, Tensor]:
 
 def port_input(image: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Normalise an image (3, h, w) in 0..255, pad it with zeros at the right and the bottom, and make it smaller."""
-    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
     height, width = image.shape[1:]
     divisor = config["size_divisibility"]
-    padded = F.pad((image - mean) / std, (0, -width % divisor, 0, -height % divisor))[None]
+    padded = F.pad(normalise(image, config["mean"], config["std"]), (0, -width % divisor, 0, -height % divisor))[None]
     if not config["asymetric_input"]:
         return padded
     return F.interpolate(padded, scale_factor=config["clip_resolution"], mode="bilinear", align_corners=False)

@@ -28,7 +28,8 @@ class Given(Guide):
         """Return the features of the images, which the backbones of the original see as ImageNet's."""
         if self.features is not None:
             return self.features
-        assert self.patch_weight is not None
+        if self.patch_weight is None:
+            raise ValueError("the case has neither vfm_feats nor vfm_patch_weight; expected one of them, add it")
         images = normalise(context.rgb, IMAGENET_MEAN, IMAGENET_STD)
         return F.conv2d(images, self.patch_weight, stride=self.patch_weight.shape[-1])
 

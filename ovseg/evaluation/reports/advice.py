@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from ovseg.data.dataset import INSTANCE, PANOPTIC, PROMPTS, SEMANTIC, Dataset, read_label_image
-from ovseg.data.registration import read_dataset
 from ovseg.errors import InputError
 from ovseg.evaluation.runs.image_log import Log
 from ovseg.evaluation.runs.plan import Plan
@@ -27,9 +26,9 @@ def after(dataset: Dataset, log: Log, results: dict[str, Any]) -> list[str]:
 
 def _words(plan: Plan, dataset: Dataset) -> Iterator[str]:
     """Compare the vocabulary with the labels."""
-    if not plan.vocabulary:
+    labels = dataset.replaced
+    if not plan.vocabulary or labels is None:
         return
-    labels = read_dataset(plan.dataset, plan.root or None).classes
     renamed = len(labels) == len(dataset.classes)
     own, given = set(labels.names), set(dataset.classes.names)
     if renamed and own != given:

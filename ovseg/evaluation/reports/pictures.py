@@ -15,7 +15,8 @@ from ovseg.data.images import read_image
 from ovseg.errors import InputError
 from ovseg.evaluation.reports.page import inline
 from ovseg.evaluation.runs.image_log import ImageRecord
-from ovseg.evaluation.runs.run import LABELS, nearest, read_truth
+from ovseg.evaluation.runs.run import LABELS
+from ovseg.evaluation.runs.worker import nearest, read_truth
 from ovseg.result.formats.labels import read_label_png
 from ovseg.result.overlay import blend
 from ovseg.result.segmentation import Segmentation

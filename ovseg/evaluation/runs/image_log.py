@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import InputError
-from ovseg.system.files import atomic_write
+from ovseg.system.files import atomic_write, check_writable
 from ovseg.system.values import dump
 
 WHOLE = "images.jsonl"
@@ -85,8 +85,9 @@ def read_log(folder: Path) -> Log:
     """
     log = Log()
     for path in [folder / WHOLE, *sorted((folder / "records").glob("*.jsonl"))]:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            with contextlib.suppress(json.JSONDecodeError):  # the line that a kill has cut in two
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in text.split("\n"):  # and at nothing else: names may have other ends of lines
+            with contextlib.suppress(json.JSONDecodeError):  # the line that a kill has cut in two, perhaps in a letter
                 _take(log, json.loads(line), folder)
     return log
 
@@ -118,17 +119,25 @@ def appending(folder: Path, source: dict[str, Any], name: str) -> Iterator[Calla
 
     Yields:
         What writes a record; when it returns the record is out of this process, and a kill cannot undo it.
+
+    Raises:
+        InputError: The file cannot be written; what yields raises it, too.
     """
-    parts = folder / "records"
-    parts.mkdir(parents=True, exist_ok=True)
-    with (parts / f"{name}-{secrets.token_hex(4)}.jsonl").open("x", encoding="utf-8") as file:
+    path = folder / "records" / f"{name}-{secrets.token_hex(4)}.jsonl"
 
-        def write(row: dict[str, Any]) -> None:
-            file.write(dump(row) + "\n")
-            file.flush()
+    def write(row: dict[str, Any], mode: str = "ab") -> None:
+        try:
+            with path.open(mode) as file:
+                file.write((dump(row) + "\n").encode())
+        except OSError as error:
+            raise InputError(
+                f"cannot write '{path}' ({error.strerror or error}); what was done is kept: free some space and run "
+                "the same command again, or choose another --output"
+            ) from error
 
-        write({"source": source})
-        yield lambda record: write(dataclasses.asdict(record))
+    check_writable(path.parent)
+    write({"source": source}, "xb")
+    yield lambda record: write(dataclasses.asdict(record))
 
 
 def close_log(folder: Path, log: Log) -> None:

@@ -123,6 +123,11 @@ class Plan:
         return Measures(dataset, choose_tasks(dataset, self.tasks), self.novel_flags(dataset.classes), self.boundary)
 
     @property
+    def dataset_key(self) -> str:
+        """What tells data sets apart; plans with one key can share what `open_dataset` has read."""
+        return dump([self.dataset, self.root, self.vocabulary, self.limit])
+
+    @property
     def model_key(self) -> str:
         """What tells models apart; plans with one key can share a loaded model."""
         return dump([self.predictions, self.model, self.protocol, self.overrides, self.device, self.dtype])

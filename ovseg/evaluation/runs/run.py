@@ -7,6 +7,7 @@ changes a bit of them.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -21,16 +22,15 @@ import numpy as np
 import torch
 
 from ovseg._version import __version__
-from ovseg.data.dataset import SEMANTIC, Dataset, Segments
-from ovseg.data.images import LoadedImage, read_image
+from ovseg.data.dataset import Dataset
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
 from ovseg.evaluation.runs.image_log import ImageRecord, Log, appending, close_log, read_log
-from ovseg.evaluation.runs.measures import Found, Measures
+from ovseg.evaluation.runs.measures import Measures
 from ovseg.evaluation.runs.plan import Plan, claim
-from ovseg.evaluation.runs.sources import Source
+from ovseg.evaluation.runs.worker import Worker
 from ovseg.system.device import device_of_process, peak_memory
 from ovseg.system.files import atomic_write, check_writable
-from ovseg.system.processes import leave_group
+from ovseg.system.processes import ctrl_c_is_ours, leave_group
 
 LABELS = "labels"
 """Folder of the predicted labels, 16-bit PNGs in the ids of the evaluation's vocabulary (65535 no class)."""
@@ -43,7 +43,7 @@ Item = tuple[int, int]
 
 
 Opened = tuple[Dataset, Measures]
-"""The data set of a job, read once, and what measures it."""
+"""The data set of a job, which jobs of the same images and words share, and what measures it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = No
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; expected at least 1")
-    opened = [_open(job) for job in jobs]
+    opened = _open(jobs)
     tell = report or (lambda done, total: None)
     if torch.distributed.is_torchelastic_launched():
         if not _run_own_part(jobs, opened, tell):
@@ -105,14 +105,20 @@ def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = No
     return [_close(job, dataset, measures) for job, (dataset, measures) in zip(jobs, opened, strict=True)]
 
 
-def _open(job: Job) -> Opened:
-    """Check a job before any work starts."""
-    job.plan.check()
-    dataset = job.plan.open_dataset()
-    measures = job.plan.open_measures(dataset)
-    check_writable(job.folder / LABELS)
-    claim(job.folder, job.plan, dataset)
-    return dataset, measures
+def _open(jobs: Sequence[Job]) -> list[Opened]:
+    """Check the jobs before any work starts; those of the same images and words share one data set, read once."""
+    read: dict[str, Dataset] = {}
+    found = []
+    for job in jobs:
+        plan = job.plan
+        plan.check()
+        if plan.dataset_key not in read:
+            read[plan.dataset_key] = plan.open_dataset()
+        dataset = read[plan.dataset_key]
+        found.append((dataset, plan.open_measures(dataset)))
+        check_writable(job.folder / LABELS)
+        claim(job.folder, plan, dataset)
+    return found
 
 
 def _close(job: Job, dataset: Dataset, measures: Measures) -> Run:
@@ -142,134 +148,23 @@ def work(jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], r
         if key != job.plan.model_key:
             segmenter, key = job.plan.load(device), job.plan.model_key
         dataset, measures = opened[number]
-        worker = _Worker(job, dataset, measures, job.plan.open_source(dataset, measures, segmenter))
+        worker = Worker.open(job.plan, dataset, measures, segmenter)
         where = torch.device("cpu") if segmenter is None else segmenter.device
         with appending(job.folder, {**worker.source.description, "versions": versions()}, str(rank)) as append:
             for _, index in group:
-                append(worker.evaluate(index, where))
+                append(dataclasses.replace(_evaluate(worker, index, job.folder), peak=peak_memory(where)))
                 done += 1
                 report(done, len(items))
 
 
-@dataclass(frozen=True, eq=False)
-class _Worker:
-    """What evaluates the images of a job in this process."""
-
-    job: Job
-    dataset: Dataset
-    measures: Measures
-    source: Source
-
-    def evaluate(self, index: int, device: torch.device) -> ImageRecord:
-        """Evaluate one image; what is wrong with it is said in its record."""
-        record, plan = self.dataset.records[index], self.job.plan
-        path = Path(record["file_name"])
-        name = f"{path.parent.name}/{path.name}"
-        torch.manual_seed(plan.seed + index)  # methods that draw must not depend on what was drawn before a kill
-        try:
-            seen = look(self.dataset, record, tuple(self.measures.evaluators))
-            truth, notes = seen.truth, seen.notes
-            ids = plan.class_ids(index, seen.present, len(self.dataset.classes))
-            found = fit(self.source(seen.image, ids, seen.present), truth.ids.shape, name)
-            measured, scores = self.measures.measure(record, truth, found)
-            save_labels(self.job.folder / LABELS / f"{path.stem}.png", found.labels)
-        except InputError as error:
-            return ImageRecord(index, name, error=str(error))
-        height, width = truth.ids.shape
-        notes = (*notes, *found.notes)
-        return ImageRecord(
-            index, name, (height, width), "", found.seconds, peak_memory(device), notes, scores, measured
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """An image and its ground truth, each read once.
-
-    Attributes:
-        image: The photograph.
-        truth: Its masks, at their own size.
-        present: Classes that they have, ascending.
-        notes: What the reader of the result should know.
-    """
-
-    image: LoadedImage
-    truth: Segments
-    present: np.ndarray
-    notes: tuple[str, ...]
-
-
-def look(dataset: Dataset, record: dict[str, Any], tasks: Sequence[str] = (SEMANTIC,)) -> Look:
-    """Read an image of a data set and its ground truth; evaluation and validation in training both look so.
-
-    Raises:
-        InputError: Either is missing or broken, or they are of other proportions.
-    """
-    image = read_image(record["file_name"])
-    truth, notes = read_truth(dataset, record, image, tasks)
-    return Look(image, truth, np.unique(truth.classes), notes)
-
-
-def read_truth(
-    dataset: Dataset, record: dict[str, Any], image: LoadedImage, tasks: Sequence[str] = (SEMANTIC,)
-) -> tuple[Segments, tuple[str, ...]]:
-    """Read the ground truth of an image at its own size.
-
-    Where only labels are compared it may have another size than the image, with the same proportions: predictions are
-    then brought to it, and never the other way.
-
-    Returns:
-        The masks, and what the reader of the result should know.
-
-    Raises:
-        InputError: It is missing, broken or of other proportions.
-    """
-    height, width = image.pixels.shape[:2]
-    size = _truth_size(record) or (height, width)
-    alike = abs(size[0] * width - size[1] * height) <= max(*size, height, width)  # equal but for a rounded pixel
-    if size == (height, width) or not alike or set(tasks) - {SEMANTIC, "calibration"}:
-        return dataset.read_segments(record, (height, width)), ()
-    note = f"ground truth is {size[1]}x{size[0]}, the image {width}x{height}"
-    return dataset.read_segments(record, size), (note,)
-
-
-def _truth_size(record: dict[str, Any]) -> tuple[int, int] | None:
-    """Return height and width of a ground truth picture; None where there is none, or none that can be read."""
-    from PIL import Image
-
-    path = record.get("sem_seg_file_name") or record.get("pan_seg_file_name")
+def _evaluate(worker: Worker, index: int, folder: Path) -> ImageRecord:
+    """Measure one image and keep its labels; what is wrong with it is said in its record."""
     try:
-        with Image.open(path) as picture:  # type: ignore[arg-type]
-            return picture.height, picture.width
-    except Exception:  # decoders raise nearly anything; reading it says what is wrong
-        return None
-
-
-def fit(found: Found, size: tuple[int, ...], name: str) -> Found:
-    """Bring labels to the size of the ground truth, nearest pixel; segments and objects are left as they are.
-
-    Raises:
-        InputError: The proportions differ.
-    """
-    height, width = found.labels.shape
-    if (height, width) == size:
-        return found
-    if abs(size[0] * width - size[1] * height) > max(*size, height, width):
-        raise InputError(
-            f"prediction of '{name}' is {width}x{height} pixels, its ground truth {size[1]}x{size[0]}; expected equal "
-            "sizes, make it anew"
-        )
-    scores = None if found.scores is None else nearest(found.scores, size)
-    note = f"labels of {width}x{height} were brought to {size[1]}x{size[0]}"
-    return Found(nearest(found.labels, size), scores, None, None, found.seconds, (*found.notes, note))
-
-
-def nearest(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Bring a map (H, W) to another size by the nearest pixel."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, values.shape, strict=True)
-    )
-    return values if values.shape == size else values[rows[:, None], columns]
+        record, labels = worker.measure(index)
+        save_labels(folder / LABELS / f"{Path(record.name).stem}.png", labels)
+    except InputError as error:
+        return ImageRecord(index, worker.name(index), error=str(error))
+    return record
 
 
 def save_labels(path: Path, labels: np.ndarray) -> None:
@@ -342,14 +237,18 @@ def _spawn(
         )
         for rank in range(processes)
     ]
-    for worker in workers:
-        worker.start()
-    for done, message in enumerate(_messages(workers, queue), 1):
-        if isinstance(message, OvsegError):
+    try:
+        with ctrl_c_is_ours():
             for worker in workers:
+                worker.start()
+        for done, message in enumerate(_messages(workers, queue), 1):
+            if isinstance(message, OvsegError):
+                raise message
+            report(done, len(items))
+    finally:
+        for worker in workers:
+            if worker.is_alive():  # after an error or ctrl-C
                 worker.terminate()
-            raise message
-        report(done, len(items))
     for rank, worker in enumerate(workers):
         worker.join()
         if worker.exitcode:

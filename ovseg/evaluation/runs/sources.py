@@ -41,7 +41,7 @@ class Source(Protocol):
 
         Args:
             image: Read from a file.
-            ids: (N,) integers, the classes of the data set to label it with.
+            ids: (N,) integers, the classes of the data set to label it with; where there are none, no pixel has one.
             present: Classes of its ground truth.
 
         Raises:
@@ -81,6 +81,8 @@ class ModelSource:
 
     def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
         """Segment an image; see `Source`."""
+        if not len(ids):  # a photograph of void without distractors: there is nothing to ask for
+            return Found(np.full(image.pixels.shape[:2], -1, np.int32))
         words = self.whole
         if not np.array_equal(ids, np.arange(len(self.classes))):
             own = Vocabulary(tuple(self.classes[i] for i in ids))

@@ -18,7 +18,8 @@ from ovseg.evaluation.reports.charts import bars, curve, heat
 from ovseg.evaluation.reports.finish import finish
 from ovseg.evaluation.reports.report import HEAT_CLASSES, _worth_showing
 from ovseg.evaluation.runs.plan import Plan
-from ovseg.evaluation.runs.run import Job, evaluate, fit, nearest
+from ovseg.evaluation.runs.run import Job, evaluate
+from ovseg.evaluation.runs.worker import fit, nearest
 from ovseg.vocabulary import Vocabulary
 
 

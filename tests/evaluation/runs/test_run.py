@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovseg.cli import main
+from ovseg.data import registration
+from ovseg.data.own_data import read_folder
 from ovseg.errors import ConfigError, InputError, OvsegError
 from ovseg.evaluation.reports.finish import finish
 from ovseg.evaluation.robustness import Corruption, Distractors
@@ -147,6 +150,15 @@ def test_broken_files_are_named_and_the_rest_goes_on(data: Path, tiny_clip: Path
     assert len(run(Plan(str(data), str(tiny_clip)), tmp_path / "run").log.good) == 3  # what was mended is tried again
 
 
+def test_an_image_of_void_with_no_distractors_has_no_class(data: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    """There is no word to ask the model for; the other images are evaluated as ever."""
+    Image.fromarray(np.full((40, 48), 255, np.uint8)).save(data / "labels/0.png")
+    summary = finish([run(Plan(str(data), str(tiny_clip), distractors=0), tmp_path / "run")])
+    assert summary["counts"]["evaluated"] == 4
+    assert (read_label_png(tmp_path / "run/labels/0.png") == -1).all()
+    assert summary["metrics"]["semantic"]["void_share"]["value"] > 0.25
+
+
 def test_saved_predictions_of_all_forms(data: Path, tmp_path: Path) -> None:
     """Perfect predictions give 1, in 8 and 16 bits; a broken one is named."""
     from ovseg.result.segmentation import Segmentation
@@ -209,6 +221,22 @@ def test_conditions_have_runs_of_their_own(data: Path, tiny_clip: Path, tmp_path
     assert "fog-5" in (tmp_path / "run/report.html").read_text()
     labels = [read_label_png(tmp_path / f"run/{key}labels/0.png") for key in ("", "distractors-3/")]
     assert (labels[1] < len(CLASSES)).all() and (labels[0] != labels[1]).any()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_data_set_is_read_once(
+    data: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str
+) -> None:
+    """Whatever words and conditions there are; processes of their own get what was read."""
+    reads = []
+    monkeypatch.setattr(registration, "read_folder", lambda folder: reads.append(folder) or read_folder(folder))
+    words = ["eval", "--model", str(tiny_clip), "--dataset", str(data), "--output", str(tmp_path / "run")]
+    words += ["--vocabulary", "dog, sofa, wall, lamp", "--corruptions", "fog:5", "--typos", "1"]
+    assert main([*words, "--processes", processes]) == 0
+    assert reads == [data]
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["conditions"] == ["fog-5", "typos-1"]
+    assert any("renames 1 of 4 classes" in line for line in result["warnings"])
 
 
 @pytest.mark.parametrize(

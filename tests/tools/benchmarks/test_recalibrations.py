@@ -36,6 +36,18 @@ def test_measures_and_writes(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("small")
+def test_methods_are_given_words(monkeypatch):
+    from ovseg.contract import Words
+    from ovseg.recalibration import Recalibration
+
+    seen = []
+    real = Recalibration.patch_scores
+    monkeypatch.setattr(Recalibration, "patch_scores", lambda *given: seen.append(given[2]) or real(*given))
+    assert benchmark.main([*ARGUMENTS, "--methods", "CLIP", "--classes", "7", "--limit", "1000"]) == 0
+    assert seen and all(isinstance(words, Words) and len(words.vocabulary) == 7 for words in seen)
+
+
+@pytest.mark.usefixtures("small")
 def test_a_slow_method_of_attention_alone_fails(capsys):
     assert benchmark.main([*ARGUMENTS, "--methods", "SCLIP,ProxyCLIP", "--limit", "0.0001"]) == 1
     assert "problem: SCLIP cost more than 0.0001" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Conditions that change the words: misspelt, said otherwise, more of them, and written on the photo."""
+"""Conditions that change the names of the classes: misspelt, or said otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovseg.errors import InputError
-from ovseg.evaluation.robustness import Condition, Distractors, Paraphrase, Typographic, Typos
+from ovseg.evaluation.robustness import Paraphrase, Typos
 from ovseg.evaluation.robustness.names import misspell
 from ovseg.vocabulary import Vocabulary
 
@@ -64,49 +64,3 @@ def test_paraphrases_are_synonyms_first_and_sentences_else() -> None:
     assert second.queries == second.names
     with pytest.raises(InputError, match="number 9; expected 1 to 5"):
         Paraphrase(severity=9)
-
-
-def test_distractors_grow_and_are_no_class_of_the_vocabulary() -> None:
-    small, large = (Distractors(severity=n).vocabulary(VOC) for n in (10, 50))
-    assert large.names[:20] == VOC.names and small.names == large.names[:30] and len(large) == 70
-    assert small != Distractors(severity=10, seed=1).vocabulary(VOC)
-    source = Vocabulary.parse(["feline|cat", "moon", "CAR", "mars|venus"])
-    words = Vocabulary.parse(["cat", "car"])
-    assert sorted(Distractors(severity=2, source=source).vocabulary(words).names[2:]) == ["mars", "moon"]
-    with pytest.raises(InputError, match="3 distractors are asked for, but the given words have 2 names"):
-        Distractors(severity=3, source=source).vocabulary(words)
-    with pytest.raises(InputError, match="0 added names; expected 1 or more"):
-        Distractors(severity=0)
-
-
-def test_the_clean_condition_changes_nothing() -> None:
-    pixels = np.zeros((3, 4, 3), np.uint8)
-    assert Condition().image(pixels, "a", VOC, [0]) is pixels and Condition().vocabulary(VOC) is VOC
-    assert Condition().key == "clean" and Typos(severity=2).key == "typos-2"
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 120), st.sets(st.integers(0, 19)), st.integers(1, 5))
-def test_the_word_on_the_photo_is_of_an_absent_class(height: int, width: int, present: set[int], severity: int) -> None:
-    grey = np.full((height, width, 3), 128, np.uint8)
-    attack = Typographic(severity=severity)
-    found, word = attack.image(grey, "a.jpg", VOC, np.array(sorted(present))), attack.word("a.jpg", VOC, present)
-    assert found.shape == grey.shape and found.dtype == np.uint8
-    assert (word in VOC.names and VOC.names.index(word) not in present) if len(present) < 20 else word == ""
-    assert np.array_equal(found, attack.image(grey, "a.jpg", VOC, present))
-
-
-def test_letters_grow_and_have_a_rim() -> None:
-    grey = np.full((200, 300, 3), 128, np.uint8)
-    shares = []
-    for severity in range(1, 6):
-        found = Typographic(severity=severity).image(grey, "a.jpg", VOC, [0])
-        shares.append(float((found != 128).mean()))
-        assert found.max() > 240 and found.min() < 15
-    assert shares == sorted(shares) and shares[0] > 0.001 and shares[-1] < 0.5
-    assert {Typographic(severity=s).word("a.jpg", VOC, [0]) for s in range(1, 6)} == {
-        Typographic().word("a.jpg", VOC, [0])
-    }
-    assert len({Typographic().word(f"{i}.jpg", VOC, [0]) for i in range(20)}) > 5
-    with pytest.raises(InputError, match="severity 6; expected 1 to 5"):
-        Typographic(severity=6)
