@@ -119,10 +119,10 @@ def run(args: argparse.Namespace) -> int:
         if left_out:
             what = f"{left_out} results of earlier runs are left out"
             print(f"note: {what}; name a file itself to segment it", file=sys.stderr)
-        spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
-        _check_words(args, spec)
         formats = [name.strip() for name in args.formats.split(",")]
         bases = plan_files(images, args.output, formats)
+        spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
+        _check_words(args, spec)
         segmenter = load_spec(spec, args.device, args.dtype, args.batch_size, args.packed, args.compile)
         check_want(needs_of(formats), segmenter.model.gives, segmenter.name)
         words = segmenter.words(args.classes, args.background, args.templates)
