@@ -13,6 +13,8 @@ from ovseg.ops.library import define, load_kernels
 
 WEIGHTS = ("inside", "sigmoid", "softmax")
 RESIZES = ("bilinear", "max")
+MASKS = 64
+"""So many masks are pooled at a time in plain PyTorch."""
 
 
 def resize_masks(mask_logits: Tensor, size: tuple[int, int], resize: str = "bilinear") -> Tensor:
@@ -76,7 +78,12 @@ def _check(features: Tensor, mask_logits: Tensor) -> None:
 
 
 def mask_pool_plain(features: Tensor, mask_logits: Tensor, weights: int, resize: int) -> Tensor:
-    """Pool in plain PyTorch; arguments as `mask_pool`, but the options as indices of `WEIGHTS` and `RESIZES`."""
+    """Pool in plain PyTorch, some masks at a time; as `mask_pool`, with indices of `WEIGHTS` and `RESIZES`."""
+    parts = mask_logits.split(MASKS, 1)
+    return torch.cat([_pool(features, part, weights, resize) for part in parts], 1)
+
+
+def _pool(features: Tensor, mask_logits: Tensor, weights: int, resize: int) -> Tensor:
     share = _shares(features, mask_logits, weights, resize)[1]
     dtype = _wide(features, share) if torch.float64 in (features.dtype, share.dtype) else features.dtype
     with torch.autocast(features.device.type, enabled=False):

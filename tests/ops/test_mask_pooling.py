@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ovseg.errors import ConfigError, InputError
-from ovseg.ops import mask_pool, resize_masks
+from ovseg.ops import mask_pool, mask_pooling, resize_masks
 from ovseg.ops.mask_pooling import RESIZES, WEIGHTS, mask_pool_plain
 
 OPTIONS = [(weights, resize) for weights in range(len(WEIGHTS)) for resize in range(len(RESIZES))]
@@ -52,6 +52,14 @@ def test_a_token_of_san_with_no_scores_of_its_own_pools_like_this(grid):
     mask = F.adaptive_max_pool2d(bias, grid).flatten(2)
     expected = F.scaled_dot_product_attention(torch.zeros(1, 3, 8), torch.randn_like(pixels), pixels, attn_mask=mask)
     torch.testing.assert_close(mask_pool(values, bias, "softmax", "max"), expected)
+
+
+@pytest.mark.parametrize(("weights", "resize"), OPTIONS)
+def test_masks_that_come_some_at_a_time_make_no_difference(weights, resize, monkeypatch):
+    features, masks = inputs(2, 6, 8, 8)
+    whole = mask_pool_plain(features, masks, weights, resize)
+    monkeypatch.setattr(mask_pooling, "MASKS", 2)
+    torch.testing.assert_close(mask_pool_plain(features, masks, weights, resize), whole)
 
 
 def test_gradients_reach_features_alone():
