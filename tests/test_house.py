@@ -41,6 +41,7 @@ FILES = {"__init__.py", "segmenter.py", "contract.py", "errors.py", "config.py",
 FOLDERS = {room for room in FLOOR if f"{room}.py" not in FILES} | {"assets"}
 HOMES = ("recalibration", "meta_arch")
 LINES, FUNCTION_LINES, DEPTH = 400, 60, 3
+DEVICES = ("cpu", "cuda", "mps")
 
 
 class Import(NamedTuple):
@@ -196,6 +197,25 @@ def too_large(folder: Path) -> list[str]:
     return found
 
 
+def devices_and_asserts(house: Path) -> list[str]:
+    """Return where devices are named outside of the one file for it, and asserts, which ``python -O`` leaves out."""
+    found = []
+    for path in sources(house):
+        tree, name = tree_of(path), path.relative_to(house.parent)
+        attributes = {id(call.args[1]) for call in ast.walk(tree) if _is_hasattr(call)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert):
+                found.append(f"{name}:{node.lineno} asserts")
+            if isinstance(node, ast.Constant) and node.value in DEVICES and id(node) not in attributes:
+                if path != house / "system/device.py":
+                    found.append(f"{name}:{node.lineno} names the device {node.value}")
+    return sorted(found)
+
+
+def _is_hasattr(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hasattr"
+
+
 @pytest.fixture(scope="module")
 def imports() -> list[Import]:
     return imports_of(HOUSE)
@@ -232,6 +252,10 @@ def test_nothing_is_too_large(folder: str) -> None:
     check(too_large(ROOT / folder), "things are too large")
 
 
+def test_devices_are_named_in_one_file_and_nothing_is_asserted() -> None:
+    check(devices_and_asserts(HOUSE), "devices or asserts are in the way")
+
+
 def test_the_tests_find_what_they_look_for(tmp_path: Path) -> None:
     house = tmp_path / "ovseg"
     long = "def long():\n" + "    pass\n" * FUNCTION_LINES
@@ -250,6 +274,8 @@ def test_the_tests_find_what_they_look_for(tmp_path: Path) -> None:
         "meta_arch/two/model.py": "from ovseg.meta_arch.base import x\n" + register.format("Two"),
         "meta_arch/base.py": "\n" * LINES + "x = 1",
         "system/a/b/c/d/e.py": "",
+        "system/device.py": "x = 'cuda'",
+        "refinement/x.py": "x = 'cuda'\nassert x\nhasattr(x, 'cpu')",
     }.items():
         (house / name).parent.mkdir(parents=True, exist_ok=True)
         (house / name).write_text(text)
@@ -271,4 +297,8 @@ def test_the_tests_find_what_they_look_for(tmp_path: Path) -> None:
         "ovseg/meta_arch/base.py has 401 lines",
         f"ovseg/proposals/__init__.py:2 long has {FUNCTION_LINES + 1} lines",
         "ovseg/system/a/b/c/d/e.py lies 5 folders deep",
+    ]
+    assert devices_and_asserts(house) == [
+        "ovseg/refinement/x.py:1 names the device cuda",
+        "ovseg/refinement/x.py:2 asserts",
     ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import WeightsError
+from ovseg.system.device import CPU
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
@@ -29,7 +30,7 @@ def read_part(path: str | Path, part: str) -> dict[str, Tensor]:
         WeightsError: The file is missing, truncated, or holds anything but tensors.
     """
     try:
-        raw: Any = torch.load(path, map_location="cpu", weights_only=True)
+        raw: Any = torch.load(path, map_location=CPU, weights_only=True)
     except Exception:  # safetensors, or broken: then the general reader says so
         raw = None
     if isinstance(raw, Mapping) and isinstance(raw.get(part), Mapping):
@@ -91,5 +92,5 @@ def _read_any(path: Path) -> tuple[Any, bool]:
         if scripted:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # deprecated, but OpenAI's own files are such archives
-                return dict(torch.jit.load(str(path), map_location="cpu").state_dict()), True
-    return torch.load(path, map_location="cpu", weights_only=True), False
+                return dict(torch.jit.load(str(path), map_location=CPU).state_dict()), True
+    return torch.load(path, map_location=CPU, weights_only=True), False

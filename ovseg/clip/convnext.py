@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.ops.mask_pooling import mask_pool
+from ovseg.system.device import is_cpu
 
 STAGES = ("res2", "res3", "res4", "res5")
 HIDDEN_VALUES = 2**22
@@ -57,7 +58,7 @@ def run_stage(stage: Any, x: Tensor) -> Tensor:
 
     A block's hidden layer is four times as wide as all around it, and of a large image half of all that is held.
     """
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+    if torch.is_grad_enabled() or not is_cpu(x.device):
         found: Tensor = stage(x)
         return found
     x = stage.downsample(x)

@@ -1,4 +1,4 @@
-"""The only file that reaches inside open_clip's modules.
+"""Building models of open_clip, and its vision transformers from inside; `resnet` and `convnext` are its other towers.
 
 Only leaf modules are called (convolution, norms, linear layers), never open_clip's own blocks, so it makes no
 difference whether a version keeps tokens sequence-first or batch-first, or attends by ``nn.MultiheadAttention`` or by
@@ -20,6 +20,7 @@ from ovseg.clip.position import resize_position
 from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, STREAM, Block
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.ops.linear_layers import PackedLinear
+from ovseg.system.device import CPU
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -298,7 +299,7 @@ def build_empty(model_cfg: dict[str, Any], name: str, check: Callable[[dict[str,
         model = build_model(model_cfg, name, check)
     mask = getattr(model, "attn_mask", None)
     if mask is not None:  # the one buffer that no checkpoint holds: what a token may not see is what follows it
-        model.attn_mask = torch.full(mask.shape, float("-inf"), device="cpu").triu_(1)
+        model.attn_mask = torch.full(mask.shape, float("-inf"), device=CPU).triu_(1)
     return model
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ovseg.engine.hooks import memory_in_use
+from ovseg.system.device import memory_in_use
 
 if TYPE_CHECKING:
     from ovseg.engine.trainer import Trainer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections import deque
@@ -13,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -50,14 +48,6 @@ def start_log(folder: Path) -> None:
         for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "log.txt", encoding="utf-8")):
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
             log.addHandler(handler)
-
-
-def memory_in_use(device: torch.device) -> int:
-    """Return the bytes in use now: of the accelerator, or of this process."""
-    if device.type != "cpu" and torch.cuda.is_available():
-        return torch.cuda.memory_allocated(device)
-    pages = Path("/proc/self/statm")
-    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else peak_memory(device)
 
 
 class Log(HookBase):

@@ -34,6 +34,7 @@ from ovseg.engine.optimizer import (
 )
 from ovseg.errors import ConfigError, TrainingError
 from ovseg.meta_arch.worded_model import WordedModel
+from ovseg.system.device import is_cpu
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -208,7 +209,7 @@ def amp_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
         raise ConfigError(f"SOLVER.AMP.DTYPE is '{node.DTYPE}'; expected fp16 or bf16")
     if not node.ENABLED:
         return torch.float32
-    return torch.bfloat16 if device.type == "cpu" else AMP_DTYPES[node.DTYPE]
+    return torch.bfloat16 if is_cpu(device) else AMP_DTYPES[node.DTYPE]
 
 
 def seed_everything(seed: int, *place: int) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ovseg.clip.features import Context, Need
 from ovseg.errors import ConfigError
-from ovseg.system.registry import Kind, find
+from ovseg.system.registry import Kind, build
 
 GUIDE_REGISTRY = Registry("GUIDE")
-GUIDE_REGISTRY.__doc__ = "Functions from an argument (the text behind the colon) and a facet to a `Guide`, by kind."
+GUIDE_REGISTRY.__doc__ = "Functions from the options argument (the text behind the colon) and facet to a `Guide`."
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FACETS = ("token", "query", "key", "value", "query+key")
@@ -49,7 +49,7 @@ class Guide(nn.Module):
         return super().train(False)
 
 
-GUIDES: Kind[Callable[[str, str], Guide]] = Kind("guide", GUIDE_REGISTRY)
+GUIDES: Kind[Callable[..., Guide]] = Kind("guide", GUIDE_REGISTRY)
 
 
 def build_guide(name: str | Guide, facet: str = "token") -> Guide:
@@ -70,7 +70,7 @@ def build_guide(name: str | Guide, facet: str = "token") -> Guide:
     if facet not in FACETS:
         raise ConfigError(f"guide facet is '{facet}'; expected one of {', '.join(FACETS)}")
     kind, _, argument = name.partition(":")
-    guide = find(GUIDES, kind)(argument, facet)
+    guide = build(GUIDES, kind, {"argument": argument, "facet": facet})
     guide.name = name
     return guide.eval().requires_grad_(False)
 

@@ -50,6 +50,6 @@ class ClipGuide(Guide):
 
 
 @GUIDE_REGISTRY.register()
-def clip(argument: str, facet: str) -> Guide:
+def clip(*, argument: str = "", facet: str = "token") -> Guide:
     """Build the guide ``clip:SHARE``."""
     return ClipGuide(argument, facet)

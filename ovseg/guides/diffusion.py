@@ -12,6 +12,7 @@ from torch import Tensor
 from ovseg.clip.features import Context
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError
 from ovseg.guides.base import GUIDE_REGISTRY, Guide, entering
+from ovseg.system.device import CPU
 
 _DEFAULT = "stabilityai/stable-diffusion-2-1-base"
 _STEPS, _STEP, _SEED = 50, 45, 0
@@ -80,7 +81,7 @@ def _weights(module: Any, tokens: Tensor) -> Tensor:
 
 
 @GUIDE_REGISTRY.register()
-def diffusion(argument: str, facet: str) -> Guide:
+def diffusion(*, argument: str = "", facet: str = "token") -> Guide:
     """Build the guide ``diffusion:MODEL``, a folder or a name of the hub; by default Stable Diffusion 2.1 base."""
     if facet != "token":
         raise ConfigError(f"guide diffusion got the facet {facet}; expected token, for it gives attention maps")
@@ -100,5 +101,5 @@ def diffusion(argument: str, facet: str) -> Guide:
             f"could not get the diffusion model {model} ({reason}); download it and pass its folder: diffusion:FOLDER"
         ) from error
     with torch.no_grad():
-        prompt = pipeline.encode_prompt("", "cpu", 1, do_classifier_free_guidance=False)[0]
+        prompt = pipeline.encode_prompt("", CPU, 1, do_classifier_free_guidance=False)[0]
     return DiffusionGuide(pipeline.unet, pipeline.vae, pipeline.scheduler, prompt)

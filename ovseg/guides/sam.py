@@ -38,7 +38,7 @@ class SamGuide(Guide):
 
 
 @GUIDE_REGISTRY.register()
-def sam(argument: str, facet: str) -> Guide:
+def sam(*, argument: str = "", facet: str = "token") -> Guide:
     """Build the guide ``sam:TYPE@FILE``."""
     kind, _, file = argument.partition("@")
     if facet != "token" or not file:

@@ -88,7 +88,7 @@ def _projections(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:
 
 
 @GUIDE_REGISTRY.register()
-def timm(argument: str, facet: str) -> Guide:
+def timm(*, argument: str = "", facet: str = "token") -> Guide:
     """Build the guide ``timm:TAG[@FILE][#stride=N]``."""
     argument, _, option = argument.partition("#")
     tag, _, file = argument.partition("@")

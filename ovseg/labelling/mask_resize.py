@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError
 from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.system.device import is_cpu
 
 _CPU_TILE, _TILE = (64, 64), (256, 1024)  # pixels; on CPUs all masks of a tile should stay in the cache
 
@@ -39,7 +40,7 @@ class MaskResize:
 
     def tiles(self, device: torch.device) -> Iterator[tuple[slice, slice]]:
         """Yield the tiles of the result, as large as suits the device."""
-        high, wide = _CPU_TILE if device.type == "cpu" else _TILE
+        high, wide = _CPU_TILE if is_cpu(device) else _TILE
         for top in range(0, self.size[0], high):
             for left in range(0, self.size[1], wide):
                 yield slice(top, top + high), slice(left, left + wide)

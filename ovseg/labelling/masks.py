@@ -13,6 +13,7 @@ from torch import Tensor
 from ovseg.errors import ConfigError
 from ovseg.labelling.mask_resize import MaskResize
 from ovseg.result.objects import Instance, PackedMask, PanopticSegment, pack_masks
+from ovseg.system.device import is_cpu
 
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
 _FIRST_CLASSES = 8  # classes that are compared first: in most tiles one of a few wins all pixels
@@ -170,7 +171,7 @@ def _best_class(shares: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     bounds, order = (masks.amax(1) @ shares).mul_(1 + _SLACK).sort(descending=True)
     best = torch.full((masks.shape[1],), -torch.inf, device=masks.device)
     winner = torch.zeros(masks.shape[1], dtype=torch.long, device=masks.device)
-    most = _CPU_CLASSES if masks.device.type == "cpu" else _CLASSES
+    most = _CPU_CLASSES if is_cpu(masks.device) else _CLASSES
     done, count = 0, min(_FIRST_CLASSES, most)
     while count > 0:
         part = order[done : done + count].sort().values

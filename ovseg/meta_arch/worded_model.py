@@ -21,7 +21,7 @@ from ovseg.errors import ConfigError, EnvironmentProblem, InputError
 from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import pack_linears
-from ovseg.system.device import to_device
+from ovseg.system.device import CPU, is_cpu, to_device
 from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
@@ -297,7 +297,7 @@ class WordedModel(nn.Module):
             )
         low = dtype in (torch.bfloat16, torch.float16)
         self.eval().to(device, torch.float32 if low else dtype)
-        self._text_rests = torch.device("cpu")
+        self._text_rests = CPU
         if low:
             self.clip.lower(dtype)
         return self
@@ -322,7 +322,7 @@ class WordedModel(nn.Module):
         """
         if self.not_compiled:
             raise ConfigError(f"{type(self).__name__} is not compiled: {self.not_compiled}; leave compile out")
-        if backend == "inductor" and self.clip.device.type == "cpu" and find_compiler() is None:
+        if backend == "inductor" and is_cpu(self.clip.device) and find_compiler() is None:
             raise ConfigError("there is no C++ compiler to compile with; install g++ or clang++, or leave compile out")
         self._compiled = torch.compile(self.network, fullgraph=True, backend=backend)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError
 from ovseg.ops.library import define, load_kernels
+from ovseg.system.device import is_cpu
 
 _GROUP = 8  # queries that share one comparison before the winner among them is looked up
 _CPU_TILE, _CPU_CHUNK = (32, 256), 2**19  # pixels of a tile; scores of a chunk, so that it stays in the cache
@@ -91,7 +92,7 @@ def plain_class_argmax(
     scaled, rows, columns = logits.float() * scale, rows.float(), columns.float()
     size, device = (len(rows), len(columns)), logits.device
     labels, scores = torch.empty(size, dtype=torch.int32, device=device), torch.empty(size, device=device)
-    (high, wide), chunk = (_CPU_TILE, _CPU_CHUNK) if device.type == "cpu" else (_TILE, _CHUNK)
+    (high, wide), chunk = (_CPU_TILE, _CPU_CHUNK) if is_cpu(device) else (_TILE, _CHUNK)
     high *= max(1, chunk // (high * wide * len(logits)))  # a tile of few queries has more pixels
     for top in range(0, size[0], high):
         for left in range(0, size[1], wide):
@@ -135,7 +136,7 @@ def _run(race: Race, scaled: Tensor, matrices: tuple[Tensor, Tensor], competes: 
     rows, columns = matrices[0][:, near_rows].contiguous(), matrices[1][:, near_columns].mT.contiguous()
     local = scaled[:, near_rows][:, :, near_columns]
     bounds = local.amax((1, 2))
-    size = max(_GROUP, (_CPU_CHUNK if local.device.type == "cpu" else _CHUNK) // race.labels.numel())
+    size = max(_GROUP, (_CPU_CHUNK if is_cpu(local.device) else _CHUNK) // race.labels.numel())
     # Queries that race all at once need no order but their own, in which the first of equals wins.
     order, kept = first_competing(competes, bounds if len(bounds) > size else None), int(competes.sum())
     for part, competing in runs(order, kept, size):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.errors import EnvironmentProblem
+from ovseg.system.device import is_cpu
 
 
 class PackedLinear(nn.Module):
@@ -31,7 +32,7 @@ class PackedLinear(nn.Module):
         """
         super().__init__()
         weight = linear.weight.detach()
-        if weight.device.type != "cpu":
+        if not is_cpu(weight.device):
             raise EnvironmentProblem(f"weights are on {weight.device}, but only the CPU packs them; leave packing out")
         if not can_pack():
             raise EnvironmentProblem(f"PyTorch {torch.__version__} cannot pack weights here; leave packing out")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError, InputError
 from ovseg.ops.library import define, load_kernels
+from ovseg.system.device import is_cpu
 
 WEIGHTS = ("inside", "sigmoid", "softmax")
 RESIZES = ("bilinear", "max")
@@ -58,7 +59,7 @@ def mask_pool(features: Tensor, mask_logits: Tensor, weights: str = "inside", re
         if got not in known:
             raise ConfigError(f"mask pooling got '{got}'; expected one of {', '.join(known)}")
     options = WEIGHTS.index(weights), RESIZES.index(resize)
-    if features.device.type != "cpu" and torch.float64 in (features.dtype, mask_logits.dtype):
+    if not is_cpu(features.device) and torch.float64 in (features.dtype, mask_logits.dtype):
         return mask_pool_plain(features, mask_logits, *options)  # graphics cards' kernels add up in single precision
     load_kernels()
     found: Tensor = torch.ops.ovseg.mask_pool(features, mask_logits, *options)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ovseg.errors import InputError
 from ovseg.ops.library import define, load_kernels
+from ovseg.system.device import is_cpu
 
 QUERIES = 4096
 """So many queries are sampled at a time in plain PyTorch."""
@@ -145,7 +146,7 @@ def pixel_centres(shapes: Sequence[tuple[int, int]], device: torch.device | None
 
 
 def _plain(value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    sample = sample_bags if value.device.type == "cpu" else sample_grids
+    sample = sample_bags if is_cpu(value.device) else sample_grids
     dtype = _working_dtype(value)
     found = sample(value.to(dtype), _pairs(sizes), locations.to(dtype), weights.to(dtype))
     return found.to(value.dtype)

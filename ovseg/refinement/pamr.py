@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.errors import ConfigError
+from ovseg.system.device import is_cpu
 
 _AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 _CPU_MAPS, _CPU_ROWS = 8, 16  # of a strip that stays in the cache with its neighbours and weights
@@ -97,7 +98,7 @@ def propagate(mask: Tensor, weights: Tensor, steps: int, dilations: Sequence[int
     if not steps:
         return mask
     refined = torch.empty_like(mask)
-    chunk = _CPU_MAPS if mask.device.type == "cpu" else _MAPS
+    chunk = _CPU_MAPS if is_cpu(mask.device) else _MAPS
     for maps, target in zip(mask.split(chunk, dim=1), refined.split(chunk, dim=1), strict=True):
         source = F.pad(maps, (margin,) * 4, mode="replicate")
         other = torch.empty_like(source) if steps > 1 else source
@@ -113,7 +114,7 @@ def _step(padded: Tensor, weights: Tensor, offsets: Sequence[tuple[int, int]], t
     """Write the weighted mean of all neighbours to ``target`` (B, C, H, W); the maps have a border that holds them."""
     height, width = target.shape[2:]
     margin = (padded.shape[3] - width) // 2
-    rows = _CPU_ROWS if target.device.type == "cpu" else height
+    rows = _CPU_ROWS if is_cpu(target.device) else height
     for start in range(0, height, rows):
         strip = target[:, :, start : start + rows]
         for index, (dy, dx) in enumerate(offsets):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 import torch
 
 from ovseg.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -70,6 +73,19 @@ def device_of_process(name: str, rank: int) -> str:
     if name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
     return f"cuda:{rank % torch.cuda.device_count()}"
+
+
+def is_cpu(device: torch.device) -> bool:
+    """Tell whether it is the processor, for which other sizes of work are right than for an accelerator."""
+    return device.type == "cpu"
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Return the bytes in use now: of the accelerator, or of this process."""
+    if device.type != "cpu" and torch.cuda.is_available():
+        return torch.cuda.memory_allocated(device)
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else peak_memory(device)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -110,19 +110,22 @@ def spelling(kind: Kind[Any], name: str, besides: Iterable[str] = ()) -> str:
     return folded[name.casefold()]
 
 
-def build(kind: Kind[Callable[..., Built]], name: str, options: Mapping[str, Any] | None = None) -> Built:
+def build(
+    kind: Kind[Callable[..., Built]], name: str, options: Mapping[str, Any] | None = None, besides: Iterable[str] = ()
+) -> Built:
     """Build a thing by name and options.
 
     Args:
         kind: What it is.
         name: Its name, in any case.
         options: Values of keyword-only parameters of its class, or of the function that makes it.
+        besides: See `spelling`.
 
     Raises:
         UnknownNameError: There is none of this name; near matches are named.
         ConfigError: No such option, one is missing, or a value is of a wrong type or out of range.
     """
-    maker = find(kind, name)
+    maker = find(kind, name, besides)
     word = getattr(maker, "__name__", name)
     return maker(**check_options(word, options_of(maker), options or {}))
 

@@ -5,7 +5,8 @@
 - ``words``: words for surroundings (a versioned list, see `ovseg.vocabulary.words`) compete; where one wins: no class.
 - own words: ``"sky, wall"``, ``"words:sky"`` or a list of words compete in the same way.
 
-A further policy is a function ``argument -> Background`` under its name in `BACKGROUND_REGISTRY`.
+A further policy is a function of the option ``argument`` that returns a `Background`, under its name in
+`BACKGROUND_REGISTRY`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from collections.abc import Callable, Iterable
 from detectron2.utils.registry import Registry
 
 from ovseg.errors import UnknownNameError, VocabularyError
-from ovseg.system.registry import Kind, find
+from ovseg.system.registry import Kind, build
 from ovseg.vocabulary.names import check_unique, clean_name, shown
 from ovseg.vocabulary.parsing import split_words
 from ovseg.vocabulary.words import CURRENT_WORDS, WORD_LISTS
 
 BACKGROUND_REGISTRY = Registry("BACKGROUND")
-BACKGROUND_REGISTRY.__doc__ = "Functions from a policy's argument (the text behind the colon) to a `Background`."
+BACKGROUND_REGISTRY.__doc__ = "Functions from the option argument (the text behind the colon) to a `Background`."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Background:
     words: tuple[str, ...] = ()
 
 
-BACKGROUNDS: Kind[Callable[[str], Background]] = Kind("background policy", BACKGROUND_REGISTRY)
+BACKGROUNDS: Kind[Callable[..., Background]] = Kind("background policy", BACKGROUND_REGISTRY)
 
 
 @BACKGROUND_REGISTRY.register()
-def none(argument: str) -> Background:
+def none(*, argument: str = "") -> Background:
     """Give every pixel one of the classes."""
     if argument:
         raise VocabularyError(f"background policy 'none' takes no argument, got {shown(argument)}; write 'none'")
@@ -53,7 +54,7 @@ def none(argument: str) -> Background:
 
 
 @BACKGROUND_REGISTRY.register()
-def threshold(argument: str) -> Background:
+def threshold(*, argument: str = "") -> Background:
     """Leave pixels without a class whose best score is below a number in (0, 1]."""
     try:
         value = float(argument)
@@ -67,7 +68,7 @@ def threshold(argument: str) -> Background:
 
 
 @BACKGROUND_REGISTRY.register()
-def words(argument: str) -> Background:
+def words(*, argument: str = "") -> Background:
     """Let words compete: the shipped list, or the user's own behind the colon."""
     return own_words(split_words(argument)) if argument else Background(CURRENT_WORDS, words=WORD_LISTS[CURRENT_WORDS])
 
@@ -128,7 +129,6 @@ def parse_background(source: str | Background | Iterable[str] | None) -> Backgro
     if text in WORD_LISTS:
         return Background(text, words=WORD_LISTS[text])
     try:
-        policy = find(BACKGROUNDS, name, besides=WORD_LISTS)
+        return build(BACKGROUNDS, name, {"argument": argument}, besides=WORD_LISTS)
     except UnknownNameError as error:
         raise UnknownNameError(f"{error} (for background words of your own write 'words:sky, wall')") from None
-    return policy(argument)

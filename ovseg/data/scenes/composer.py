@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ovseg.data.scenes.bank import TEXTURES_PER_CLASS, Bank
 from ovseg.data.scenes.textures import STUFF
+from ovseg.system.device import CPU
 
 MAX_OBJECTS = 6
 # Side of an object as a fraction of the image, by the number of objects in it.
@@ -39,7 +40,7 @@ class SceneBatch:
 class Composer:
     """Draws batches of scenes from a bank; equal generators give equal scenes."""
 
-    def __init__(self, bank: Bank, size: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, bank: Bank, size: int, device: torch.device | str = CPU) -> None:
         """Prepare image pyramids of the cut-outs for scenes of side `size` pixels on `device`."""
         self.bank, self.size, self.device = bank, size, torch.device(device)
         level = bank.sprites.to(self.device)

@@ -28,7 +28,7 @@ from ovseg.evaluation.runs.image_log import ImageRecord, Log, appending, close_l
 from ovseg.evaluation.runs.measures import Measures
 from ovseg.evaluation.runs.plan import Plan, claim
 from ovseg.evaluation.runs.worker import Worker
-from ovseg.system.device import device_of_process, peak_memory
+from ovseg.system.device import CPU, device_of_process, peak_memory
 from ovseg.system.files import atomic_write, check_writable
 from ovseg.system.processes import ctrl_c_is_ours, leave_group
 
@@ -149,7 +149,7 @@ def work(jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], r
             segmenter, key = job.plan.load(device), job.plan.model_key
         dataset, measures = opened[number]
         worker = Worker.open(job.plan, dataset, measures, segmenter)
-        where = torch.device("cpu") if segmenter is None else segmenter.device
+        where = CPU if segmenter is None else segmenter.device
         with appending(job.folder, {**worker.source.description, "versions": versions()}, str(rank)) as append:
             for _, index in group:
                 append(dataclasses.replace(_evaluate(worker, index, job.folder), peak=peak_memory(where)))
