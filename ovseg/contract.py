@@ -7,7 +7,6 @@ loaded model, and a second question about the same image costs no second pass.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing_extensions import Self
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.result.objects import Instance, Panoptic
+from ovseg.system.values import short_hash
 from ovseg.vocabulary.background import Background
 from ovseg.vocabulary.queries import Queries
 from ovseg.vocabulary.vocabulary import Vocabulary
@@ -108,9 +108,6 @@ class SegmentationModel(Protocol):
 
     Attributes:
         size_rule: How large the network sees a photograph.
-        settings: What makes results besides weights and words, as JSON values.
-        weights_hash: Changes with every change of the weights.
-        gives: What can be wanted of it.
 
     A model is first placed; what else speeds it up, it does or says in one sentence why not.
     """
@@ -118,11 +115,19 @@ class SegmentationModel(Protocol):
     size_rule: SizeRule
 
     @property
-    def settings(self) -> dict[str, Any]: ...  # noqa: D102
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides weights and words, as JSON values."""
+        ...
+
     @property
-    def weights_hash(self) -> str: ...  # noqa: D102
+    def weights_hash(self) -> str:
+        """Changes with every change of the weights."""
+        ...
+
     @property
-    def gives(self) -> frozenset[str]: ...  # noqa: D102
+    def gives(self) -> frozenset[str]:
+        """What can be wanted of it."""
+        ...
 
     def words(
         self,
@@ -170,8 +175,7 @@ class SegmentationModel(Protocol):
 
 def identity(model: SegmentationModel) -> str:
     """Return 16 hex digits that say which model this is, by its weights and settings."""
-    content = json.dumps([model.weights_hash, model.settings], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return short_hash(json.dumps([model.weights_hash, model.settings], sort_keys=True))
 
 
 def check_want(want: Iterable[str] | None, gives: frozenset[str], model: str) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -35,6 +36,11 @@ def plain(meta: dict[str, Any]) -> dict[str, Any]:
 def dump(value: Any, indent: int | None = None) -> str:
     """Write JSON values as text, names in their own script."""
     return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def short_hash(content: str | bytes) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a content; the same in every process."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
 def options_in_force(of: object) -> dict[str, Any]:

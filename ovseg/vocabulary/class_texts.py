@@ -7,7 +7,6 @@ for. A class of the name ``background`` never has an entry.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import VocabularyError
+from ovseg.system.values import short_hash
 from ovseg.vocabulary.names import fold, shown
 from ovseg.vocabulary.vocabulary import ClassEntry
 
@@ -103,7 +103,7 @@ def read_class_texts(source: str, single: bool = False) -> ClassTexts:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VocabularyError(f"text file {source!r} cannot be read: {reason}") from None
-    return ClassTexts(path.name, hashlib.sha256(content).hexdigest()[:16], _checked(data, path.name, single))
+    return ClassTexts(path.name, short_hash(content), _checked(data, path.name, single))
 
 
 def _checked(data: Any, file: str, single: bool) -> dict[str, tuple[str, ...]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from ovseg.errors import VocabularyError
+from ovseg.system.values import short_hash
 from ovseg.vocabulary.colors import Color, color_of, spread_colors
 from ovseg.vocabulary.names import check_unique, clean_name
 from ovseg.vocabulary.parsing import parse_classes
@@ -123,8 +123,7 @@ class Vocabulary(Sequence[ClassEntry]):
     @functools.cached_property
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of names, order and thing flags; the same in every process."""
-        content = json.dumps([[entry.names, entry.is_thing] for entry in self.classes])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return short_hash(json.dumps([[entry.names, entry.is_thing] for entry in self.classes]))
 
     def format(self) -> str:
         """Return the names as a text that `parse` reads back, such as ``"cat|kitten, sofa"`` (without thing flags).

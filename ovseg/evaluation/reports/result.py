@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import statistics
@@ -21,7 +20,7 @@ from ovseg.evaluation.reports.rules import IMAGE_RULES, counting, rules
 from ovseg.evaluation.runs.measures import CALIBRATION
 from ovseg.evaluation.runs.run import Run
 from ovseg.system.files import atomic_write
-from ovseg.system.values import dump, plain
+from ovseg.system.values import dump, plain, short_hash
 
 FORMAT = 1
 RESULT, PER_CLASS = "result.json", "per_class.csv"
@@ -152,7 +151,7 @@ def _image_means(run: Run) -> dict[str, dict[str, Any]]:
 
 def _dataset(run: Run) -> dict[str, Any]:
     names = [record["file_name"].rpartition("/")[2] for record in run.dataset.records]
-    digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+    digest = short_hash(json.dumps(names))
     return {"name": run.plan.dataset, "kind": run.dataset.kind, "limit": run.plan.limit, "images_hash": digest}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from ovseg.proposals.ensemble import fuse, void_share, with_void
 from ovseg.proposals.masked_decoder import Proposals
 from ovseg.recalibration import RECALIBRATIONS
 from ovseg.system.registry import build
+from ovseg.system.values import short_hash
 from ovseg.vocabulary import Vocabulary
 
 
@@ -185,8 +185,7 @@ def valid_masks(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def _brief(names: frozenset[str]) -> dict[str, Any]:
     """Return how many names these are, and 16 hex digits that say which."""
-    content = "\n".join(sorted(names)).encode()
-    return {"count": len(names), "hash": hashlib.sha256(content).hexdigest()[:16]}
+    return {"count": len(names), "hash": short_hash("\n".join(sorted(names)))}
 
 
 def seen_columns(words: Words, trained: frozenset[str]) -> Tensor:
