@@ -55,8 +55,8 @@ class ViTPyramid(ViTClip):
     @property
     def not_compiled(self) -> str:
         """Why `levels` cannot be compiled as one graph; empty where it can."""
-        reason = self.recalibration.why_not_compiled()
-        return f"in {self.recalibration.name} {reason}" if reason else ""
+        reason: str = self.recalibration.why_not_compiled()
+        return reason
 
     @property
     def has(self) -> frozenset[str]:

@@ -73,8 +73,7 @@ class TrainingFree(WordedModel):
         self.recalibration, self.size_rule, self.protocol, self.rule = recalibration, size_rule, protocol, rule
         clip.check_method(recalibration)
         protocol.check(clip.patch_size)
-        reason = recalibration.why_not_compiled()
-        self.not_compiled = f"in {recalibration.name} {reason}" if reason else ""
+        self.not_compiled = recalibration.why_not_compiled()
         self.regions = regions
         _check_regions(recalibration, protocol, regions)
         self.refresh_hash()

@@ -89,7 +89,8 @@ class Recalibration(nn.Module):
 
     def why_not_compiled(self) -> str:
         """Return why `encode` cannot be compiled as one graph, for the method or for its guide; empty if it can."""
-        return self.not_compiled or next(filter(None, (getattr(p, "not_compiled", "") for p in self.children())), "")
+        own = (self.not_compiled, *(getattr(part, "not_compiled", "") for part in self.children()))
+        return next((f"in {self.name} {reason}" for reason in own if reason), "")
 
     def blocks_of(self, depth: int) -> int:
         """Return how many of the last of ``depth`` blocks are handed over."""
