@@ -36,8 +36,14 @@ class BaseClip(Tower):
         mean: tuple[float, float, float] = OPENAI_MEAN,
         std: tuple[float, float, float] = OPENAI_STD,
     ) -> None:
-        """Freeze a built and loaded open_clip model."""
+        """Freeze a built and loaded open_clip model.
+
+        Raises:
+            ConfigError: The image tower is not of this kind.
+        """
+        tower = self.tower_of(model.visual)
         super().__init__()
+        self.tower = tower
         self.model = model.eval().requires_grad_(False)
         self.model_cfg = dict(model_cfg)
         self.name = name
@@ -46,6 +52,15 @@ class BaseClip(Tower):
         self.text_cfg: dict[str, Any] = dict(model_cfg["text_cfg"])
         self._tokenizer: Callable[[list[str]], Tensor] | None = None
         self.refresh()
+
+    @staticmethod
+    def tower_of(visual: Any) -> Any:
+        """Adapt the image tower of an open_clip model.
+
+        Raises:
+            ConfigError: It is not of this kind.
+        """
+        raise NotImplementedError
 
     @classmethod
     def load(cls, arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ovseg.clip.base import BaseClip
 from ovseg.clip.convnext import ConvNeXtTower
-from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
+from ovseg.clip.open_clip_internals import vision_config
 from ovseg.clip.resnet import ResNetTower
 from ovseg.clip.tokens import LEVELS
 from ovseg.errors import ConfigError
@@ -37,19 +36,13 @@ class ConvClip(BaseClip):
         tower: The image tower.
     """
 
+    tower: ConvNeXtTower | ResNetTower
     check_config = staticmethod(check_config)
 
-    def __init__(
-        self,
-        model: Any,
-        model_cfg: Mapping[str, Any],
-        name: str,
-        mean: tuple[float, float, float] = OPENAI_MEAN,
-        std: tuple[float, float, float] = OPENAI_STD,
-    ) -> None:
-        """Freeze a built and loaded open_clip model."""
-        super().__init__(model, model_cfg, name, mean, std)
-        self.tower = ConvNeXtTower(model.visual) if hasattr(model.visual, "trunk") else ResNetTower(model.visual)
+    @staticmethod
+    def tower_of(visual: Any) -> ConvNeXtTower | ResNetTower:
+        """Adapt the image tower; see `BaseClip.tower_of`."""
+        return ConvNeXtTower(visual) if hasattr(visual, "trunk") else ResNetTower(visual)
 
     @property
     def has(self) -> frozenset[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ovseg.clip.base import BaseClip
-from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, ViTTower, check_config
+from ovseg.clip.open_clip_internals import ViTTower, check_config
 from ovseg.clip.tokens import Block
 
 
@@ -20,24 +20,13 @@ class ViTClip(BaseClip):
         tower: The image tower.
     """
 
+    tower: ViTTower
     check_config = staticmethod(check_config)
 
-    def __init__(
-        self,
-        model: Any,
-        model_cfg: Mapping[str, Any],
-        name: str,
-        mean: tuple[float, float, float] = OPENAI_MEAN,
-        std: tuple[float, float, float] = OPENAI_STD,
-    ) -> None:
-        """Freeze a built and loaded open_clip model.
-
-        Raises:
-            ConfigError: The image tower is not a plain vision transformer.
-        """
-        tower = ViTTower(model.visual)
-        super().__init__(model, model_cfg, name, mean, std)
-        self.tower = tower
+    @staticmethod
+    def tower_of(visual: Any) -> ViTTower:
+        """Adapt the image tower; see `BaseClip.tower_of`."""
+        return ViTTower(visual)
 
     @property
     def has(self) -> frozenset[str]:
