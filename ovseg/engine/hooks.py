@@ -17,6 +17,7 @@ from detectron2.utils import comm
 
 from ovseg.data.dataset import INSTANCE, PANOPTIC, SEMANTIC, Dataset
 from ovseg.engine.validation import Scores, validate
+from ovseg.evaluation.reports.page import percent
 from ovseg.evaluation.runs.measures import PROMPT, REFERRING
 from ovseg.system.device import peak_memory
 from ovseg.system.files import rewind
@@ -167,12 +168,8 @@ def report(name: str, scores: Scores) -> None:
     """Log the scores of a data set."""
     said = []
     if semantic := scores.get(SEMANTIC):
-        present, every, pixels = (_percent(semantic[key]) for key in ("miou_present", "miou_all", "pixel_accuracy"))
+        present, every, pixels = (percent(semantic[key], 2) for key in ("miou_present", "miou_all", "pixel_accuracy"))
         said.append(f"mIoU {present} over the {semantic['present']} classes present, {every} over all")
         said[-1] += f" {semantic['total']}; pixel accuracy {pixels}"
-    said += [f"{text} {_percent(scores[task][key])}" for task, key, text in BESIDES if task in scores]
+    said += [f"{text} {percent(scores[task][key], 2)}" for task, key, text in BESIDES if task in scores]
     log.info(f"{name}: {'; '.join(said) or 'nothing was measured'}")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"

@@ -82,7 +82,7 @@ def is_cpu(device: torch.device) -> bool:
 
 def memory_in_use(device: torch.device) -> int:
     """Return the bytes in use now: of the accelerator, or of this process."""
-    if device.type != "cpu" and torch.cuda.is_available():
+    if not is_cpu(device) and torch.cuda.is_available():
         return torch.cuda.memory_allocated(device)
     pages = Path("/proc/self/statm")
     return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else peak_memory(device)
@@ -90,7 +90,7 @@ def memory_in_use(device: torch.device) -> int:
 
 def peak_memory(device: torch.device) -> int:
     """Return the most bytes that were in use so far: of the accelerator, or of this process."""
-    if device.type != "cpu" and torch.cuda.is_available():
+    if not is_cpu(device) and torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(device)
     import resource  # not on Windows
 
@@ -103,7 +103,7 @@ def give_back(device: torch.device) -> None:
     It keeps freed blocks for later ones, which then often do not fit, so that a large model comes to hold the blocks of
     one step beside those of the next. This takes some milliseconds.
     """
-    if device.type != "cpu" or torch.compiler.is_compiling():
+    if not is_cpu(device) or torch.compiler.is_compiling():
         return
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -20,13 +20,13 @@ from unittest import mock
 import torch
 
 from ovseg.errors import EnvironmentProblem
+from ovseg.system.device import CPU
 
 if TYPE_CHECKING:
     from ovseg.clip import ViTClip
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MIB = 2**20
-CPU = torch.device("cpu")
 WHOLE, REST = "whole", "rest"  # of a call
 UNIT, UNIT_ARCH, UNIT_SIZE = "open_clip encode_image", "ViT-B-16", 224
 

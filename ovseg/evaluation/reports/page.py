@@ -156,6 +156,6 @@ def inline(picture: Image.Image, text: str, width: int = 250) -> str:
     return f'<div><img src="{source}" width="{small.width}" alt="{escape(text)}">{escape(text)}</div>'
 
 
-def percent(value: float | None) -> str:
-    """Write a share in percent with one digit."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a share in percent with so many digits; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
