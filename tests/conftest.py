@@ -80,24 +80,30 @@ def same_random_numbers() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a CLIP with random weights that runs in milliseconds: two blocks, width 32, patches of 8 pixels."""
+def write_vit_clip(folder: Path, layers: int, seed: int) -> Path:
+    """Write a CLIP with random weights that runs in milliseconds: blocks of width 32, patches of 8 pixels."""
     from safetensors.torch import save_file
 
     from ovseg.clip.open_clip_internals import build_model
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
-    folder.mkdir()
-    generator = torch.Generator().manual_seed(7)
+    config = json.loads(json.dumps(TINY_CLIP))
+    config["model_cfg"]["vision_cfg"]["layers"] = layers
+    generator = torch.Generator().manual_seed(seed)
     state = {
         key: 0.3 * torch.randn(value.shape, generator=generator) + ("ln" in key and key.endswith("weight"))
-        for key, value in build_model(TINY_CLIP["model_cfg"], "tiny").state_dict().items()
+        for key, value in build_model(config["model_cfg"], "tiny").state_dict().items()
     }
     state["logit_scale"] = torch.tensor(3.0)
+    folder.mkdir()
     save_file(state, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps(TINY_CLIP), encoding="utf-8")
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a CLIP of two blocks."""
+    return write_vit_clip(tmp_path_factory.mktemp("models") / "tiny-clip", 2, seed=7)
 
 
 def _conv_clip(folder: Path, vision: dict[str, object]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import TINY_CLIP
+from tests.conftest import write_vit_clip
 from tests.meta_arch.colours import COLOURS
 from tests.meta_arch.models import MODELS, WITHOUT_CLASS_TOKEN, Case
 
@@ -18,22 +17,7 @@ from tests.meta_arch.models import MODELS, WITHOUT_CLASS_TOKEN, Case
 @pytest.fixture(scope="session")
 def deeper_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny CLIP of four blocks, as many as the methods need whose first blocks run as they are."""
-    from safetensors.torch import save_file
-
-    from ovseg.clip.open_clip_internals import build_model
-
-    config = json.loads(json.dumps(TINY_CLIP))
-    config["model_cfg"]["vision_cfg"]["layers"] = 4
-    generator = torch.Generator().manual_seed(9)
-    state = {
-        key: 0.3 * torch.randn(value.shape, generator=generator) + ("ln" in key and key.endswith("weight"))
-        for key, value in build_model(config["model_cfg"], "tiny").state_dict().items()
-    }
-    state["logit_scale"] = torch.tensor(3.0)
-    folder = tmp_path_factory.mktemp("deeper-clip")
-    save_file(state, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
+    return write_vit_clip(tmp_path_factory.mktemp("models") / "deeper-clip", 4, seed=9)
 
 
 @pytest.fixture(scope="session")

@@ -22,28 +22,8 @@ from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_empty, check_config
 from ovseg.config import config_root
 from ovseg.meta_arch.san.model import SAN
+from tests.meta_arch.models import HEADS
 
-SAN_HEAD = {
-    "FRONT_BLOCKS": 1,
-    "WIDTH": 24,
-    "DEPTH": 2,
-    "HEADS": 3,
-    "IMAGE_SIZE": 64,
-    "QUERIES": 6,
-    "FUSION": ["0->0", "1->1"],
-    "SUPERVISED_BLOCKS": [1, 2],
-    "CHANNELS": 16,
-    "HIDDEN": 16,
-}
-FCCLIP_HEAD = {
-    "QUERIES": 6,
-    "DIM": 32,
-    "HEADS": 4,
-    "ENCODER_LAYERS": 1,
-    "ENCODER_FFN": 32,
-    "DECODER_LAYERS": 3,
-    "DECODER_FFN": 32,
-}
 RESULTS = {
     "san": ["normalise", "pad", "CLIP", "side adapter", "tokens of masks", "text classifier", "labels"],
     "fcclip": [
@@ -69,7 +49,7 @@ SMALL = ["--classes", "5", "--many-classes", "40", "--size", "64", "--output-siz
 def configs(tiny_clip, tiny_convnext, tmp_path_factory) -> dict[str, str]:
     """Config files of tiny models by the names of the shipped ones that they are made from."""
     folder, found = tmp_path_factory.mktemp("configs"), {}
-    parts = {"san": ("SAN", SAN_HEAD, tiny_clip), "fcclip": ("FCCLIP", FCCLIP_HEAD, tiny_convnext)}
+    parts = {"san": ("SAN", HEADS["SAN"], tiny_clip), "fcclip": ("FCCLIP", HEADS["FCCLIP"], tiny_convnext)}
     for name, (node, head, clip) in parts.items():
         path = folder / f"tiny_{name}.yaml"
         changes = {"CLIP": {"FOLDER": str(clip)}, node: head}
