@@ -57,6 +57,7 @@ def read_coco_json(
         identity_lookup(count),
         np.arange(count, dtype=np.int32),
         tuple(problems),
+        root=str(images),
     )
 
 

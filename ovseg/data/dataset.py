@@ -6,6 +6,7 @@ cropping and flipping are written once.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,10 @@ class Dataset:
         remap: Class (K,) int32 of `classes` for each class of the files; VOID where it is left out.
         problems: What was found to be wrong while the files were listed, one line each.
         replaced: The classes in whose place `with_classes` has put those; None where it was not called.
+        notes: What the reader of any result should know and what is no fault: classes matched by a synonym, renamed or
+            dropped, a chosen part of a benchmark. One line each; logs and reports repeat them.
+        root: Folder of the images, below which each has its name (`image_name`); where it is left out, the innermost
+            one that holds them all.
     """
 
     name: str
@@ -64,6 +69,21 @@ class Dataset:
     remap: np.ndarray
     problems: tuple[str, ...] = ()
     replaced: Vocabulary | None = None
+    notes: tuple[str, ...] = ()
+    root: str = ""
+
+    def __post_init__(self) -> None:
+        """Find the root where none was given; data sets made from this one keep it, whatever images they have."""
+        if not self.root and self.records:
+            folders = {str(Path(record["file_name"]).parent) for record in self.records}
+            object.__setattr__(self, "root", os.path.commonpath(folders))
+
+    def image_name(self, record: dict[str, Any]) -> str:
+        """Return what an image is called in logs and files: its path below `root`, with its suffix and forward slashes.
+
+        No two images of a data set share one, which stems and file names do not promise.
+        """
+        return Path(os.path.relpath(record["file_name"], self.root)).as_posix()
 
     @property
     def ignore_label(self) -> int:

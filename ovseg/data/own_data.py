@@ -106,4 +106,13 @@ def _read_labels(folder: Path) -> Dataset:
         raise InputError(f"folder '{folder / 'images'}' holds no images; expected .jpg or .png files directly in it")
     count = len(classes)
     remap = np.arange(count, dtype=np.int32)
-    return Dataset(str(folder), classes, SEMANTIC, records, identity_lookup(count), remap, tuple(problems))
+    return Dataset(
+        str(folder),
+        classes,
+        SEMANTIC,
+        records,
+        identity_lookup(count),
+        remap,
+        tuple(problems),
+        root=str(folder / "images"),
+    )

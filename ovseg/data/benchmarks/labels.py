@@ -89,7 +89,8 @@ class LabelSplit(Split):
             image = place.folder / layout.images.format(stem)
             records.append({"file_name": str(image), "image_id": stem, "sem_seg_file_name": str(label)})
         lookup, remap = identity_lookup(len(classes)), np.arange(len(classes), dtype=np.int32)
-        return Dataset(place.name, classes, SEMANTIC, records, lookup, remap, tuple(problems))
+        root = str(place.folder / layout.images.partition("{}")[0].rpartition("/")[0])
+        return Dataset(place.name, classes, SEMANTIC, records, lookup, remap, tuple(problems), root=root)
 
 
 def converted(place: Place, stem: str) -> Path:

@@ -76,7 +76,10 @@ class DamageSplit(Split):
             name = f"{self.kind}/{damage}/{path.stem}"
             records.append({"file_name": str(path), "image_id": name, "annotations": [annotation]})
         remap = np.zeros(1, np.int32)
-        return Dataset(place.name, place.classes(), PROMPTS, records, identity_lookup(1), remap, tuple(problems))
+        root = str(place.folder / self.kind / "test")
+        return Dataset(
+            place.name, place.classes(), PROMPTS, records, identity_lookup(1), remap, tuple(problems), root=root
+        )
 
     def _absent(self, folder: Path) -> list[str]:
         """Return the patterns that nothing fits."""

@@ -61,7 +61,8 @@ class TiledSplit(LabelSplit):
             for name in names
         ]
         remap = np.arange(len(classes), dtype=np.int32)
-        return Dataset(place.name, classes, SEMANTIC, records, identity_lookup(len(classes)), remap, tuple(problems))
+        lookup, root = identity_lookup(len(classes)), str(place.made / "images")
+        return Dataset(place.name, classes, SEMANTIC, records, lookup, remap, tuple(problems), root=root)
 
 
 def _image(place: Place, name: str) -> Path:

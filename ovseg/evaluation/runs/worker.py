@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,9 +36,8 @@ class Worker:
         return cls(plan, dataset, measures, plan.open_source(dataset, measures, segmenter))
 
     def name(self, index: int) -> str:
-        """Return the file name of an image, with its folder."""
-        path = Path(self.dataset.records[index]["file_name"])
-        return f"{path.parent.name}/{path.name}"
+        """Return what an image is called, see `Dataset.image_name`."""
+        return self.dataset.image_name(self.dataset.records[index])
 
     def measure(self, index: int) -> tuple[ImageRecord, np.ndarray]:
         """Label one image and compare it with its ground truth.
