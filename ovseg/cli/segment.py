@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument(
         "--classes",
-        help="'cat|kitten, sofa', a .txt or .json file, or a preset such as voc20 (default: the model's own, if it has "
+        help="'cat|kitten, sofa', a file, or a preset such as voc20, see docs/words.md (default: the model's own, if it has "
         "some, as zero_guidance/mini has)",
     )
     parser.add_argument(
