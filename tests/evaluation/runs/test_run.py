@@ -231,12 +231,12 @@ def test_the_data_set_is_read_once(
     reads = []
     monkeypatch.setattr(registration, "read_folder", lambda folder: reads.append(folder) or read_folder(folder))
     words = ["eval", "--model", str(tiny_clip), "--dataset", str(data), "--output", str(tmp_path / "run")]
-    words += ["--vocabulary", "dog, sofa, wall, lamp", "--corruptions", "fog:5", "--typos", "1"]
+    words += ["--rename", "cat=dog", "--vocabulary", "lamp, dog, sofa, wall", "--corruptions", "fog:5", "--typos", "1"]
     assert main([*words, "--processes", processes]) == 0
     assert reads == [data]
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["conditions"] == ["fog-5", "typos-1"]
-    assert any("renames 1 of 4 classes" in line for line in result["warnings"])
+    assert any("renamed 1 of 4 classes of the data: cat to dog" in line for line in result["warnings"])
 
 
 @pytest.mark.parametrize(
