@@ -44,7 +44,7 @@ def parse_classes(source: object) -> Reading:
     ids = [one.id for one in classes]
     if any(own not in (None, place) for place, own in enumerate(ids)):
         told = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
-        notes.append(f"the ids of the list are kept ({told}); label maps count places in the list, from 0")
+        notes.append(f"the ids of the list are kept ({told}); label maps have them with --own-ids, else count from 0")
     return Reading(classes, notes)
 
 

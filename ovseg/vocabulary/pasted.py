@@ -91,8 +91,8 @@ def unpack(text: str, notes: list[str]) -> Any:
         found = _read_python(inner)
     if found is None and not re.search(r"[\[\]{}()\"'`:]", inner[1:-1]) and inner[1:-1].strip():
         found = split_commas(_COMMAS.sub(",", inner[1:-1]))
-    if found is None and inner[0] == "(":
-        return None  # "(cat) and (dog)": ordinary characters
+    if found is None and (inner[0] == "(" or not _encloses(inner)):
+        return None  # "[red], [blue]", "(cat) and (dog)": ordinary characters
     if not isinstance(found, (list, dict)):
         raise VocabularyError(
             f'{shown(text)} is in brackets but no list that can be read; write \'cat, dog\', or ["cat", "dog"] with a '
@@ -100,6 +100,16 @@ def unpack(text: str, notes: list[str]) -> Any:
         )
     notes.append("brackets and quotation marks of a pasted list were left out")
     return found
+
+
+def _encloses(text: str) -> bool:
+    """Return whether the bracket at the start of a text is closed by the one at its end, and not before."""
+    depth = 0
+    for place, sign in enumerate(text, 1):
+        depth += (sign == text[0]) - (sign == text[-1])
+        if depth == 0:
+            return place == len(text)
+    return False
 
 
 def read_json(text: str) -> Any:
