@@ -112,6 +112,12 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="weigh the templates for each image; entropy of the weights, 0..1 of the largest (no number: 0.85)",
     )
+    group.add_argument(
+        "--long-text",
+        action="store_true",
+        default=None,
+        help="read texts that are longer than the model's context in windows, instead of cutting them",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
