@@ -62,7 +62,8 @@ def _check_clear(items: Sequence[tuple[str, str]], found: list[re.Match[str]], m
     for match, (text, where) in zip(found, items, strict=True):
         if _AGAIN.search(match["name"]):
             raise VocabularyError(
-                f"{where} ({shown(text)}) has more than one number with a name; put a comma or a line end between classes"
+                f"{where} ({shown(text)}) has more than one number with a name; put a comma or a line end between "
+                "classes"
             )
     numbers = [int(match["id"]) for match in found]
     if not all(marked) and numbers not in (list(range(len(items))), list(range(1, len(items) + 1))):
@@ -70,8 +71,8 @@ def _check_clear(items: Sequence[tuple[str, str]], found: list[re.Match[str]], m
         (text, where), match = items[first], found[first]
         raise VocabularyError(
             f"{where} ({shown(text)}) begins with a number that may be an id or part of the name; write "
-            f"{shown(match['id'] + ': ' + match['name'])} where it is an id, else give the names as a JSON list of lists, "
-            f"such as {[[text[:30]]]}"
+            f"{shown(match['id'] + ': ' + match['name'])} where it is an id, else give the names as a JSON list of "
+            f"lists, such as {[[text[:30]]]}"
         )
 
 
