@@ -32,7 +32,8 @@ examples:
   ovseg datasets show ade150_val --output samples.png
 
 layouts of own folders:
-  images/a.jpg + labels/a.png + classes.txt    value of a pixel = line of classes.txt, from 0; 255 or 65535 = no class
+  images/a.jpg + labels/a.png + classes.txt    value of a pixel = line of classes.txt, from 0; 255 or 65535 = no class;
+                                               also in folders below, and labels/a.labels.png of `ovseg segment`
   images/ + one COCO JSON file                 polygons or run lengths
   images/ + panoptic/ + panoptic.json          COCO panoptic, as datasets/prepare_scenes.py writes it
 

@@ -1,21 +1,21 @@
 """Own data: a folder with a COCO JSON file, or ``images/ + labels/ + classes.txt``.
 
-The second layout: ``labels/a.png`` belongs to ``images/a.jpg``; its value is the line of ``classes.txt``, from 0, and
-255 or 65535 where there is no class. With more than 255 classes labels need 16 bits, and only 65535 is void. A line may
-hold synonyms: ``cat|kitten``. It is also what ``ovseg segment`` writes as STEM.labels.png.
+The second layout: ``labels/a.png`` belongs to ``images/a.jpg``, also in folders below them (see `ovseg.data.pairing`);
+its value is the line of ``classes.txt``, from 0, and 255 or 65535 where there is no class. With more than 255 classes
+labels need 16 bits, and only 65535 is void. A line may hold synonyms: ``cat|kitten``. Labels may also be called
+``a.labels.png``, as ``ovseg segment`` writes them.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ovseg.data.coco_json import read_coco_json
 from ovseg.data.dataset import SEMANTIC, Dataset, identity_lookup
-from ovseg.data.images import IMAGE_SUFFIXES
+from ovseg.data.pairing import read_label_pairs
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
 
@@ -70,40 +70,12 @@ def _is_coco(path: Path) -> bool:
     return isinstance(data, dict) and "annotations" in data
 
 
-def read_label_pairs(images: Path, labels: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Pair images with label images of the same stem.
-
-    Returns:
-        Detectron2's dicts of the pairs, and one line for each file without its partner.
-
-    Raises:
-        InputError: A folder is missing.
-    """
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise InputError(f"folder '{folder}' does not exist; expected {LAYOUTS}")
-    pictures = {path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-    masks = {path.stem: path for path in sorted(labels.iterdir()) if path.suffix.lower() == ".png"}
-    problems = [
-        f"image '{pictures[stem]}' has no label; expected '{labels / stem}.png'"
-        for stem in pictures.keys() - masks.keys()
-    ]
-    problems += [
-        f"label '{masks[stem]}' has no image; expected '{images / stem}.jpg'" for stem in masks.keys() - pictures.keys()
-    ]
-    records = [
-        {"file_name": str(path), "image_id": stem, "sem_seg_file_name": str(masks[stem])}
-        for stem, path in pictures.items()
-        if stem in masks
-    ]
-    return records, sorted(problems)
-
-
 def _read_labels(folder: Path) -> Dataset:
     classes = Vocabulary.parse(folder / "classes.txt")
-    records, problems = read_label_pairs(folder / "images", folder / "labels")
+    records, problems, notes = read_label_pairs(folder / "images", folder / "labels")
     if not records and not problems:
-        raise InputError(f"folder '{folder / 'images'}' holds no images; expected .jpg or .png files directly in it")
+        skipped = f" ({notes[0]})" if notes else ""
+        raise InputError(f"folder '{folder / 'images'}' holds no images; expected .jpg or .png files in it{skipped}")
     count = len(classes)
     remap = np.arange(count, dtype=np.int32)
     return Dataset(
@@ -114,5 +86,6 @@ def _read_labels(folder: Path) -> Dataset:
         identity_lookup(count),
         remap,
         tuple(problems),
+        notes=tuple(notes),
         root=str(folder / "images"),
     )
