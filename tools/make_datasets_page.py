@@ -27,7 +27,7 @@ Written by `tools/make_datasets_page.py` from the registry (`ovseg/data/benchmar
 ovseg datasets status --root /data                  # what is there, and the line that mends what is not
 ovseg datasets prepare ade150 coco_stuff --root /data
 ovseg datasets prepare ade150 --check-only --root /data
-ovseg datasets check ade150_val --root /data        # counts, classes, problems, drawn samples
+ovseg datasets check ade150_val --root /data        # counts, classes, problems, hints
 ovseg datasets show ade150_val --output samples.png --root /data
 ```
 

@@ -1,9 +1,9 @@
 """Prepare benchmarks, see which are there, check data sets before training or evaluation, and look at samples.
 
 `prepare` downloads what may be downloaded, says in one line what only you may fetch, converts labels into class ids
-once (a killed run goes on), reads every image and writes manifest.json. `check` lists what is in a data set and what
-is wrong with it: images without masks, ids that are not in the list of classes, labels of too few bits, sizes that
-differ, files that cannot be read.
+once (a killed run goes on), reads every image and writes manifest.json. `check` lists what is in a data set, what is
+wrong with it (problems: images without masks, ids that are not in the list of classes, masks of 0 and 255, labels of
+too few bits, sizes that differ, files that cannot be read), and what may be (hints: classes that no image shows).
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from ovseg.data.benchmarks.status import State
     from ovseg.data.checking import Report
     from ovseg.data.dataset import Dataset
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-"""Endings of the files that samples are drawn into."""
 
 EXAMPLES = """\
 examples:
@@ -39,7 +36,7 @@ layouts of own folders:
 
 Benchmarks lie below --root, else $DETECTRON2_DATASETS, else datasets/; datasets/README.md tells where each comes from.
 
-exit codes: 0 nothing is wrong, 1 there are problems, 2 the data set cannot be read at all
+exit codes: 0 nothing is wrong (hints do not count), 1 there are problems, 2 the data set cannot be read at all
 """
 
 
@@ -54,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="read a data set and list what is wrong")
     check.add_argument("data", metavar="DIR|NAME", help="a folder, or a name such as coco_stuff_train2017")
     check.add_argument("--vocabulary", default="", help="check with these classes instead of its own")
+    check.add_argument("--rename", default="", metavar="OLD=NEW,..", help="names for its classes, or a file of them")
     check.add_argument("--limit", type=int, help="read only so many images, evenly spread (default: all)")
-    check.add_argument("--drawing", type=Path, help="where the samples are drawn (default: NAME_samples.png here)")
+    check.add_argument("--drawing", type=Path, metavar="FILE", help="draw samples with their labels")
     show = actions.add_parser("show", help="draw samples with their labels")
     show.add_argument("data", metavar="DIR|NAME", help="a folder, or a name such as ade150_val")
     show.add_argument("--output", type=Path, required=True, help="the picture")
@@ -92,7 +90,7 @@ def _prepare(args: argparse.Namespace) -> int:
             f"{place.name}: {outcome.images} images, {outcome.present} of {outcome.total} classes occur; "
             f"{place.benchmark.rule}"
         )
-        _print_problems(outcome.problems)
+        _print_lines("problem", outcome.problems)
         problems += len(outcome.problems)
     return 1 if problems else 0
 
@@ -144,11 +142,19 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check_picture(flag: str, path: Path) -> None:
-    """Refuse a file that Pillow would not know how to write, before anything is read."""
+    """Refuse a file that Pillow cannot write colours to, before anything is read."""
+    import io
+
+    from PIL import Image
+
     from ovseg.errors import ConfigError
 
-    if path.suffix.lower() not in PICTURES:
-        raise ConfigError(f"{flag} is '{path}'; expected a name that ends in {', '.join(PICTURES)}")
+    try:
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        Image.new("RGB", (32, 32)).save(io.BytesIO(), kind)  # not all of those that it knows are for pictures
+    except (KeyError, OSError, ValueError) as error:
+        usual = ".png, .jpg, .webp, .bmp, .tif"
+        raise ConfigError(f"{flag} is '{path}'; expected the name of a picture, such as one in {usual}") from error
 
 
 def _draw(dataset: Dataset, path: Path, count: int = 8) -> None:
@@ -173,19 +179,23 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}; expected at least 1")
-    drawing = args.drawing or Path(f"{Path(args.data).resolve().name}_samples.png")
-    _check_picture("--drawing", drawing)
-    dataset = load_datasets([args.data], args.vocabulary, args.root)[0]
+    if args.drawing:
+        _check_picture("--drawing", args.drawing)
+    dataset = load_datasets([args.data], args.vocabulary, args.root, args.rename)[0]
     report = check_dataset(dataset, args.limit)
     report.problems += _changes(args.data, args.root)
     try:
-        _draw(dataset, drawing)
+        if args.drawing:
+            _draw(dataset, args.drawing)
     except InputError as error:
         report.problems.append(str(error))
     if args.json:
         print(json.dumps(to_json(report), indent=1))
     else:
-        _print(report, drawing)
+        _print(report)
+        if args.drawing and args.drawing.is_file():
+            print(f"samples are drawn in {args.drawing}")
+        _print_findings(report)
     return 1 if report.problems else 0
 
 
@@ -206,12 +216,19 @@ def to_json(report: Report) -> dict[str, Any]:
         "images": report.images,
         "bits": {str(bits): files for bits, files in sorted(report.depths.items())},
         "void_pixels": report.void,
+        "dropped": [
+            {"name": report.dataset.file_classes[place].name, "pixels": int(report.dropped[place])}
+            for place in (report.dataset.remap < 0).nonzero()[0].tolist()
+        ],
         "classes": [{"name": name, "images": images, "pixels": pixels} for name, images, pixels in rows],
         "problems": report.problems,
+        "hints": report.hints,
+        "notes": report.notes,
+        "kinds": report.kinds,
     }
 
 
-def _print(report: Report, drawing: Path) -> None:
+def _print(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -230,12 +247,21 @@ def _print(report: Report, drawing: Path) -> None:
         view.add_row(str(i), Text(dataset.classes[i].name), str(report.in_images[i]), share)
     Console().print(view)
     print(f"{found} of {len(dataset.classes)} classes occur; {100 * report.void / total:.1f} % of the pixels are void")
-    if drawing.is_file():
-        print(f"samples are drawn in {drawing}")
-    _print_problems(report.problems)
-    print(f"{len(report.problems)} problem{'' if len(report.problems) == 1 else 's'}")
 
 
-def _print_problems(problems: list[str]) -> None:
-    for problem in problems:
-        print(f"problem: {problem}")
+def _print_findings(report: Report) -> None:
+    """Print notes, hints and problems, and how many there are."""
+    from ovseg.data.matching import counted
+
+    for name, lines in (("note", report.notes), ("hint", report.hints), ("problem", report.problems)):
+        _print_lines(name, lines)
+    hints = f", {counted(len(report.hints), 'hint', 'hints')}" if report.hints else ""
+    print(f"{counted(len(report.problems), 'problem', 'problems')}{hints}")
+
+
+def _print_lines(name: str, lines: list[str]) -> None:
+    """Print lines behind their name; those beyond a number of each kind are counted."""
+    from ovseg.data.findings import brief
+
+    for line in brief(lines):
+        print(f"{name}: {line}")

@@ -254,15 +254,21 @@ def _open(path: str | Path) -> Image.Image:
     return image
 
 
-def _read_panoptic(record: dict[str, Any]) -> Segments:
-    """Read a PNG whose colours are segment ids (R + 256 G + 65536 B), and the classes of its segments."""
-    path = record["pan_seg_file_name"]
+def _read_segment_ids(path: str) -> np.ndarray:
+    """Return the segment id (H, W) int64 of each pixel: R + 256 G + 65536 B."""
     rgb = np.asarray(_open(path))
     if rgb.ndim != 3:
         raise InputError(
             f"panoptic mask '{path}' has one channel; expected RGB as COCO writes it (id = R + 256 G + ..)"
         )
-    ids = rgb[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
+    ids: np.ndarray = rgb[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
+    return ids
+
+
+def _read_panoptic(record: dict[str, Any]) -> Segments:
+    """Read a PNG whose colours are segment ids (R + 256 G + 65536 B), and the classes of its segments."""
+    path = record["pan_seg_file_name"]
+    ids = _read_segment_ids(path)
     infos = record["segments_info"]
     present, inverse = np.unique(ids, return_inverse=True)
     places = {info["id"]: place for place, info in enumerate(infos)}
@@ -275,6 +281,21 @@ def _read_panoptic(record: dict[str, Any]) -> Segments:
     classes = np.array([info["category_id"] for info in infos], np.int64)
     crowd = np.array([bool(info.get("iscrowd", 0)) for info in infos], bool)
     return Segments(to_place[inverse.reshape(ids.shape)], classes, crowd)
+
+
+def panoptic_faults(record: dict[str, Any]) -> list[str]:
+    """Return one line for each segment that the JSON file lists and the picture has no pixel of.
+
+    Raises:
+        InputError: The picture is missing or broken.
+    """
+    path = record["pan_seg_file_name"]
+    present = set(np.unique(_read_segment_ids(path)).tolist())
+    return [
+        f"panoptic mask '{path}' has no pixel of segment {info['id']}, which its JSON lists; draw it, or delete it"
+        for info in record["segments_info"]
+        if info["id"] not in present
+    ]
 
 
 def _draw_outlines(record: dict[str, Any], size: tuple[int, int]) -> Segments:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovseg.data.dataset import PROMPTS, Dataset
+from ovseg.data.plausible import require_plausible
 from ovseg.data.registration import choose_classes, read_dataset
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.evaluation.robustness import Condition
@@ -101,9 +102,11 @@ class Plan:
         """Read the data set with the words of the evaluation and, of its records, those that are evaluated.
 
         Raises:
-            OvsegError: As `read_dataset` and `choose_classes`.
+            OvsegError: As `read_dataset`, `require_plausible` and `choose_classes`.
         """
-        dataset = choose_classes([read_dataset(self.dataset, self.root or None)], self.vocabulary, self.rename)[0]
+        dataset = read_dataset(self.dataset, self.root or None)
+        require_plausible(dataset)
+        dataset = choose_classes([dataset], self.vocabulary, self.rename)[0]
         return dataclasses.replace(dataset, records=dataset.records[: self.limit])
 
     def open_measures(self, dataset: Dataset) -> Measures:
