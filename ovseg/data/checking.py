@@ -18,10 +18,10 @@ from ovseg.data.dataset import (
     Dataset,
     Segments,
     panoptic_faults,
-    read_label_image,
 )
 from ovseg.data.findings import kinds
 from ovseg.data.images import read_image
+from ovseg.data.mask_files import read_label_image
 from ovseg.data.plausible import LabelValues, area_faults, area_hints, label_faults, label_hints, same_files
 from ovseg.errors import InputError
 

@@ -22,10 +22,14 @@ from ovseg.vocabulary import Vocabulary
 LAYOUTS = "images/ + labels/ + classes.txt, or images/ and a COCO JSON file"
 
 
-def read_folder(folder: Path) -> Dataset:
+def read_folder(folder: Path, chosen: str = "") -> Dataset:
     """Read a data set of one of our layouts.
 
     A folder of Scenes (``panoptic.json``, ``panoptic/``, ``images/``) is one with a COCO JSON file.
+
+    Args:
+        folder: Where it is.
+        chosen: Path below it of the COCO JSON file; empty for the only one.
 
     Raises:
         InputError: The folder is missing or of another layout; its files are not as they should be.
@@ -33,12 +37,20 @@ def read_folder(folder: Path) -> Dataset:
     """
     if not folder.is_dir():
         raise InputError(f"data folder '{folder}' does not exist; expected a folder with {LAYOUTS}")
-    if (folder / "classes.txt").is_file():
+    if chosen:
+        found = folder / chosen
+        if not found.is_file():
+            raise InputError(f"'{found}' does not exist; expected DIR:FILE.json with a file below DIR")
+    elif (folder / "classes.txt").is_file():
         return _read_labels(folder)
-    found = find_json(folder)
+    else:
+        found = find_json(folder)
     images = folder / "images" if (folder / "images").is_dir() else folder
-    masks = folder / "panoptic" if (folder / "panoptic").is_dir() else folder / found.stem
-    return read_coco_json(found, images, masks, str(folder))
+    split = found.stem.rpartition("_")[2]  # COCO: annotations/instances_val2017.json, val2017/
+    also = (images / split, folder / split, folder)
+    places = (folder / "panoptic", folder / found.stem, found.parent / found.stem)
+    masks = next((place for place in places if place.is_dir()), places[0])
+    return read_coco_json(found, images, masks, f"{folder}:{chosen}" if chosen else str(folder), also=also)
 
 
 def find_json(folder: Path) -> Path:
@@ -52,8 +64,11 @@ def find_json(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(path.name for path in found[:4])
-        raise InputError(f"folder '{folder}' holds {len(found)} COCO files ({names}); expected one, move the others")
+        names = [path.relative_to(folder).as_posix() for path in found]
+        listed = ", ".join(names[:10]) + (", ..." if names[10:] else "")
+        raise InputError(
+            f"folder '{folder}' holds {len(found)} COCO files ({listed}); say which one: '{folder}:{names[0]}'"
+        )
     labels = (folder / "labels").is_dir()
     missing = "classes.txt (a class a line) is missing" if labels else "no such files are in it"
     raise InputError(f"folder '{folder}' is no data set: {missing}; expected {LAYOUTS}")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, Dataset, read_label_image
+from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, Dataset
+from ovseg.data.mask_files import read_label_image
 from ovseg.data.matching import counted, listed
 from ovseg.errors import InputError
 

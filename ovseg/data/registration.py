@@ -1,7 +1,8 @@
 """Data sets by name: entries of Detectron2's catalogs, made from folders and from benchmarks.
 
 A name is that of a benchmark's split, such as ``coco_stuff_train2017`` or ``ade150_val`` (below the folder that the
-environment variable DETECTRON2_DATASETS names, else ``datasets``), or the path of a folder (see `ovseg.data.own_data`).
+environment variable DETECTRON2_DATASETS names, else ``datasets``), or the path of a folder (see `ovseg.data.own_data`);
+``DIR:FILE.json`` chooses one of several COCO files in a folder.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Datas
     """Read a data set by name.
 
     Args:
-        name: Of a benchmark's split, or the path of a folder.
+        name: Of a benchmark's split, the path of a folder, or ``DIR:FILE.json``.
         root: Folder of the benchmarks; None is that of the environment.
 
     Raises:
@@ -37,6 +38,9 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Datas
     """
     if name in benchmark_names():
         return read_benchmark(name, data_root(root))
+    folder, _, chosen = name.rpartition(":")
+    if chosen.endswith(".json") and folder and not Path(name).expanduser().is_dir():
+        return read_folder(Path(folder).expanduser(), chosen)
     if Path(name).expanduser().is_dir() or os.sep in name:
         return read_folder(Path(name).expanduser())
     raise unknown_name("data set (and no folder of that name)", name, dataset_names())
