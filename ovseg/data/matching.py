@@ -77,7 +77,12 @@ def match_classes(own: Vocabulary, vocabulary: Vocabulary, name: str, kinds_know
     if kinds_known:
         entries = tuple(_with_kind(own, places, place, entry) for place, entry in enumerate(vocabulary))
         classes = replace(vocabulary, classes=entries)
-    notes = (*_synonyms(own, classes, ranks, places), *merged(own, classes, places), *_left(own, classes, places))
+    notes = (
+        *vocabulary.notes,
+        *_synonyms(own, classes, ranks, places),
+        *merged(own, classes, places),
+        *_left(own, classes, places),
+    )
     return Match(classes, np.array(places, np.int32), notes)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ovseg.data.coco_json import read_coco_json
 from ovseg.data.dataset import SEMANTIC, Dataset, identity_lookup
+from ovseg.data.matching import listed
 from ovseg.data.pairing import read_label_pairs
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
@@ -91,6 +92,13 @@ def _read_labels(folder: Path) -> Dataset:
     if not records and not problems:
         skipped = f" ({notes[0]})" if notes else ""
         raise InputError(f"folder '{folder / 'images'}' holds no images; expected .jpg or .png files in it{skipped}")
+    ids = [str(entry.id) for entry in classes if entry.id is not None]
+    if ids:  # two things say what a value stands for, and nobody knows which was looked at when the labels were made
+        problems.insert(
+            0,
+            f"'{folder / 'classes.txt'}' has numbers beside the names ({listed(ids)}), but values of labels count its "
+            "classes from 0; write the names alone, in the order of the values",
+        )
     count = len(classes)
     remap = np.arange(count, dtype=np.int32)
     return Dataset(
@@ -101,6 +109,6 @@ def _read_labels(folder: Path) -> Dataset:
         identity_lookup(count),
         remap,
         tuple(problems),
-        notes=tuple(notes),
+        notes=(*classes.notes, *notes),
         root=str(folder / "images"),
     )

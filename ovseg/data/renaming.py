@@ -108,7 +108,7 @@ def _entry(own: Vocabulary, names: list[tuple[str, ...]], members: list[int]) ->
     words: dict[str, str] = {}
     for word in (word for place in members for word in names[place]):
         words.setdefault(fold(word), word)
-    return ClassEntry(tuple(words.values()), first.is_thing)
+    return ClassEntry(tuple(words.values()), first.is_thing, id=first.id)
 
 
 def _pair(text: str, where: str) -> tuple[str, list[str]]:
