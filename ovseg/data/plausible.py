@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, Dataset
+from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, VOID, Dataset
 from ovseg.data.mask_files import read_label_image
 from ovseg.data.matching import counted, listed
 from ovseg.errors import InputError
@@ -26,14 +26,19 @@ MOSTLY_VOID = 0.9
 _TOP = (255, 65535)  # the values of white, and of no class
 _SMOOTH = 8  # values beside the classes that no stretching explains
 _HEAD = 1 << 16  # bytes
+_NOTHING = "no pixel of any image has a class"
 
 
 def require_plausible(dataset: Dataset) -> None:
-    """Look at some label images and refuse values that cannot be meant.
+    """Look at some label images, and refuse values that cannot be meant and data sets without a label.
 
     Raises:
-        InputError: They have a fault; see `label_faults`. Files that cannot be read are no matter here.
+        InputError: There is no image, they have a fault (see `label_faults`), or all files are void. Files that cannot
+            be read are no matter here.
     """
+    if not dataset.records:
+        reason = dataset.problems[0] if dataset.problems else "it lists none"
+        raise InputError(f"'{dataset.name}' has no image that can be used ({reason}); see `ovseg datasets check`")
     if dataset.kind != SEMANTIC:
         return
     values = LabelValues()
@@ -45,6 +50,9 @@ def require_plausible(dataset: Dataset) -> None:
             continue
     for fault in label_faults(dataset, values):
         raise InputError(f"'{dataset.name}': {fault}")
+    found = np.flatnonzero(values.found)
+    if values.files == len(dataset.records) and (dataset.lookup[found] == VOID).all():
+        raise InputError(f"'{dataset.name}': {_NOTHING}; expected some of {listed(dataset.classes.names)}")
 
 
 @dataclass(eq=False)
@@ -136,7 +144,7 @@ def area_faults(dataset: Dataset, pixels: np.ndarray) -> list[str]:
     if pixels.sum() or not dataset.records:
         return []
     words = f", and all that the files have are dropped ({listed(dataset.dropped)})" if dataset.dropped else ""
-    return [f"no pixel of any image has a class{words}; expected some of {listed(dataset.classes.names)}"]
+    return [f"{_NOTHING}{words}; expected some of {listed(dataset.classes.names)}"]
 
 
 def area_hints(dataset: Dataset, in_images: np.ndarray, void: int, total: int, images: int) -> list[str]:

@@ -155,3 +155,15 @@ def test_a_panoptic_segment_without_a_pixel(tmp_path):
     report = check_dataset(read_folder(tmp_path))
     assert len(report.problems) == 1 and report.images == 1
     assert "panoptic/a.png' has no pixel of segment 123, which its JSON lists" in report.problems[0]
+
+
+def test_evaluation_of_nothing_is_refused(own_data):
+    relabel(own_data, lambda labels: np.full_like(labels, 255))
+    with pytest.raises(InputError, match=r"own': no pixel of any image has a class; expected some of glorp, blix"):
+        require_plausible(read_folder(own_data))
+    relabel(own_data, lambda labels: labels * 0 + 1)
+    require_plausible(read_folder(own_data))
+    for path in own_data.glob("labels/*.png"):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    with pytest.raises(InputError, match=r"has no image that can be used .12 labels are called STEM_mask.png"):
+        require_plausible(read_folder(own_data))
