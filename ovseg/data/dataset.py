@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ovseg.data.mask_files import read_label_image, read_segment_ids
-from ovseg.data.outlines import draw_outline
 from ovseg.data.matching import Match, counted, listed, match_classes
+from ovseg.data.outlines import draw_outline
 from ovseg.data.renaming import rename_classes
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
