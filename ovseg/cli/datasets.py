@@ -23,6 +23,7 @@ examples:
   ovseg datasets status --root /data
   ovseg datasets prepare ade150 coco_stuff --root /data
   ovseg datasets prepare ade150_train --check-only
+  ovseg datasets prepare voc21 --subset
   ovseg datasets check mydata
   ovseg datasets check data/scenes/train --drawing scenes.png
   ovseg datasets check coco_stuff_train2017 --limit 500 --json
@@ -31,7 +32,7 @@ examples:
 layouts of own folders:
   images/a.jpg + labels/a.png + classes.txt    value of a pixel = line of classes.txt, from 0; 255 or 65535 = no class;
                                                also in folders below, and labels/a.labels.png of `ovseg segment`
-  images/ + one COCO JSON file                 polygons or run lengths
+  images/ + COCO JSON file                     polygons or run lengths; DIR:annotations/x.json chooses one of several
   images/ + panoptic/ + panoptic.json          COCO panoptic, as datasets/prepare_scenes.py writes it
 
 Benchmarks lie below --root, else $DETECTRON2_DATASETS, else datasets/; datasets/README.md tells where each comes from.
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare = actions.add_parser("prepare", help="fetch, convert and check benchmarks")
     prepare.add_argument("data", nargs="+", metavar="NAME", help="benchmarks (their first split), or splits")
     prepare.add_argument("--check-only", action="store_true", help="change nothing, say what is wrong")
+    prepare.add_argument("--subset", action="store_true", help="take what is there: a part on purpose, named as one")
     status = actions.add_parser("status", help="list the benchmarks and what is missing")
     status.add_argument("data", nargs="*", metavar="NAME", help="benchmarks or splits (default: all)")
     check = actions.add_parser("check", help="read a data set and list what is wrong")
@@ -75,7 +77,7 @@ def _prepare(args: argparse.Namespace) -> int:
     from ovseg.data.benchmarks.prepare import check_only, prepare
     from ovseg.errors import InputError
 
-    places = [place for name in args.data for place in find_places(name, data_root(args.root))]
+    places = [place for name in args.data for place in find_places(name, data_root(args.root), args.subset)]
     problems = 0
     for place in places:
         try:
@@ -90,6 +92,7 @@ def _prepare(args: argparse.Namespace) -> int:
             f"{place.name}: {outcome.images} images, {outcome.present} of {outcome.total} classes occur; "
             f"{place.benchmark.rule}"
         )
+        _print_lines("note", outcome.notes)
         _print_lines("problem", outcome.problems)
         problems += len(outcome.problems)
     return 1 if problems else 0
@@ -136,7 +139,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.count < 1:
         raise ConfigError(f"--count is {args.count}; expected at least 1")
     _check_picture("--output", args.output)
-    _draw(load_datasets([args.data], root=args.root)[0], args.output, args.count)
+    _draw(load_datasets([args.data], root=args.root, whole=False)[0], args.output, args.count)
     print(f"samples are drawn in {args.output}")
     return 0
 
@@ -181,7 +184,7 @@ def _check(args: argparse.Namespace) -> int:
         raise ConfigError(f"--limit is {args.limit}; expected at least 1")
     if args.drawing:
         _check_picture("--drawing", args.drawing)
-    dataset = load_datasets([args.data], args.vocabulary, args.root, args.rename)[0]
+    dataset = load_datasets([args.data], args.vocabulary, args.root, args.rename, whole=False)[0]
     report = check_dataset(dataset, args.limit)
     report.problems += _changes(args.data, args.root)
     try:
