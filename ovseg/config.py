@@ -79,6 +79,9 @@ def _add_protocol(cfg: CfgNode) -> None:
     protocol.STRIDE = 112
     protocol.PADDING = "none"  # none | corner | even
     protocol.PAD_MULTIPLE = 0  # pixels; 0 is the patch
+    protocol.RESIZE = (
+        "once"  # once | twice: a whole image's scores to the output at once, or by way of the input's size
+    )
     protocol.IMAGE_ENGINEERING = 0.0  # share of the unflipped views in ITACLIP's ensemble; 0 is off
     protocol.LOGIT_SCALE = 40.0
     protocol.PROB_THRESHOLD = 0.0

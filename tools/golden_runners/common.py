@@ -189,7 +189,12 @@ def last_block(clip: ViTClip, method: Recalibration, images: Tensor) -> LastBloc
 
 
 def protocol(
-    clip: ViTClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
+    clip: ViTClip,
+    method: Recalibration,
+    inputs: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    padding: str,
+    resize: str = "once",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run windows, averaging, resizing, refinement and labelling as the ``postprocess`` of a case says.
 
@@ -200,6 +205,7 @@ def protocol(
         window=config["crop"],
         stride=config["stride"] if config["crop"] else 0,
         padding=padding,
+        resize=resize,
         pad_multiple=config.get("pad_multiple", 0),
         image_engineering=config.get("image_engineering", 0.0),
     )

@@ -67,6 +67,7 @@ def pixel_decoder(case: Any) -> dict[str, Tensor]:
     module = PixelDecoder(
         config["in_channels"],
         dim=config["conv_dim"],
+        mask_dim=config.get("mask_dim", 0),
         heads=config["nheads"],
         encoder_ffn=config["enc_ffn"],
         encoder_layers=config["enc_layers"],
@@ -87,7 +88,8 @@ def decoder(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     module = MaskedDecoder(
         config["clip_dim"],
-        dim=config["hidden_dim"],
+        dim=config.get("conv_dim", config["hidden_dim"]),
+        mask_dim=config["hidden_dim"],
         queries=config["num_queries"],
         heads=config["nheads"],
         decoder_ffn=config["dec_ffn"],
@@ -190,18 +192,17 @@ def build_model(case: Any) -> FCCLIP:
     own = {key.removeprefix(CLIP): value for key, value in state.items() if key.startswith(CLIP)}
     clip = build_clip(config["clip"], own)
     head = config["head"]
-    dim, heads = head["conv_dim"], head["nheads"]
+    width = {"dim": head["conv_dim"], "mask_dim": head["mask_dim"], "heads": head["nheads"]}
     text = {f"{CLIP}{key}": value for key, value in clip.model.state_dict().items() if f"{CLIP}{key}" not in state}
     model = FCCLIP(
         clip=clip,
         pixel_decoder=PixelDecoder(
-            clip.channels, dim=dim, heads=heads, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
+            clip.channels, **width, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
         ),
         decoder=MaskedDecoder(
             head["clip_dim"],
-            dim=dim,
+            **width,
             queries=head["num_queries"],
-            heads=heads,
             decoder_ffn=head["dec_ffn"],
             decoder_layers=head["dec_layers"],
         ),

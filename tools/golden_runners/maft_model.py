@@ -41,17 +41,16 @@ def build_model(case: Any, criterion: SetCriterion) -> tuple[MAFTPlus, Words]:
     teacher, whole = below(state, TEACHER), clip.model.state_dict()
     for start in (STUDENT, TEACHER) if teacher else (STUDENT,):
         state = {**{f"{start}{key}": value for key, value in whole.items()}, **state}
-    dim, heads = head["conv_dim"], head["nheads"]
+    width = {"dim": head["conv_dim"], "mask_dim": head["mask_dim"], "heads": head["nheads"]}
     model = MAFTPlus(
         clip=clip,
         pixel_decoder=PixelDecoder(
-            clip.channels, dim=dim, heads=heads, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
+            clip.channels, **width, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
         ),
         decoder=MaskedDecoder(
             head["clip_dim"],
-            dim=dim,
+            **width,
             queries=head["num_queries"],
-            heads=heads,
             decoder_ffn=head["dec_ffn"],
             decoder_layers=head["dec_layers"],
         ),

@@ -39,7 +39,7 @@ def run(case: Any) -> dict[str, Tensor]:
             variant = build(*key[len(VARIANT) :].split("_"), std)
             found[key] = clip.dense(image, variant).features.flatten(2).mT
     if "postprocess" in config:
-        logits, probabilities, labels = protocol(clip, method, inputs, config["postprocess"], "none")
+        logits, probabilities, labels = protocol(clip, method, inputs, config["postprocess"], "none", "twice")
         # Only the probabilities that the original stores are renormalised; its labels are made before that.
         found["output.seg_probs"] = probabilities / probabilities.sum(0)
         found |= {"output.final_logits": logits, "output.seg_pred": labels}
