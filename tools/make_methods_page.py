@@ -36,7 +36,7 @@ the settings that the paper used on a benchmark, `--protocol common` those under
 - Cost: time from a normalised image to patch scores of {classes} classes, as a multiple of one plain image encoding of
   open_clip in the same process ({where}). Second backbones are not in it: the guide is the CLIP itself.
 - Way out: how the scores of patches come to the pixels of a photograph that the original sees whole: at once, or by way
-  of the size of the network input, in two interpolations (`MODEL.PROTOCOL.RESIZE: twice`; padded images always come so).
+  of the size of the network input, in two interpolations (`MODEL.PROTOCOL.RESIZE: twice`; padded ones always come so).
   Windows are averaged at that size, with every method. Under `--protocol common` all come at once.
 - Golden: how many of the cases in `tests/golden` our code reproduces; they hold inputs, random weights and outputs of
   the original code.

@@ -15,7 +15,7 @@ class Protocol:
     Attributes:
         window, stride: Sliding windows in pixels; window 0 is the whole image.
         padding: ``none``, ``corner`` or ``even``; see `ovseg.ops.windows.plan_windows`.
-        resize: How scores of a whole image come to the output, ``once`` or ``twice``; likewise. The originals differ, so
+        resize: How scores of a whole image come to the output, ``once`` or ``twice``; likewise. Originals differ, so
             the config of a method says it.
         pamr_at: Where the rule's PAMR runs: ``output``, at the size of the photograph (NACLIP), or ``network``, at the
             size of the network input, which costs the same for photographs of all sizes.
