@@ -57,3 +57,20 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Say what is not the same in two nested mappings: a line for each value, by its dotted key."""
+    found = []
+    for key in dict.fromkeys([*before, *now]):
+        was, is_ = before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(is_, Mapping):
+            found += changes(was, is_, f"{prefix}{key}.")
+        elif was != is_:
+            found.append(f"{prefix}{key} was {_short(was)}, is {_short(is_)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) and value else dump(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

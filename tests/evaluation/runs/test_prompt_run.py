@@ -150,5 +150,5 @@ def test_an_image_is_encoded_once_for_all_its_prompts(monkeypatch: pytest.Monkey
     classes = Vocabulary.parse([f"thing number {i}" for i in range(20)])
     source = PromptSource(segmenter, classes, None, None, Condition())
     pixels = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
-    found = source(read_image(pixels), np.arange(20), np.arange(20))
+    found = source("image", read_image(pixels), np.arange(20), np.arange(20))
     assert seen == [1] and sorted(found.prompts) == list(range(20))
