@@ -15,9 +15,10 @@ from ovseg.evaluation.metrics.semantic import SemanticRecord
 from ovseg.evaluation.runs.folder import Kept
 from ovseg.evaluation.runs.image_log import ImageRecord, Log, close_log, made_by
 from ovseg.evaluation.runs.job import LABELS, Opened
+from ovseg.evaluation.runs.plan import read_plan
 from ovseg.evaluation.runs.sources import Source
 from ovseg.evaluation.runs.worker import look
-from ovseg.system.values import changes
+from ovseg.system.values import changes, flat
 
 
 def check_adoptable(opened: Opened, held: Kept, identity: dict[str, Any]) -> list[str]:
@@ -34,11 +35,11 @@ def check_adoptable(opened: Opened, held: Kept, identity: dict[str, Any]) -> lis
     Returns:
         What differs, in words; empty where nothing does.
     """
-    known = _known(held)
+    known = _known(opened, held)
     now = {key: identity[key] for key in known if key != "settings"}
     found = changes({key: value for key, value in known.items() if key != "settings"}, now)
-    settings = known.get("settings", {})
-    found += changes(settings, {key: identity["settings"].get(key) for key in settings}, "settings.")
+    pairs, _ = _paired(known.get("settings", {}), identity["settings"])
+    found += changes({old: was for old, (was, _) in pairs.items()}, {old: is_ for old, (_, is_) in pairs.items()})
     values, names = held.values, [PurePosixPath(name).name for name in opened.evaluated]
     if "vocabulary_hash" in values and values["vocabulary_hash"] != opened.dataset.classes.hash:
         found.append("classes are others")
@@ -66,7 +67,9 @@ def adopt(opened: Opened, held: Kept, source: Source | None) -> list[str]:
     for record in held.log.good:
         name, labels = opened.evaluated[record.index], opened.label_files[record.index]
         old = folder / LABELS / (record.labels or f"{PurePosixPath(name).stem}.png")
-        if old.is_file() and (record.labels or stems[PurePosixPath(name).stem.casefold()] == 1):
+        if not record.labels and stems[PurePosixPath(name).stem.casefold()] > 1:
+            old.unlink(missing_ok=True)
+        elif old.is_file():
             (folder / LABELS / labels).parent.mkdir(parents=True, exist_ok=True)
             old.replace(folder / LABELS / labels)
             images[record.index] = dataclasses.replace(record, name=name, labels=labels)
@@ -75,26 +78,44 @@ def adopt(opened: Opened, held: Kept, source: Source | None) -> list[str]:
     close_log(folder, Log(sources or [own], images))
     return [
         f"{len(images)} images were taken over from a run that did not keep what made it; not compared: "
-        f"{', '.join(_unknown(held, opened.made_by))}"
+        f"{', '.join(_unknown(opened, held))}"
     ]
 
 
-def _known(held: Kept) -> dict[str, Any]:
+def _known(opened: Opened, held: Kept) -> dict[str, Any]:
     """Return what is known of a run, by the keys of the identity."""
-    asked, made = held.values.get("identity", {}), made_by(held.log.source)
-    values = held.values
-    if not asked and values:
-        asked = {key: values[key] for key in ("boundary", "distractors", "seed", "condition") if key in values}
-    known = {**asked, **made}
-    return known if held.log.sources else {key: value for key, value in known.items() if key != "settings"}
+    known = made_by(held.log.source) if held.log.sources else {}
+    if "identity" in held.values:
+        return {**held.values["identity"], **known}
+    if held.values:
+        asked = opened.request(read_plan(opened.job.folder))
+        known |= {key: asked[key] for key in ("tasks", "novel", "boundary", "distractors", "seed")}
+        known["condition"] = held.values["condition"]
+    return known
 
 
-def _unknown(held: Kept, now: dict[str, Any]) -> list[str]:
-    known = _known(held)
+def _unknown(opened: Opened, held: Kept) -> list[str]:
+    known, now = _known(opened, held), opened.made_by
     found = [] if held.contents else ["contents of images", "places of labels"]
-    found += [key for key in ("measures", "tasks", "novel", *now) if key not in known]
-    lacking = [key for key in now.get("settings", {}) if key not in known.get("settings", {})]
-    return found + [f"settings.{key}" for key in lacking]
+    found += [key for key in ("ovseg", "measures", *now) if key not in known]
+    return found + _paired(known.get("settings", {}), now.get("settings", {}))[1]
+
+
+def _paired(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+    """Pair settings by their dotted names, or by the last part of these where they have moved since.
+
+    Returns:
+        Old and new value by the old name, and the names that only one side has.
+    """
+    before, now = flat(old, "settings."), flat(new, "settings.")
+    ends: dict[str, list[str]] = {}
+    for key in now.keys() - before.keys():
+        ends.setdefault(key.rpartition(".")[2], []).append(key)
+    moved = {key: found[0] for key in before if len(found := ends.get(key.rpartition(".")[2], [])) == 1}
+    names = {key: key if key in now else moved.get(key, "") for key in before}
+    pairs = {old: (before[old], now[name]) for old, name in names.items() if name}
+    alone = [old for old, name in names.items() if not name] + [key for key in now if key not in names.values()]
+    return pairs, alone
 
 
 def _other_truth(opened: Opened, held: Kept) -> list[str]:

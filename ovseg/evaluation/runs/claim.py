@@ -13,15 +13,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ovseg._version import __version__
 from ovseg.data.contents import Contents, contents_of, differences, write_contents
 from ovseg.errors import InputError, one_of
 from ovseg.evaluation.runs.adopt import adopt, check_adoptable
 from ovseg.evaluation.runs.folder import DATA, NOTHING, Kept, clear, read_kept, write_kept
 from ovseg.evaluation.runs.image_log import made_by
 from ovseg.evaluation.runs.job import Models, Opened
-from ovseg.evaluation.runs.measures import VERSION, choose_tasks
-from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.saved import SavedSource
 from ovseg.evaluation.runs.sources import Source
 from ovseg.system.values import changes
@@ -49,7 +46,7 @@ class _Claim:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**request(self.opened), **self.opened.made_by}
+        return {**self.opened.request(), **self.opened.made_by}
 
 
 def claim(opened: Sequence[Opened], begin: str, models: Models) -> list[Opened]:
@@ -71,12 +68,11 @@ def claim(opened: Sequence[Opened], begin: str, models: Models) -> list[Opened]:
     """
     one_of("begin", begin, (RESUME, FRESH, ADOPT))
     kept = [NOTHING if begin == FRESH else read_kept(one.job.folder) for one in opened]
-    if begin == RESUME:
-        _refuse_unknown(opened, kept)
+    _refuse_unknown(opened, kept, begin)
     claims = _look(opened, kept)
     for one in claims:
         if one.held.identity:
-            asked = request(one.opened)
+            asked = one.opened.request()
             was = {key: value for key, value in one.held.identity.items() if key in asked}
             _refuse(one, [*changes(was, asked), *_changed(one.held.contents[:1], [one.data], one.held)])
     claims = [_with_source(one, models.source(one.opened)) for one in claims]
@@ -96,31 +92,16 @@ def claim(opened: Sequence[Opened], begin: str, models: Models) -> list[Opened]:
     return [one.opened for one in claims]
 
 
-def _refuse_unknown(opened: Sequence[Opened], kept: Sequence[Kept]) -> None:
+def _refuse_unknown(opened: Sequence[Opened], kept: Sequence[Kept], begin: str) -> None:
+    """Refuse runs that do not say what made them, unless they are to be taken over and can be."""
     for one, held in zip(opened, kept, strict=True):
-        if not (held.empty or held.identity):
+        saved = one.job.plan.predictions  # quickly evaluated again, and there is nothing to compare them with
+        if not (held.empty or held.identity) and (saved or begin == RESUME):
+            take_over = "" if saved else "take it over with --adopt, which compares what can be compared, "
             raise InputError(
                 f"'{one.job.folder}' holds a run that does not say what made its numbers (one of an earlier version?); "
-                "take it over with --adopt, which compares what can be compared, start anew with --fresh, or choose "
-                "another --output"
+                f"{take_over}start anew with --fresh, or choose another --output"
             )
-
-
-def request(opened: Opened, plan: Plan | None = None) -> dict[str, Any]:
-    """Return what of a plan, or of that of the job, makes numbers besides the model and the data, as JSON values."""
-    plan = plan or opened.job.plan
-    classes, condition = opened.dataset.classes, plan.condition
-    novel = plan.novel_flags(classes)
-    return {
-        "ovseg": __version__,
-        "measures": VERSION,
-        "tasks": list(choose_tasks(opened.dataset, plan.tasks)),
-        "novel": None if novel is None else [name for name, new in zip(classes.names, novel, strict=True) if new],
-        "boundary": plan.boundary,
-        "distractors": plan.distractors,
-        "seed": plan.seed,
-        "condition": [condition.FAMILY, condition.key, condition.seed],
-    }
 
 
 def check_unchanged(opened: Sequence[Opened]) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ovseg._version import __version__
 from ovseg.data.dataset import Dataset
-from ovseg.evaluation.runs.measures import Measures
+from ovseg.evaluation.runs.measures import VERSION, Measures, choose_tasks
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.saved import SavedSource
 from ovseg.evaluation.runs.sources import Source
@@ -62,6 +63,22 @@ class Opened:
     def label_files(self) -> list[str]:
         """Where below the folder of labels those of each evaluated image are: named as `relative_names` has it."""
         return [f"{name}.png" for name in relative_names(self.names, ".")][: len(self.dataset.records)]
+
+    def request(self, plan: Plan | None = None) -> dict[str, Any]:
+        """Return what of a plan, or of the job's, makes numbers besides the model and the data, as JSON values."""
+        plan = plan or self.job.plan
+        classes, condition = self.dataset.classes, plan.condition
+        novel = plan.novel_flags(classes)
+        return {
+            "ovseg": __version__,
+            "measures": VERSION,
+            "tasks": list(choose_tasks(self.dataset, plan.tasks)),
+            "novel": None if novel is None else [name for name, new in zip(classes.names, novel, strict=True) if new],
+            "boundary": plan.boundary,
+            "distractors": plan.distractors,
+            "seed": plan.seed,
+            "condition": [condition.FAMILY, condition.key, condition.seed],
+        }
 
 
 class Models:

@@ -255,7 +255,11 @@ def as_written_before(folder: Path, plan: Plan) -> None:
     (folder / "data.jsonl").unlink()
     (folder / "labels/classes.json").unlink()
     lines = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
-    lines[0]["source"].pop("texts")
+    source = lines[0]["source"]
+    source.pop("texts")
+    if source["settings"]:
+        source["settings"]["protocol"] |= source["settings"].pop("size_rule")  # where it was then
+        source["settings"]["gone"] = 1
     names = []
     for row in lines[1:]:
         names.append(row["name"])
@@ -277,7 +281,11 @@ def test_runs_of_earlier_versions_are_taken_over_on_request(
     assert "take it over with --adopt, which compares what can be compared, start" in capsys.readouterr().err
     assert main([*words, "--adopt"]) == 0
     err = capsys.readouterr().err
-    assert "3 images were taken over" in err and "not compared: contents of images, places of labels, measures" in err
+    assert (
+        "3 images were taken over" in err
+        and "not compared: contents of images, places of labels, ovseg, measures, texts" in err
+    )
+    assert "settings.gone" in err and "short_side" not in err
     again = json.loads((folder / "result.json").read_text())
     assert again["metrics"] == first["metrics"] and any("taken over" in line for line in again["notes"])
     assert [record.name for record in read_log(folder).ordered] == ["0.png", "1.png", "2.png"]
@@ -291,7 +299,14 @@ def test_runs_of_earlier_versions_are_taken_over_on_request(
         (lambda data, model: train_on(model), {}, "weights_hash was"),
         (lambda data, model: swap_labels(data), {}, "labels: 3 have other pixels of their classes"),
         (lambda data, model: None, {"seed": 3}, "seed was 0, is 3"),
+        (lambda data, model: None, {"novel": "cat"}, "novel was null, is"),
+        (lambda data, model: None, {"condition": Corruption("fog", 2)}, "condition was"),
         (lambda data, model: None, {"limit": 2}, "images: were 3, are 2"),
+        (
+            lambda data, model: None,
+            {"overrides": {"MODEL": {"PROTOCOL": {"SHORT_SIDE": 40}}}},
+            "settings.protocol.short_side was 336, is 40",
+        ),
         (lambda data, model: (data / "classes.txt").write_text("sofa\ncat\nwall\n"), {}, "classes are others"),
     ],
 )
@@ -304,6 +319,17 @@ def test_what_can_be_compared_of_earlier_runs_is(
     change(data, model)
     with pytest.raises(InputError, match=f"{said}.*--fresh"):
         run(dataclasses.replace(plan, **asked), tmp_path / "run", ADOPT)
+
+
+def test_predictions_of_earlier_runs_are_evaluated_again(data: Path, tmp_path: Path) -> None:
+    """There is nothing to compare them with, and no model has to run."""
+    plan = Plan(str(data), predictions=str(data / "labels"))
+    run(plan, tmp_path / "run")
+    as_written_before(tmp_path / "run", plan)
+    for begin in (claims.RESUME, ADOPT):
+        with pytest.raises(InputError, match=r"earlier version\?\); start anew with --fresh, or choose"):
+            run(plan, tmp_path / "run", begin)
+    assert len(run(plan, tmp_path / "run", FRESH).log.good) == 3
 
 
 def test_a_log_without_a_plan_is_no_dead_end(data: Path, model: Path, tmp_path: Path) -> None:
