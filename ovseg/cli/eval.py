@@ -29,7 +29,7 @@ examples:
   torchrun --nproc-per-node 8 -m ovseg.cli eval --model san-vit-b-16 --dataset ade150_val --output runs/san
 
 a data set is a name that training knows (below --root or $DETECTRON2_DATASETS), or a folder:
-  images/a.jpg + labels/a.png + classes.txt, or images/ and a COCO JSON file
+  images/a.jpg + labels/a.png + classes.txt, or images/ and a COCO JSON file (DIR:FILE.json chooses one of several)
 
 exit codes: 0 all images were evaluated, 1 some could not be (they are named), 2 a mistake in what was asked for
 """
@@ -65,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of distractors, corruptions and what is random in a model (default: 0)")
     words = parser.add_argument_group("words")
     words.add_argument("--vocabulary", default="", help="in place of the data set's own: names, a file, or a preset")
+    words.add_argument(
+        "--rename", default="", metavar="OLD=NEW,..", help="names for classes of the data set, or a file"
+    )
     words.add_argument(
         "--distractors", type=int, metavar="N", help="label each image with its own classes and N others, not with all"
     )

@@ -23,8 +23,8 @@ def notes(run: Run) -> list[str]:
 
 
 def before(plan: Plan, dataset: Dataset, total: int) -> list[str]:
-    """Return what can be said before the first image: about words, labels and protocol; `total` images there are."""
-    return [*_words(plan, dataset), *_depth(dataset), *_protocol(plan, dataset, total), *_problems(dataset)]
+    """Return what can be said before the first image: about labels and protocol; `total` images there are."""
+    return [*_depth(dataset), *_protocol(plan, dataset, total), *_problems(dataset)]
 
 
 def after(dataset: Dataset, log: Log, results: dict[str, Any]) -> list[str]:
@@ -45,32 +45,6 @@ def _versions(log: Log) -> Iterator[str]:
         found = sorted({str(one.get(key, "unknown")) for one in every})
         if len(found) > 1:
             yield f"images were done with {key} {' and '.join(found)}: the last digits may differ from those of one"
-
-
-def _words(plan: Plan, dataset: Dataset) -> Iterator[str]:
-    """Compare the vocabulary with the labels."""
-    labels = dataset.replaced
-    if not plan.vocabulary or labels is None:
-        return
-    renamed = len(labels) == len(dataset.classes)
-    own, given = set(labels.names), set(dataset.classes.names)
-    if renamed and own != given:
-        changed = sum(a != b for a, b in zip(labels.names, dataset.classes.names, strict=True))
-        yield (
-            f"the vocabulary renames {changed} of {len(labels)} classes of the labels, in order: numbers compare only "
-            "with those under the same words"
-        )
-    elif not renamed:
-        lost, extra = sorted(own - given), sorted(given - own)
-        text = f"the vocabulary has {len(given)} classes and the labels {len(own)}"
-        if lost:
-            text += f"; pixels of {len(lost)} classes ({', '.join(lost[:3])}{', ...' if lost[3:] else ''}) became void"
-        if extra:
-            text += (
-                f"; {len(extra)} words ({', '.join(extra[:3])}{', ...' if extra[3:] else ''}) have no labels and can "
-                "only be wrong"
-            )
-        yield text
 
 
 def _depth(dataset: Dataset) -> Iterator[str]:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovseg.data.dataset import PROMPTS, Dataset
-from ovseg.data.registration import read_dataset
-from ovseg.errors import ConfigError, InputError, VocabularyError
+from ovseg.data.plausible import require_plausible
+from ovseg.data.registration import choose_classes, read_dataset
+from ovseg.errors import ConfigError, InputError, unknown_name
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.runs.measures import Measures, choose_tasks
 from ovseg.evaluation.runs.prompt_source import PromptSource, check_words
 from ovseg.evaluation.runs.sources import ModelSource, Source
 from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.names import fold
 
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
@@ -37,6 +39,7 @@ class Plan:
         model: As for `ovseg.load`.
         predictions: Folder of saved predictions in place of a model and all of `OF_MODEL`; empty for the model.
         vocabulary: Words in place of the data set's own (`Dataset.with_classes`); empty for those.
+        rename: Other names for classes of the data set (`choose_classes`); empty for none.
         protocol: Settings of a benchmark, as for `ovseg.load`.
         background: Policy; None for the model's own.
         templates: Template set; None for the model's own.
@@ -57,6 +60,7 @@ class Plan:
     model: str = "mini"
     predictions: str = ""
     vocabulary: str = ""
+    rename: str = ""
     protocol: str = ""
     background: str | None = None
     templates: str | None = None
@@ -98,19 +102,18 @@ class Plan:
         """Read the data set with the words of the evaluation, and all of its records.
 
         Raises:
-            OvsegError: As `read_dataset` and `Dataset.with_classes`.
+            OvsegError: As `read_dataset`, `require_plausible` and `choose_classes`.
         """
         dataset = read_dataset(self.dataset, self.root or None)
-        if self.vocabulary:
-            dataset = dataset.with_classes(Vocabulary.parse(self.vocabulary))
-        return dataset
+        require_plausible(dataset)
+        return choose_classes([dataset], self.vocabulary, self.rename)[0]
 
     def open_measures(self, dataset: Dataset) -> Measures:
         """Make the evaluators.
 
         Raises:
             ConfigError: The ground truth cannot judge a task, or prompts are asked for as they cannot be.
-            VocabularyError: A novel class is not in the list.
+            UnknownNameError: A novel class is not in the list.
         """
         if dataset.kind == PROMPTS:
             if self.predictions or self.distractors is not None:
@@ -124,7 +127,7 @@ class Plan:
     @property
     def dataset_key(self) -> str:
         """What tells data sets apart; plans with one key can share what `open_dataset` has read."""
-        return dump([self.dataset, self.root, self.vocabulary])
+        return dump([self.dataset, self.root, self.vocabulary, self.rename])
 
     @property
     def model_key(self) -> str:
@@ -159,15 +162,16 @@ class Plan:
         """Return for each class whether it is novel; None without a split.
 
         Raises:
-            VocabularyError: A novel class is not in the list.
+            UnknownNameError: A novel class is not in the list, by any of its names.
         """
         if not self.novel:
             return None
-        names = Vocabulary.parse(self.novel).names
-        unknown = [name for name in names if name not in classes.names]
-        if unknown:
-            raise VocabularyError(f"novel class '{unknown[0]}' is not among the {len(classes)} classes; mend --novel")
-        return [name in names for name in classes.names]
+        novel, own = Vocabulary.parse(self.novel), [set(map(fold, entry.names)) for entry in classes]
+        for entry in novel:
+            if not any(names & set(map(fold, entry.names)) for names in own):
+                raise unknown_name(f"novel class (of {len(classes)} classes)", entry.name, classes.names)
+        given = {fold(name) for entry in novel for name in entry.names}
+        return [bool(names & given) for names in own]
 
     def class_ids(self, index: int, own: np.ndarray, count: int) -> np.ndarray:
         """Return the classes that an image is labelled with.

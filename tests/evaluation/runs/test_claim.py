@@ -23,6 +23,7 @@ from ovseg.errors import InputError
 from ovseg.evaluation.reports.finish import finish
 from ovseg.evaluation.robustness import Corruption
 from ovseg.evaluation.runs import claim as claims
+from ovseg.evaluation.runs import job as jobs
 from ovseg.evaluation.runs import run as module
 from ovseg.evaluation.runs.claim import ADOPT, FRESH
 from ovseg.evaluation.runs.image_log import read_log
@@ -360,6 +361,6 @@ def test_another_version_of_the_measures_is_refused(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(asked_for(data, model), tmp_path / "run")
-    monkeypatch.setattr(claims, "VERSION", claims.VERSION + 1)
+    monkeypatch.setattr(jobs, "VERSION", jobs.VERSION + 1)
     with pytest.raises(InputError, match="measures was 1, is 2"):
         run(asked_for(data, model), tmp_path / "run")

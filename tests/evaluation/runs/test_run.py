@@ -233,12 +233,12 @@ def test_the_data_set_is_read_once(
     reads = []
     monkeypatch.setattr(registration, "read_folder", lambda folder: reads.append(folder) or read_folder(folder))
     words = ["eval", "--model", str(tiny_clip), "--dataset", str(data), "--output", str(tmp_path / "run")]
-    words += ["--vocabulary", "dog, sofa, wall, lamp", "--corruptions", "fog:5", "--typos", "1"]
+    words += ["--rename", "cat=dog", "--vocabulary", "lamp, dog, sofa, wall", "--corruptions", "fog:5", "--typos", "1"]
     assert main([*words, "--processes", processes]) == 0
     assert reads == [data]
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["conditions"] == ["fog-5", "typos-1"]
-    assert any("renames 1 of 4 classes" in line for line in result["warnings"])
+    assert any("renamed 1 of 4 classes of the data: cat to dog" in line for line in result["notes"])
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_the_data_set_is_read_once(
         ({"predictions": "x", "condition": Corruption("fog", 1)}, "expected a --model, not --predictions"),
         ({"tasks": ("panoptic",)}, "cannot be judged by the semantic ground truth"),
         ({"tasks": ("depth",)}, "task 'depth'"),
-        ({"novel": "horse, cat"}, "novel class 'horse' is not among the 4 classes"),
+        ({"novel": "horse, cat"}, r"unknown novel class .of 4 classes. 'horse'; known: cat, "),
         ({"predictions": "nowhere"}, "folder of predictions 'nowhere' does not exist"),
     ],
 )
