@@ -109,10 +109,10 @@ def test_warnings_in_words(tmp_path: Path, tiny_clip: Path) -> None:
     data = write_labelled(tmp_path / "data", [f"word {i}" for i in range(9)], maps)
     said = " | ".join(run(data, tmp_path / "a")["warnings"])
     assert "3 of 9 classes occur in the ground truth: mIoU is" in said and "over all" in said
-    said = " | ".join(run(data, tmp_path / "b", vocabulary="word 0, word 3, dog")["warnings"])
+    said = " | ".join(run(data, tmp_path / "b", vocabulary="word 0, word 3, dog")["notes"])
     assert "dropped 7 of 9 classes of the data (word 1, word 2, word 4, " in said
     assert "1 word (dog) has no labels" in said
-    said = " | ".join(run(data, tmp_path / "c", rename=", ".join(f"word {i}=thing {i}" for i in range(9)))["warnings"])
+    said = " | ".join(run(data, tmp_path / "c", rename=", ".join(f"word {i}=thing {i}" for i in range(9)))["notes"])
     assert "renamed 9 of 9 classes" in said
     runs = evaluate([Job(Plan(str(data), str(tiny_clip), background="threshold:0.9", distractors=2), tmp_path / "d")])
     assert runs is not None
