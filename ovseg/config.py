@@ -42,6 +42,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLIP = Node()
     cfg.MODEL.CLIP.ARCH = "ViT-B-16"
     cfg.MODEL.CLIP.PRETRAINED = "openai"  # a tag of open_clip or the path of a file
+    cfg.MODEL.CLIP.ACTIVATION = ""  # gelu | quick_gelu; empty: as the weights say, or else the architecture
     cfg.MODEL.CLIP.FOLDER = ""  # a folder with open_clip_config.json takes the place of the two above
     cfg.MODEL.RECALIBRATION = Node()
     cfg.MODEL.RECALIBRATION.NAME = "CLIP"
@@ -79,6 +80,9 @@ def _add_protocol(cfg: CfgNode) -> None:
     protocol.STRIDE = 112
     protocol.PADDING = "none"  # none | corner | even
     protocol.PAD_MULTIPLE = 0  # pixels; 0 is the patch
+    protocol.RESIZE = (
+        "once"  # once | twice: a whole image's scores to the output at once, or by way of the input's size
+    )
     protocol.IMAGE_ENGINEERING = 0.0  # share of the unflipped views in ITACLIP's ensemble; 0 is off
     protocol.LOGIT_SCALE = 40.0
     protocol.PROB_THRESHOLD = 0.0

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ovseg.checkpoint.pickles import read_pickle
 from ovseg.checkpoint.trained import load_trained_state, trained_state
 from ovseg.config import new_key
 from ovseg.engine.optimizer import trainable_parameters
 from ovseg.errors import ConfigError, InputError, WeightsError
-from ovseg.system.device import CPU
 from ovseg.system.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Checkpoint:
         if not self.path.exists():
             return 0
         try:
-            saved: dict[str, Any] = torch.load(self.path, map_location=CPU, weights_only=True)
+            saved: dict[str, Any] = read_pickle(self.path)
             self.step = int(saved["step"])
         except Exception as error:  # pickle raises whatever comes
             raise WeightsError(

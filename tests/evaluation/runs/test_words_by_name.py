@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from ovseg.cli import main
+from ovseg.errors import UnknownNameError
+from ovseg.evaluation.runs.plan import Plan
+from ovseg.vocabulary import Vocabulary
 from tests.evaluation.runs.test_run import CLASSES, write_data
 
 
@@ -33,7 +36,7 @@ def test_the_order_of_words_changes_no_number(evaluate: Any) -> None:
         assert found["metrics"]["semantic"] == plain["metrics"]["semantic"]
         by_name = [[line.partition(",")[2] for line in one["rows"]] for one in (found, plain)]
         assert sorted(by_name[0]) == sorted(by_name[1])
-        assert not [line for line in found["warnings"] if line not in plain["warnings"]]
+        assert not [line for line in found["notes"] if line not in plain["notes"]]
 
 
 def test_what_is_renamed_and_dropped_is_in_the_report(evaluate: Any) -> None:
@@ -44,7 +47,7 @@ def test_what_is_renamed_and_dropped_is_in_the_report(evaluate: Any) -> None:
         "dropped 2 of 4 classes of the data (wall, lamp): their pixels are void",
         "1 word (moon) has no labels and can only be wrong",
     ):
-        assert line in found["warnings"], line
+        assert line in found["notes"], line
 
 
 def test_a_rename_of_no_class_is_one_line(tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,3 +57,10 @@ def test_a_rename_of_no_class_is_one_line(tmp_path: Path, tiny_clip: Path, capsy
     err = capsys.readouterr().err
     assert "to rename 'lmap'; did you mean lamp" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_novel_classes_are_known_by_any_of_their_names() -> None:
+    classes = Vocabulary.parse("traffic_light|signal, cat|kitten, sky")
+    assert Plan("d", novel="Kitten, traffic light").novel_flags(classes) == [True, True, False]
+    with pytest.raises(UnknownNameError, match=r"unknown novel class .of 3 classes. 'skies'; did you mean sky"):
+        Plan("d", novel="cat, skies").novel_flags(classes)
