@@ -11,12 +11,12 @@ from typing import Any, overload
 
 from ovseg.errors import VocabularyError
 from ovseg.system.values import short_hash
-from ovseg.vocabulary.colors import Color, color_of, spread_colors
+from ovseg.vocabulary.colors import Color, spread_colors
 from ovseg.vocabulary.names import check_unique, clean_name
 from ovseg.vocabulary.parsing import parse_classes
 from ovseg.vocabulary.preset_files import is_preset
 
-_DERIVED: Color = (-1, -1, -1)
+_UNCHOSEN: Color = (-1, -1, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,12 @@ class ClassEntry:
     Attributes:
         names: The display name, then synonyms; each is a query of its own and the best one counts.
         is_thing: Countable object (True) or stuff such as sky and grass (False).
-        color: sRGB, 0..255; left out, it follows from the display name, see `ovseg.vocabulary.colors`.
+        color: sRGB, 0..255; left out, the vocabulary chooses it, see `ovseg.vocabulary.colors`.
     """
 
     names: tuple[str, ...]
     is_thing: bool = True
-    color: Color = dataclasses.field(default=_DERIVED, compare=False)
+    color: Color = dataclasses.field(default=_UNCHOSEN, compare=False)
 
     def __post_init__(self) -> None:
         """Trim and check the names.
@@ -42,8 +42,6 @@ class ClassEntry:
         if isinstance(self.names, str) or not self.names:
             raise VocabularyError(f"a class has the names {self.names!r}; expected a non-empty tuple of names")
         object.__setattr__(self, "names", tuple(clean_name(name, "a class name") for name in self.names))
-        if self.color == _DERIVED:
-            object.__setattr__(self, "color", color_of(self.names[0]))
 
     @property
     def name(self) -> str:
@@ -70,14 +68,12 @@ class Vocabulary(Sequence[ClassEntry]):
         if not classes:
             raise VocabularyError("the vocabulary has no classes; give at least one name, such as 'cat, sofa'")
         check_unique([(name, f"class {i}") for i, entry in enumerate(classes) for name in entry.names])
-        colors = spread_colors([entry.name for entry in classes])
-        # A colour that was given by hand stays; one that is the name's own makes room where two look alike.
-        own = [entry.color == color_of(entry.name) for entry in classes]
-        recolored = [
-            dataclasses.replace(entry, color=color) if mine else entry
-            for entry, color, mine in zip(classes, colors, own, strict=True)
-        ]
-        object.__setattr__(self, "classes", tuple(recolored))
+        # A colour that was given, or that another vocabulary has chosen, stays; the others keep away from it.
+        given = {i: entry.color for i, entry in enumerate(classes) if entry.color != _UNCHOSEN}
+        if len(given) < len(classes):
+            colors = spread_colors([entry.name for entry in classes], given)
+            classes = tuple(dataclasses.replace(entry, color=c) for entry, c in zip(classes, colors, strict=True))
+        object.__setattr__(self, "classes", classes)
 
     @classmethod
     def parse(cls, source: str | Path | Vocabulary | Iterable[Any] | dict[str, Any]) -> Vocabulary:
