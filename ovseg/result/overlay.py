@@ -1,72 +1,102 @@
-"""Drawing a result: colours over the photograph, contours between regions, and a legend that says what is what."""
+"""Drawing a result: colours over the photograph, contours between regions, ids on them, and the legend beside them."""
 
 from __future__ import annotations
 
-import importlib.util
-import unicodedata
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from ovseg.errors import EnvironmentProblem, InputError
+from ovseg.errors import InputError
+from ovseg.result.legend import add_legend, legend_rows
+from ovseg.result.lettering import plain_font
 from ovseg.result.parts import Result
+from ovseg.vocabulary.colors import ALPHA
 
-LEGEND_ROWS = 20
-"""Classes that the legend names; the others are counted."""
+LEGENDS = ("short", "all", "none")
+"""A legend of the largest classes that are present, of all that are present, or none."""
 
 _SMALL = 256  # photographs with a shorter longest side are enlarged when they get a legend
-_TEXT, _FAINT, _PAPER = (30, 30, 34), (120, 120, 128), (255, 255, 255)
-_NO_CLASS = (150, 150, 150)  # where there is no class the picture is grey; no class has a grey colour
-_FONT_FILES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf", "Arial Unicode.ttf")
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of R, G, B (ITU-R BT.601)
 _LINE = 0.6  # how white the borders are
-_MISSING = "\U0010ffff"  # a code point that no font draws: what it looks like is a font's sign for "cannot draw this"
+_PLACE = 256  # pixels of a side, at most, of the map in which the place of an id is looked for
 
 
-@dataclass(frozen=True)
-class LegendRow:
-    """One line of the legend.
-
-    Attributes:
-        text: Name of the class.
-        share: Share of the picture, 0..1.
-        color: Colour of the swatch; None for none.
-    """
-
-    text: str
-    share: float
-    color: tuple[int, int, int] | None
-
-
-def draw_overlay(result: Result, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+def draw_overlay(result: Result, alpha: float = ALPHA, legend: bool | str = True, ids: bool = False) -> Image.Image:
     """Draw the labels of a result over its photograph, which turns grey, so that every hue in the picture is a class.
 
     Args:
         result: What to draw, ``(H, W)``.
         alpha: Strength of the colours: 0 is the untouched photograph, from 0.5 on it is grey below them, 1 the labels.
-        legend: Add the legend: beside the photograph, or below it where it is more than 1.6 times as wide as high.
-            Photographs whose longest side is under 256 pixels are then enlarged by a whole factor, without smoothing.
+        legend: One of `LEGENDS`; True is short, False none. It stands beside the photograph, or below it where it is
+            more than 1.6 times as wide as high. Photographs whose longest side is under 256 pixels are then enlarged by
+            a whole factor, without smoothing.
+        ids: Write the id of each class where it is widest, and before its name in the legend; so that what is too small
+            to be seen is found all the same.
 
     Returns:
         An RGB image; without legend of exactly the photograph's size.
 
     Raises:
-        InputError: ``alpha`` is not in 0..1.
+        InputError: ``alpha`` is not in 0..1, or there is no such legend.
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is {alpha}; expected a number from 0 (photograph) to 1 (labels)")
+    if isinstance(legend, bool):
+        legend = "short" if legend else "none"
+    if legend not in LEGENDS:
+        raise InputError(f"the legend is '{legend}'; expected {', '.join(LEGENDS)}")
     colors = np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
     arrays = [result.labels, result.image, *([result.panoptic.ids] if result.panoptic is not None else [])]
     height, width = result.labels.shape
-    factor = -(-_SMALL // max(height, width)) if legend and max(height, width) < _SMALL else 1
+    factor = -(-_SMALL // max(height, width)) if legend != "none" and max(height, width) < _SMALL else 1
     if factor > 1:
         arrays = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in arrays]
-    labels, image, *ids = arrays
-    picture = Image.fromarray(blend(image, labels, colors, alpha, *ids))
-    return _add_legend(picture, legend_rows(result)) if legend else picture
+    labels, image, *segments = arrays
+    picture = Image.fromarray(blend(image, labels, colors, alpha, *segments))
+    if ids:
+        _write_ids(picture, result, factor)
+    if legend == "none":
+        return picture
+    return add_legend(picture, legend_rows(result, alpha, legend == "all", ids), legend == "all")
+
+
+def _write_ids(picture: Image.Image, result: Result, factor: int) -> None:
+    """Write the id of each class at its widest place; what is smaller than the number gets a ring, and it beside it.
+
+    Args:
+        picture: To be drawn on.
+        result: Whose ids are written.
+        factor: By how much the picture is larger than the result.
+    """
+    draw, size = ImageDraw.Draw(picture), int(np.clip(min(picture.size) / 30, 12, 64))
+    font, edge = plain_font(size), max(1, size // 8)
+    for segment in sorted(result.segments, key=lambda segment: -segment.area):  # the small ones stay on top
+        x, y, room = (factor * value for value in _widest(result.labels, segment.class_id, segment.bbox))
+        text, centre = str(segment.class_id), (x, y)
+        wide = font.getlength(text)
+        if room < max(wide, size) / 2:
+            ring = max(room, size / 4) + edge
+            draw.ellipse((x - ring, y - ring, x + ring, y + ring), outline="white", width=edge)
+            side = 1 if x + ring + wide + 2 * edge < picture.width else -1
+            centre = x + side * (ring + edge + wide / 2), y
+        inside = (
+            float(np.clip(centre[0], wide / 2 + edge, max(wide / 2 + edge, picture.width - wide / 2 - edge))),
+            float(np.clip(centre[1], size / 2 + edge, max(size / 2 + edge, picture.height - size / 2 - edge))),
+        )
+        draw.text(inside, text, fill="white", font=font, anchor="mm", stroke_width=edge, stroke_fill="black")
+
+
+def _widest(labels: np.ndarray, class_id: int, box: tuple[int, int, int, int]) -> tuple[float, float, float]:
+    """Return x and y of the pixel of a class that is farthest from all others, and how far it is, in pixels."""
+    import cv2
+
+    left, top, width, height = box
+    step = -(-max(width, height) // _PLACE)
+    mask = labels[top : top + height : step, left : left + width : step] == class_id
+    if not mask.any():  # thinner than the step
+        mask, step = labels[top : top + height, left : left + width] == class_id, 1
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return left + step * float(x) + 0.5, top + step * float(y) + 0.5, step * float(depth[y, x])
 
 
 def blend(
@@ -113,143 +143,3 @@ def _borders(labels: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
             if ids is not None:
                 border[here] |= (ids[here] != ids[there]) & (ids[here] > 0) & (ids[there] > 0)
     return border
-
-
-def legend_rows(result: Result) -> list[LegendRow]:
-    """List the classes present, biggest first, then how many more there are, then the share of no class."""
-    order = sorted(result.segments, key=lambda segment: (-segment.area, segment.class_id))
-    rows = [LegendRow(s.name, s.area_fraction, result.classes[s.class_id].color) for s in order[:LEGEND_ROWS]]
-    if len(order) > LEGEND_ROWS:
-        rest = sum(segment.area_fraction for segment in order[LEGEND_ROWS:])
-        rows.append(LegendRow(f"+{len(order) - LEGEND_ROWS} more", rest, None))
-    nothing = result.labels.size - sum(segment.area for segment in order)
-    if nothing:
-        rows.append(LegendRow("no class", nothing / result.labels.size, _NO_CLASS))
-    return rows
-
-
-def _add_legend(picture: Image.Image, rows: list[LegendRow]) -> Image.Image:
-    """Put the legend beside the picture, or below it in columns."""
-    width, height = picture.size
-    size = int(np.clip(min(width, height) / 30, 14, 96))
-    entries = _draw_rows(rows, size)
-    step, column = round(size * 1.6), entries[0].width + 2 * size
-    beside = width <= 1.6 * height
-    columns = 1 if beside else max(1, (width - size) // column)
-    per_column = -(-len(entries) // columns)
-    columns = -(-len(entries) // per_column)
-    panel_width, panel_height = column * columns, step * per_column + size
-    if beside:
-        canvas = Image.new("RGB", (width + panel_width, max(height, panel_height)), _PAPER)
-    else:
-        canvas = Image.new("RGB", (max(width, panel_width), height + panel_height), _PAPER)
-    canvas.paste(picture, (0, 0))
-    left, top = (width, 0) if beside else (0, height)
-    for i, entry in enumerate(entries):
-        x = left + size + column * (i // per_column)
-        canvas.paste(entry, (x, top + size // 2 + step * (i % per_column)))
-    return canvas
-
-
-def _draw_rows(rows: list[LegendRow], size: int) -> list[Image.Image]:
-    """Draw each row (swatch, name, share) in an image of its own, all of one width and ``1.6 * size`` high."""
-    texts = [fit_text(row.text, size, max_width=16 * size) for row in rows]
-    shares = [_percent(row.share) for row in rows]
-    plain = _font(None, size)
-    name_width = round(max(font.getlength(text) for text, font in texts))
-    share_width = round(max(plain.getlength(share) for share in shares))
-    height, swatch = round(1.6 * size), size
-    name_left = swatch + size // 2
-    share_right = name_left + name_width + size + share_width
-    drawn = []
-    for row, (text, font), share in zip(rows, texts, shares, strict=True):
-        image = Image.new("RGB", (share_right + 1, height), _PAPER)
-        draw = ImageDraw.Draw(image)
-        top, middle = (height - swatch) // 2, height // 2
-        if row.color:
-            draw.rectangle((0, top, swatch - 1, top + swatch - 1), fill=row.color)
-        # "lm" and "rm": aligned on the vertical middle of the font, so that rows in different fonts stand level.
-        draw.text((name_left, middle), text, fill=_TEXT if row.color else _FAINT, font=font, anchor="lm")
-        draw.text((share_right, middle), share, fill=_FAINT, font=plain, anchor="rm")
-        drawn.append(image)
-    return drawn
-
-
-def _percent(share: float) -> str:
-    """Write a share of 0..1 as short as its size deserves."""
-    if 0 < share < 0.001:
-        return "<0.1%"
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
-
-
-def fit_text(text: str, size: int, max_width: float) -> tuple[str, ImageFont.FreeTypeFont]:
-    """Choose a font for a text and make the text drawable and short enough.
-
-    The first font that has all of its letters is taken, else the one that has the most. Signs that it lacks are
-    replaced: accented letters by bare ones, pictures such as emoji by their Unicode names in brackets, the rest by a
-    question mark.
-
-    Args:
-        text: Any text, of any script and length.
-        size: Font size in pixels.
-        max_width: Pixels; a longer text ends in an ellipsis.
-
-    Returns:
-        The text to draw and the font.
-    """
-    text = " ".join(text[:200].split())
-    candidates = [None, *_font_files()]
-    source = min(candidates, key=lambda file: sum(not _has_glyph(file, char) for char in text))
-    text = "".join(char if _has_glyph(source, char) else _spelled(char) for char in text).strip() or "?"
-    font = _font(source, size)
-    if font.getlength(text) > max_width:
-        keep = len(text)
-        while keep > 1 and font.getlength(text[:keep] + "...") > max_width:
-            keep -= 1
-        text = text[:keep].rstrip() + "..."
-    return text, font
-
-
-def _spelled(char: str) -> str:
-    """Say in plain letters what a sign is that cannot be drawn; joiners and variation marks vanish."""
-    category = unicodedata.category(char)
-    if category[0] in "CM" or category == "Sk":
-        return ""
-    bare = unicodedata.normalize("NFKD", char)[0]
-    if bare.isascii() and bare.isalnum():
-        return bare
-    name = unicodedata.name(char, "").lower().removeprefix("regional indicator symbol letter ")  # flags: (f)(r)
-    return f"({name})" if category[0] == "S" and name else "?"
-
-
-@lru_cache(maxsize=1)
-def _font_files() -> tuple[str, ...]:
-    """List font files with more scripts than Pillow's own: matplotlib's, if installed, and the system's."""
-    found = []
-    matplotlib = importlib.util.find_spec("matplotlib")
-    if matplotlib and matplotlib.origin:
-        inside = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        found += [str(inside)] if inside.is_file() else []
-    for name in _FONT_FILES:
-        try:
-            found.append(str(ImageFont.truetype(name, 10).path))
-        except OSError:  # not on this system
-            continue
-    return tuple(found)
-
-
-@lru_cache(maxsize=64)
-def _font(file: str | None, size: int) -> ImageFont.FreeTypeFont:
-    """Load a font; None is the one that comes with Pillow."""
-    font = ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)
-    if not isinstance(font, ImageFont.FreeTypeFont):  # the old bitmap font
-        raise EnvironmentProblem("this Pillow has no FreeType and cannot draw names; run `pip install -U pillow`")
-    return font
-
-
-@lru_cache(maxsize=4096)
-def _has_glyph(file: str | None, char: str) -> bool:
-    """Tell whether a font can draw a character."""
-    # Without shaping, which would put a dotted circle under a lone vowel sign and make it look drawable.
-    font = _font(file, 20).font_variant(layout_engine=ImageFont.Layout.BASIC)
-    return bytes(font.getmask(char)) != bytes(font.getmask(_MISSING))

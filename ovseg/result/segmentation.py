@@ -139,20 +139,22 @@ class Segmentation:
         present = f"{len(self.segments)} of {len(self.classes)} classes"
         return f"Segmentation({width}x{height}, {present}: {content or 'none'})"
 
-    def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+    def overlay(self, alpha: float = 0.5, legend: bool | str = True, ids: bool = False) -> Image.Image:
         """Draw the labels over the photograph.
 
         Args:
             alpha: How strong the colours are: 0 shows the photograph, 1 the bare label map.
-            legend: Add a panel with colour, name and share of each class present. Photographs under 256 pixels are then
-                enlarged, so that the panel does not dwarf them; without legend the size is exactly the photograph's.
+            legend: Add a panel with colour, name and share of the largest classes present, or of ``"all"``. Photographs
+                under 256 pixels are then enlarged, so that the panel does not dwarf them; without legend the size is
+                exactly the photograph's.
+            ids: Write the id of each class present into the picture, and before its name in the legend.
 
         Raises:
-            InputError: ``alpha`` is not in 0..1.
+            InputError: ``alpha`` is not in 0..1, or there is no such legend.
         """
         from ovseg.result.overlay import draw_overlay  # here, for it needs Pillow
 
-        return draw_overlay(self, alpha, legend)
+        return draw_overlay(self, alpha, legend, ids)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result; the suffix chooses what: labels (``.png``), everything (``.npz``), a summary (``.json``).

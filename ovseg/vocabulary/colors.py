@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -54,7 +53,9 @@ _FIRST = (
 )
 # Vocabularies of at most so many classes share the first so many colours; small ones use the first eight if they can.
 _TIERS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, PALETTE_SIZE)
-_FEW = (8, 85)  # so few classes keep further apart than they must
+# So few classes also differ in hue by so much (OKLab x 1000 without lightness, to the plain eye, over mid-grey): bright
+# and dark parts of a photograph make bright and dark colours of one hue alike.
+_FEW, _OTHER_HUE = 8, 45
 # Places of the palette that people expect, by the last word of a name.
 _NATURAL: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("sky",), (10, 17, 4)),
@@ -62,7 +63,8 @@ _NATURAL: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("grass", "lawn", "tree", "plant", "vegetation", "forest", "bush", "leaf"), (1, 12, 15)),
     **dict.fromkeys(("sand", "beach", "sun"), (3, 6)),
     **dict.fromkeys(("wood", "floor", "planks", "earth", "dirt", "ground", "soil"), (6, 21)),
-    **dict.fromkeys(("fire", "tomato", "strawberry"), (11, 22)),
+    **dict.fromkeys(("fire", "apple", "tomato", "strawberry", "person", "people"), (11, 2, 22)),
+    **dict.fromkeys(("road", "street", "asphalt"), (5, 9, 16)),  # as Cityscapes paints it, and many since
     **dict.fromkeys(("snow", "ice"), (4,)),
 }
 
@@ -134,38 +136,45 @@ def _spread(names: tuple[str, ...], given: tuple[tuple[int, Color], ...]) -> tup
     chosen = dict(given)
     size = next((tier for tier in _TIERS[1:] if len(names) <= tier and not given), PALETTE_SIZE)
     colors, table = palette(size)
-    free = np.full(size, np.iinfo(np.int64).max)
+    need = np.array([max(1, bound_for(len(names))), _OTHER_HUE if len(names) <= _FEW else 0]) ** 2
+    start = np.full((2, size), np.iinfo(np.int64).max)
     if given:
-        free = distance(_seen(colors), _seen(np.array([*chosen.values()]))).min(1)
-    bound = max(1, bound_for(len(names))) ** 2
-    need = _FEW[1] ** 2 if len(names) <= _FEW[0] else bound
+        start = _apart(colors, np.array([*chosen.values()])).min(2)
     keys = {i: _key(name) for i, name in enumerate(names) if i not in chosen}
     for number, i in enumerate(sorted(keys, key=lambda i: (not _natural(names[i]), keys[i]))):
         if number % size == 0:  # at the start, and whenever all places are taken
-            nearest = free
-        natural = (p for p in _natural(names[i]) if p < size and nearest[p] >= bound)
-        place = next(natural, None)
-        if place is None:
-            place = _place(keys[i], nearest, need)
-        nearest = np.minimum(nearest, table[place])
+            nearest = start
+        place = _place(names[i], keys[i], nearest, need)
+        nearest = np.minimum(nearest, table[:, place])
         red, green, blue = colors[place].tolist()
         chosen[i] = red, green, blue
     return tuple(chosen[i] for i in range(len(names)))
 
 
-def _place(key: int, nearest: NDArray[np.int64], need: int) -> int:
-    """Choose a place for a class: the first free one from its own on, else the loneliest.
+def _place(name: str, key: int, nearest: NDArray[np.int64], need: NDArray[np.int64]) -> int:
+    """Choose a place for a class: a natural one, else the first free one from its own on, else the loneliest.
 
     Args:
-        key: What the letters of its name decide.
-        nearest: (N,) squared distance of each place to the colours that are taken.
-        need: Squared distance from which on a place is free.
+        name: Of the class, folded.
+        key: What its letters decide.
+        nearest: (2, N), how far each place is from the colours that are taken, as `_apart` counts.
+        need: (2,), from when on a place is free.
     """
-    edges = [0, *(tier for tier in _TIERS if tier <= len(nearest))]
-    turns = [low + (key + np.arange(high - low)) % (high - low) for low, high in itertools.pairwise(edges)]
-    places = np.concatenate(turns)
-    open_ = np.flatnonzero(nearest[places] >= need)
-    return int(places[open_[0] if len(open_) else nearest[places].argmax()])
+    low, width = _tiers(nearest.shape[1])
+    turns = low + (key + np.arange(len(low)) - low) % width
+    places = np.concatenate([np.array([p for p in _natural(name) if p < len(low)], np.int64), turns])
+    seen, hue = nearest[:, places] >= need[:, None]
+    if (seen & hue).any():
+        return int(places[(seen & hue).argmax()])
+    return int(places[np.where(seen, nearest[1, places], -1).argmax() if seen.any() else nearest[0, places].argmax()])
+
+
+@functools.cache
+def _tiers(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the tier of each place begins and how many places it has, ``(size,)`` each."""
+    edges = [0, *(tier for tier in _TIERS if tier <= size)]
+    widths = np.diff(edges)
+    return np.repeat(edges[:-1], widths), np.repeat(widths, widths)
 
 
 def _natural(name: str) -> tuple[int, ...]:
@@ -181,6 +190,12 @@ def _seen(rgb: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.concatenate([seen_colors(blended(rgb, ALPHA, grey)) for grey in GREYS])
 
 
+def _apart(colors: NDArray[np.integer], others: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return squared distances ``(2, N, M)``: as seen by the worst eye over the worst grey, and of the hues alone."""
+    hues = (seen_colors(blended(one))[:1, :, 1:] for one in (colors, others))
+    return np.stack([distance(_seen(colors), _seen(others)), distance(*hues)])
+
+
 @functools.cache
 def palette(size: int = PALETTE_SIZE) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the first colours of the palette: those that were searched for, then always the one farthest from all.
@@ -189,17 +204,16 @@ def palette(size: int = PALETTE_SIZE) -> tuple[NDArray[np.uint8], NDArray[np.int
         size: How many, up to 256.
 
     Returns:
-        Colours ``(size, 3)``, and the squared distance of each pair as seen, by the eye and over the grey where it is
-        smallest, ``(size, size)``.
+        Colours ``(size, 3)``, and how far the colours of each pair are apart, ``(2, size, size)``: squared distances as
+        seen, by the eye and over the grey where they are smallest, and of the hues alone.
     """
     if size < PALETTE_SIZE and size > len(_FIRST):
         colors, table = palette()
-        return colors[:size], table[:size, :size]
+        return colors[:size], table[:, :size, :size]
     colors = np.array(_FIRST[:size], dtype=np.uint8)
     if size > len(_FIRST):
         colors = np.concatenate([colors, _further(colors, size - len(colors))])
-    seen = _seen(colors)
-    return colors, distance(seen, seen)
+    return colors, _apart(colors, colors)
 
 
 def _further(colors: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:

@@ -96,10 +96,18 @@ def test_natural_colors_by_the_last_word() -> None:
     assert min(smallest_distances(spread_colors(crowd)).values()) >= 50
 
 
+@given(WORDS.map(lambda words: words[:7]))
+@settings(max_examples=30)
+def test_few_classes_differ_in_hue(names: list[str]) -> None:
+    hues = seen_colors(blended(spread_colors(names)))[0, :, 1:]
+    apart = np.linalg.norm(hues[:, None] - hues[None], axis=-1)[np.triu_indices(len(names), 1)]
+    assert apart.min() >= 45
+
+
 def test_palette_is_distinct_and_has_no_greys() -> None:
     colors, table = palette()
-    assert len({tuple(c) for c in colors}) == PALETTE_SIZE == len(table)
-    assert (palette(40)[0] == colors[:40]).all() and (palette(40)[1] == table[:40, :40]).all()
+    assert len({tuple(c) for c in colors}) == PALETTE_SIZE == table.shape[1]
+    assert (palette(40)[0] == colors[:40]).all() and (palette(40)[1] == table[:, :40, :40]).all()
     seen = seen_colors(blended(colors))[0]
     assert np.hypot(seen[:, 1], seen[:, 2]).min() > 20  # half transparent they still have a hue
 

@@ -1,0 +1,139 @@
+"""The legend of a picture: which colour is which class, and how much of the picture it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ovseg.result.lettering import Line, fit_text, plain_font
+from ovseg.result.parts import Result
+from ovseg.vocabulary.colors import ALPHA, Color, blended
+
+LEGEND_ROWS = 20
+"""Classes that a short legend names; the others are counted."""
+
+_TEXT, _FAINT, _PAPER = (30, 30, 34), (120, 120, 128), (255, 255, 255)
+_NO_CLASS = (150, 150, 150)  # where there is no class the picture is grey; no class has a grey colour
+_WITHOUT_FONT = ("(class N has id N in reports;", "no font here has its name)")
+
+
+@dataclass(frozen=True)
+class LegendRow:
+    """One line of the legend.
+
+    Attributes:
+        text: Name of the class.
+        share: Share of the picture, 0..1; None for a remark.
+        color: Colour of the swatch; None for none.
+        class_id: What stands for a name that no font here has.
+        prefix: What stands before the name.
+    """
+
+    text: str
+    share: float | None
+    color: Color | None
+    class_id: int | None = None
+    prefix: str = ""
+
+
+def swatch(color: Color, alpha: float = ALPHA) -> Color:
+    """Return a colour as it looks in the picture: half transparent over grey."""
+    red, green, blue = blended([color], alpha)[0].tolist()
+    return red, green, blue
+
+
+def legend_rows(result: Result, alpha: float = ALPHA, every: bool = False, ids: bool = False) -> list[LegendRow]:
+    """List the classes present, biggest first, then how many more there are, then the share of no class.
+
+    Args:
+        result: Whose classes are listed.
+        alpha: Strength of the colours in the picture, 0..1; swatches have it too.
+        every: List all classes that are present instead of the `LEGEND_ROWS` biggest.
+        ids: Put the id of each class before its name.
+    """
+    order = sorted(result.segments, key=lambda segment: (-segment.area, segment.class_id))
+    first = order if every else order[:LEGEND_ROWS]
+    rows = [
+        LegendRow(
+            segment.name,
+            segment.area_fraction,
+            swatch(result.classes[segment.class_id].color, alpha),
+            segment.class_id,
+            f"{segment.class_id}  " if ids else "",
+        )
+        for segment in first
+    ]
+    if rest := order[len(first) :]:
+        rows.append(LegendRow(f"+{len(rest)} more", sum(segment.area_fraction for segment in rest), None))
+    nothing = result.labels.size - sum(segment.area for segment in order)
+    if nothing:
+        rows.append(LegendRow("no class", nothing / result.labels.size, _NO_CLASS))
+    return rows
+
+
+def percent(share: float, exact: bool = False) -> str:
+    """Write a share of 0..1 as short as its size deserves; exactly: small ones with two digits."""
+    if 0 < share < 0.001:
+        return f"{100 * share:.2g}%" if exact else "<0.1%"
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+
+
+def add_legend(picture: Image.Image, rows: list[LegendRow], exact: bool = False) -> Image.Image:
+    """Put the legend beside the picture, or below it; in columns where it has many rows. Shares as `percent` writes."""
+    width, height = picture.size
+    size = int(np.clip(min(width, height) / 30, 14, 96))
+    entries = _draw_rows(rows, size, exact)
+    step, column = round(size * 1.6), entries[0].width + 2 * size
+    beside = width <= 1.6 * height
+    if beside:
+        per_column = max(LEGEND_ROWS + 3, (height - size) // step)
+    else:
+        per_column = -(-len(entries) // max(1, (width - size) // column))
+    per_column = min(per_column, len(entries))
+    columns = -(-len(entries) // per_column)
+    panel_width, panel_height = column * columns, step * per_column + size
+    if beside:
+        canvas = Image.new("RGB", (width + panel_width, max(height, panel_height)), _PAPER)
+    else:
+        canvas = Image.new("RGB", (max(width, panel_width), height + panel_height), _PAPER)
+    canvas.paste(picture, (0, 0))
+    left, top = (width, 0) if beside else (0, height)
+    for i, entry in enumerate(entries):
+        x = left + size + column * (i // per_column)
+        canvas.paste(entry, (x, top + size // 2 + step * (i % per_column)))
+    return canvas
+
+
+def _lines(rows: list[LegendRow], size: int) -> list[tuple[LegendRow, Line]]:
+    """Set the names; where no font here has one, its id stands for it, and a last row says so."""
+    widest = 16 * size
+    named = [(row, fit_text(row.prefix + row.text, size, widest)) for row in rows]
+    if any(line is None for _, line in named):
+        named += [(LegendRow(text, None, None), fit_text(text, size, widest)) for text in _WITHOUT_FONT]
+    by_id = [(row, line or fit_text(f"{row.prefix}class {row.class_id}", size, widest)) for row, line in named]
+    return [(row, line) for row, line in by_id if line is not None]  # plain letters always have a font
+
+
+def _draw_rows(rows: list[LegendRow], size: int, exact: bool) -> list[Image.Image]:
+    """Draw each row (swatch, name, share) in an image of its own, all of one width and ``1.6 * size`` high."""
+    lines = _lines(rows, size)
+    plain = plain_font(size)
+    name_width = round(max(line.width for _, line in lines))
+    shares = ["" if row.share is None else percent(row.share, exact) for row, _ in lines]
+    share_width = round(max(plain.getlength(share) for share in shares))
+    height, side = round(1.6 * size), size
+    name_left = side + size // 2
+    share_right = name_left + name_width + size + share_width
+    drawn = []
+    for (row, line), share in zip(lines, shares, strict=True):
+        image = Image.new("RGB", (share_right + 1, height), _PAPER)
+        draw = ImageDraw.Draw(image)
+        top, middle = (height - side) // 2, height // 2
+        if row.color:
+            draw.rectangle((0, top, side - 1, top + side - 1), fill=row.color)
+        line.draw(draw, name_left, middle, _TEXT if row.color else _FAINT)
+        draw.text((share_right, middle), share, fill=_FAINT, font=plain, anchor="rm")
+        drawn.append(image)
+    return drawn
