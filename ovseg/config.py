@@ -104,6 +104,7 @@ def _add_training(cfg: CfgNode) -> None:
     cfg.SEED = 0
     cfg.MODEL.DEVICE = "auto"
     cfg.DATASETS.VOCABULARY = ""  # words in place of those of the data sets; see ovseg.data.dataset.Dataset
+    cfg.DATASETS.RENAME = ""  # "old=new, ..." or a file, before the words; see ovseg.data.renaming
     cfg.INPUT.DATASET_MAPPER_NAME = "semantic"  # semantic: a mask per class | panoptic_lsj: a mask per segment
     cfg.INPUT.COLOR_AUG_SSD = False
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 1024, 0.1, 2.0  # of panoptic_lsj

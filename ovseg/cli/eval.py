@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = parser.add_argument_group("words")
     words.add_argument("--vocabulary", default="", help="in place of the data set's own: names, a file, or a preset")
     words.add_argument(
+        "--rename", default="", metavar="OLD=NEW,..", help="names for classes of the data set, or a file"
+    )
+    words.add_argument(
         "--distractors", type=int, metavar="N", help="label each image with its own classes and N others, not with all"
     )
     words.add_argument("--background", help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)")

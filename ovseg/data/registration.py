@@ -14,6 +14,7 @@ from pathlib import Path
 from ovseg.data.benchmarks import benchmark_names, data_root, read_benchmark
 from ovseg.data.dataset import SEMANTIC, Dataset
 from ovseg.data.own_data import read_folder
+from ovseg.data.renaming import known_renames, read_renames
 from ovseg.errors import InputError, unknown_name
 from ovseg.vocabulary import Vocabulary
 
@@ -66,8 +67,33 @@ def register_dataset(name: str, root: str | os.PathLike[str] | None = None) -> D
     return dataset
 
 
+def choose_classes(datasets: Sequence[Dataset], vocabulary: str = "", rename: str = "") -> list[Dataset]:
+    """Give data sets other names for their classes, then the classes of a vocabulary; `Dataset.notes` tell what became.
+
+    Args:
+        datasets: At least one of them has each class that is renamed.
+        vocabulary: Words in place of their own (see `Dataset.with_classes`); empty for those.
+        rename: For `ovseg.data.renaming.read_renames`; empty for none.
+
+    Raises:
+        OvsegError: As `Dataset.renamed` and `Dataset.with_classes`.
+    """
+    found = list(datasets)
+    if rename:
+        renames = read_renames(rename)
+        known = [known_renames(dataset.classes, renames) for dataset in found]
+        nowhere = {old: new for old, new in renames.items() if not any(old in own for own in known)}
+        for dataset in found if nowhere else ():
+            dataset.renamed(nowhere)  # it says which names there are
+        found = [dataset.renamed(own) if own else dataset for dataset, own in zip(found, known, strict=True)]
+    if vocabulary:
+        words = Vocabulary.parse(vocabulary)
+        found = [dataset.with_classes(words) for dataset in found]
+    return found
+
+
 def load_datasets(
-    names: Sequence[str], vocabulary: str = "", root: str | os.PathLike[str] | None = None
+    names: Sequence[str], vocabulary: str = "", root: str | os.PathLike[str] | None = None, rename: str = ""
 ) -> list[Dataset]:
     """Register several data sets that are learnt from together.
 
@@ -75,21 +101,22 @@ def load_datasets(
         names: Names or folders.
         vocabulary: Words in place of their own (see `Dataset.with_classes`); empty for those of the first one.
         root: Folder of the benchmarks; None is that of the environment.
+        rename: Other names for their classes (see `choose_classes`); empty for none.
 
     Raises:
         InputError: No name was given, or the classes of two differ.
-        OvsegError: As `read_dataset`.
+        OvsegError: As `read_dataset` and `choose_classes`.
     """
     if not names:
         raise InputError("no data set to train on; set DATASETS.TRAIN to names or folders, or give --data FOLDER")
-    found = [register_dataset(name, root) for name in names]
+    found = choose_classes([register_dataset(name, root) for name in names], vocabulary, rename)
     for dataset in found[1:]:
         if dataset.classes != found[0].classes and not vocabulary:
             raise InputError(
                 f"'{dataset.name}' and '{found[0].name}' have different classes; expected one list, or set "
                 "DATASETS.VOCABULARY to the classes that count"
             )
-    return [dataset.with_classes(Vocabulary.parse(vocabulary)) for dataset in found] if vocabulary else found
+    return found
 
 
 def _records(dataset: Dataset) -> list[dict[str, object]]:

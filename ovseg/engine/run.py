@@ -62,14 +62,14 @@ def train(config: str, changes: dict[str, Any], resume: bool = False, eval_only:
     """
     spec = resolve(config, overrides=changes)
     cfg = spec.config
-    tests = load_test_sets(cfg.DATASETS.TEST, cfg.DATASETS.VOCABULARY)
+    tests = load_test_sets(cfg.DATASETS.TEST, cfg.DATASETS.VOCABULARY, cfg.DATASETS.RENAME)
     folder = check_writable(cfg.OUTPUT_DIR)
     start_log(folder)
     if eval_only:
         for name, scores in validate(_model(spec), tests).items():
             report(name, scores)
         return
-    datasets = load_datasets(cfg.DATASETS.TRAIN, cfg.DATASETS.VOCABULARY)
+    datasets = load_datasets(cfg.DATASETS.TRAIN, cfg.DATASETS.VOCABULARY, rename=cfg.DATASETS.RENAME)
     for dataset in {dataset.name: dataset for dataset in (*datasets, *tests)}.values():
         require_sound(dataset, CHECKED)
     trainer = Trainer(cfg, _model(spec), datasets, resume)

@@ -10,25 +10,23 @@ import torch
 from detectron2.utils import comm
 
 from ovseg.data.dataset import Dataset
-from ovseg.data.registration import register_dataset
+from ovseg.data.registration import choose_classes, register_dataset
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.worker import Worker
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.segmenter import Segmenter
-from ovseg.vocabulary import Vocabulary
 
 Scores = dict[str, dict[str, Any]]
 """For each task that a data set can judge the numbers of its result, as in ``result.json``."""
 
 
-def load_test_sets(names: Sequence[str], vocabulary: str) -> list[Dataset]:
+def load_test_sets(names: Sequence[str], vocabulary: str, rename: str = "") -> list[Dataset]:
     """Register the sets of ``DATASETS.TEST``; each has its own classes, or those of ``DATASETS.VOCABULARY``.
 
     Raises:
-        OvsegError: As `register_dataset` and `Dataset.with_classes`.
+        OvsegError: As `register_dataset` and `choose_classes`.
     """
-    found = [register_dataset(name) for name in names]
-    return [dataset.with_classes(Vocabulary.parse(vocabulary)) for dataset in found] if vocabulary else found
+    return choose_classes([register_dataset(name) for name in names], vocabulary, rename)
 
 
 def validate(model: WordedModel, datasets: Sequence[Dataset]) -> dict[str, Scores]:

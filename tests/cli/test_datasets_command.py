@@ -53,10 +53,10 @@ def test_labels_of_too_few_bits(check, own_data):
 
 
 def test_json_limit_and_vocabulary(check, own_data):
-    status, out, _ = check("own", "--json", "--limit", "3", "--vocabulary", "red one, blue one")
+    status, out, _ = check("own", "--json", "--limit", "3", "--vocabulary", "blix, glorps")
     found = json.loads(out)
     assert status == 0 and found["images"] == 3 and found["kind"] == "semantic" and found["bits"] == {"8": 3}
-    assert [(entry["name"], entry["images"]) for entry in found["classes"]] == [("red one", 3), ("blue one", 3)]
+    assert [(entry["name"], entry["images"]) for entry in found["classes"]] == [("blix", 3), ("glorps", 3)]
     assert all(entry["pixels"] > 0 for entry in found["classes"]) and found["problems"] == []
 
 

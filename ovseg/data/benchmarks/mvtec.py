@@ -94,7 +94,7 @@ register(
         folders=("mvtec_anomaly_detection", "mvtec_ad", "MVTec", "mvtec"),
         classes=Vocabulary.parse(["damage"]),
         rule=(
-            "the prompt is 'damage on a KIND' (our words; --vocabulary gives others) and all of the mask but 0 is the "
+            "the prompt is 'damage on a KIND' (our words; --rename gives others) and all of the mask but 0 is the "
             "damage; sound images have empty masks"
         ),
         sources=(

@@ -16,38 +16,12 @@ BACKGROUND_NAMES = frozenset({"background", "other", "others", "unlabelled", "un
 
 def before(plan: Plan, dataset: Dataset) -> list[str]:
     """Return what can be said before the first image: about words, labels and protocol."""
-    return [*_words(plan, dataset), *_depth(dataset), *_protocol(plan, dataset), *_problems(dataset)]
+    return [*dataset.notes, *_depth(dataset), *_protocol(plan, dataset), *_problems(dataset)]
 
 
 def after(dataset: Dataset, log: Log, results: dict[str, Any]) -> list[str]:
     """Return what is seen when all images are done: absent classes, thresholds, sizes, failures."""
     return [*_absent(dataset, results), *_threshold(dataset, log, results), *_sizes(log), *_kinds(log, results)]
-
-
-def _words(plan: Plan, dataset: Dataset) -> Iterator[str]:
-    """Compare the vocabulary with the labels."""
-    labels = dataset.replaced
-    if not plan.vocabulary or labels is None:
-        return
-    renamed = len(labels) == len(dataset.classes)
-    own, given = set(labels.names), set(dataset.classes.names)
-    if renamed and own != given:
-        changed = sum(a != b for a, b in zip(labels.names, dataset.classes.names, strict=True))
-        yield (
-            f"the vocabulary renames {changed} of {len(labels)} classes of the labels, in order: numbers compare only "
-            "with those under the same words"
-        )
-    elif not renamed:
-        lost, extra = sorted(own - given), sorted(given - own)
-        text = f"the vocabulary has {len(given)} classes and the labels {len(own)}"
-        if lost:
-            text += f"; pixels of {len(lost)} classes ({', '.join(lost[:3])}{', ...' if lost[3:] else ''}) became void"
-        if extra:
-            text += (
-                f"; {len(extra)} words ({', '.join(extra[:3])}{', ...' if extra[3:] else ''}) have no labels and can "
-                "only be wrong"
-            )
-        yield text
 
 
 def _depth(dataset: Dataset) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovseg.data.dataset import PROMPTS, Dataset
-from ovseg.data.registration import read_dataset
+from ovseg.data.registration import choose_classes, read_dataset
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.runs.measures import Measures, choose_tasks
@@ -38,6 +38,7 @@ class Plan:
         model: As for `ovseg.load`.
         predictions: Folder of saved predictions in place of a model and all of `OF_MODEL`; empty for the model.
         vocabulary: Words in place of the data set's own (`Dataset.with_classes`); empty for those.
+        rename: Other names for classes of the data set (`choose_classes`); empty for none.
         protocol: Settings of a benchmark, as for `ovseg.load`.
         background: Policy; None for the model's own.
         templates: Template set; None for the model's own.
@@ -58,6 +59,7 @@ class Plan:
     model: str = "mini"
     predictions: str = ""
     vocabulary: str = ""
+    rename: str = ""
     protocol: str = ""
     background: str | None = None
     templates: str | None = None
@@ -99,11 +101,9 @@ class Plan:
         """Read the data set with the words of the evaluation and, of its records, those that are evaluated.
 
         Raises:
-            OvsegError: As `read_dataset` and `Dataset.with_classes`.
+            OvsegError: As `read_dataset` and `choose_classes`.
         """
-        dataset = read_dataset(self.dataset, self.root or None)
-        if self.vocabulary:
-            dataset = dataset.with_classes(Vocabulary.parse(self.vocabulary))
+        dataset = choose_classes([read_dataset(self.dataset, self.root or None)], self.vocabulary, self.rename)[0]
         return dataclasses.replace(dataset, records=dataset.records[: self.limit])
 
     def open_measures(self, dataset: Dataset) -> Measures:
@@ -125,7 +125,7 @@ class Plan:
     @property
     def dataset_key(self) -> str:
         """What tells data sets apart; plans with one key can share what `open_dataset` has read."""
-        return dump([self.dataset, self.root, self.vocabulary, self.limit])
+        return dump([self.dataset, self.root, self.vocabulary, self.rename, self.limit])
 
     @property
     def model_key(self) -> str:

@@ -85,8 +85,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same(root: Path) -> None:
 def test_other_words_for_a_data_set_below_a_folder_that_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DETECTRON2_DATASETS")
     run = [*ARGUMENTS, "--root", str(root / "sets"), "--output", str(root / "run")]
-    assert main([*run, "--vocabulary", "kitten, a kitten or a sofa"]) == 0
-    assert "the vocabulary renames 2 of 2" in "".join(json.loads((root / "run/result.json").read_text())["warnings"])
+    assert main([*run, "--rename", "cat=kitten, cat or sofa=a kitten or a sofa"]) == 0
+    assert "renamed 2 of 2 classes" in "".join(json.loads((root / "run/result.json").read_text())["warnings"])
 
 
 def test_conditions_and_other_words(root: Path) -> None:
@@ -96,9 +96,9 @@ def test_conditions_and_other_words(root: Path) -> None:
     assert "prompt" not in found["metrics"] and found["conditions"] == ["typos-1", "typographic-3"]
     assert found["robustness"]["families"]["names"]["mean"]["overall_iou"] is not None
     assert "P@0.5" in (root / "run/report.html").read_text()
-    words = "kitten, a kitten or a sofa"
-    assert main([*ARGUMENTS, "--output", str(root / "words"), "--vocabulary", words]) == 0
-    assert "the vocabulary renames 2 of 2" in "".join(json.loads((root / "words/result.json").read_text())["warnings"])
+    names = ["--rename", "cat=kitten, cat or sofa=a kitten or a sofa"]
+    assert main([*ARGUMENTS, "--output", str(root / "words"), *names]) == 0
+    assert "renamed 2 of 2 classes" in "".join(json.loads((root / "words/result.json").read_text())["warnings"])
 
 
 @pytest.mark.parametrize(
