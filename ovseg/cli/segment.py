@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ovseg.cli.formats import add_format_arguments, format_options
 from ovseg.cli.outputs import choose_inputs
 from ovseg.cli.startup import without_collection
 from ovseg.system.overlap import overlapped, worker_threads
@@ -66,12 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_text_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument(
-        "--formats",
-        default="overlay,labels,report",
-        help="what is written for each image: overlay, labels, report, archive, coco, coco_instances, coco_panoptic "
-        "(default: %(default)s)",
-    )
+    add_format_arguments(parser)
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     parser.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
     parser.add_argument("--packed", action="store_true", help="lay weights out for the CPU")
@@ -112,17 +108,21 @@ def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
     with without_collection():
         from ovseg.contract import check_want
-        from ovseg.result.files import needs_of, plan_files, write_files
+        from ovseg.result.files import check_words, needs_of, plan_files, write_files
         from ovseg.zoo import load_spec, resolve
 
         images, left_out = choose_inputs(args.images)
         if left_out:
             what = f"{left_out} results of earlier runs are left out"
             print(f"note: {what}; name a file itself to segment it", file=sys.stderr)
-        formats = [name.strip() for name in args.formats.split(",")]
-        bases = plan_files(images, args.output, formats)
+        formats, options = [name.strip() for name in args.formats.split(",")], format_options(args)
+        notes: dict[str, list[str]] = {}
+        places = plan_files(
+            images, args.output, formats, options, lambda path, note: notes.setdefault(str(path), []).append(note)
+        )
         spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
         _check_words(args, spec)
+        check_words(args.classes, args.output, formats, options)
         segmenter = load_spec(spec, args.device, args.dtype, args.batch_size, args.packed, args.compile)
         check_want(needs_of(formats), segmenter.model.gives, segmenter.name)
         words = segmenter.words(args.classes, args.background, args.templates)
@@ -133,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
 
     def finish(result: Segmentation) -> dict[str, str]:
-        return write_files(result, bases[str(result.meta["path"])], formats)
+        result.meta["notes"] += notes.get(result.meta["path"], [])
+        return write_files(result, places[result.meta["path"]], formats, options)
 
     results = overlapped(finish, segmenter.stream(images, words, on_error=report), worker_threads(), worker_threads())
     for result, written in _progress(results, len(images)):

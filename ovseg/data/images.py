@@ -16,8 +16,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,36 +115,6 @@ def expand_inputs(sources: Any) -> list[Any]:
     if not found:
         raise InputError("got no images; expected at least one file, folder or image")
     return found
-
-
-def output_stems(names: Iterable[str]) -> list[str]:
-    """Choose a file stem for the outputs of each image, so that no two images of a run overwrite each other.
-
-    A name that is alone with its stem gives its stem (``a.jpg`` -> ``a``); names that share one keep their suffix
-    (``a.jpg, a.png`` -> ``a.jpg, a.png``); names that are the same are numbered in order (``a.jpg, a.jpg-2``).
-    Upper and lower case count as the same, as they do on the disks of many computers.
-
-    Args:
-        names: The ``LoadedImage.name`` or file name of each image of the run.
-
-    Returns:
-        As many stems as names, all different.
-    """
-    names = [Path(name).name or "image" for name in names]
-    stems = [Path(name).stem for name in names]
-    count = Counter(stem.casefold() for stem in stems)
-    wanted = [stem if count[stem.casefold()] == 1 else name for stem, name in zip(stems, names, strict=True)]
-    taken: set[str] = set()
-    reserved = {text.casefold() for text in wanted}
-    chosen = []
-    for text in wanted:
-        unique, number = text, 1
-        while unique.casefold() in taken or (number > 1 and unique.casefold() in reserved):
-            number += 1
-            unique = f"{text}-{number}"
-        taken.add(unique.casefold())
-        chosen.append(unique)
-    return chosen
 
 
 def _flatten(source: Any) -> Iterator[Any]:

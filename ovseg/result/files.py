@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ovseg.data.images import output_stems
-from ovseg.errors import InputError
-from ovseg.result.formats import FORMATS, Format, list_formats
+from ovseg.errors import ConfigError, InputError
+from ovseg.result.formats import FORMATS, Format, Place, list_formats
 from ovseg.result.parts import Result
 from ovseg.system.files import check_writable
-from ovseg.system.registry import build
+from ovseg.system.paths import common_root, relative_names
+from ovseg.system.registry import build, find, options_of
+from ovseg.vocabulary import Vocabulary
 
 STANDARD = ("overlay", "labels", "report")
 """The formats of a run that names none; the report is written last, so that what it speaks of is there."""
@@ -34,61 +37,143 @@ def needs_of(formats: Sequence[str]) -> frozenset[str]:
     return frozenset(need for one in _formats(formats) for need in one.needs)
 
 
-def plan_files(images: Iterable[Path], folder: Path, formats: Sequence[str] = STANDARD) -> dict[str, Path]:
-    """Choose for each image the path of its results without their endings, and make sure that they may be written.
+def plan_files(
+    images: Iterable[Path],
+    folder: Path,
+    formats: Sequence[str] = STANDARD,
+    options: Mapping[str, Any] | None = None,
+    on_note: Callable[[Path, str], None] | None = None,
+) -> dict[str, Place]:
+    """Choose for each image where its results go, and make sure that they may be written there.
 
-    Results of earlier runs are replaced. An image of this run and a JSON file that is no result never are.
+    They are named by the path of the image below the innermost folder that holds all of them (`relative_names`). Those
+    of earlier runs are replaced. An image of this run, and a file that should be a result by its name and is none,
+    never are.
 
     Args:
         images: All images of the run.
-        folder: Of the results; it is made.
+        folder: Of the results; it is made, with the folders in it.
         formats: Names of what will be written.
+        options: See `write_files`.
+        on_note: Called with an image under whose name lie results of another one, and with which.
 
     Returns:
-        ``str(image)`` -> ``folder/stem``; see `write_files`.
+        ``str(image)`` -> its place; see `write_files`.
 
     Raises:
         UnknownNameError: There is no such format.
+        ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
-    chosen = _formats(formats)
-    images = list(images)
-    stems = output_stems([path.name for path in images])
-    bases = {str(path): folder / stem for path, stem in zip(images, stems, strict=True)}
-    inputs = {os.path.realpath(path) for path in images}
-    for base in bases.values():
-        for one in chosen:
-            for ending in one.endings():
-                _check_replaceable(Path(f"{base}{ending}"), inputs, one.mark)
-    check_writable(folder)
-    return bases
+    paths, chosen = list(images), _formats(formats, options)
+    root = common_root(paths)
+    named = zip(paths, relative_names(paths, root), strict=True)
+    places = {str(path): Place(folder, name, _below(path, root), path) for path, name in named}
+    inputs = {os.path.realpath(path) for path in paths}
+    owners: dict[Path, Place] = {}
+    for place in places.values():
+        _check_place(place, chosen, inputs, owners)
+    for parent in sorted({folder, *(target.parent for target in owners)}):
+        check_writable(parent)
+    if on_note is not None:
+        for place in places.values():
+            for note in _strangers(place, chosen):
+                on_note(place.source, note)
+    return places
 
 
-def write_files(result: Result, base: Path, formats: Sequence[str] = STANDARD) -> dict[str, str]:
+def check_words(
+    classes: Vocabulary, folder: Path, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse words that one of the formats cannot hold, before the heavy work; arguments as `plan_files`.
+
+    Raises:
+        InputError: It cannot hold them.
+    """
+    for one in _formats(formats, options):
+        one.check(classes, folder)
+
+
+def write_files(
+    result: Result, place: Place, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Write the files of one result, each complete or absent, in the order of the formats.
 
     Args:
         result: Of one image.
-        base: Path without endings, from `plan_files`.
+        place: Of the image, from `plan_files`.
         formats: Names.
+        options: Values of options of the formats; each format takes those that it has.
 
     Returns:
         The path of each format by its name.
 
     Raises:
         UnknownNameError: There is no such format.
+        ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: A place cannot be written to, or the result has not what a format shows.
     """
-    written = {}
-    for one in _formats(formats):
-        path = Path(f"{base}{one.ending}")
-        one.save(result, path)
-        written[one.name] = str(path)
-    return written
+    return {one.name: str(one.put(result, place)) for one in _formats(formats, options)}
 
 
-def _formats(names: Sequence[str]) -> list[Format]:
-    return [build(FORMATS, name) for name in names]
+def origin(path: Path) -> str | None:
+    """Return the image that a result of ours was made of, as an absolute path; None where that is not known."""
+    from PIL import Image
+
+    try:
+        if path.suffix == ".json":
+            found = json.loads(path.read_text(encoding="utf-8"))["input"]["path"]
+        else:
+            with Image.open(path, formats=["PNG"]) as picture:
+                found = picture.info.get("Source")
+    except Exception:  # a file of an earlier version, or a damaged one: nothing is known of it
+        return None
+    return str(found) if found else None
+
+
+def _below(path: Path, root: Path) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _formats(names: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Format]:
+    given = options or {}
+    known = {name: options_of(find(FORMATS, name)).keys() & given.keys() for name in names}
+    if unused := given.keys() - set().union(*known.values()):
+        raise ConfigError(f"option '{min(unused)}' changes none of the formats {', '.join(names)}; leave it out")
+    return [build(FORMATS, name, {key: given[key] for key in own}) for name, own in known.items()]
+
+
+def _check_place(place: Place, chosen: Iterable[Format], inputs: set[str], owners: dict[Path, Place]) -> None:
+    """Refuse a place where something would be lost.
+
+    Args:
+        place: Of an image.
+        chosen: What will be written.
+        inputs: Real paths of all images of the run.
+        owners: Which file belongs to which image; those of this one are added.
+    """
+    for one in chosen:
+        one.check_place(place)
+        for target, mark in one.files(place).items():
+            _check_replaceable(target, inputs, mark)
+            other = owners.setdefault(target, place)
+            if other is not place:
+                raise InputError(f"'{other.image}' and '{place.image}' would both be written to '{target}'; rename one")
+
+
+def _strangers(place: Place, chosen: Iterable[Format]) -> Iterator[str]:
+    """Say which results under the name of an image are of another one: those to be replaced, and those that stay."""
+    written = {target for one in chosen for target in one.files(place)}
+    endings = [ending for one in list_formats() for ending in one.endings()]
+    there = sorted(target for target in {*written, *map(place.file, endings)} if target.is_file())
+    of = {target: found for target in there if (found := origin(target)) and found != os.path.abspath(place.source)}
+    for what, files in (
+        ("is replaced", [target for target in of if target in written]),
+        ("stays; delete it, or choose another --output", [target for target in of if target not in written]),
+    ):
+        if files:
+            more = f" (and {len(files) - 1} more)" if files[1:] else ""
+            yield f"'{files[0]}'{more} of another image, '{of[files[0]]}', {what}"
 
 
 def _check_replaceable(target: Path, inputs: set[str], mark: bytes) -> None:
@@ -96,7 +181,7 @@ def _check_replaceable(target: Path, inputs: set[str], mark: bytes) -> None:
         raise InputError(f"'{target}' is an input and would be overwritten by a result; choose another --output")
     if target.is_dir():
         raise InputError(f"result '{target}' cannot be written: a folder is in its place; choose another --output")
-    if target.suffix == ".json" and target.is_file():
+    if mark and target.is_file():
         try:
             with target.open("rb") as file:
                 ours = mark in file.read(_HEAD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import ImageDraw, ImageFont, features
 
 from ovseg.errors import EnvironmentProblem
 from ovseg.result.right_to_left import visual
+from ovseg.vocabulary.colors import Color
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "fonts" / "DroidSansFallback.ttf"
 """Japanese, Chinese and Korean; see the README beside it."""
@@ -37,12 +39,18 @@ class Line:
         """What is drawn, from left to right."""
         return "".join(text for text, _ in self.runs)
 
-    def draw(self, draw: ImageDraw.ImageDraw, left: float, middle: float, fill: tuple[int, int, int]) -> None:
-        """Draw it from ``left`` on, the middle of its fonts at ``middle``."""
+    def parts(self) -> Iterator[tuple[float, str, ImageFont.FreeTypeFont]]:
+        """Yield each part with the pixels from the beginning of the line to its own."""
+        left = 0.0
         for text, font in self.runs:
-            # "lm": aligned on the vertical middle of the font, so that parts in different fonts stand level.
-            draw.text((left, middle), text, fill=fill, font=font, anchor="lm")
+            yield left, text, font
             left += font.getlength(text)
+
+    def draw(self, draw: ImageDraw.ImageDraw, left: float, middle: float, fill: Color) -> None:
+        """Draw it from ``left`` on, the middle of its fonts at ``middle``."""
+        for at, text, font in self.parts():
+            # "lm": aligned on the vertical middle of the font, so that parts in different fonts stand level.
+            draw.text((left + at, middle), text, fill=fill, font=font, anchor="lm")
 
 
 def fit_text(text: str, size: int, max_width: float) -> Line | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ovseg.errors import InputError
-from ovseg.result.formats.base import Format
+from ovseg.result.formats.base import Format, png_info
 from ovseg.result.parts import Result
+from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.colors import Color
 
 NO_CLASS = -1
 """Label of a pixel that belongs to no class."""
@@ -25,21 +28,53 @@ class Labels(Format):
     ending = ".labels.png"
     summary = "label map, 16 bit; value = position in the list from 0, 65535 = no class"
 
-    def write(self, result: Result, path: Path) -> None:
+    def write(self, result: Result, path: Path, image: str = "") -> None:
         """Write a grey PNG of 16 bits.
 
         Raises:
             InputError: There are more classes than it can count.
         """
-        from PIL import Image
+        save_ids(result, path, PNG_NO_CLASS)
 
-        if len(result.classes) > PNG_NO_CLASS:
-            raise InputError(
-                f"got {len(result.classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz"
-            )
-        # -1 wraps around to 65535 by itself; said outright, the convention is seen.
-        values = np.where(result.labels == NO_CLASS, PNG_NO_CLASS, result.labels).astype(np.uint16)
-        Image.fromarray(values).save(path, format="PNG")
+    def check(self, classes: Vocabulary, folder: Path) -> None:
+        """Refuse more classes than the file can count."""
+        check_count(classes, PNG_NO_CLASS)
+
+
+def check_count(classes: Vocabulary, most: int) -> None:
+    """Refuse more classes than a label file has values for.
+
+    Raises:
+        InputError: There are more.
+    """
+    if len(classes) > most:
+        fix = "save as .npz" if most == PNG_NO_CLASS else "leave --uint8 and --palette out"
+        raise InputError(
+            f"got {len(classes)} classes; a label PNG of {most.bit_length()} bits counts up to {most}: {fix}"
+        )
+
+
+def save_ids(result: Result, path: Path, void: int, colors: Sequence[Color] = ()) -> None:
+    """Write the label map as a PNG of one channel: value = class id.
+
+    Args:
+        result: Whose labels are written.
+        path: Of the file.
+        void: The value where there is no class: 65535 makes 16 bits, 255 makes 8.
+        colors: Of the values from 0, for a file with a palette; then ``void`` is 255.
+
+    Raises:
+        InputError: There are more classes than values.
+    """
+    from PIL import Image
+
+    check_count(result.classes, void)
+    values = np.where(result.labels == NO_CLASS, void, result.labels)
+    picture = Image.fromarray(values.astype(np.uint16 if void == PNG_NO_CLASS else np.uint8))
+    if colors:
+        picture = picture.convert("P")
+        picture.putpalette([value for color in colors for value in color])
+    picture.save(path, format="PNG", pnginfo=png_info(result))
 
 
 def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:
