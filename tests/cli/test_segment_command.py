@@ -78,7 +78,8 @@ def test_images_of_one_name(segment, photos, tmp_path):
     shutil.copy(photos / "b.png", tmp_path / "x" / "a.png")
     out = tmp_path / "out"
     segment(tmp_path / "x", tmp_path / "y", "--output", out)
-    reports = {path.relative_to(out).as_posix(): json.loads(path.read_text())["meta"]["path"] for path in out.rglob("*.json")}
+    found = {path.relative_to(out).as_posix(): json.loads(path.read_text()) for path in out.rglob("*.json")}
+    reports = {name: report["meta"]["path"] for name, report in found.items()}
     expected = {"x/a.jpg.json": "x/a.jpg", "x/a.png.json": "x/a.png", "y/a.json": "y/a.jpg"}
     assert reports == {name: str(tmp_path / path) for name, path in expected.items()}
 
