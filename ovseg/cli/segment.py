@@ -2,8 +2,9 @@
 
 For each image three files are written, or those that --formats names: STEM.overlay.png (the picture with coloured
 labels and a legend), STEM.labels.png (16 bit; value = position in your list from 0, 65535 = no class) and STEM.json
-(area and mean score of each class, settings). Each is complete or absent, and replaces that of an earlier run. Results
-that lie in a folder of images are not segmented again.
+(area and mean score of each class, settings). Ids that your list gives to classes stand in COCO files and JSON, with
+--own-ids in label maps too. Each file is complete or absent, and replaces that of an earlier run. Results that lie in a
+folder of images are not segmented again.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument(
         "--classes",
-        help="'cat|kitten, sofa', a .txt or .json file, or a preset such as voc20 (default: the model's own, if it has "
-        "some, as zero_guidance/mini has)",
+        help="'cat|kitten, sofa', a file, or a preset such as voc20; docs/words.md lists all forms (default: the "
+        "model's own, if it has some, as zero_guidance/mini has)",
     )
     parser.add_argument(
         "--model", default="mini", help="a name of `ovseg models`, a folder, or a config (default: mini)"
@@ -102,6 +103,12 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="weigh the templates for each image; entropy of the weights, 0..1 of the largest (no number: 0.85)",
     )
+    group.add_argument(
+        "--long-text",
+        action="store_true",
+        default=None,
+        help="read texts that are longer than the model's context in windows, instead of cutting them",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -140,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     for result, written in _progress(results, len(images)):
         files = written()
         if args.json:
-            print(json.dumps({**files, **result.to_json()}), flush=True)
+            print(json.dumps({**files, **result.to_json(args.own_ids)}), flush=True)
         else:
             _print_result(result)
     if not args.json:

@@ -27,14 +27,14 @@ class LegendRow:
         text: Name of the class.
         share: Share of the picture, 0..1; None for a remark.
         color: Colour of the swatch; None for none.
-        class_id: What stands for a name that no font here has.
+        number: What stands for a name that no font here has: the id of the class, as reports give it.
         prefix: What stands before the name.
     """
 
     text: str
     share: float | None
     color: Color | None
-    class_id: int | None = None
+    number: int | None = None
     prefix: str = ""
 
 
@@ -53,6 +53,7 @@ def legend_rows(result: Result, alpha: float = ALPHA, every: bool = False, ids: 
         every: List all classes that are present instead of the `LEGEND_ROWS` biggest.
         ids: Put the id of each class before its name.
     """
+    own = result.classes.ids or range(len(result.classes))
     order = sorted(result.segments, key=lambda segment: (-segment.area, segment.class_id))
     first = order if every else order[:LEGEND_ROWS]
     rows = [
@@ -60,8 +61,8 @@ def legend_rows(result: Result, alpha: float = ALPHA, every: bool = False, ids: 
             segment.name,
             segment.area_fraction,
             swatch(result.classes[segment.class_id].color, alpha),
-            segment.class_id,
-            f"{segment.class_id}  " if ids else "",
+            own[segment.class_id],
+            f"{own[segment.class_id]}  " if ids else "",
         )
         for segment in first
     ]
@@ -112,7 +113,7 @@ def _lines(rows: list[LegendRow], size: int) -> list[tuple[LegendRow, Line]]:
     named = [(row, fit_text(row.prefix + row.text, size, widest)) for row in rows]
     if any(line is None for _, line in named):
         named += [(LegendRow(text, None, None), fit_text(text, size, widest)) for text in _WITHOUT_FONT]
-    by_id = [(row, line or fit_text(f"{row.prefix}class {row.class_id}", size, widest)) for row, line in named]
+    by_id = [(row, line or fit_text(f"{row.prefix}class {row.number}", size, widest)) for row, line in named]
     return [(row, line) for row, line in by_id if line is not None]  # plain letters always have a font
 
 

@@ -67,11 +67,12 @@ def _write_ids(picture: Image.Image, result: Result, factor: int) -> None:
         result: Whose ids are written.
         factor: By how much the picture is larger than the result.
     """
+    own = result.classes.ids or range(len(result.classes))
     draw, size = ImageDraw.Draw(picture), int(np.clip(min(picture.size) / 30, 12, 64))
     font, edge = plain_font(size), max(1, size // 8)
     for segment in sorted(result.segments, key=lambda segment: -segment.area):  # the small ones stay on top
         x, y, room = (factor * value for value in _widest(result.labels, segment.class_id, segment.bbox))
-        text, centre = str(segment.class_id), (x, y)
+        text, centre = str(own[segment.class_id]), (x, y)
         wide = font.getlength(text)
         if room < max(wide, size) / 2:
             ring = max(room, size / 4) + edge

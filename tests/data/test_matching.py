@@ -90,15 +90,16 @@ def test_every_match_shares_a_name_and_nothing_vanishes_unsaid(own, words):
                 "2 words (x, y) have no labels and can only be wrong",
             ),
         ),
+        (("traffic_light", "sky"), ("Traffic Light", "sky"), [0, 1], ()),
         (
-            ("traffic_light", "sky"),
+            ("traffic-light", "sky"),
             ("traffic light", "sky"),
             [DROPPED, 1],
             (
-                "dropped 1 of 2 classes of the data (traffic_light): their pixels are void",
+                "dropped 1 of 2 classes of the data (traffic-light): their pixels are void",
                 "1 word (traffic light) has no labels and can only be wrong",
                 "names that differ by signs alone do not match; if they mean the same: --rename "
-                "'traffic_light=traffic light'",
+                "'traffic-light=traffic light'",
             ),
         ),
     ],

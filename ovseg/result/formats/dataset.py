@@ -17,7 +17,7 @@ from PIL import Image
 from ovseg.data.images import IMAGE_SUFFIXES
 from ovseg.errors import InputError, VocabularyError
 from ovseg.result.formats.base import PNG_MARK, Format, Place
-from ovseg.result.formats.labels import PNG_NO_CLASS, check_count, save_ids
+from ovseg.result.formats.labels import PNG_NO_CLASS, label_values, save_ids
 from ovseg.result.formats.png import VOID
 from ovseg.result.parts import Result
 from ovseg.system.files import atomic_write, check_writable
@@ -46,7 +46,7 @@ class DatasetFormat(Format):
 
     def check(self, classes: Vocabulary, folder: Path) -> None:
         """Refuse words that a line of classes.txt cannot carry, and a folder with other classes."""
-        check_count(classes, PNG_NO_CLASS)
+        label_values(classes, own_ids=False)
         lines = _lines(classes)
         with tempfile.TemporaryDirectory() as temporary:
             probe = Path(temporary) / CLASSES

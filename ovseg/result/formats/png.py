@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ovseg.errors import ConfigError
 from ovseg.result.formats.base import Format
-from ovseg.result.formats.labels import PNG_NO_CLASS, check_count, save_ids
+from ovseg.result.formats.labels import PNG_NO_CLASS, label_values, save_ids
 from ovseg.result.parts import Result
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.colors import Color
@@ -22,9 +22,9 @@ class Png(Format):
 
     name = "png"
     ending = ".ids.png"
-    summary = "label map of 16 bits, of 8 (uint8) or with the colours of the classes (palette); value = class id"
+    summary = "label map of 16 bits, of 8 (uint8) or with the colours of the classes (palette); value as in labels"
 
-    def __init__(self, *, uint8: bool = False, palette: bool = False) -> None:
+    def __init__(self, *, uint8: bool = False, palette: bool = False, own_ids: bool = False) -> None:
         """Choose the depth.
 
         Args:
@@ -32,23 +32,28 @@ class Png(Format):
             palette: 8 bits with the colours of the classes, as VOC has it. Tools that know palettes (Pillow, labelling
                 tools) read ids; others, OpenCV among them, read colours.
 
+            own_ids: See `ovseg.result.formats.labels.Labels`.
+
         Raises:
-            ConfigError: Both.
+            ConfigError: Both depths, or a palette of own ids.
         """
         if uint8 and palette:
             raise ConfigError("got uint8 and palette for png; expected one, a palette has 8 bits in any case")
+        if palette and own_ids:
+            raise ConfigError("got palette and own ids for png; a palette counts colours from 0: leave one of them out")
+        self.own_ids = own_ids
         self.palette, self.void = palette, VOID if uint8 or palette else PNG_NO_CLASS
 
     def check(self, classes: Vocabulary, folder: Path) -> None:
-        """Refuse more classes than the file can count."""
-        check_count(classes, self.void)
+        """Refuse classes that the file cannot hold."""
+        label_values(classes, self.own_ids, self.void)
 
     def write(self, result: Result, path: Path, image: str = "") -> None:
         """Write a PNG of one channel.
 
         Raises:
-            InputError: There are more classes than it can count.
+            InputError: There are more classes, or larger ids, than it can count.
         """
         colors = [entry.color for entry in result.classes]
         rest = [_VOID_COLOR] * (VOID + 1 - len(colors))
-        save_ids(result, path, self.void, [*colors, *rest] if self.palette else ())
+        save_ids(result, path, self.void, self.own_ids, [*colors, *rest] if self.palette else ())
