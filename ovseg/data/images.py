@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -64,6 +64,13 @@ class LoadedImage:
     notes: tuple[str, ...] = ()
 
 
+class ReadOptions(TypedDict, total=False):
+    """The options of `read_image`, for whoever passes them on."""
+
+    bands: Sequence[int] | None
+    max_pixels: int
+
+
 @dataclass
 class Inputs:
     """What was found where images were asked for.
@@ -87,10 +94,10 @@ class Inputs:
         return [f"{name_some(paths)}: each {reason}" for reason, paths in self.unread.items()]
 
 
-def name_some(paths: Sequence[Path]) -> str:
+def name_some(paths: Sequence[Path], what: str = "file") -> str:
     """Count files, name the first of them: ``7 files are left out (a.dng, b.dng, c.dng, d.dng, e.dng, ...)``."""
     named = ", ".join(path.name for path in paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
-    return f"{len(paths)} file{' is' if len(paths) == 1 else 's are'} left out ({named})"
+    return f"{len(paths)} {what}{' is' if len(paths) == 1 else 's are'} left out ({named})"
 
 
 def read_image(source: Any, bands: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS) -> LoadedImage:
