@@ -91,7 +91,10 @@ class Inputs:
 
     def unread_lines(self) -> list[str]:
         """Return a line for each reason why pictures were left out, with how many and which."""
-        return [f"{name_some(paths)}: each {reason}" for reason, paths in self.unread.items()]
+        return [
+            f"{name_some(paths)}, for {'it' if len(paths) == 1 else 'each'} {reason}"
+            for reason, paths in self.unread.items()
+        ]
 
 
 def name_some(paths: Sequence[Path], what: str = "file") -> str:

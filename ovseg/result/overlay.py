@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ovseg.errors import EnvironmentProblem, InputError
 from ovseg.result.parts import Result
+from ovseg.result.png import LARGE, write_png
 
 LEGEND_ROWS = 20
 """Classes that the legend names; the others are counted."""
@@ -22,6 +24,7 @@ _TEXT, _FAINT, _PAPER = (30, 30, 34), (120, 120, 128), (255, 255, 255)
 _NO_CLASS = (150, 150, 150)  # where there is no class the picture is grey; no class has a grey colour
 _FONT_FILES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf", "Arial Unicode.ttf")
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of R, G, B (ITU-R BT.601)
+_STRIP = 256  # rows that are drawn at a time
 _LINE = 0.6  # how white the borders are
 _MISSING = "\U0010ffff"  # a code point that no font draws: what it looks like is a font's sign for "cannot draw this"
 
@@ -88,26 +91,37 @@ def blend(
         ``(H, W, 3)`` uint8.
     """
     out = np.empty_like(image)
-    border = _borders(labels, ids)
-    for top in range(0, len(image), 256):  # in strips, for floats of the whole picture would be four times its size
-        rows = slice(top, top + 256)
+    top = 0
+    for strip in blended(image, labels, colors, alpha, ids):
+        out[top : top + len(strip)] = strip
+        top += len(strip)
+    return out
+
+
+def blended(
+    image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float, ids: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Yield what `blend` returns in strips (h, W, 3), from the top: floats of all would be four times its size."""
+    thick = max(1, round(min(labels.shape) / 500))  # thicker borders in bigger pictures
+    for top in range(0, len(image), _STRIP):
+        rows, above = slice(top, top + _STRIP), min(top, thick)
+        near = slice(top - above, top + _STRIP)
+        border = _borders(labels[near], thick, None if ids is None else ids[near])[above:]
         base = image[rows].astype(np.float32)
         base += ((base @ _LUMA)[..., None] - base) * np.float32(min(1.0, 2 * alpha))
         strength = (alpha * (labels[rows] >= 0)).astype(np.float32)
         base += (colors[labels[rows]] - base) * strength[..., None]  # for -1 any colour, its strength is 0
-        base[border[rows]] += (255 - base[border[rows]]) * np.float32(_LINE * min(1.0, 2 * alpha))
-        out[rows] = np.rint(base).astype(np.uint8)
-    return out
+        base[border] += (255 - base[border]) * np.float32(_LINE * min(1.0, 2 * alpha))
+        yield np.rint(base).astype(np.uint8)
 
 
-def _borders(labels: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
-    """Mark pixels whose left or upper neighbour has another label or segment; ``(H, W)`` bool.
+def _borders(labels: np.ndarray, thick: int, ids: np.ndarray | None = None) -> np.ndarray:
+    """Mark pixels that have another label or segment up to ``thick`` pixels to the left or above; ``(H, W)`` bool.
 
-    Thicker in bigger pictures. Where one of the two is in no segment only the labels count, for what no segment covers
-    has a label all the same.
+    Where one of the two is in no segment only the labels count, for what no segment covers has a label all the same.
     """
     border = np.zeros(labels.shape, dtype=bool)
-    for step in range(1, max(1, round(min(labels.shape) / 500)) + 1):
+    for step in range(1, thick + 1):
         for here, there in (np.s_[:, step:], np.s_[:, :-step]), (np.s_[step:], np.s_[:-step]):
             border[here] |= labels[here] != labels[there]
             if ids is not None:
@@ -128,9 +142,59 @@ def legend_rows(result: Result) -> list[LegendRow]:
     return rows
 
 
+def save_overlay(result: Result, path: Path) -> None:
+    """Write what `draw_overlay` draws as a PNG; large pictures strip by strip, without holding them a second time."""
+    height, width = result.labels.shape
+    if height * width <= LARGE:
+        draw_overlay(result).save(path, format="PNG")
+        return
+    panel, beside = _legend(width, height, legend_rows(result))
+    if beside:
+        size = width + panel.width, max(height, panel.height)
+    else:
+        size = max(width, panel.width), height + panel.height
+    write_png(path, *size, _with_panel(result, np.asarray(panel), beside, size))
+
+
+def _with_panel(result: Result, panel: np.ndarray, beside: bool, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yield the rows of a picture of a size (width, height) with a panel beside or below it, the rest white."""
+    colors = np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
+    ids = None if result.panoptic is None else result.panoptic.ids
+    height, width = result.labels.shape
+    top = 0
+
+    def on_paper(strip: np.ndarray, left: int) -> np.ndarray:
+        page = np.full((len(strip), size[0], 3), _PAPER, dtype=np.uint8)
+        page[:, left : left + strip.shape[1]] = strip
+        return page
+
+    for strip in blended(result.image, result.labels, colors, 0.5, ids):
+        page = on_paper(strip, 0)
+        if beside:
+            part = panel[top : top + len(strip)]
+            page[: len(part), width:] = part
+        top += len(strip)
+        yield page
+    rest = panel[height:] if beside else panel
+    if len(rest):
+        yield on_paper(rest, width if beside else 0)
+
+
 def _add_legend(picture: Image.Image, rows: list[LegendRow]) -> Image.Image:
     """Put the legend beside the picture, or below it in columns."""
     width, height = picture.size
+    panel, beside = _legend(width, height, rows)
+    if beside:
+        canvas = Image.new("RGB", (width + panel.width, max(height, panel.height)), _PAPER)
+    else:
+        canvas = Image.new("RGB", (max(width, panel.width), height + panel.height), _PAPER)
+    canvas.paste(picture, (0, 0))
+    canvas.paste(panel, (width, 0) if beside else (0, height))
+    return canvas
+
+
+def _legend(width: int, height: int, rows: list[LegendRow]) -> tuple[Image.Image, bool]:
+    """Draw the legend for a picture of a size; returns it, and whether it goes beside the picture or below it."""
     size = int(np.clip(min(width, height) / 30, 14, 96))
     entries = _draw_rows(rows, size)
     step, column = round(size * 1.6), entries[0].width + 2 * size
@@ -138,17 +202,10 @@ def _add_legend(picture: Image.Image, rows: list[LegendRow]) -> Image.Image:
     columns = 1 if beside else max(1, (width - size) // column)
     per_column = -(-len(entries) // columns)
     columns = -(-len(entries) // per_column)
-    panel_width, panel_height = column * columns, step * per_column + size
-    if beside:
-        canvas = Image.new("RGB", (width + panel_width, max(height, panel_height)), _PAPER)
-    else:
-        canvas = Image.new("RGB", (max(width, panel_width), height + panel_height), _PAPER)
-    canvas.paste(picture, (0, 0))
-    left, top = (width, 0) if beside else (0, height)
+    panel = Image.new("RGB", (column * columns, step * per_column + size), _PAPER)
     for i, entry in enumerate(entries):
-        x = left + size + column * (i // per_column)
-        canvas.paste(entry, (x, top + size // 2 + step * (i % per_column)))
-    return canvas
+        panel.paste(entry, (size + column * (i // per_column), size // 2 + step * (i % per_column)))
+    return panel, beside
 
 
 def _draw_rows(rows: list[LegendRow], size: int) -> list[Image.Image]:

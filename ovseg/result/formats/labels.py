@@ -10,12 +10,15 @@ import numpy as np
 from ovseg.errors import InputError
 from ovseg.result.formats.base import Format
 from ovseg.result.parts import Result
+from ovseg.result.png import LARGE, write_png
 
 NO_CLASS = -1
 """Label of a pixel that belongs to no class."""
 
 PNG_NO_CLASS = 65535
 """How the 16-bit PNG writes `NO_CLASS`."""
+
+_STRIP = 256  # rows of a large picture that are written at a time
 
 
 class Labels(Format):
@@ -37,9 +40,18 @@ class Labels(Format):
             raise InputError(
                 f"got {len(result.classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz"
             )
-        # -1 wraps around to 65535 by itself; said outright, the convention is seen.
-        values = np.where(result.labels == NO_CLASS, PNG_NO_CLASS, result.labels).astype(np.uint16)
-        Image.fromarray(values).save(path, format="PNG")
+        height, width = result.labels.shape
+        if height * width > LARGE:
+            strips = (_values(result.labels[top : top + _STRIP]) for top in range(0, height, _STRIP))
+            write_png(path, width, height, strips)
+        else:
+            Image.fromarray(_values(result.labels)).save(path, format="PNG")
+
+
+def _values(labels: np.ndarray) -> np.ndarray:
+    """Return labels (H, W) as the PNG holds them, uint16."""
+    # -1 wraps around to 65535 by itself; said outright, the convention is seen.
+    return np.where(labels == NO_CLASS, PNG_NO_CLASS, labels).astype(np.uint16)
 
 
 def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:

@@ -17,6 +17,6 @@ class Overlay(Format):
 
     def write(self, result: Result, path: Path) -> None:
         """Write an RGB PNG."""
-        from ovseg.result.overlay import draw_overlay
+        from ovseg.result.overlay import save_overlay
 
-        draw_overlay(result).save(path, format="PNG")
+        save_overlay(result, path)
