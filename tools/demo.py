@@ -13,12 +13,12 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 import ovseg
 from ovseg.errors import InputError, OvsegError
 from ovseg.result.files import plan_files, write_files
+from ovseg.system import terminal
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         ]
         files = write_files(result, places[str(EXAMPLES / name)])
         table.add_row(name, "\n".join(found), f"{result.meta['timings']['seconds']:.2f}", files["overlay"])
-    Console().print(table)
+    terminal.console().print(table)
     print(f"overlays, 16-bit labels and reports: {args.output.resolve()}")
 
 

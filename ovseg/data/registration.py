@@ -37,8 +37,8 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Datas
     """
     if name in benchmark_names():
         return read_benchmark(name, data_root(root))
-    if Path(name).expanduser().is_dir() or os.sep in name:
-        return read_folder(Path(name).expanduser())
+    if Path(os.path.expanduser(name)).is_dir() or os.sep in name:
+        return read_folder(Path(os.path.expanduser(name)))
     raise unknown_name("data set (and no folder of that name)", name, dataset_names())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,10 @@ from ovseg.vocabulary import Vocabulary
 STANDARD = ("overlay", "labels", "report")
 """The formats of a run that names none; the report is written last, so that what it speaks of is there."""
 
+NAME_BYTES = 255
+"""What file systems take as the name of a file; on a few with less, writing an image fails by name."""
+
+_LONGEST = max(len(ending) for one in list_formats() for ending in one.endings())
 _HEAD = 400  # bytes of a file in which its mark is looked for
 
 
@@ -42,20 +47,23 @@ def plan_files(
     folder: Path,
     formats: Sequence[str] = STANDARD,
     options: Mapping[str, Any] | None = None,
+    on_error: Callable[[Path, InputError], None] | None = None,
     on_note: Callable[[Path, str], None] | None = None,
 ) -> dict[str, Place]:
     """Choose for each image where its results go, and make sure that they may be written there.
 
-    They are named by the path of the image below the innermost folder that holds all of them (`relative_names`). Those
-    of earlier runs are replaced. An image of this run, and a file that should be a result by its name and is none,
-    never are.
+    They are named by the path of the image below the innermost folder that holds all of them (`relative_names`), if
+    need be shortened. Those of earlier runs are replaced. An image of this run, and a file that should be a result by
+    its name and is none, never are.
 
     Args:
         images: All images of the run.
         folder: Of the results; it is made, with the folders in it.
         formats: Names of what will be written.
         options: See `write_files`.
-        on_note: Called with an image under whose name lie results of another one, and with which.
+        on_error: Called with an image whose results cannot be written; it is left out. Without it the error is raised.
+        on_note: Called with an image whose results get another name than its own, or under whose name results of
+            another one lie, and with a line on it.
 
     Returns:
         ``str(image)`` -> its place; see `write_files`.
@@ -66,20 +74,43 @@ def plan_files(
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
     paths, chosen = list(images), _formats(formats, options)
-    root = common_root(paths)
-    named = zip(paths, relative_names(paths, root), strict=True)
-    places = {str(path): Place(folder, name, _below(path, root), path) for path, name in named}
-    inputs = {os.path.realpath(path) for path in paths}
+    _check_options(formats, options or {})
+    root, inputs = common_root(paths), {os.path.realpath(path) for path in paths}
+    places: dict[str, Place] = {}
     owners: dict[Path, Place] = {}
-    for place in places.values():
-        _check_place(place, chosen, inputs, owners)
+    for path, name in zip(paths, relative_names(paths, root), strict=True):
+        place = Place(folder, short_name(name, NAME_BYTES - _LONGEST), _below(path, root), path)
+        try:
+            targets = _check_place(place, chosen, inputs, owners)
+        except InputError as error:
+            if on_error is None:
+                raise
+            on_error(path, error)
+            continue
+        places[str(path)] = place
+        owners |= dict.fromkeys(targets, place)
+        if on_note is not None:
+            if place.name != name:
+                on_note(path, f"'{path.name}': its name is too long for results, which are called {place.name}")
+            for note in _strangers(place, chosen):
+                on_note(path, note)
     for parent in sorted({folder, *(target.parent for target in owners)}):
         check_writable(parent)
-    if on_note is not None:
-        for place in places.values():
-            for note in _strangers(place, chosen):
-                on_note(place.source, note)
     return places
+
+
+def short_name(name: str, most: int) -> str:
+    """Shorten the last part of a name to a number of bytes; eight digits of its hash tell it from its like.
+
+    Names that fit stay as they are. The same name always becomes the same.
+    """
+    head, slash, last = name.rpartition("/")
+    if len(os.fsencode(last)) <= most:
+        return name
+    mark = f"-{hashlib.sha256(os.fsencode(last)).hexdigest()[:8]}"
+    while len(os.fsencode(last)) + len(mark) > most:
+        last = last[:-1]
+    return f"{head}{slash}{last}{mark}"
 
 
 def check_words(
@@ -136,29 +167,39 @@ def _below(path: Path, root: Path) -> str:
 
 
 def _formats(names: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Format]:
+    """Build formats; each takes the options that it has."""
     given = options or {}
-    known = {name: options_of(find(FORMATS, name)).keys() & given.keys() for name in names}
-    if unused := given.keys() - set().union(*known.values()):
+    own = {name: options_of(find(FORMATS, name)).keys() & given.keys() for name in names}
+    return [build(FORMATS, name, {key: given[key] for key in keys}) for name, keys in own.items()]
+
+
+def _check_options(names: Sequence[str], options: Mapping[str, Any]) -> None:
+    known = {key for name in names for key in options_of(find(FORMATS, name))}
+    if unused := options.keys() - known:
         raise ConfigError(f"option '{min(unused)}' changes none of the formats {', '.join(names)}; leave it out")
-    return [build(FORMATS, name, {key: given[key] for key in own}) for name, own in known.items()]
 
 
-def _check_place(place: Place, chosen: Iterable[Format], inputs: set[str], owners: dict[Path, Place]) -> None:
+def _check_place(place: Place, chosen: Iterable[Format], inputs: set[str], owners: Mapping[Path, Place]) -> list[Path]:
     """Refuse a place where something would be lost.
 
     Args:
         place: Of an image.
         chosen: What will be written.
         inputs: Real paths of all images of the run.
-        owners: Which file belongs to which image; those of this one are added.
+        owners: Which file belongs to which of the other images.
+
+    Returns:
+        The files of this one.
     """
+    targets: list[Path] = []
     for one in chosen:
         one.check_place(place)
         for target, mark in one.files(place).items():
             _check_replaceable(target, inputs, mark)
-            other = owners.setdefault(target, place)
-            if other is not place:
+            if other := owners.get(target):
                 raise InputError(f"'{other.image}' and '{place.image}' would both be written to '{target}'; rename one")
+            targets.append(target)
+    return targets
 
 
 def _strangers(place: Place, chosen: Iterable[Format]) -> Iterator[str]:
@@ -179,9 +220,9 @@ def _strangers(place: Place, chosen: Iterable[Format]) -> Iterator[str]:
 def _check_replaceable(target: Path, inputs: set[str], mark: bytes) -> None:
     if os.path.realpath(target) in inputs:
         raise InputError(f"'{target}' is an input and would be overwritten by a result; choose another --output")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise InputError(f"result '{target}' cannot be written: a folder is in its place; choose another --output")
-    if mark and target.is_file():
+    if mark and os.path.isfile(target):
         try:
             with target.open("rb") as file:
                 ours = mark in file.read(_HEAD)

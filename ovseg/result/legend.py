@@ -14,7 +14,8 @@ from ovseg.vocabulary.colors import ALPHA, Color, blended
 LEGEND_ROWS = 20
 """Classes that a short legend names; the others are counted."""
 
-_TEXT, _FAINT, _PAPER = (30, 30, 34), (120, 120, 128), (255, 255, 255)
+PAPER = (255, 255, 255)
+_TEXT, _FAINT = (30, 30, 34), (120, 120, 128)
 _NO_CLASS = (150, 150, 150)  # where there is no class the picture is grey; no class has a grey colour
 _WITHOUT_FONT = ("(class N has id N in reports;", "no font here has its name)")
 
@@ -81,9 +82,18 @@ def percent(share: float, exact: bool = False) -> str:
     return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
 
 
-def add_legend(picture: Image.Image, rows: list[LegendRow], exact: bool = False) -> Image.Image:
-    """Put the legend beside the picture, or below it; in columns where it has many rows. Shares as `percent` writes."""
-    width, height = picture.size
+def draw_panel(width: int, height: int, rows: list[LegendRow], exact: bool = False) -> tuple[Image.Image, bool]:
+    """Draw a legend for a picture of a size.
+
+    Args:
+        width: Of the picture, in pixels.
+        height: Of the picture.
+        rows: What it says; many stand in columns.
+        exact: Write small shares with two digits.
+
+    Returns:
+        The legend, and whether it goes beside the picture or, where that is wide, below it.
+    """
     size = int(np.clip(min(width, height) / 30, 14, 96))
     entries = _draw_rows(rows, size, exact)
     step, column = round(size * 1.6), entries[0].width + 2 * size
@@ -94,16 +104,25 @@ def add_legend(picture: Image.Image, rows: list[LegendRow], exact: bool = False)
         per_column = -(-len(entries) // max(1, (width - size) // column))
     per_column = min(per_column, len(entries))
     columns = -(-len(entries) // per_column)
-    panel_width, panel_height = column * columns, step * per_column + size
-    if beside:
-        canvas = Image.new("RGB", (width + panel_width, max(height, panel_height)), _PAPER)
-    else:
-        canvas = Image.new("RGB", (max(width, panel_width), height + panel_height), _PAPER)
-    canvas.paste(picture, (0, 0))
-    left, top = (width, 0) if beside else (0, height)
+    panel = Image.new("RGB", (column * columns, step * per_column + size), PAPER)
     for i, entry in enumerate(entries):
-        x = left + size + column * (i // per_column)
-        canvas.paste(entry, (x, top + size // 2 + step * (i % per_column)))
+        panel.paste(entry, (size + column * (i // per_column), size // 2 + step * (i % per_column)))
+    return panel, beside
+
+
+def whole_size(width: int, height: int, panel: Image.Image, beside: bool) -> tuple[int, int]:
+    """Return width and height of a picture with its legend."""
+    if beside:
+        return width + panel.width, max(height, panel.height)
+    return max(width, panel.width), height + panel.height
+
+
+def add_legend(picture: Image.Image, rows: list[LegendRow], exact: bool = False) -> Image.Image:
+    """Put the legend beside a picture or below it; arguments as `draw_panel`."""
+    panel, beside = draw_panel(*picture.size, rows, exact)
+    canvas = Image.new("RGB", whole_size(*picture.size, panel, beside), PAPER)
+    canvas.paste(picture, (0, 0))
+    canvas.paste(panel, (picture.width, 0) if beside else (0, picture.height))
     return canvas
 
 
@@ -129,7 +148,7 @@ def _draw_rows(rows: list[LegendRow], size: int, exact: bool) -> list[Image.Imag
     share_right = name_left + name_width + size + share_width
     drawn = []
     for (row, line), share in zip(lines, shares, strict=True):
-        image = Image.new("RGB", (share_right + 1, height), _PAPER)
+        image = Image.new("RGB", (share_right + 1, height), PAPER)
         draw = ImageDraw.Draw(image)
         top, middle = (height - side) // 2, height // 2
         if row.color:

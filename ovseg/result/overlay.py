@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ovseg.errors import InputError
-from ovseg.result.legend import add_legend, legend_rows
-from ovseg.result.lettering import plain_font
+from ovseg.result.id_marks import find_marks
+from ovseg.result.legend import PAPER, add_legend, draw_panel, legend_rows, whole_size
 from ovseg.result.parts import Result
+from ovseg.result.png import LARGE, write_png
 from ovseg.vocabulary.colors import ALPHA
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
 
 LEGENDS = ("short", "all", "none")
 """A legend of the largest classes that are present, of all that are present, or none."""
@@ -17,7 +25,7 @@ LEGENDS = ("short", "all", "none")
 _SMALL = 256  # photographs with a shorter longest side are enlarged when they get a legend
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of R, G, B (ITU-R BT.601)
 _LINE = 0.6  # how white the borders are
-_PLACE = 256  # pixels of a side, at most, of the map in which the place of an id is looked for
+_STRIP = 2**20  # pixels that are drawn at a time, within 64 to 256 rows
 
 
 def draw_overlay(result: Result, alpha: float = ALPHA, legend: bool | str = True, ids: bool = False) -> Image.Image:
@@ -52,52 +60,11 @@ def draw_overlay(result: Result, alpha: float = ALPHA, legend: bool | str = True
         arrays = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in arrays]
     labels, image, *segments = arrays
     picture = Image.fromarray(blend(image, labels, colors, alpha, *segments))
-    if ids:
-        _write_ids(picture, result, factor)
+    for mark in find_marks(result, factor) if ids else ():
+        mark.draw(picture)
     if legend == "none":
         return picture
     return add_legend(picture, legend_rows(result, alpha, legend == "all", ids), legend == "all")
-
-
-def _write_ids(picture: Image.Image, result: Result, factor: int) -> None:
-    """Write the id of each class at its widest place; what is smaller than the number gets a ring, and it beside it.
-
-    Args:
-        picture: To be drawn on.
-        result: Whose ids are written.
-        factor: By how much the picture is larger than the result.
-    """
-    own = result.classes.ids or range(len(result.classes))
-    draw, size = ImageDraw.Draw(picture), int(np.clip(min(picture.size) / 30, 12, 64))
-    font, edge = plain_font(size), max(1, size // 8)
-    for segment in sorted(result.segments, key=lambda segment: -segment.area):  # the small ones stay on top
-        x, y, room = (factor * value for value in _widest(result.labels, segment.class_id, segment.bbox))
-        text, centre = str(own[segment.class_id]), (x, y)
-        wide = font.getlength(text)
-        if room < max(wide, size) / 2:
-            ring = max(room, size / 4) + edge
-            draw.ellipse((x - ring, y - ring, x + ring, y + ring), outline="white", width=edge)
-            side = 1 if x + ring + wide + 2 * edge < picture.width else -1
-            centre = x + side * (ring + edge + wide / 2), y
-        inside = (
-            float(np.clip(centre[0], wide / 2 + edge, max(wide / 2 + edge, picture.width - wide / 2 - edge))),
-            float(np.clip(centre[1], size / 2 + edge, max(size / 2 + edge, picture.height - size / 2 - edge))),
-        )
-        draw.text(inside, text, fill="white", font=font, anchor="mm", stroke_width=edge, stroke_fill="black")
-
-
-def _widest(labels: np.ndarray, class_id: int, box: tuple[int, int, int, int]) -> tuple[float, float, float]:
-    """Return x and y of the pixel of a class that is farthest from all others, and how far it is, in pixels."""
-    import cv2
-
-    left, top, width, height = box
-    step = -(-max(width, height) // _PLACE)
-    mask = labels[top : top + height : step, left : left + width : step] == class_id
-    if not mask.any():  # thinner than the step
-        mask, step = labels[top : top + height, left : left + width] == class_id, 1
-    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return left + step * float(x) + 0.5, top + step * float(y) + 0.5, step * float(depth[y, x])
 
 
 def blend(
@@ -119,28 +86,110 @@ def blend(
         ``(H, W, 3)`` uint8.
     """
     out = np.empty_like(image)
-    border = _borders(labels, ids)
-    for top in range(0, len(image), 256):  # in strips, for floats of the whole picture would be four times its size
-        rows = slice(top, top + 256)
+    top = 0
+    for strip in blended(image, labels, colors, alpha, ids):
+        out[top : top + len(strip)] = strip
+        top += len(strip)
+    return out
+
+
+def blended(
+    image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float, ids: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Yield what `blend` returns in strips (h, W, 3), from the top: floats of all would be four times its size."""
+    thick = max(1, round(min(labels.shape) / 500))  # thicker borders in bigger pictures
+    step = min(256, max(64, _STRIP // image.shape[1]))
+    for top in range(0, len(image), step):
+        rows, above = slice(top, top + step), min(top, thick)
+        near = slice(top - above, top + step)
+        border = _borders(labels[near], thick, None if ids is None else ids[near])[above:]
         base = image[rows].astype(np.float32)
         base += ((base @ _LUMA)[..., None] - base) * np.float32(min(1.0, 2 * alpha))
         strength = (alpha * (labels[rows] >= 0)).astype(np.float32)
         base += (colors[labels[rows]] - base) * strength[..., None]  # for -1 any colour, its strength is 0
-        base[border[rows]] += (255 - base[border[rows]]) * np.float32(_LINE * min(1.0, 2 * alpha))
-        out[rows] = np.rint(base).astype(np.uint8)
-    return out
+        base[border] += (255 - base[border]) * np.float32(_LINE * min(1.0, 2 * alpha))
+        yield np.rint(base).astype(np.uint8)
 
 
-def _borders(labels: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
-    """Mark pixels whose left or upper neighbour has another label or segment; ``(H, W)`` bool.
+def _borders(labels: np.ndarray, thick: int, ids: np.ndarray | None = None) -> np.ndarray:
+    """Mark pixels that have another label or segment up to ``thick`` pixels to the left or above; ``(H, W)`` bool.
 
-    Thicker in bigger pictures. Where one of the two is in no segment only the labels count, for what no segment covers
-    has a label all the same.
+    Where one of the two is in no segment only the labels count, for what no segment covers has a label all the same.
     """
     border = np.zeros(labels.shape, dtype=bool)
-    for step in range(1, max(1, round(min(labels.shape) / 500)) + 1):
+    for step in range(1, thick + 1):
         for here, there in (np.s_[:, step:], np.s_[:, :-step]), (np.s_[step:], np.s_[:-step]):
             border[here] |= labels[here] != labels[there]
             if ids is not None:
                 border[here] |= (ids[here] != ids[there]) & (ids[here] > 0) & (ids[there] > 0)
     return border
+
+
+def save_overlay(
+    result: Result, path: Path, legend: str = "short", ids: bool = False, text: PngInfo | None = None
+) -> None:
+    """Write what `draw_overlay` draws as a PNG; large pictures strip by strip, without holding them a second time.
+
+    Args:
+        result: What to draw, ``(H, W)``.
+        path: Of the file.
+        legend: As in `draw_overlay`.
+        ids: As in `draw_overlay`.
+        text: What the file says of itself.
+    """
+    height, width = result.labels.shape
+    if height * width <= LARGE:
+        draw_overlay(result, ALPHA, legend, ids).save(path, format="PNG", pnginfo=text)
+        return
+    strips, size = _strips(result, ids), (width, height)
+    if legend != "none":
+        every = legend == "all"
+        panel, beside = draw_panel(width, height, legend_rows(result, ALPHA, every, ids), every)
+        size = whole_size(width, height, panel, beside)
+        strips = _with_panel(strips, np.asarray(panel), beside, size, (width, height))
+    write_png(path, *size, strips, text)
+
+
+def _strips(result: Result, ids: bool) -> Iterator[np.ndarray]:
+    """Yield the picture without its legend in strips, from the top."""
+    colors = np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
+    segments = None if result.panoptic is None else result.panoptic.ids
+    marks, top = find_marks(result) if ids else [], 0
+    for strip in blended(result.image, result.labels, colors, ALPHA, segments):
+        picture = Image.fromarray(strip)
+        for mark in marks:
+            mark.draw(picture, top)
+        yield np.asarray(picture)
+        top += len(strip)
+
+
+def _with_panel(
+    strips: Iterable[np.ndarray], panel: np.ndarray, beside: bool, size: tuple[int, int], inner: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """Yield the rows of a picture with a panel beside or below it, the rest white.
+
+    Args:
+        strips: Of the picture, from the top.
+        panel: The legend (h, w, 3).
+        beside: Where it goes.
+        size: Width and height of the whole.
+        inner: Width and height of the picture.
+    """
+    width, height = inner
+    top = 0
+
+    def on_paper(strip: np.ndarray, left: int) -> np.ndarray:
+        page = np.full((len(strip), size[0], 3), PAPER, dtype=np.uint8)
+        page[:, left : left + strip.shape[1]] = strip
+        return page
+
+    for strip in strips:
+        page = on_paper(strip, 0)
+        if beside:
+            part = panel[top : top + len(strip)]
+            page[: len(part), width:] = part
+        top += len(strip)
+        yield page
+    rest = panel[height:] if beside else panel
+    if len(rest):
+        yield on_paper(rest, width if beside else 0)

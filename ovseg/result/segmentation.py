@@ -121,8 +121,9 @@ class Segmentation:
             if low < limit.min or high > limit.max:
                 raise InputError(f"labels reach from {low} to {high}; expected -1 (no class) or class ids")
         scores = np.ascontiguousarray(scores, dtype=np.float32)
-        if scores.size and -_SCORE_SLACK <= scores.min() and scores.max() <= 1 + _SCORE_SLACK:
-            scores = scores.clip(0, 1)
+        low_score, high_score = (scores.min(), scores.max()) if scores.size else (0, 1)
+        if (low_score < 0 or high_score > 1) and low_score >= -_SCORE_SLACK and high_score <= 1 + _SCORE_SLACK:
+            scores = scores.clip(0, 1)  # a copy, which scores in range need not
         labels = np.ascontiguousarray(labels, dtype=np.int32)
         image = np.ascontiguousarray(image)
         return cls(labels, scores, vocabulary, image, dict(meta or {}), panoptic, instances, class_scores)

@@ -68,6 +68,23 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def check_settings(
+    device: str | torch.device, dtype: str | torch.dtype, batch_size: int
+) -> tuple[torch.device, torch.dtype]:
+    """Resolve device and dtype and check the batch size.
+
+    Raises:
+        ConfigError: The device or dtype is not available, or the batch size is not positive.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch size is {batch_size}; expected at least 1")
+    where = resolve_device(device)
+    precision = resolve_dtype(dtype, where)
+    if not precision.is_floating_point:
+        raise ConfigError(f"dtype is {precision}; expected auto, fp32, bf16 or fp16")
+    return where, precision
+
+
 def device_of_process(name: str, rank: int) -> str:
     """Share accelerators out: ``auto`` and ``cuda`` become ``cuda:1`` in process 1, and so on in turn; others stay."""
     if name not in ("auto", "cuda") or not torch.cuda.is_available():

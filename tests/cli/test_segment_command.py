@@ -200,7 +200,8 @@ def test_results_are_replaced_but_nothing_else(segment, photo, tmp_path):
     shutil.copy(photo, out / "photo.overlay.png")
     (out / "photo.json").unlink()
     status, _, stderr = segment(photo, out / "photo.overlay.png", "--output", out)
-    assert status == 2 and "is an input and would be overwritten" in stderr
+    assert status == 1 and "is an input and would be overwritten" in stderr and stderr.count("\n") == 1
+    assert (out / "out/photo.overlay.json").exists() and not (out / "photo.json").exists()  # the other was done
 
 
 def test_interrupted(segment, photos, tmp_path, monkeypatch):
@@ -226,7 +227,7 @@ def test_a_full_disk(segment, photo, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     status, _, stderr = segment(photo, "--output", tmp_path / "out")
-    assert status == 2 and stderr.count("\n") == 1 and "No space left on device" in stderr
+    assert status == 1 and stderr.count("\n") == 1 and "No space left on device" in stderr
     assert names(tmp_path / "out") == []
 
 

@@ -45,7 +45,9 @@ def test_files_say_which_image_they_are_of(cameras: list[Path], tmp_path: Path) 
     names = ["overlay", "labels", "png", "report", "coco"]
     places = plan_files(cameras, tmp_path / "out", names)
     for path in cameras:
-        files = write_files(result_of(path), places[str(path)], names)
+        result = result_of(path)
+        result.meta["image"] = places[str(path)].image  # as the command line does
+        files = write_files(result, places[str(path)], names)
         assert files["labels"] == str(tmp_path / f"out/{path.parent.name}/0001.labels.png")
         assert {origin(Path(files[name])) for name in names[:4]} == {str(path)}
         name = f"{path.parent.name}/0001.jpg"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,7 @@ class Plan:
             OvsegError: As `Segmenter.words`.
         """
         if segmenter is None:
-            return SavedSource(Path(self.predictions).expanduser(), dataset.classes)
+            return SavedSource(Path(os.path.expanduser(self.predictions)), dataset.classes)
         given = (segmenter, dataset.classes, self.background, self.templates, self.condition)
         return PromptSource(*given) if dataset.kind == PROMPTS else ModelSource(*given, want=measures.want)
 

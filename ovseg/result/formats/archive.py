@@ -25,7 +25,7 @@ class Archive(Format):
     ending = ".npz"
     summary = "all of a result, for Segmentation.load"
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write a compressed npz: the arrays by their names, and ``header``, which is JSON as bytes.
 
         Raises:

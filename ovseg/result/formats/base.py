@@ -66,8 +66,8 @@ class Format(ABC):
         _CLASSES[cls.name] = cls
 
     @abstractmethod
-    def write(self, result: Result, path: Path, image: str = "") -> None:
-        """Write the file; ``image`` is what it calls the image, where it does so.
+    def write(self, result: Result, path: Path) -> None:
+        """Write the file.
 
         Raises:
             InputError: The result lacks what the format shows, or has more than it can hold.
@@ -99,14 +99,14 @@ class Format(ABC):
         """Return all files that will be written for an image, the one that is named in reports first, with marks."""
         return {place.file(end): self.mark if end.endswith(".json") else b"" for end in self.endings()}
 
-    def save(self, result: Result, path: Path, image: str = "") -> None:
+    def save(self, result: Result, path: Path) -> None:
         """Write the file, complete or not at all; an earlier one is replaced.
 
         Raises:
             InputError: As `write`, or the place cannot be written to.
         """
         with atomic_write(path) as temporary:
-            self.write(result, temporary, image)
+            self.write(result, temporary)
 
     def put(self, result: Result, place: Place) -> Path:
         """Write all files of an image, each complete or not at all, and return the path of the first.
@@ -115,7 +115,7 @@ class Format(ABC):
             InputError: As `save`.
         """
         path = next(iter(self.files(place)))
-        self.save(result, path, place.image)
+        self.save(result, path)
         return path
 
 

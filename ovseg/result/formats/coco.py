@@ -18,6 +18,6 @@ class Coco(Format):
     summary = "COCO annotations, one for each class"
     mark = MARK
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write the JSON."""
-        path.write_text(dump({"info": MADE_BY, **by_class(result, 0, image, 1)}) + "\n", encoding="utf-8")
+        path.write_text(dump({"info": MADE_BY, **by_class(result, 0, "", 1)}) + "\n", encoding="utf-8")

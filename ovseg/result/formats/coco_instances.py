@@ -19,10 +19,10 @@ class CocoInstances(Format):
     needs = ("instances",)
     mark = MARK
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write the JSON.
 
         Raises:
             InputError: The model gave no objects.
         """
-        path.write_text(dump({"info": MADE_BY, **by_instance(result, 0, image, 1)}) + "\n", encoding="utf-8")
+        path.write_text(dump({"info": MADE_BY, **by_instance(result, 0, "", 1)}) + "\n", encoding="utf-8")

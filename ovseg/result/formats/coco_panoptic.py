@@ -19,7 +19,7 @@ class CocoPanoptic(Format):
     needs = ("panoptic",)
     mark = MARK
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write the picture alone.
 
         Raises:
@@ -27,10 +27,10 @@ class CocoPanoptic(Format):
         """
         panoptic_picture(result).save(path, format="PNG")
 
-    def save(self, result: Result, path: Path, image: str = "") -> None:
+    def save(self, result: Result, path: Path) -> None:
         """Write the picture and then the JSON, each complete or not at all.
 
         Raises:
             InputError: The model gave no segments, or the place cannot be written to.
         """
-        save_panoptic(result, path, 0, image)
+        save_panoptic(result, path, 0, "")

@@ -77,7 +77,7 @@ class DatasetFormat(Format):
         if others:
             raise InputError(f"'{others[0]}' would share its label with '{image.name}'; choose another --output")
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write the label alone.
 
         Raises:

@@ -11,6 +11,7 @@ import numpy as np
 from ovseg.errors import InputError
 from ovseg.result.formats.base import Format, png_info
 from ovseg.result.parts import Result
+from ovseg.result.png import LARGE, write_png
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.colors import Color
 
@@ -21,6 +22,7 @@ PNG_NO_CLASS = 65535
 """How the 16-bit PNG writes `NO_CLASS`."""
 
 
+_STRIP = 128  # rows of a large picture that are written at a time
 _OWN = ("values", "ids of the list")
 """Text in a PNG whose values are no positions, so that nobody reads it as if they were."""
 
@@ -44,7 +46,7 @@ class Labels(Format):
         """Refuse classes that the file cannot hold."""
         label_values(classes, self.own_ids)
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write a grey PNG of 16 bits.
 
         Raises:
@@ -71,13 +73,18 @@ def save_ids(result: Result, path: Path, void: int, own_ids: bool = False, color
     values = np.array(
         [*label_values(result.classes, own_ids, void), void], np.uint16 if void == PNG_NO_CLASS else np.uint8
     )
-    picture = Image.fromarray(values[result.labels])  # the last value is at NO_CLASS, -1
-    if colors:
-        picture = picture.convert("P")
-        picture.putpalette([value for color in colors for value in color])
     text = png_info(result)
     if own_ids:
         text.add_text(*_OWN)
+    height, width = result.labels.shape  # the last value is at NO_CLASS, -1
+    if height * width > LARGE:
+        strips = (values[result.labels[top : top + _STRIP]] for top in range(0, height, _STRIP))
+        write_png(path, width, height, strips, text, colors)
+        return
+    picture = Image.fromarray(values[result.labels])
+    if colors:
+        picture = picture.convert("P")
+        picture.putpalette([value for color in colors for value in color])
     picture.save(path, format="PNG", pnginfo=text)
 
 

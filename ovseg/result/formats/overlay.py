@@ -29,8 +29,8 @@ class Overlay(Format):
         self.legend = one_of("legend", legend, ("short", "all", "none"))
         self.ids = ids
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write an RGB PNG."""
-        from ovseg.result.overlay import draw_overlay
+        from ovseg.result.overlay import save_overlay
 
-        draw_overlay(result, legend=self.legend, ids=self.ids).save(path, format="PNG", pnginfo=png_info(result))
+        save_overlay(result, path, self.legend, self.ids, png_info(result))

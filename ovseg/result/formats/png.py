@@ -48,7 +48,7 @@ class Png(Format):
         """Refuse classes that the file cannot hold."""
         label_values(classes, self.own_ids, self.void)
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write a PNG of one channel.
 
         Raises:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ovseg.result.formats.base import Format
 from ovseg.result.formats.labels import PNG_NO_CLASS, label_values
 from ovseg.result.measures import summarise
 from ovseg.result.objects import to_json
 from ovseg.result.parts import Result
-from ovseg.system.values import dump, plain, short_hash
+from ovseg.system.values import dump, plain
 from ovseg.vocabulary import Vocabulary
 
 
@@ -31,25 +34,24 @@ class Report(Format):
         """Refuse classes that label maps cannot hold."""
         label_values(classes, self.own_ids)
 
-    def write(self, result: Result, path: Path, image: str = "") -> None:
+    def write(self, result: Result, path: Path) -> None:
         """Write the JSON.
 
         Raises:
             InputError: The meta data has no JSON form.
         """
-        path.write_text(dump(report(result, self.own_ids, image), indent=2) + "\n", encoding="utf-8")
+        path.write_text(dump(report(result, self.own_ids), indent=2) + "\n", encoding="utf-8")
 
 
-def report(result: Result, own_ids: bool = False, image: str = "") -> dict[str, Any]:
+def report(result: Result, own_ids: bool = False) -> dict[str, Any]:
     """Return the summary as JSON values: every class of the vocabulary in the user's order, and the meta data.
 
-    ``input`` says of what: the name of the image in its run, the absolute path of its file, and a hash of its pixels as
-    they were segmented.
+    ``input`` says of what: the name of the image, the absolute path of its file, and a hash of its pixels as they were
+    segmented.
 
     Args:
         result: Of one image.
         own_ids: Whether the label map has ids as values, which ``label`` of a class tells.
-        image: The name of the image in its run; empty for that of its file.
 
     Raises:
         InputError: As `ovseg.result.formats.labels.label_values`.
@@ -64,9 +66,9 @@ def report(result: Result, own_ids: bool = False, image: str = "") -> dict[str, 
         "height": height,
         "label_values": {"class": "its label", "no_class": PNG_NO_CLASS},
         "input": {
-            "name": image or str(result.meta.get("image", "")),
+            "name": str(result.meta.get("image", "")),
             "path": os.path.abspath(result.meta["path"]) if result.meta.get("path") else None,
-            "pixels": short_hash(result.image.tobytes()),
+            "pixels": hashlib.sha256(np.ascontiguousarray(result.image).data).hexdigest()[:16],
         },
         "classes": [
             {**summarise(ids[i], entry, present.get(i)), "label": values[i]} for i, entry in enumerate(result.classes)
