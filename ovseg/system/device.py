@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CPU = torch.device("cpu")
@@ -95,6 +97,27 @@ def device_of_process(name: str, rank: int) -> str:
 def is_cpu(device: torch.device) -> bool:
     """Tell whether it is the processor, for which other sizes of work are right than for an accelerator."""
     return device.type == "cpu"
+
+
+@contextmanager
+def fits(device: torch.device, what: str) -> Iterator[None]:
+    """Make the error of a full memory, of an accelerator or of the machine, one of what is worked on.
+
+    Args:
+        device: Where the work is done.
+        what: Names of the images.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"{what} does not fit into the memory of {device}; make it smaller, or use another device"
+        ) from error
 
 
 def memory_in_use(device: torch.device) -> int:
