@@ -29,7 +29,7 @@ class LegendRow:
         share: Share of the picture, 0..1; None for a remark.
         color: Colour of the swatch; None for none.
         number: What stands for a name that no font here has: the id of the class, as reports give it.
-        prefix: What stands before the name.
+        prefix: What stands in a column before the name.
     """
 
     text: str
@@ -63,7 +63,7 @@ def legend_rows(result: Result, alpha: float = ALPHA, every: bool = False, ids: 
             segment.area_fraction,
             swatch(result.classes[segment.class_id].color, alpha),
             own[segment.class_id],
-            f"{own[segment.class_id]}  " if ids else "",
+            str(own[segment.class_id]) if ids else "",
         )
         for segment in first
     ]
@@ -129,10 +129,10 @@ def add_legend(picture: Image.Image, rows: list[LegendRow], exact: bool = False)
 def _lines(rows: list[LegendRow], size: int) -> list[tuple[LegendRow, Line]]:
     """Set the names; where no font here has one, its id stands for it, and a last row says so."""
     widest = 16 * size
-    named = [(row, fit_text(row.prefix + row.text, size, widest)) for row in rows]
+    named = [(row, fit_text(row.text, size, widest)) for row in rows]
     if any(line is None for _, line in named):
         named += [(LegendRow(text, None, None), fit_text(text, size, widest)) for text in _WITHOUT_FONT]
-    by_id = [(row, line or fit_text(f"{row.prefix}class {row.number}", size, widest)) for row, line in named]
+    by_id = [(row, line or fit_text(f"class {row.number}", size, widest)) for row, line in named]
     return [(row, line) for row, line in by_id if line is not None]  # plain letters always have a font
 
 
@@ -144,7 +144,8 @@ def _draw_rows(rows: list[LegendRow], size: int, exact: bool) -> list[Image.Imag
     shares = ["" if row.share is None else percent(row.share, exact) for row, _ in lines]
     share_width = round(max(plain.getlength(share) for share in shares))
     height, side = round(1.6 * size), size
-    name_left = side + size // 2
+    prefix_width = round(max(plain.getlength(row.prefix) for row, _ in lines))
+    name_left = side + size // 2 + (prefix_width + size // 2 if prefix_width else 0)
     share_right = name_left + name_width + size + share_width
     drawn = []
     for (row, line), share in zip(lines, shares, strict=True):
@@ -153,6 +154,7 @@ def _draw_rows(rows: list[LegendRow], size: int, exact: bool) -> list[Image.Imag
         top, middle = (height - side) // 2, height // 2
         if row.color:
             draw.rectangle((0, top, side - 1, top + side - 1), fill=row.color)
+        draw.text((side + size // 2 + prefix_width, middle), row.prefix, fill=_TEXT, font=plain, anchor="rm")
         line.draw(draw, name_left, middle, _TEXT if row.color else _FAINT)
         draw.text((share_right, middle), share, fill=_FAINT, font=plain, anchor="rm")
         drawn.append(image)

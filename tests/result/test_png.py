@@ -75,3 +75,19 @@ def test_flags(photo: Path, tiny_clip: Path, tmp_path: Path, capsys: pytest.Capt
     ):
         assert main([*run, "--model", "none/here" if flags[0] == "--uint8" else str(tiny_clip), *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{}, {"uint8": True}, {"palette": True}])
+def test_large_maps_are_the_same_in_strips(
+    options: dict[str, bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one, result = build(FORMATS, "png", options), make()
+    result.meta["path"] = "photo.jpg"
+    one.save(result, tmp_path / "whole.png")
+    monkeypatch.setattr("ovseg.result.formats.labels.LARGE", 0)
+    monkeypatch.setattr("ovseg.result.formats.labels._STRIP", 1)
+    one.save(result, tmp_path / "strips.png")
+    with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "strips.png") as strips:
+        assert whole.mode == strips.mode and whole.getpalette() == strips.getpalette()
+        assert whole.info["Source"] == strips.info["Source"] == str(Path("photo.jpg").absolute())
+        np.testing.assert_array_equal(np.asarray(whole), np.asarray(strips))
