@@ -26,7 +26,7 @@ examples:
   torchrun --nproc-per-node 8 -m ovseg.cli eval --model san-vit-b-16 --dataset ade150_val --output runs/san
 
 a data set is a name that training knows (below --root or $DETECTRON2_DATASETS), or a folder:
-  images/a.jpg + labels/a.png + classes.txt, or images/ and a COCO JSON file
+  images/a.jpg + labels/a.png + classes.txt, or images/ and a COCO JSON file (DIR:FILE.json chooses one of several)
 
 exit codes: 0 all images were evaluated, 1 some could not be (they are named), 2 a mistake in what was asked for
 """

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from ovseg.data.mask_files import read_label_image, read_segment_ids
 from ovseg.data.matching import Match, counted, listed, match_classes
+from ovseg.data.outlines import draw_outline
 from ovseg.data.renaming import rename_classes
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
@@ -55,7 +56,8 @@ class Dataset:
         name: In the catalogs, and in messages.
         classes: What is learnt; the position of a class is its id.
         kind: ``semantic`` (label images), ``panoptic`` (segment images and JSON), ``instance`` (outlines in JSON) or
-            ``prompts`` (each image brings its own words as annotations, whose masks may overlap; see `draw_outline`).
+            ``prompts`` (each image brings its own words as annotations, whose masks may overlap; see
+            `ovseg.data.outlines.draw_outline`).
         records: Detectron2's dataset dicts, one per image; ``category_id`` counts from 0 in the order of the files.
         lookup: Class (65536,) int32 of each value of a label image; VOID and UNLISTED are negative.
         remap: Class (K,) int32 of `classes` for each class of the files; VOID where it is left out.
@@ -221,60 +223,39 @@ def identity_lookup(count: int) -> np.ndarray:
     return lookup
 
 
-def read_label_image(path: str | Path) -> tuple[np.ndarray, int]:
-    """Read a one-channel PNG of ids.
-
-    Returns:
-        (H, W) integers in 0..65535, and the bits per pixel: 8 or 16.
-
-    Raises:
-        InputError: It is missing, broken, or has colours instead of ids.
-    """
-    image = _open(path)
-    values = np.asarray(image)
-    if values.ndim != 2:
-        raise InputError(
-            f"label '{path}' has {values.shape[2]} channels ({image.mode}); expected one with class ids: turn colours "
-            "into ids first"
-        )
-    if values.dtype == bool:
-        values = values.astype(np.uint8)
-    return values, 8 if values.dtype == np.uint8 else 16
-
-
-def _open(path: str | Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError as error:
-        raise InputError(f"mask '{path}' is missing; add it, or leave its image out") from error
-    except Exception as error:  # decoders raise nearly anything
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(f"mask '{path}' cannot be read ({reason}); expected a PNG, make it anew") from error
-    return image
-
-
 def _read_panoptic(record: dict[str, Any]) -> Segments:
-    """Read a PNG whose colours are segment ids (R + 256 G + 65536 B), and the classes of its segments."""
-    path = record["pan_seg_file_name"]
-    rgb = np.asarray(_open(path))
-    if rgb.ndim != 3:
-        raise InputError(
-            f"panoptic mask '{path}' has one channel; expected RGB as COCO writes it (id = R + 256 G + ..)"
-        )
-    ids = rgb[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
-    infos = record["segments_info"]
+    """Read the segments of a panoptic picture that have pixels, and their classes."""
+    path, infos = record["pan_seg_file_name"], record["segments_info"]
+    ids = read_segment_ids(path)
     present, inverse = np.unique(ids, return_inverse=True)
-    places = {info["id"]: place for place, info in enumerate(infos)}
+    shown = [info for info in infos if info["id"] in present]
+    places = {info["id"]: place for place, info in enumerate(shown)} | dict.fromkeys(record.get("void_ids", ()), VOID)
     unknown = [int(one) for one in present if one and int(one) not in places]
     if unknown:
         raise InputError(
             f"panoptic mask '{path}' shows segment {unknown[0]}, which its JSON does not list; mend either"
         )
     to_place = np.array([places.get(int(one), VOID) for one in present], np.int32)
-    classes = np.array([info["category_id"] for info in infos], np.int64)
-    crowd = np.array([bool(info.get("iscrowd", 0)) for info in infos], bool)
+    classes = np.array([info["category_id"] for info in shown], np.int64)
+    crowd = np.array([bool(info.get("iscrowd", 0)) for info in shown], bool)
     return Segments(to_place[inverse.reshape(ids.shape)], classes, crowd)
+
+
+def panoptic_faults(record: dict[str, Any]) -> list[str]:
+    """Return one line for each segment that the JSON file lists and the picture has no pixel of.
+
+    `Dataset.read_segments` does not mind: such a segment is not there.
+
+    Raises:
+        InputError: The picture is missing or broken.
+    """
+    path = record["pan_seg_file_name"]
+    present = set(np.unique(read_segment_ids(path)).tolist())
+    return [
+        f"panoptic mask '{path}' has no pixel of segment {info['id']}, which its JSON lists; delete it there or draw it"
+        for info in record["segments_info"]
+        if info["id"] not in present
+    ]
 
 
 def _draw_outlines(record: dict[str, Any], size: tuple[int, int]) -> Segments:
@@ -286,69 +267,3 @@ def _draw_outlines(record: dict[str, Any], size: tuple[int, int]) -> Segments:
     classes = np.array([one["category_id"] for one in record["annotations"]], np.int64)
     crowd = np.array([bool(one.get("iscrowd", 0)) for one in record["annotations"]], bool)
     return Segments(ids, classes, crowd)
-
-
-def draw_outline(record: dict[str, Any], annotation: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Draw the mask of an annotation.
-
-    Args:
-        record: Of its image.
-        annotation: With ``segmentation`` (polygons or run lengths as in COCO), ``corners`` (polygons, each a list of x
-            and y; corners are cut to whole pixels and the edge belongs to the object), or ``mask_file_name`` (a
-            picture, where all but 0 is the object; empty for an object that the image does not show).
-        size: Height and width of the image.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        InputError: The size is not that of the JSON file, or the outline cannot be used.
-    """
-    height, width = size
-    if (record.get("height", height), record.get("width", width)) != size:
-        raise InputError(
-            f"image '{record['file_name']}' is {width}x{height} pixels, its JSON says {record['width']}x"
-            f"{record['height']}; the outlines would not fit, mend the JSON"
-        )
-    if "mask_file_name" in annotation:
-        return _read_mask(annotation["mask_file_name"], record, size)
-    try:
-        if "corners" in annotation:
-            return _fill_corners(annotation["corners"], size)
-        return _decode_coco(annotation["segmentation"], size)
-    except Exception as error:  # pycocotools and Pillow raise whatever comes
-        raise InputError(
-            f"an annotation of '{record['file_name']}' has no usable segmentation ({error}); expected polygons "
-            "or run lengths as in COCO"
-        ) from error
-
-
-def _decode_coco(outline: Any, size: tuple[int, int]) -> np.ndarray:
-    from pycocotools import mask as rle
-
-    if isinstance(outline, list):
-        outline = rle.merge(rle.frPyObjects(outline, *size))
-    elif isinstance(outline["counts"], list):
-        outline = rle.frPyObjects(outline, *size)
-    mask: np.ndarray = rle.decode(outline).astype(bool)
-    return mask
-
-
-def _fill_corners(polygons: list[list[list[float]]], size: tuple[int, int]) -> np.ndarray:
-    """Draw polygons as PhraseCut's own evaluation does."""
-    canvas = Image.new("1", size[::-1])
-    pen = ImageDraw.Draw(canvas)
-    for polygon in polygons:
-        if len(polygon) > 1:
-            pen.polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
-    return np.asarray(canvas)
-
-
-def _read_mask(path: str, record: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    mask = read_label_image(path)[0] > 0 if path else np.zeros(size, bool)
-    if mask.shape != size:
-        raise InputError(
-            f"mask '{path}' is {mask.shape[1]}x{mask.shape[0]} pixels, its image '{record['file_name']}' "
-            f"{size[1]}x{size[0]}; expected equal sizes, unpack the archive again"
-        )
-    return mask

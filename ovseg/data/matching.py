@@ -75,8 +75,14 @@ def match_classes(own: Vocabulary, vocabulary: Vocabulary, name: str, kinds_know
         )
     classes = vocabulary
     if kinds_known:
-        classes = Vocabulary(tuple(_with_kind(own, places, place, entry) for place, entry in enumerate(vocabulary)))
-    notes = (*_synonyms(own, classes, ranks, places), *merged(own, classes, places), *_left(own, classes, places))
+        entries = tuple(_with_kind(own, places, place, entry) for place, entry in enumerate(vocabulary))
+        classes = replace(vocabulary, classes=entries)
+    notes = (
+        *vocabulary.notes,
+        *_synonyms(own, classes, ranks, places),
+        *merged(own, classes, places),
+        *_left(own, classes, places),
+    )
     return Match(classes, np.array(places, np.int32), notes)
 
 

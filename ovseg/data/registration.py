@@ -1,7 +1,8 @@
 """Data sets by name: entries of Detectron2's catalogs, made from folders and from benchmarks.
 
 A name is that of a benchmark's split, such as ``coco_stuff_train2017`` or ``ade150_val`` (below the folder that the
-environment variable DETECTRON2_DATASETS names, else ``datasets``), or the path of a folder (see `ovseg.data.own_data`).
+environment variable DETECTRON2_DATASETS names, else ``datasets``), or the path of a folder (see `ovseg.data.own_data`);
+``DIR:FILE.json`` chooses one of several COCO files in a folder.
 """
 
 from __future__ import annotations
@@ -24,25 +25,30 @@ def dataset_names() -> list[str]:
     return list(benchmark_names())
 
 
-def read_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
+def read_dataset(name: str, root: str | os.PathLike[str] | None = None, whole: bool = True) -> Dataset:
     """Read a data set by name.
 
     Args:
-        name: Of a benchmark's split, or the path of a folder.
+        name: Of a benchmark's split, the path of a folder, or ``DIR:FILE.json``.
         root: Folder of the benchmarks; None is that of the environment.
+        whole: Refuse a part of a benchmark that was not prepared as one (see `read_benchmark`).
 
     Raises:
         InputError: Files are missing or not as they should be.
         UnknownNameError: It is neither a name nor a folder.
     """
     if name in benchmark_names():
-        return read_benchmark(name, data_root(root))
-    if Path(os.path.expanduser(name)).is_dir() or os.sep in name:
-        return read_folder(Path(os.path.expanduser(name)))
+        return read_benchmark(name, data_root(root), whole)
+    folder, _, chosen = name.rpartition(":")
+    place = Path(os.path.expanduser(name))
+    if chosen.endswith(".json") and folder and not place.is_dir():
+        return read_folder(Path(os.path.expanduser(folder)), chosen)
+    if place.is_dir() or os.sep in name:
+        return read_folder(place)
     raise unknown_name("data set (and no folder of that name)", name, dataset_names())
 
 
-def register_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
+def register_dataset(name: str, root: str | os.PathLike[str] | None = None, whole: bool = True) -> Dataset:
     """Read a data set and enter it into Detectron2's DatasetCatalog and MetadataCatalog under its name.
 
     The metadata have ``thing_classes``, ``stuff_classes`` (all names, as semantic evaluators want them),
@@ -53,7 +59,7 @@ def register_dataset(name: str, root: str | os.PathLike[str] | None = None) -> D
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    dataset = read_dataset(name, root)
+    dataset = read_dataset(name, root, whole)
     for catalog in (DatasetCatalog, MetadataCatalog):
         catalog.pop(name, None)  # the folder may have changed since
     DatasetCatalog.register(name, partial(_records, dataset))
@@ -93,7 +99,11 @@ def choose_classes(datasets: Sequence[Dataset], vocabulary: str = "", rename: st
 
 
 def load_datasets(
-    names: Sequence[str], vocabulary: str = "", root: str | os.PathLike[str] | None = None, rename: str = ""
+    names: Sequence[str],
+    vocabulary: str = "",
+    root: str | os.PathLike[str] | None = None,
+    rename: str = "",
+    whole: bool = True,
 ) -> list[Dataset]:
     """Register several data sets that are learnt from together.
 
@@ -102,6 +112,7 @@ def load_datasets(
         vocabulary: Words in place of their own (see `Dataset.with_classes`); empty for those of the first one.
         root: Folder of the benchmarks; None is that of the environment.
         rename: Other names for their classes (see `choose_classes`); empty for none.
+        whole: As for `read_dataset`.
 
     Raises:
         InputError: No name was given, or the classes of two differ.
@@ -109,7 +120,7 @@ def load_datasets(
     """
     if not names:
         raise InputError("no data set to train on; set DATASETS.TRAIN to names or folders, or give --data FOLDER")
-    found = choose_classes([register_dataset(name, root) for name in names], vocabulary, rename)
+    found = choose_classes([register_dataset(name, root, whole) for name in names], vocabulary, rename)
     for dataset in found[1:]:
         if dataset.classes != found[0].classes and not vocabulary:
             raise InputError(

@@ -66,7 +66,7 @@ def rename_classes(own: Vocabulary, renames: Mapping[str, tuple[str, ...]], name
     given: dict[int, tuple[str, ...]] = {}
     for old, new in renames.items():
         if fold(old) not in places:
-            raise unknown_name(f"class of '{name}' to rename", old, own.queries)
+            raise unknown_name(f"class of '{name}' to rename", old, [word for entry in own for word in entry.names])
         place = places[fold(old)]
         if place in given:
             raise InputError(
@@ -91,7 +91,7 @@ def rename_classes(own: Vocabulary, renames: Mapping[str, tuple[str, ...]], name
 
 def known_renames(own: Vocabulary, renames: Renames) -> Renames:
     """Return those of the renames whose class a data set has."""
-    words = set(map(fold, own.queries))
+    words = set(map(fold, [word for entry in own for word in entry.names]))
     return {old: new for old, new in renames.items() if fold(old) in words}
 
 
@@ -108,7 +108,7 @@ def _entry(own: Vocabulary, names: list[tuple[str, ...]], members: list[int]) ->
     words: dict[str, str] = {}
     for word in (word for place in members for word in names[place]):
         words.setdefault(fold(word), word)
-    return ClassEntry(tuple(words.values()), first.is_thing)
+    return ClassEntry(tuple(words.values()), first.is_thing, id=first.id)
 
 
 def _pair(text: str, where: str) -> tuple[str, list[str]]:

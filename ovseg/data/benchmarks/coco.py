@@ -142,7 +142,8 @@ class PanopticSplit(Split):
         """Read the JSON file; see `Split.read`."""
         masks = next(name for name in self.masks if (place.folder / name).is_dir())
         folder = place.folder
-        found = read_coco_json(folder / self.path, folder / self.images, folder / masks, place.name)
+        paths = (folder / self.path, folder / self.images, folder / masks)
+        found = read_coco_json(*paths, place.name, subset=place.subset)
         classes = place.classes()
         own = found.renamed(known_renames(found.classes, PUBLISHED)).with_classes(classes)
         if own.dropped or own.classes != classes or len(own.file_classes) != len(classes):

@@ -131,6 +131,8 @@ def _confusions(run: Run, results: dict[str, Any]) -> str:
         return ""
     names = [*run.dataset.classes.names, "no class"]
     confusion = run.measures.evaluators[SEMANTIC].confusion
+    if not confusion.any():  # all labels are void
+        return ""
     rows, columns = _worth_showing(confusion)
     totals = np.maximum(confusion.sum(1, keepdims=True), 1)
     picture = heat((confusion / totals)[np.ix_(rows, columns)], [names[i] for i in rows], [names[i] for i in columns])

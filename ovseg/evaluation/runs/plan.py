@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovseg.data.dataset import PROMPTS, Dataset
+from ovseg.data.plausible import require_plausible
 from ovseg.data.registration import choose_classes, read_dataset
-from ovseg.errors import ConfigError, InputError, VocabularyError
+from ovseg.errors import ConfigError, InputError, unknown_name
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.runs.measures import Measures, choose_tasks
 from ovseg.evaluation.runs.prompt_source import PromptSource, check_words
@@ -21,6 +22,7 @@ from ovseg.evaluation.runs.sources import ModelSource, SavedSource, Source
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.names import fold
 
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
@@ -102,9 +104,11 @@ class Plan:
         """Read the data set with the words of the evaluation and, of its records, those that are evaluated.
 
         Raises:
-            OvsegError: As `read_dataset` and `choose_classes`.
+            OvsegError: As `read_dataset`, `require_plausible` and `choose_classes`.
         """
-        dataset = choose_classes([read_dataset(self.dataset, self.root or None)], self.vocabulary, self.rename)[0]
+        dataset = read_dataset(self.dataset, self.root or None)
+        require_plausible(dataset)
+        dataset = choose_classes([dataset], self.vocabulary, self.rename)[0]
         return dataclasses.replace(dataset, records=dataset.records[: self.limit])
 
     def open_measures(self, dataset: Dataset) -> Measures:
@@ -112,7 +116,7 @@ class Plan:
 
         Raises:
             ConfigError: The ground truth cannot judge a task, or prompts are asked for as they cannot be.
-            VocabularyError: A novel class is not in the list.
+            UnknownNameError: A novel class is not in the list.
         """
         if dataset.kind == PROMPTS:
             if self.predictions or self.distractors is not None:
@@ -165,15 +169,16 @@ class Plan:
         """Return for each class whether it is novel; None without a split.
 
         Raises:
-            VocabularyError: A novel class is not in the list.
+            UnknownNameError: A novel class is not in the list, by any of its names.
         """
         if not self.novel:
             return None
-        names = Vocabulary.parse(self.novel).names
-        unknown = [name for name in names if name not in classes.names]
-        if unknown:
-            raise VocabularyError(f"novel class '{unknown[0]}' is not among the {len(classes)} classes; mend --novel")
-        return [name in names for name in classes.names]
+        novel, own = Vocabulary.parse(self.novel), [set(map(fold, entry.names)) for entry in classes]
+        for entry in novel:
+            if not any(names & set(map(fold, entry.names)) for names in own):
+                raise unknown_name(f"novel class (of {len(classes)} classes)", entry.name, classes.names)
+        given = {fold(name) for entry in novel for name in entry.names}
+        return [bool(names & given) for names in own]
 
     def class_ids(self, index: int, own: np.ndarray, count: int) -> np.ndarray:
         """Return the classes that an image is labelled with.

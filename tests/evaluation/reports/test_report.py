@@ -173,3 +173,11 @@ def test_nearest_takes_the_middle_of_each_pixel() -> None:
     assert nearest(values, (4, 4)).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
     assert nearest(nearest(values, (6, 6)), (2, 2)).tolist() == values.tolist()
     assert nearest(values, (2, 2)) is values and fit.__doc__
+
+
+def test_nothing_is_labelled(tmp_path: Path) -> None:
+    """A few files are looked at before; where these are void and all others, too, there is a report without numbers."""
+    data = write_labelled(tmp_path / "data", ["cat", "dog"], [np.full((2, 5), 255, np.uint8)] * 20)
+    summary = run(data, tmp_path / "run")
+    assert summary["counts"]["evaluated"] == 20 and summary["metrics"]["semantic"]["miou_present"]["value"] is None
+    assert (tmp_path / "run/report.html").is_file()

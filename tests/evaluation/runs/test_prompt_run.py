@@ -21,7 +21,7 @@ from ovseg.vocabulary import Vocabulary
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
     """PhraseCut's debugging split with three images, and prompts that overlap."""
     folder = tmp_path / "sets/VGPhraseCut_v0"
     (folder / "images").mkdir(parents=True)
@@ -37,6 +37,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "image_data_split3000.json").write_text(json.dumps(sizes))
     (folder / "refer_miniv.json").write_text(json.dumps(tasks))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    assert main(["datasets", "prepare", "phrasecut_miniv", "--subset"]) == 0
+    capsys.readouterr()
     return tmp_path
 
 

@@ -254,7 +254,7 @@ def test_the_data_set_is_read_once(
         ({"predictions": "x", "condition": Corruption("fog", 1)}, "expected a --model, not --predictions"),
         ({"tasks": ("panoptic",)}, "cannot be judged by the semantic ground truth"),
         ({"tasks": ("depth",)}, "task 'depth'"),
-        ({"novel": "horse, cat"}, "novel class 'horse' is not among the 4 classes"),
+        ({"novel": "horse, cat"}, r"unknown novel class .of 4 classes. 'horse'; known: cat, "),
         ({"predictions": "nowhere"}, "folder of predictions 'nowhere' does not exist"),
     ],
 )

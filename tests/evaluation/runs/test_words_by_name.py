@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from ovseg.cli import main
+from ovseg.errors import UnknownNameError
+from ovseg.evaluation.runs.plan import Plan
+from ovseg.vocabulary import Vocabulary
 from tests.evaluation.runs.test_run import CLASSES, write_data
 
 
@@ -54,3 +57,10 @@ def test_a_rename_of_no_class_is_one_line(tmp_path: Path, tiny_clip: Path, capsy
     err = capsys.readouterr().err
     assert "to rename 'lmap'; did you mean lamp" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_novel_classes_are_known_by_any_of_their_names() -> None:
+    classes = Vocabulary.parse("traffic_light|signal, cat|kitten, sky")
+    assert Plan("d", novel="Kitten, traffic light").novel_flags(classes) == [True, True, False]
+    with pytest.raises(UnknownNameError, match=r"unknown novel class .of 3 classes. 'skies'; did you mean sky"):
+        Plan("d", novel="cat, skies").novel_flags(classes)
