@@ -57,6 +57,19 @@ def test_segment_writes_what_datasets_check_reads(
     assert main(["segment", str(folder), *words, *RUN]) == 0  # again, with one less
 
 
+def test_images_of_one_name_in_folders(folder: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    for camera in ("cam1", "cam2"):
+        (tmp_path / camera).mkdir()
+        Image.open(folder / "a.jpg").save(tmp_path / camera / "a.jpg")
+    out = tmp_path / "out"
+    words = ["--classes", "cat, sofa", "--model", str(tiny_clip), "--output", str(out), *RUN]
+    assert main(["segment", str(tmp_path / "cam1"), str(tmp_path / "cam2"), *words]) == 0
+    assert (out / "images/cam1/a.jpg").is_file() and (out / "labels/cam2/a.png").is_file()
+    assert main(["datasets", "check", str(out), "--drawing", str(tmp_path / "drawn.png")]) == 0
+    report = check_dataset(read_folder(out))
+    assert report.images == 2 and report.problems == []
+
+
 def result_of(path: Path, words: str = "cat, sofa") -> Segmentation:
     pixels = np.asarray(Image.open(path).convert("RGB"))
     labels = np.zeros(pixels.shape[:2], np.int32)
