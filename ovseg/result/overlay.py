@@ -24,7 +24,7 @@ _TEXT, _FAINT, _PAPER = (30, 30, 34), (120, 120, 128), (255, 255, 255)
 _NO_CLASS = (150, 150, 150)  # where there is no class the picture is grey; no class has a grey colour
 _FONT_FILES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf", "Arial Unicode.ttf")
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of R, G, B (ITU-R BT.601)
-_STRIP = 256  # rows that are drawn at a time
+_STRIP = 2**20  # pixels that are drawn at a time, within 64 to 256 rows
 _LINE = 0.6  # how white the borders are
 _MISSING = "\U0010ffff"  # a code point that no font draws: what it looks like is a font's sign for "cannot draw this"
 
@@ -103,9 +103,10 @@ def blended(
 ) -> Iterator[np.ndarray]:
     """Yield what `blend` returns in strips (h, W, 3), from the top: floats of all would be four times its size."""
     thick = max(1, round(min(labels.shape) / 500))  # thicker borders in bigger pictures
-    for top in range(0, len(image), _STRIP):
-        rows, above = slice(top, top + _STRIP), min(top, thick)
-        near = slice(top - above, top + _STRIP)
+    step = min(256, max(64, _STRIP // image.shape[1]))
+    for top in range(0, len(image), step):
+        rows, above = slice(top, top + step), min(top, thick)
+        near = slice(top - above, top + step)
         border = _borders(labels[near], thick, None if ids is None else ids[near])[above:]
         base = image[rows].astype(np.float32)
         base += ((base @ _LUMA)[..., None] - base) * np.float32(min(1.0, 2 * alpha))

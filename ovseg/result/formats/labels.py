@@ -18,7 +18,7 @@ NO_CLASS = -1
 PNG_NO_CLASS = 65535
 """How the 16-bit PNG writes `NO_CLASS`."""
 
-_STRIP = 256  # rows of a large picture that are written at a time
+_STRIP = 128  # rows of a large picture that are written at a time
 
 
 class Labels(Format):
