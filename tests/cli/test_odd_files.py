@@ -204,7 +204,7 @@ def test_limit_of_pixels_and_bands(segment, photo, tmp_path):
     status, _, err = segment(photo, "--max-pixels", 100)
     assert status == 1 and "--max-pixels 6912" in err
     status, _, err = segment(photo, "--bands", "4,2,1")
-    assert status == 1 and "bands 4,2,1 were asked for, expected numbers from 1 to 3" in err
+    assert status == 1 and "has 3 bands and bands 4,2,1 were asked for; expected numbers from 1 to 3" in err
     status, _, err = segment(photo, "--bands", "red")
     assert status == 2 and "bands are ['red']" in err
     assert segment(photo, "--bands", "3,2,1", "--max-pixels", 6912)[0] == 0
