@@ -54,8 +54,9 @@ def read_orientation(image: Image.Image) -> tuple[int, str]:
         problem = f"its EXIF orientation is {str(value)[:20]!r}, expected 1 to 8: it was taken as upright"
         value = None
     source = "EXIF"
-    if value is None:
-        value, source = _from_xmp(image), "XMP"
+    if value is None or not exif:  # Pillow looks into both
+        told = _from_xmp(image)
+        value, source = (told, "XMP") if told is not None else (value, source)
     if value in _WORDS:
         return value, f"it was {_WORDS[value]}, as its {source} orientation says"
     return UPRIGHT, problem

@@ -9,7 +9,7 @@ import numpy as np
 
 from ovseg.vocabulary import ClassEntry, Vocabulary
 
-_PIXELS = 2**24  # of a map that are measured at a time
+_PIXELS = 2**21  # of a map that are measured at a time
 
 
 @dataclass(frozen=True)
