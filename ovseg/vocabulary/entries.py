@@ -103,9 +103,10 @@ def read_numbered(one: Numbered, notes: list[str]) -> RawClass:
     word, parts = find_divider(one.text.strip()) or ("", [])
     if len(parts) < 2:
         return RawClass(_split_synonyms(one.text, one.where), id=one.id, where=one.where)
-    if digits := [part for part in parts if part.isdigit()]:
+    numbers = [part for part in parts if any(c.isdigit() for c in part) and not any(c.isalpha() for c in part)]
+    if numbers:
         raise VocabularyError(
-            f"{one.where} ({shown(one.text)}) has the number {digits[0]} among its names; give such a table a "
+            f"{one.where} ({shown(one.text)}) has the number {numbers[0]} among its names; give such a table a "
             "first line that names its columns, such as 'id,name'"
         )
     _say_once(notes, f"one id is one class, so {word} was read as between synonyms", one.text)

@@ -11,17 +11,19 @@ MAX_LENGTH = 1000
 # Format characters (Cf) stay legal: emoji sequences and right-to-left marks need them.
 _FORBIDDEN = {"Cc", "Cs", "Zl", "Zp"}
 # Soft hyphen, zero-width space, word joiner, byte order mark: nobody sees them, and no name means something by them.
-_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+_ALIKE: dict[int, str | None] = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+_ALIKE |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-") | dict.fromkeys(map(ord, "\u2018\u2019"), "'")
+_ALIKE |= {ord("_"): " "}
 
 
 def fold(name: str) -> str:
     """Return the form in which two names count as the same.
 
     Unicode NFKC (composed, full-width as ordinary characters), case folded, underscores as spaces, runs of spaces as
-    one, characters that nobody sees left out.
+    one, typographic hyphens and apostrophes as plain ones, characters that nobody sees left out.
     """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return " ".join(plain.translate(_UNSEEN).replace("_", " ").split()) or plain
+    return " ".join(plain.translate(_ALIKE).split()) or plain
 
 
 def spoken(name: str) -> str:

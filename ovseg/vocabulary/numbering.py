@@ -10,8 +10,10 @@ from ovseg.errors import VocabularyError
 from ovseg.vocabulary.names import shown, some
 
 # A mark between number and name makes it a number beside the name; a lone space may be part of it ("2 door car").
-_BEFORE = re.compile(r"(?P<id>[0-9]{1,9})(?P<mark>\s*(?:[)\t;]|[:=.,](?![0-9]))\s*|\s+-\s+|\s+)(?P<name>\S.*)")
-_BEHIND = re.compile(r"(?P<name>.*[^\s0-9:=,;])(?P<mark>\s*[:=\t,;]\s*)(?P<id>[0-9]{1,9})")
+_ID = "(?P<id>[0-9\uff10-\uff19]{1,9})"
+_BEFORE = re.compile(_ID + r"(?P<mark>\s*(?:[)\t;\uff09\uff1a]|[:=.,](?![0-9]))\s*|\s+-\s+|\s+)(?P<name>\S.*)")
+_BEHIND = re.compile(r"(?P<name>.*[^\s0-9:=,;\uff1a])(?P<mark>\s*[:=\t,;\uff1a]\s*)" + _ID)
+_AGAIN = re.compile(r"\s[0-9]{1,9}\s*(?:[:=)]|\.\s)\s*\S")
 
 
 class Numbered(NamedTuple):
@@ -47,20 +49,31 @@ def take_numbers(items: Sequence[tuple[str, str]], notes: list[str]) -> list[Num
                 _refuse_some(items, marked, [match is None for match in matches], side)
             names = [match.string for match in found]
             notes.append(f"the number at the start was read as part of the name: {some(names)}")
-            return None
-        numbers = [int(match["id"]) for match in found]
-        if not all(marked) and numbers not in (list(range(len(items))), list(range(1, len(items) + 1))):
-            text, where = items[marked.index(False)]
-            match = found[marked.index(False)]
-            raise VocabularyError(
-                f"{where} ({shown(text)}) begins with a number that may be an id or part of the name; write "
-                f"{shown(match['id'] + ': ' + match['name'])} where it is an id, else give the names as a JSON list of "
-                f'lists, [["{text}"], ...]'
-            )
+            continue
+        _check_clear(items, found, marked)
         notes.append(f"numbers {side} the names were read as ids: {some([match.string for match in found])}")
         places = [where for _, where in items]
         return [Numbered(int(m["id"]), m["name"], where) for m, where in zip(found, places, strict=True)]
     return None
+
+
+def _check_clear(items: Sequence[tuple[str, str]], found: list[re.Match[str]], marked: list[bool]) -> None:
+    """Refuse numbers that may be part of the names, and several of them with one name."""
+    for match, (text, where) in zip(found, items, strict=True):
+        if _AGAIN.search(match["name"]):
+            raise VocabularyError(
+                f"{where} ({shown(text)}) has more than one number with a name; put a comma or a line end between "
+                "classes"
+            )
+    numbers = [int(match["id"]) for match in found]
+    if not all(marked) and numbers not in (list(range(len(items))), list(range(1, len(items) + 1))):
+        first = marked.index(False)
+        (text, where), match = items[first], found[first]
+        raise VocabularyError(
+            f"{where} ({shown(text)}) begins with a number that may be an id or part of the name; write "
+            f"{shown(match['id'] + ': ' + match['name'])} where it is an id, else give the names as a JSON list of "
+            f"lists, such as {[[text[:30]]]}"
+        )
 
 
 def _check_bare(items: Sequence[tuple[str, str]], notes: list[str]) -> None:

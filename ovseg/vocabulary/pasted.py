@@ -18,7 +18,9 @@ _COMMAS = re.compile(f"[{COMMAS[1:]}]")
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ASSIGNED = re.compile(r"^\w+\s*[=:]\s*(?=[\[({])")
 _DOT = re.compile(r"\s*\.(?:\s+|$)")
-_JOINERS = re.compile(r"/|\s[&+]\s|\.(?=\s|\S*[^\W\d])")
+_BETWEEN = r"/|\s[&+\u2013\u2014-]\s|[\xb7\u2022]|:(?=\s*[^\W\d])"  # marks that stand between words elsewhere
+_JOINERS = re.compile(rf"{_BETWEEN}|\.(?=\s|\S*[^\W\d])")
+_HEADING = re.compile(r"(?:names?|class(?:es)?|labels?|categories)\s*[:=]", re.IGNORECASE)
 
 
 def split_text(text: str, notes: list[str]) -> Any:
@@ -43,9 +45,14 @@ def split_text(text: str, notes: list[str]) -> Any:
     if comma := _COMMAS.search(text):
         notes.append(f"{comma[0]!r} was read as a comma between classes")
         text = _COMMAS.sub(",", text)
-    if "," in text:
-        return split_commas(text)
-    return _split_dots(text, notes)
+    if heading := _HEADING.match(text):
+        raise VocabularyError(f"{shown(text)} begins with {heading[0]!r}, which is no class; leave it out")
+    if "," not in text:
+        return _split_dots(text, notes)
+    if re.search(r"[^\s.]\.$", text) and text.count(".") == 1:
+        notes.append(f"the dot at the end was left out: {shown(text)}")
+        text = text[:-1]
+    return split_commas(text)
 
 
 def split_commas(text: str) -> list[str]:
@@ -63,7 +70,7 @@ def check_lone(word: str, notes: list[str]) -> None:
         VocabularyError: Something in it stands between words elsewhere.
     """
     if joined := _JOINERS.search(word):
-        parts = [part.strip() for part in re.split(r"/|\s[&+]\s|\.\s+", word)]
+        parts = [part.strip() for part in re.split(rf"{_BETWEEN}|\.\s+", word)]
         parts = [part for part in (parts if len(parts) > 1 else word.split(".")) if part]
         raise VocabularyError(
             f"{shown(word)} has {joined[0].strip()!r} in it, and there is no file of this name; write "

@@ -35,18 +35,8 @@ _NO_TEXT = {
 _LINES = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"#|//")
 _BULLET = re.compile(r"[-*•]\s+(?=\S)")
-_NAME_COLUMNS = (
-    "name",
-    "names",
-    "class",
-    "classes",
-    "class_name",
-    "classname",
-    "category",
-    "label",
-    "labels",
-    "label_name",
-)
+_NAME_COLUMNS = ("name", "names", "class_name", "classname", "label", "labels", "label_name")
+_GROUP_COLUMNS = ("class", "classes", "category")  # of names where there is no other, else of groups of them
 _ID_COLUMNS = ("id", "idx", "index", "class_id", "category_id", "label_id")
 
 
@@ -96,7 +86,7 @@ def read_lines(text: str, name: str, notes: list[str]) -> list[RawClass]:
             notes.append(f"{divider!r} at the end of the lines was left out")
             lines = [(line.removesuffix(divider).rstrip(), where) for line, where in lines]
     for line, where in lines:
-        if re.search(r"[{}]|^\[.*\]$|^---$", line):
+        if re.search(r"[{}]|^\[.*\]$|^---$|^\w+\s*:$", line):
             raise VocabularyError(
                 f"{where} ({shown(line)}) belongs to some other form than a list of names; write one class a line, or "
                 "save JSON as .json and YAML as .yaml"
@@ -142,6 +132,7 @@ def _read_table(lines: list[tuple[str, str]], notes: list[str]) -> list[RawClass
     rows = list(csv.reader(io.StringIO("\n".join(line for line, _ in lines[1:])), delimiter=divider or ","))
     rows = [[cell.strip() for cell in row] for row in rows]
     named = [place for place, cell in enumerate(head) if cell in _NAME_COLUMNS]
+    named = named or [place for place, cell in enumerate(head) if cell in _GROUP_COLUMNS]
     if not named or len(lines) < 2:
         return None
     for row, (line, where) in zip(rows, lines[1:], strict=False):
@@ -225,7 +216,7 @@ def _why(text: str, error: json.JSONDecodeError) -> str:
         return "there is a comma before the closing bracket; remove the comma"
     if after.startswith("'"):
         return "names stand in single quotes; JSON wants double ones"
-    if after.startswith(("//", "#")):
+    if after.startswith(("//", "/*", "#")):
         return "JSON has no comments; remove them"
     if error.msg == "Extra data":
         return "it holds more than one value; put them all into one list: [..., ...]"
