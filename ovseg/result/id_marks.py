@@ -81,8 +81,8 @@ def _widest(labels: np.ndarray, class_id: int, box: tuple[int, int, int, int]) -
     left, top, width, height = box
     step = -(-max(width, height) // _MAP)
     mask = labels[top : top + height : step, left : left + width : step] == class_id
-    if not mask.any():  # thinner than the step
-        mask, step = labels[top : top + height, left : left + width] == class_id, 1
+    if not mask.any():  # thinner than the step; the first row of its box shows it
+        return left + float((labels[top, left : left + width] == class_id).argmax()) + 0.5, top + 0.5, 1.0
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return left + step * float(x) + 0.5, top + step * float(y) + 0.5, step * float(depth[y, x])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ovseg.errors import InputError
+from ovseg.result.id_marks import find_marks
 from ovseg.result.legend import LEGEND_ROWS, legend_rows, percent, swatch
 from ovseg.result.overlay import blend, save_overlay
 from ovseg.result.segmentation import Segmentation
@@ -191,3 +192,11 @@ def test_large_pictures_are_the_same_in_strips(
     save_overlay(result, tmp_path / "a.png", legend, ids)
     with Image.open(tmp_path / "a.png") as written:
         np.testing.assert_array_equal(np.asarray(written), np.asarray(result.overlay(legend=legend, ids=ids)))
+
+
+def test_a_line_thinner_than_the_map_of_places_is_found() -> None:
+    labels = np.zeros((1200, 1500), np.int32)
+    labels[701, 3:1400] = 1
+    marks = {mark.text: mark for mark in find_marks(make(labels))}
+    x, y, _ = marks["1"].ring or (0, 0, 0)
+    assert labels[int(y), int(x)] == 1 and marks["0"].ring is None
