@@ -45,6 +45,7 @@ PACKAGES = {
     "huggingface_hub": ("huggingface_hub",),
     "open_clip_torch": ("open_clip",),
     "segment-anything": ("segment_anything",),
+    "tifffile": ("tifffile",),
 }
 NEEDS = {
     "torchvision": ("torch",),

@@ -21,6 +21,7 @@ _WORDS = {
     7: "turned by 90 degrees to the right and flipped",
     8: "turned by 90 degrees to the left",
 }
+_TOLD_BY_XMP = ("JPEG", "MPO", "PNG", "WEBP")  # TIFF has its own tag, and readers of HEIC turn it by themselves
 _IN_XMP = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([0-9]+)")
 
 
@@ -54,7 +55,7 @@ def read_orientation(image: Image.Image) -> tuple[int, str]:
         problem = f"its EXIF orientation is {str(value)[:20]!r}, expected 1 to 8: it was taken as upright"
         value = None
     source = "EXIF"
-    if value is None or not exif:  # Pillow looks into both
+    if image.format in _TOLD_BY_XMP and (value is None or not exif):  # Pillow looks into both
         told = _from_xmp(image)
         value, source = (told, "XMP") if told is not None else (value, source)
     if value in _WORDS:
