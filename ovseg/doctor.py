@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "ovseg" / "assets" / "mini"
 PIP = f"{shlex.quote(sys.executable)} -m pip install"
 TORCH_FIX = f"{PIP} --force-reinstall torch torchvision"
-CACHE_FIX = 'export OVSEG_CACHE="$HOME/ovseg-cache"'
 LOW_DISK, NO_DISK = 2 * 1024**3, 200 * 1024**2  # bytes: about one large checkpoint; too little for text embeddings
 
 # distribution -> the modules that must import. A package comes after those it needs: a broken torchvision breaks
@@ -46,6 +45,7 @@ PACKAGES = {
     "huggingface_hub": ("huggingface_hub",),
     "open_clip_torch": ("open_clip",),
     "segment-anything": ("segment_anything",),
+    "tifffile": ("tifffile",),
 }
 NEEDS = {
     "torchvision": ("torch",),
@@ -261,7 +261,7 @@ def check_operators() -> Check:
 def check_cache() -> list[Check]:
     """Check that the cache folder can be written and has room."""
     from ovseg.errors import EnvironmentProblem
-    from ovseg.system.cache_dir import cache_dir
+    from ovseg.system.cache_dir import cache_advice, cache_dir
 
     try:
         folder = cache_dir()
@@ -270,12 +270,12 @@ def check_cache() -> list[Check]:
     except (EnvironmentProblem, OSError) as error:
         named = os.environ.get("OVSEG_CACHE")
         where = f" (OVSEG_CACHE={named})" if named else ""
-        return [Check("cache", False, f"cannot be written{where}: {one_line(error)}", CACHE_FIX)]
+        return [Check("cache", False, f"cannot be written{where}: {one_line(error)}", cache_advice())]
     free = shutil.disk_usage(folder).free
     room = f"{free / 1024**3:.1f} GiB free for {folder}"
     if free >= LOW_DISK:
         return [Check("cache", True, str(folder)), Check("disk", True, room)]
-    disk = Check("disk", None if free >= NO_DISK else False, f"{room}, a large checkpoint takes 2 GiB", CACHE_FIX)
+    disk = Check("disk", None if free >= NO_DISK else False, f"{room}, a large checkpoint takes 2 GiB", cache_advice())
     return [Check("cache", True, str(folder)), disk]
 
 

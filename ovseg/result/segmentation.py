@@ -121,8 +121,9 @@ class Segmentation:
             if low < limit.min or high > limit.max:
                 raise InputError(f"labels reach from {low} to {high}; expected -1 (no class) or class ids")
         scores = np.ascontiguousarray(scores, dtype=np.float32)
-        if scores.size and -_SCORE_SLACK <= scores.min() and scores.max() <= 1 + _SCORE_SLACK:
-            scores = scores.clip(0, 1)
+        low_score, high_score = (scores.min(), scores.max()) if scores.size else (0, 1)
+        if (low_score < 0 or high_score > 1) and low_score >= -_SCORE_SLACK and high_score <= 1 + _SCORE_SLACK:
+            scores = scores.clip(0, 1)  # a copy, which scores in range need not
         labels = np.ascontiguousarray(labels, dtype=np.int32)
         image = np.ascontiguousarray(image)
         return cls(labels, scores, vocabulary, image, dict(meta or {}), panoptic, instances, class_scores)
@@ -140,20 +141,22 @@ class Segmentation:
         present = f"{len(self.segments)} of {len(self.classes)} classes"
         return f"Segmentation({width}x{height}, {present}: {content or 'none'})"
 
-    def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+    def overlay(self, alpha: float = 0.5, legend: bool | str = True, ids: bool = False) -> Image.Image:
         """Draw the labels over the photograph.
 
         Args:
             alpha: How strong the colours are: 0 shows the photograph, 1 the bare label map.
-            legend: Add a panel with colour, name and share of each class present. Photographs under 256 pixels are then
-                enlarged, so that the panel does not dwarf them; without legend the size is exactly the photograph's.
+            legend: Add a panel with colour, name and share of the largest classes present, or of ``"all"``. Photographs
+                under 256 pixels are then enlarged, so that the panel does not dwarf them; without legend the size is
+                exactly the photograph's.
+            ids: Write the id of each class present into the picture, and before its name in the legend.
 
         Raises:
-            InputError: ``alpha`` is not in 0..1.
+            InputError: ``alpha`` is not in 0..1, or there is no such legend.
         """
         from ovseg.result.overlay import draw_overlay  # here, for it needs Pillow
 
-        return draw_overlay(self, alpha, legend)
+        return draw_overlay(self, alpha, legend, ids)
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write the result; the suffix chooses what: labels (``.png``), everything (``.npz``), a summary (``.json``).

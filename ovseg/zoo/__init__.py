@@ -71,7 +71,8 @@ def load_spec(
     compiled: bool = False,
 ) -> Segmenter:
     """Load what a name stands for, for who has resolved it already; the rest is as in `load`."""
-    from ovseg.segmenter import Segmenter, check_settings
+    from ovseg.segmenter import Segmenter
+    from ovseg.system.device import check_settings
 
     check_settings(device, dtype, batch_size)  # before the weights are read
     built, words = build(spec), spec.config.MODEL.TEXT.VOCABULARY

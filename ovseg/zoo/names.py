@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def _find(model: str, protocol: str) -> Spec:
 def _folder(model: str) -> tuple[Path, dict[str, Any]]:
     """Resolve a folder with a CLIP, or with a config of its own."""
     # Absolute, for a bare name in a config, which "./mini" is as a path, is that of an embedded CLIP.
-    folder = Path(model).expanduser().resolve()
+    folder = Path(os.path.expanduser(model)).resolve()
     if not folder.is_dir():
         raise _not_found(model, folder)
     changes = {} if not (folder / "open_clip_config.json").is_file() else _clip(FOLDER=str(folder))
@@ -173,7 +174,7 @@ def list_protocols(path: Path) -> list[str]:
 
 
 def _clip_source(method: str, rest: str, clips: dict[str, Card]) -> dict[str, Any]:
-    path = Path(rest).expanduser().resolve()  # absolute, as in `_folder`
+    path = Path(os.path.expanduser(rest)).resolve()  # absolute, as in `_folder`
     if path.is_dir():
         return _clip(FOLDER=str(path))
     if path.is_file():
@@ -182,7 +183,7 @@ def _clip_source(method: str, rest: str, clips: dict[str, Card]) -> dict[str, An
         raise WeightsError(f"folder '{rest}' does not exist; check the path (relative paths start at {Path.cwd()})")
     architecture, slash, pretrained = rest.partition("/")
     if slash and pretrained:
-        expanded = str(Path(pretrained).expanduser()) if pretrained.startswith("~") else pretrained
+        expanded = os.path.expanduser(pretrained) if pretrained.startswith("~") else pretrained
         return _clip(ARCH=architecture, PRETRAINED=expanded)
     near = difflib.get_close_matches(rest, clips, n=1, cutoff=0.5)
     hint = f"did you mean '{method}/{near[0]}'?" if near else f"expected for example '{method}/ViT-B-16/openai'"
