@@ -129,7 +129,7 @@ def test_files(data: Path, tmp_path: Path) -> None:
     assert "+" in table[2] and table == markdown(summary).splitlines()
     text = (tmp_path / "out/compare.html").read_text()
     assert not re.search(r"https?://", text) and "both wrong" in text and text.count("data:image/png") == 8 * 5
-    assert "images/0.png" in text and "images/1.png" not in text.split("images/0.png")[0]  # the largest gaps first
+    assert "<b>0.png</b>" in text and "<b>1.png</b>" not in text.split("<b>0.png</b>")[0]  # the largest gaps first
 
 
 def test_difference_map() -> None:

@@ -142,7 +142,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(data: Path, tiny_clip: Path
     assert [record.index for record in found.log.good] == [0, 3]
     summary = finish([found])
     assert summary["counts"]["failed"] == 2
-    assert [one["image"] for one in summary["failed"]] == ["images/1.png", "images/2.png"]
+    assert [one["image"] for one in summary["failed"]] == ["1.png", "2.png"]
     assert "1.png" in summary["failed"][0]["error"] and "value 77" in summary["failed"][1]["error"]
     assert any("2 of 4 images could not be evaluated" in line for line in summary["warnings"])
     write_data(tmp_path / "fresh")
@@ -178,7 +178,7 @@ def test_saved_predictions_of_all_forms(data: Path, tmp_path: Path) -> None:
     assert summary["metrics"]["semantic"]["miou_present"]["value"] == 1
     assert summary["metrics"]["semantic"]["miou_all"]["value"] == 0.75
     assert summary["metrics"]["calibration"]["expected_calibration_error"]["value"] == 0
-    assert summary["failed"][0]["image"] == "images/3.png" and "3.png" in summary["failed"][0]["error"]
+    assert summary["failed"][0]["image"] == "3.png" and "3.png" in summary["failed"][0]["error"]
     assert (read_label_png(tmp_path / "run/labels/1.png") == np.where(truth[1] == 255, -1, truth[1])).all()
 
 
