@@ -179,7 +179,7 @@ class Save(HookBase):
         if comm.is_main_process():
             with trainer.averaged():
                 write_model(trained_state(trainer.model), step, folder)
-            log.info(f"the model is in '{folder}': ovseg segment IMAGE --model {folder}")
+            log.info(f"the model is in '{folder}'")
 
 
 class Validation(HookBase):

@@ -146,7 +146,7 @@ def _usable(examined: Sequence[Examined], skip_broken: bool) -> list[set[int]]:
 
 
 def _say_problems(count: str, one: Examined) -> None:
-    _say([f"{count}; `ovseg datasets check {one.dataset.name}` lists all of"])
+    _say([f"{count} (`ovseg datasets check {one.dataset.name}` lists all):"])
     _say([f"  {line}" for line in brief(one.problems)])
 
 
@@ -159,13 +159,14 @@ def _hold_out(
     examined: Sequence[Examined], usable: Sequence[set[int]], share: str, seed: int, kept: HeldOut | None
 ) -> HeldOut:
     """Draw what is held out; a run that goes on keeps what it has held out."""
-    if kept and (kept.share, kept.seed) == (share, seed):
-        return kept
+    names = list(dict.fromkeys(one.dataset.name for one in examined))
+    if kept and (kept.share, kept.seed, len(kept.images)) == (share, seed, len(names)):
+        return HeldOut(share, seed, dict(zip(names, kept.images.values(), strict=True)))  # data may lie elsewhere now
     images = {}
     for one, places in zip(examined, usable, strict=True):
-        names = list(one.contents.images)
+        pictures = list(one.contents.images)
         drawn = draw(one.hashes, sorted(places), share, seed, one.dataset.name)
-        images[one.dataset.name] = [names[place] for place in drawn]
+        images[one.dataset.name] = [pictures[place] for place in drawn]
     return HeldOut(share, seed, images)
 
 

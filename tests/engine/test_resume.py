@@ -120,11 +120,12 @@ def test_places_and_times_do_not_count(
     train: Train, own_data: Path, own_clip: Path, training_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same data and the same CLIP elsewhere, touched: the same run."""
-    whole = train("whole")
+    share = {"DATASETS": {"TEST": ("25%",)}}
+    whole = train("whole", changes=share)
     with monkeypatch.context() as patch:
         killed_at(patch, 4)
         with pytest.raises(KeyboardInterrupt):
-            train("part")
+            train("part", changes=share)
     moved, clip = own_data.with_name("moved"), own_clip.with_name("other clip")
     own_data.rename(moved)
     own_clip.rename(clip)
@@ -132,7 +133,7 @@ def test_places_and_times_do_not_count(
         os.utime(file, (1, 1))
     text = training_config.read_text().replace(str(own_data), str(moved)).replace(str(own_clip), str(clip))
     training_config.write_text(text)
-    assert curve(train("part", resume=True)) == curve(whole)
+    assert curve(train("part", resume=True, changes=share)) == curve(whole)
 
 
 def as_before(folder: Path) -> None:

@@ -69,7 +69,7 @@ def test_unusable_images_are_named_and_left_out_on_request(train: Train, own_dat
         train()
     assert re.search(r"08.jpg' has no label.* \(and 2 more, see above\); .*--skip-broken$", str(caught.value))
     log = (tmp_path / "run/log.txt").read_text()
-    assert "2 of its 11 images cannot be used; `ovseg datasets check" in log
+    assert "2 of its 11 images cannot be used (`ovseg datasets check" in log
     assert "05.png' holds" in log and "06.png' holds" in log
     assert not (tmp_path / "run/last.pt").exists()
     folder = train(skip_broken=True)
