@@ -161,7 +161,7 @@ class Segmenter:
         """Embed the words of a request; the same words cost nothing the next time.
 
         Args:
-            classes: A list of names, ``"cat|kitten, sofa"``, a .txt or .json file, a preset name, a Vocabulary or
+            classes: A list of names, ``"cat|kitten, sofa"``, a file, a preset name, a Vocabulary or
                 Words; None for the model's own words, where it has some.
             background: ``none``, ``threshold:0.4``, ``words``, own words, or None for the model's default.
             templates: Name of a template set, or None for the model's default.
@@ -179,8 +179,9 @@ class Segmenter:
             raise VocabularyError("no classes were given; give them, for example segmenter(image, ['cat', 'sofa'])")
         vocabulary = Vocabulary.parse(self.default_words if classes is None else classes)
         policy = None if background is None else parse_background(background)
-        colours = tuple(entry.color for entry in vocabulary)  # no part of what makes two vocabularies equal
-        key = (self.model.weights_hash, vocabulary, colours, policy, templates)
+        # What is no part of what makes two vocabularies or policies equal, and yet goes into results.
+        told = tuple((entry.color, entry.id) for entry in vocabulary), vocabulary.notes, policy and policy.notes
+        key = (self.model.weights_hash, vocabulary, told, policy, templates)
         with self._words_lock:
             if key in self._words:
                 self._words.move_to_end(key)

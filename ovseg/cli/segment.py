@@ -2,8 +2,9 @@
 
 For each image three files are written, or those that --formats names: STEM.overlay.png (the picture with coloured
 labels and a legend), STEM.labels.png (16 bit; value = position in your list from 0, 65535 = no class) and STEM.json
-(area and mean score of each class, settings). Each is complete or absent, and replaces that of an earlier run. Results
-that lie in a folder of images are not segmented again.
+(area and mean score of each class, settings). Ids that your list gives to classes stand in COCO files and JSON, with
+--own-ids in label maps too. Each file is complete or absent, and replaces that of an earlier run. Results that lie in a
+folder of images are not segmented again.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument(
         "--classes",
-        help="'cat|kitten, sofa', a .txt or .json file, or a preset such as voc20 (default: the model's own, if it has "
-        "some, as zero_guidance/mini has)",
+        help="'cat|kitten, sofa', a file, or a preset such as voc20; docs/words.md lists all forms (default: the "
+        "model's own, if it has some, as zero_guidance/mini has)",
     )
     parser.add_argument(
         "--model", default="mini", help="a name of `ovseg models`, a folder, or a config (default: mini)"
@@ -71,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="overlay,labels,report",
         help="what is written for each image: overlay, labels, report, archive, coco, coco_instances, coco_panoptic "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--own-ids",
+        action="store_true",
+        help="values of label maps are the ids of your list (COCO categories, id2label, '7: sand'), not places in it",
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     parser.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
@@ -120,7 +126,8 @@ def run(args: argparse.Namespace) -> int:
             what = f"{left_out} results of earlier runs are left out"
             print(f"note: {what}; name a file itself to segment it", file=sys.stderr)
         formats = [name.strip() for name in args.formats.split(",")]
-        bases = plan_files(images, args.output, formats)
+        options = {"own_ids": True} if args.own_ids else {}
+        bases = plan_files(images, args.output, formats, options)
         spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
         _check_words(args, spec)
         segmenter = load_spec(spec, args.device, args.dtype, args.batch_size, args.packed, args.compile)
@@ -133,13 +140,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
 
     def finish(result: Segmentation) -> dict[str, str]:
-        return write_files(result, bases[str(result.meta["path"])], formats)
+        return write_files(result, bases[str(result.meta["path"])], formats, options)
 
     results = overlapped(finish, segmenter.stream(images, words, on_error=report), worker_threads(), worker_threads())
     for result, written in _progress(results, len(images)):
         files = written()
         if args.json:
-            print(json.dumps({**files, **result.to_json()}), flush=True)
+            print(json.dumps({**files, **result.to_json(**options)}), flush=True)
         else:
             _print_result(result)
     if not args.json:
@@ -167,12 +174,14 @@ def table(result: Segmentation) -> Table:
 
 def _check_words(args: argparse.Namespace, spec: Spec) -> None:
     """Find mistakes in words, policy and templates before a model is loaded."""
+    from ovseg.result.formats.labels import label_values
     from ovseg.vocabulary import Vocabulary, parse_background
     from ovseg.vocabulary.templates import check_templates
 
     if args.classes is None:
         args.classes = _own_words(spec)
     args.classes = Vocabulary.parse(args.classes)
+    label_values(args.classes, args.own_ids)
     args.background = None if args.background is None else parse_background(args.background)
     if args.templates is not None:
         check_templates(args.templates)

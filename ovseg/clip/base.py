@@ -14,7 +14,8 @@ from typing_extensions import Self
 
 from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.clip import loading
-from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_tokenizer, vision_config
+from ovseg.clip.activation import name_of
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_tokenizer, vision_config
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
 
@@ -69,13 +70,16 @@ class BaseClip(Tower):
         Args:
             arch: Such as ``"ViT-B-16"``; see ``open_clip.list_models()``.
             pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file in open_clip, OpenAI
-                (TorchScript archive or state dict) or safetensors layout.
-            overrides: Changes to open_clip's model config, nested as there. ``{"quick_gelu": False}`` also silences the
-                check of the activation, for those originals that run OpenAI weights with exact GELU.
+                (TorchScript archive or state dict) or safetensors layout. A file runs with the activation that it says
+                it was trained with; where it says none, with that of the architecture, and a warning where there is
+                another with ``-quickgelu`` behind its name. `notes` records it.
+            overrides: Changes to open_clip's model config, nested as there. ``quick_gelu`` among them says which
+                activation it is, also against the file, for those originals that run OpenAI weights with exact GELU.
 
         Raises:
             UnknownNameError: No such architecture or tag.
-            WeightsError: The file is missing, corrupt or foreign, does not fit, or needs QuickGELU.
+            WeightsError: The file is missing, corrupt or foreign, does not fit, or holds NaN; or the weights of a tag
+                need QuickGELU.
             ConfigError: The image tower is not of this kind.
         """
         return loading.load(cls, arch, pretrained, overrides)
@@ -103,20 +107,23 @@ class BaseClip(Tower):
 
         Raises:
             ConfigError: The config cannot be built.
-            WeightsError: Weights are missing, unexpected or mis-shaped.
+            WeightsError: Weights are missing, unexpected, mis-shaped or not finite.
         """
         return loading.from_config(cls, model_cfg, state_dict, name, preprocess_cfg)
 
     @classmethod
-    def empty(cls, arch: str) -> Self:
+    def empty(cls, arch: str, quick_gelu: bool | None = None) -> Self:
         """Build a CLIP whose weights are still to be assigned, by a checkpoint that holds them; call `refresh` then.
+
+        Args:
+            arch: See `load`.
+            quick_gelu: Whether it has QuickGELU; None is as the architecture has it, with a warning as in `load`.
 
         Raises:
             UnknownNameError: No such architecture.
             ConfigError: The image tower is not of this kind.
         """
-        model_cfg = loading.architecture(arch)
-        return cls(build_empty(model_cfg, arch, cls.check_config), model_cfg, arch)
+        return loading.empty(cls, arch, quick_gelu)
 
     @staticmethod
     def check_config(model_cfg: dict[str, Any], name: str) -> None:
@@ -126,6 +133,11 @@ class BaseClip(Tower):
             ConfigError: A part is missing, or the image tower is of another kind.
         """
         vision_config(model_cfg, name)
+
+    @property
+    def activation(self) -> str:
+        """Activation of its feed-forward networks: ``gelu`` or ``quick_gelu``."""
+        return name_of(self.model_cfg)
 
     @property
     def device(self) -> torch.device:

@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ from ovseg.system.values import dump, short_hash
 from ovseg.vocabulary import Vocabulary
 
 FORMAT = 1
+PREDICTIONS = "predictions"
+"""The `Contents.kind` of what was saved in place of a ground truth."""
 NAMED = 3
 """So many images are named in a line on what changed; the others are counted."""
 _YOUNG = 2_000_000_000  # ns: a file this young may be written to again without that its times, as kept, would show it
@@ -57,6 +59,14 @@ class ImageContents(NamedTuple):
     image: Stamp
     truth: tuple[Stamp, ...]
     record: str
+
+    def same_truth(self, other: ImageContents) -> bool:
+        """Tell whether both have the same ground truth."""
+        return (self.record, [one.hash for one in self.truth]) == (other.record, [one.hash for one in other.truth])
+
+    def same(self, other: ImageContents) -> bool:
+        """Tell whether both are the same image with the same ground truth."""
+        return self.image.hash == other.image.hash and self.same_truth(other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +111,26 @@ def contents_of(
     return Contents(dataset.name, dataset.kind, dataset.classes, short_hash(meaning), images)
 
 
+def contents_of_files(
+    name: str, classes: Vocabulary, files: Mapping[str, Sequence[Path]], known: Contents | None = None
+) -> Contents:
+    """Look at saved predictions as `contents_of` does at a data set.
+
+    Args:
+        name: What they are called.
+        classes: That they count in.
+        files: By the name of each image its prediction, and what tells the classes of that; empty where there is none.
+        known: What `read_contents` gave of them.
+    """
+    images = {}
+    for image, paths in files.items():
+        before = known.images.get(image) if known else None
+        stamps = () if before is None else (before.image, *before.truth)
+        first, *rest = [_stamp(str(path), stamps[i : i + 1]) for i, path in enumerate(paths)] or [_NOTHING]
+        images[image] = ImageContents(first, tuple(rest), "")
+    return Contents(name, PREDICTIONS, classes, "", images)
+
+
 def differences(before: Contents, now: Contents, of: Collection[str] | None = None) -> list[str]:
     """Say what is not the same in two looks at a data set.
 
@@ -112,22 +142,28 @@ def differences(before: Contents, now: Contents, of: Collection[str] | None = No
     Returns:
         One line for each kind of change with the first few names and the number; empty where nothing has changed.
     """
-    found = class_differences(before.classes, now.classes)
+    return [*class_differences(before.classes, now.classes), *file_differences(before, now, of)]
+
+
+def file_differences(before: Contents, now: Contents, of: Collection[str] | None = None) -> list[str]:
+    """Say what is not the same in two looks but for the names of classes; as `differences`."""
+    found = []
     if before.kind != now.kind:
         found.append(f"ground truth: was {before.kind}, is {now.kind}")
-    if before.values != now.values and not found:
+    if before.values != now.values and before.classes == now.classes:
         found.append("classes: the values of the files stand for others of them")
     both = [name for name in now.images if name in before.images]
     pairs = {name: (before.images[name], now.images[name]) for name in both if of is None or name in of}
+    image, truth = ("predictions", "classes of predictions") if now.kind == PREDICTIONS else ("images", "labels")
     changes = {
-        "images: {} added": [name for name in now.images if name not in before.images],
-        "images: {} removed": [name for name in before.images if name not in now.images],
-        "images: {} changed": [name for name, (was, is_) in pairs.items() if was.image.hash != is_.image.hash],
-        "labels: {} changed": [name for name, (was, is_) in pairs.items() if _truth(was) != _truth(is_)],
+        f"{image}: {{}} added": [name for name in now.images if name not in before.images],
+        f"{image}: {{}} removed": [name for name in before.images if name not in now.images],
+        f"{image}: {{}} changed": [name for name, (was, is_) in pairs.items() if was.image.hash != is_.image.hash],
+        f"{truth}: {{}} changed": [name for name, (was, is_) in pairs.items() if not was.same_truth(is_)],
     }
     found += [f"{text.format(len(names))} ({_some(names)})" for text, names in changes.items() if names]
     if both != [name for name in before.images if name in now.images]:
-        found.append("images: in another order")
+        found.append(f"{image}: in another order")
     return found
 
 
@@ -257,10 +293,6 @@ def _hash(path: str) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()[:16]
-
-
-def _truth(image: ImageContents) -> tuple[Any, ...]:
-    return image.record, *(one.hash for one in image.truth)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -24,7 +24,14 @@ DATA = "data.jsonl"
 """File in the folder of a run with the files that it is trained on; the checkpoint has the hash of what it says."""
 FREE = ("MODEL.DEVICE", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD")
 """What may differ between the parts of one run."""
-NAMES = ("DATASETS.TRAIN", "DATASETS.VOCABULARY", "MODEL.WEIGHTS", "MODEL.CLIP.FOLDER", "MODEL.CLIP.PRETRAINED")
+NAMES = (
+    "DATASETS.TRAIN",
+    "DATASETS.VOCABULARY",
+    "DATASETS.RENAME",
+    "MODEL.WEIGHTS",
+    "MODEL.CLIP.FOLDER",
+    "MODEL.CLIP.PRETRAINED",
+)
 """What names something that is compared by its content, where the run has recorded that."""
 WEIGHTS = {
     "frozen": "frozen weights",
@@ -135,7 +142,7 @@ def weight_hashes(model: nn.Module, started: bool) -> dict[str, str]:
 
 def run_settings(cfg: CfgNode) -> dict[str, str]:
     """Return what a run depends on by dotted key, as JSON."""
-    wanted = ("MODEL", "INPUT", "SOLVER", "SEED", "DATASETS.TRAIN", "DATASETS.VOCABULARY")
+    wanted = ("MODEL", "INPUT", "SOLVER", "SEED", "DATASETS.TRAIN", "DATASETS.VOCABULARY", "DATASETS.RENAME")
     found = {}
     for key, value in _flat(cfg):
         if key.startswith(wanted) and key not in FREE:

@@ -42,7 +42,7 @@ def training_spec(config: str, changes: dict[str, Any], evaluating: bool = False
     """Resolve a recipe with what the user changes in it.
 
     Where data are replaced, what the recipe says for its own goes with them: the words in place of the classes
-    (``DATASETS.VOCABULARY``) and the test sets. The words that a head was trained on (``TRAINED_VOCABULARY``,
+    (``DATASETS.VOCABULARY``, ``DATASETS.RENAME``) and the test sets. The words that a head was trained on (``TRAINED_VOCABULARY``,
     ``MODEL.TEXT.VOCABULARY``) are those of this training. What the user gives counts in any case.
 
     Args:
@@ -64,7 +64,7 @@ def training_spec(config: str, changes: dict[str, Any], evaluating: bool = False
     dropped: dict[str, Any] = {}
     lines: list[str] = []
     if key in own and list(own[key]) != list(before.get(key, ())):
-        for name, empty in (("VOCABULARY", ""), ("TEST", ())):
+        for name, empty in (("VOCABULARY", ""), ("RENAME", ""), ("TEST", ())):
             if name not in own and before.get(name):
                 dropped[name] = empty
                 lines.append(_went(name, before[name], own[key], before.get(key, ())))
@@ -75,7 +75,7 @@ def training_spec(config: str, changes: dict[str, Any], evaluating: bool = False
 
 def _went(name: str, value: Any, data: Sequence[str], instead: Sequence[str]) -> str:
     said = value if isinstance(value, str) else ", ".join(value)
-    own = {"VOCABULARY": "classes are those of the data", "TEST": "it is not validated on"}[name]
+    own = "it is not validated on" if name == "TEST" else "classes are those of the data"
     place = ", ".join(instead) or "other data"
     return f"DATASETS.{name} '{said}' of the recipe belongs to {place} and is left out for {', '.join(data)}: {own}"
 

@@ -18,14 +18,13 @@ from ovseg.engine.hooks import Log, Save, Validation, start_log
 from ovseg.engine.identity import DATA
 from ovseg.engine.options import training_spec, with_seed
 from ovseg.engine.pace import log
-from ovseg.engine.run_data import RunData, load_held_out, load_run_data, load_tests
+from ovseg.engine.run_data import RunData, chosen_words, load_held_out, load_run_data, load_tests
 from ovseg.engine.trainer import Trainer, seed_everything
 from ovseg.engine.validation import describe_tests, validate
 from ovseg.errors import ConfigError
 from ovseg.system.device import resolve_device
 from ovseg.system.files import atomic_write, check_writable
 from ovseg.system.values import dump, plain
-from ovseg.vocabulary import Vocabulary
 from ovseg.zoo import Spec, build, require_weights
 
 RECORD = "training.json"
@@ -105,11 +104,12 @@ def evaluate(config: str, changes: dict[str, Any]) -> int:
     for line in (*lines, *seeded):
         log.info(line)
     run = _run_of(spec)
-    words = Vocabulary.parse(cfg.DATASETS.VOCABULARY) if cfg.DATASETS.VOCABULARY else None
     shares = [name for name in cfg.DATASETS.TEST if is_share(name)]
     tests = load_held_out(cfg, run) if shares else []
     trained = {one.image.hash for part in _trained_on(run) for one in part.images.values()}
-    tests += load_tests([name for name in cfg.DATASETS.TEST if name not in shares], words, trained, {"test": []})
+    tests += load_tests(
+        [name for name in cfg.DATASETS.TEST if name not in shares], chosen_words(cfg), trained, {"test": []}
+    )
     found = validate(_model(spec), tests)
     for name, outcome in found.items():
         log.info(outcome.line(name))

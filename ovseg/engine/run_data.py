@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg.data.contents import Contents
 from ovseg.data.dataset import Dataset
-from ovseg.data.registration import load_datasets, register_dataset
+from ovseg.data.registration import choose_classes, load_datasets, register_dataset
 from ovseg.engine.held_out import HeldOut, draw, is_share
 from ovseg.engine.pace import log
 from ovseg.engine.soundness import Examined, brief, dropped, examine
@@ -68,12 +68,12 @@ def load_run_data(cfg: CfgNode, kept: HeldOut | None, skip_broken: bool = False)
         InputError: Training images cannot be used, and `skip_broken` is not set; all of them are in the log.
         OvsegError: A data set cannot be used at all.
     """
-    names, words = cfg.DATASETS.TRAIN, _words(cfg)
+    names, words = cfg.DATASETS.TRAIN, chosen_words(cfg)
     shares = [name for name in cfg.DATASETS.TEST if is_share(name)]
     if len(shares) > 1:
         raise ConfigError(f"validation on {' and '.join(shares)} of the training images; expected one share")
-    own = [register_dataset(name) for name in names] if names and words else load_datasets(names)
-    pairs = [(one, one.with_classes(words) if words else one) for one in own]
+    own = [register_dataset(name) for name in names] if names and any(words) else load_datasets(names)
+    pairs = list(zip(own, choose_classes(own, *words), strict=True))
     examined = [examine(before) for before, _ in pairs]
     data = RunData(record={"train": [], "test": []})
     usable = _usable(examined, skip_broken)
@@ -98,13 +98,13 @@ def load_run_data(cfg: CfgNode, kept: HeldOut | None, skip_broken: bool = False)
 
 
 def load_tests(
-    names: Sequence[str], words: Vocabulary | None, trained: Collection[str], record: dict[str, Any]
+    names: Sequence[str], words: tuple[str, str], trained: Collection[str], record: dict[str, Any]
 ) -> list[TestSet]:
     """Read what is validated on; what of it cannot be used is said, and ends nothing.
 
     Args:
         names: Data sets.
-        words: In place of their classes; None for those.
+        words: Of `chosen_words`.
         trained: Hashes of the images that were trained on.
         record: Its ``test`` gets what is said.
 
@@ -114,7 +114,7 @@ def load_tests(
     found = []
     for name in names:
         before = register_dataset(name)
-        after = before.with_classes(words) if words else before
+        (after,) = choose_classes([before], *words)
         one = examine(before, judging=True)
         if one.problems:
             _say_problems(f"'{name}': {len(one.faults)} of its {len(after.records)} images cannot be validated on", one)
@@ -127,8 +127,9 @@ def load_tests(
     return found
 
 
-def _words(cfg: CfgNode) -> Vocabulary | None:
-    return Vocabulary.parse(cfg.DATASETS.VOCABULARY) if cfg.DATASETS.VOCABULARY else None
+def chosen_words(cfg: CfgNode) -> tuple[str, str]:
+    """Return the words in place of the classes of data, and other names for some; both empty for their own."""
+    return cfg.DATASETS.VOCABULARY, cfg.DATASETS.RENAME
 
 
 def _usable(examined: Sequence[Examined], skip_broken: bool) -> list[set[int]]:
@@ -206,10 +207,9 @@ def load_held_out(cfg: CfgNode, folder: Path) -> list[TestSet]:
             "a share of the training images is held out by a training; to evaluate on it give the folder of the run as "
             "--config-file, or evaluate on --val DIR"
         )
-    words, found = _words(cfg), []
+    found = []
     for name, images in kept.images.items():
-        dataset = register_dataset(name)
-        dataset = dataset.with_classes(words) if words else dataset
+        (dataset,) = choose_classes([register_dataset(name)], *chosen_words(cfg))
         chosen = set(images)
         records = [record for record in dataset.records if dataset.image_name(record) in chosen]
         found.append(TestSet(replace(dataset, records=records, problems=()), share=kept.share))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ovseg.data.images import output_stems
-from ovseg.errors import InputError
+from ovseg.errors import ConfigError, InputError
 from ovseg.result.formats import FORMATS, Format, list_formats
 from ovseg.result.parts import Result
 from ovseg.system.files import check_writable
-from ovseg.system.registry import build
+from ovseg.system.registry import build, find, options_of
 
 STANDARD = ("overlay", "labels", "report")
 """The formats of a run that names none; the report is written last, so that what it speaks of is there."""
@@ -34,7 +35,12 @@ def needs_of(formats: Sequence[str]) -> frozenset[str]:
     return frozenset(need for one in _formats(formats) for need in one.needs)
 
 
-def plan_files(images: Iterable[Path], folder: Path, formats: Sequence[str] = STANDARD) -> dict[str, Path]:
+def plan_files(
+    images: Iterable[Path],
+    folder: Path,
+    formats: Sequence[str] = STANDARD,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Path]:
     """Choose for each image the path of its results without their endings, and make sure that they may be written.
 
     Results of earlier runs are replaced. An image of this run and a JSON file that is no result never are.
@@ -43,15 +49,17 @@ def plan_files(images: Iterable[Path], folder: Path, formats: Sequence[str] = ST
         images: All images of the run.
         folder: Of the results; it is made.
         formats: Names of what will be written.
+        options: See `write_files`.
 
     Returns:
         ``str(image)`` -> ``folder/stem``; see `write_files`.
 
     Raises:
         UnknownNameError: There is no such format.
+        ConfigError: None of the formats has an option.
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
-    chosen = _formats(formats)
+    chosen = _formats(formats, options)
     images = list(images)
     stems = output_stems([path.name for path in images])
     bases = {str(path): folder / stem for path, stem in zip(images, stems, strict=True)}
@@ -64,31 +72,39 @@ def plan_files(images: Iterable[Path], folder: Path, formats: Sequence[str] = ST
     return bases
 
 
-def write_files(result: Result, base: Path, formats: Sequence[str] = STANDARD) -> dict[str, str]:
+def write_files(
+    result: Result, base: Path, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Write the files of one result, each complete or absent, in the order of the formats.
 
     Args:
         result: Of one image.
         base: Path without endings, from `plan_files`.
         formats: Names.
+        options: Values of options of the formats; each format takes those that it has.
 
     Returns:
         The path of each format by its name.
 
     Raises:
         UnknownNameError: There is no such format.
+        ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: A place cannot be written to, or the result has not what a format shows.
     """
     written = {}
-    for one in _formats(formats):
+    for one in _formats(formats, options):
         path = Path(f"{base}{one.ending}")
         one.save(result, path)
         written[one.name] = str(path)
     return written
 
 
-def _formats(names: Sequence[str]) -> list[Format]:
-    return [build(FORMATS, name) for name in names]
+def _formats(names: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Format]:
+    given = options or {}
+    known = {name: options_of(find(FORMATS, name)).keys() & given.keys() for name in names}
+    if unused := given.keys() - set().union(*known.values()):
+        raise ConfigError(f"option '{min(unused)}' changes none of the formats {', '.join(names)}; leave it out")
+    return [build(FORMATS, name, {key: given[key] for key in own}) for name, own in known.items()]
 
 
 def _check_replaceable(target: Path, inputs: set[str], mark: bytes) -> None:

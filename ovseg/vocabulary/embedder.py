@@ -12,7 +12,7 @@ from ovseg.errors import WeightsError
 from ovseg.vocabulary.autoclip import AutoClip
 from ovseg.vocabulary.cache import TextCache, text_space
 from ovseg.vocabulary.engineering import Recipe, plan, unit
-from ovseg.vocabulary.names import fold, shown
+from ovseg.vocabulary.names import fold, shown, spoken
 from ovseg.vocabulary.queries import Queries
 from ovseg.vocabulary.templates import TEMPLATES, fill, resolve_templates
 from ovseg.vocabulary.text_options import TextOptions
@@ -133,7 +133,7 @@ class TextEmbedder:
             embeddings=recipe.compose(rows, described),
             query_to_class=torch.tensor(recipe.query_to_class),
             texts=(*recipe.names, *recipe.subclasses, *recipe.extra),
-            notes=(*notes, *told),
+            notes=(*vocabulary.notes, *background.notes, *notes, *told),
             classifier=classifier,
         )
 
@@ -169,7 +169,7 @@ def words_of_no_class(vocabulary: Vocabulary, background: Background) -> tuple[l
     """Return the words that compete with the classes, and notes on them."""
     own = {fold(name) for name in vocabulary.queries}
     notes = []
-    extra = [word for word in background.words if fold(word) not in own]
+    extra = [spoken(word) for word in background.words if fold(word) not in own]
     if skipped := [word for word in background.words if fold(word) in own]:
         notes.append(f"background words that are classes here were left out: {', '.join(skipped)}")
     if len(vocabulary) == 1 and not extra:

@@ -15,7 +15,7 @@ from ovseg.data.images import read_image
 from ovseg.errors import InputError
 from ovseg.evaluation.reports.page import inline
 from ovseg.evaluation.runs.image_log import ImageRecord
-from ovseg.evaluation.runs.run import LABELS
+from ovseg.evaluation.runs.job import LABELS
 from ovseg.evaluation.runs.worker import nearest, read_truth
 from ovseg.result.formats.labels import read_label_png
 from ovseg.result.overlay import blend
@@ -35,12 +35,12 @@ def load(folder: Path, dataset: Dataset, record: ImageRecord) -> tuple[np.ndarra
     Raises:
         InputError: A file is missing or broken.
     """
-    entry = dataset.records[record.index] if record.index < len(dataset.records) else {"file_name": "nothing"}
-    if Path(entry["file_name"]).name != Path(record.name).name:
-        raise InputError(f"'{dataset.name}' has '{entry['file_name']}' in place of '{record.name}'; it has changed")
+    entry = dataset.records[record.index] if record.index < len(dataset.records) else None
+    if entry is None or dataset.image_name(entry) != record.name:
+        raise InputError(f"'{dataset.name}' has another image in place of '{record.name}'; it has changed")
     image = read_image(entry["file_name"])
     truth = read_truth(dataset, entry, image)[0].semantic()
-    labels = read_label_png(folder / LABELS / f"{Path(entry['file_name']).stem}.png")
+    labels = read_label_png(folder / LABELS / record.labels)
     height, width = image.pixels.shape[:2]
     shrink = min(1.0, MOST / max(height, width))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))

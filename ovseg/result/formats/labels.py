@@ -1,4 +1,4 @@
-"""The label map as a 16-bit PNG: value = class id, 65535 = no class."""
+"""The label map as a 16-bit PNG: value = position of the class, or on request its own id; 65535 = no class."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import numpy as np
 from ovseg.errors import InputError
 from ovseg.result.formats.base import Format
 from ovseg.result.parts import Result
+from ovseg.vocabulary import Vocabulary
 
 NO_CLASS = -1
 """Label of a pixel that belongs to no class."""
 
 PNG_NO_CLASS = 65535
 """How the 16-bit PNG writes `NO_CLASS`."""
+
+
+_OWN = ("values", "ids of the list")
+"""Text in a PNG whose values are no positions, so that nobody reads it as if they were."""
 
 
 class Labels(Format):
@@ -25,37 +30,75 @@ class Labels(Format):
     ending = ".labels.png"
     summary = "label map, 16 bit; value = position in the list from 0, 65535 = no class"
 
+    def __init__(self, *, own_ids: bool = False) -> None:
+        """Choose the values.
+
+        Args:
+            own_ids: Values are the ids that the user's list gives to classes, and not positions in it.
+        """
+        self.own_ids = own_ids
+
     def write(self, result: Result, path: Path) -> None:
         """Write a grey PNG of 16 bits.
 
         Raises:
-            InputError: There are more classes than it can count.
+            InputError: There are more classes, or larger ids, than it can count, or no ids.
         """
         from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
 
-        if len(result.classes) > PNG_NO_CLASS:
-            raise InputError(
-                f"got {len(result.classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz"
-            )
-        # -1 wraps around to 65535 by itself; said outright, the convention is seen.
-        values = np.where(result.labels == NO_CLASS, PNG_NO_CLASS, result.labels).astype(np.uint16)
-        Image.fromarray(values).save(path, format="PNG")
+        values = np.array([*label_values(result.classes, self.own_ids), PNG_NO_CLASS], np.uint16)
+        text = PngInfo()
+        if self.own_ids:
+            text.add_text(*_OWN)
+        Image.fromarray(values[result.labels]).save(path, format="PNG", pnginfo=text)  # the last is at NO_CLASS, -1
 
 
-def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read the labels back from a PNG that `Segmentation.save` wrote.
+def label_values(classes: Vocabulary, own_ids: bool) -> list[int]:
+    """Return the value of each class in a label map.
 
-    Returns:
-        ``(H, W)`` int32; class ids, -1 = no class.
+    Args:
+        classes: The vocabulary.
+        own_ids: See `Labels`.
 
     Raises:
-        InputError: The file is missing, damaged, or not a 16-bit grey PNG.
+        InputError: There are more classes, or larger ids, than a label map can count, or no ids.
+    """
+    if len(classes) > PNG_NO_CLASS:
+        raise InputError(f"got {len(classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz")
+    if not own_ids:
+        return list(range(len(classes)))
+    if classes.ids is None:
+        raise InputError(
+            "own ids were asked for and the list of classes gives none; leave --own-ids, or give ids as in "
+            "'7: sand, 3: sea'"
+        )
+    if (highest := max(classes.ids)) >= PNG_NO_CLASS:
+        name = classes.names[classes.ids.index(highest)]
+        raise InputError(
+            f"the class {name!r} has the id {highest}; a label PNG holds ids up to {PNG_NO_CLASS - 1}: leave --own-ids"
+        )
+    return classes.ids
+
+
+def read_label_png(path: str | os.PathLike[str], own_ids: bool = False) -> np.ndarray:
+    """Read the labels back from a PNG that `Segmentation.save` wrote.
+
+    Args:
+        path: Of the file.
+        own_ids: Whether its values may be ids of the user's list, which are then returned as they are.
+
+    Returns:
+        ``(H, W)`` int32; positions of classes, -1 = no class.
+
+    Raises:
+        InputError: The file is missing, damaged, not a 16-bit grey PNG, or holds other ids than are expected.
     """
     from PIL import Image
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            mode = image.mode
+            mode, text = image.mode, dict(image.info)
             values = np.asarray(image)
     except FileNotFoundError as error:
         raise InputError(f"label file '{path}' not found; expected a file of save('x.png')") from error
@@ -63,6 +106,10 @@ def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:
         raise InputError(f"label file '{path}' is damaged or no PNG; expected a file of save('x.png')") from error
     if not mode.startswith("I"):
         raise InputError(f"label file '{path}' has mode {mode}; expected 16-bit grey, a file of save('x.png')")
+    if text.get(_OWN[0]) == _OWN[1] and not own_ids:
+        raise InputError(
+            f"label file '{path}' holds the ids of a list (--own-ids), not positions; write it without, or as .npz"
+        )
     labels = values.astype(np.int32)  # before the next line: in 16 bits -1 would be 65535 again
     labels[labels == PNG_NO_CLASS] = NO_CLASS
     return labels
