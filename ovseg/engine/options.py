@@ -42,8 +42,9 @@ def training_spec(config: str, changes: dict[str, Any], evaluating: bool = False
     """Resolve a recipe with what the user changes in it.
 
     Where data are replaced, what the recipe says for its own goes with them: the words in place of the classes
-    (``DATASETS.VOCABULARY``, ``DATASETS.RENAME``) and the test sets. The words that a head was trained on (``TRAINED_VOCABULARY``,
-    ``MODEL.TEXT.VOCABULARY``) are those of this training. What the user gives counts in any case.
+    (``DATASETS.VOCABULARY``, ``DATASETS.RENAME``) and the test sets. The words that a head was trained on
+    (``TRAINED_VOCABULARY``, ``MODEL.TEXT.VOCABULARY``) are those of this training. What the user gives counts
+    in any case.
 
     Args:
         config: A YAML file, a shipped one, or the name of a model.
