@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from ovseg.data.dataset import (
     PANOPTIC,
     PROMPTS,
     SEMANTIC,
+    VOID,
     Dataset,
     Segments,
     panoptic_faults,
@@ -34,6 +37,7 @@ class Report:
         dataset: That was read.
         problems: Faults, one line each.
         hints: Doubts, one line each.
+        broken: Those of the problems that are of the data set as a whole: no image of it can be meant.
         images: How many images were read without a problem.
         in_images: (K,) int64, in how many of them each class occurs.
         pixels: (K,) int64, pixels of each class.
@@ -46,6 +50,7 @@ class Report:
     dataset: Dataset
     problems: list[str]
     hints: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
     images: int = 0
     in_images: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -70,6 +75,58 @@ class Report:
         return {"problems": kinds(self.problems), "hints": kinds(self.hints)}
 
 
+class Seen(NamedTuple):
+    """What one image and its masks show, whatever words stand in the place of the classes of its files.
+
+    Attributes:
+        areas: Pairs of a class of the files (`VOID` for none) and its pixels; empty where they cannot be read.
+        values: Of its label image; empty without one.
+        bits: Of a pixel of that; 0 without one.
+        digest: Of all its pixels; empty without one.
+        faults: What is wrong with it, one line each.
+    """
+
+    areas: Sequence[Sequence[int]] = ()
+    values: Sequence[int] = ()
+    bits: int = 0
+    digest: str = ""
+    faults: Sequence[str] = ()
+
+
+def read_masks(dataset: Dataset, record: dict[str, Any]) -> Segments:
+    """Read an image, and its masks at the size of it.
+
+    Raises:
+        InputError: Either is missing or broken, or they are of different sizes.
+    """
+    height, width = read_image(record["file_name"]).pixels.shape[:2]
+    return dataset.read_segments(record, (height, width))
+
+
+def see(
+    dataset: Dataset, record: dict[str, Any], read: Callable[[Dataset, dict[str, Any]], Segments] = read_masks
+) -> Seen:
+    """Look at one image and its masks.
+
+    Args:
+        dataset: Of the record.
+        record: Of the image.
+        read: Reads the masks.
+    """
+    filed = replace(dataset, classes=dataset.file_classes, remap=np.arange(len(dataset.remap), dtype=np.int32))
+    values, bits, digest, faults = np.zeros(0, np.int64), 0, "", list[str]()
+    try:
+        if dataset.kind == SEMANTIC:
+            labels, bits = read_label_image(record["sem_seg_file_name"])
+            values, digest = np.unique(labels), hashlib.sha256(labels.tobytes()).hexdigest()[:16]
+        elif dataset.kind == PANOPTIC:
+            faults = panoptic_faults(record)
+        found, pixels = np.unique(read(filed, record).semantic(), return_counts=True)
+    except InputError as error:
+        return Seen((), values.tolist(), bits, digest, [*faults, str(error)])
+    return Seen(np.stack([found, pixels], 1).tolist(), values.tolist(), bits, digest, faults)
+
+
 def check_dataset(dataset: Dataset, limit: int | None = None) -> Report:
     """Read the images and masks of a data set and collect what is wrong.
 
@@ -77,42 +134,40 @@ def check_dataset(dataset: Dataset, limit: int | None = None) -> Report:
         dataset: To be read.
         limit: Read only so many, evenly spread; None reads all.
     """
+    places = spread(len(dataset.records), limit)
+    twins = same_files({dataset.records[place]["file_name"]: None for place in places})
+    return judge(dataset, {place: see(dataset, dataset.records[place]) for place in places}, twins)
+
+
+def judge(dataset: Dataset, seen: Mapping[int, Seen], twins: Iterable[Sequence[str]]) -> Report:
+    """Collect what is wrong with a data set from what its images show.
+
+    Args:
+        dataset: With the classes that count.
+        seen: By the places of their records; where it is not all of them, others may have what these lack.
+        twins: Groups of images that hold the same bytes.
+    """
     count = len(dataset.classes)
     report = Report(dataset, list(dataset.problems))
     report.in_images, report.pixels = np.zeros(count, np.int64), np.zeros(count, np.int64)
     report.dropped = np.zeros(len(dataset.remap), np.int64)
-    places = spread(len(dataset.records), limit)
-    labels = {_check_image(report, index) for index in places} - {""}
+    for place, one in seen.items():
+        _add(report, dataset.records[place], one)
     if dataset.kind == SEMANTIC:
-        report.problems[:0] = label_faults(dataset, report.values)
+        report.broken += label_faults(dataset, report.values)
         report.hints += label_hints(dataset, report.values)
     if report.images:
-        whole = len(places) == len(dataset.records)  # others may have what these lack
-        (report.problems if whole else report.hints).extend(area_faults(dataset, report.pixels))
+        whole = len(seen) == len(dataset.records)
+        (report.broken if whole else report.hints).extend(area_faults(dataset, report.pixels))
         lost = int(report.dropped.sum())
         report.hints += area_hints(dataset, report.in_images, report.void - lost, report.total, report.images)
+    report.problems[:0] = report.broken
+    labels = {one.digest for one in seen.values()} - {""}
     if len(labels) == 1 and report.images > 2:
         report.hints.append(f"all {report.images} label images are equal; are they those of these images?")
-    for twins in same_files({dataset.records[index]["file_name"]: None for index in places}):
-        named = ", ".join(f"'{name}'" for name in twins)
-        report.hints.append(f"{len(twins)} images hold the same bytes: {named}")
-    return report
-
-
-def require_sound(dataset: Dataset, limit: int) -> Report:
-    """Refuse to train on a data set with problems; all pairs of files are looked at, and some of their contents.
-
-    Returns:
-        What was found; its `notes` and `hints` are for the log.
-
-    Raises:
-        InputError: There is a problem; the first one is in the message.
-    """
-    report = Report(dataset, list(dataset.problems)) if dataset.problems else check_dataset(dataset, limit)
-    if report.problems:
-        rest = len(report.problems) - 1
-        more = f" (and {rest} more; see `ovseg datasets check {dataset.name}`)" if rest else ""
-        raise InputError(f"{report.problems[0]}{more}")
+    for group in twins:
+        named = ", ".join(f"'{name}'" for name in group)
+        report.hints.append(f"{len(group)} images hold the same bytes: {named}")
     return report
 
 
@@ -123,35 +178,25 @@ def spread(total: int, limit: int | None) -> list[int]:
     return [int(i) for i in np.linspace(0, total - 1, limit)]
 
 
-def _check_image(report: Report, index: int) -> str:
-    """Read an image and its masks into a report; returns a digest of its label image, if it has one of its own."""
-    dataset, record = report.dataset, report.dataset.records[index]
-    digest = ""
-    try:
-        size = read_image(record["file_name"]).pixels.shape[:2]
-        if dataset.kind == SEMANTIC:
-            values, bits = read_label_image(record["sem_seg_file_name"])
-            report.depths[bits] += 1
-            report.values.add(dataset, values)
-            digest = hashlib.sha256(values.tobytes()).hexdigest()
-        if dataset.kind == PANOPTIC:
-            report.problems += panoptic_faults(record)
-        segments = dataset.read_segments(record, size)
-    except InputError as error:
-        if str(error) not in report.problems:
-            report.problems.append(str(error))
-        return digest
-    _count(report, segments)
-    if dataset.kind != PROMPTS and not segments.dropped.any() and not (segments.ids >= 0).any():
-        report.hints.append(f"image '{record['file_name']}' has no pixel with a class")
-    return digest
-
-
-def _count(report: Report, segments: Segments) -> None:
-    areas = np.bincount((segments.semantic() + 1).ravel(), minlength=len(report.dataset.classes) + 1)
+def _add(report: Report, record: dict[str, Any], seen: Seen) -> None:
+    """Add what an image shows to a report."""
+    dataset = report.dataset
+    report.problems += [line for line in seen.faults if line not in report.problems]
+    if seen.values:
+        report.depths[seen.bits] += 1
+        report.values.add(dataset, np.array(seen.values))
+    if not seen.areas:
+        return
     report.images += 1
-    report.void += int(areas[0])
-    report.pixels += areas[1:]
-    report.in_images += areas[1:] > 0
-    if len(segments.dropped):
-        report.dropped += segments.dropped
+    shown = set()
+    for value, pixels in seen.areas:
+        place = int(dataset.remap[value]) if value >= 0 else VOID
+        if place >= 0:
+            report.pixels[place] += pixels
+            shown.add(place)
+        else:
+            report.void += pixels
+            report.dropped[value] += pixels if value >= 0 else 0
+    report.in_images[list(shown)] += 1
+    if dataset.kind != PROMPTS and all(value < 0 for value, _ in seen.areas):
+        report.hints.append(f"image '{record['file_name']}' has no pixel with a class")

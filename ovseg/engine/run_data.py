@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg.data.contents import Contents
 from ovseg.data.dataset import Dataset
+from ovseg.data.findings import brief
 from ovseg.data.registration import choose_classes, load_datasets, register_dataset
 from ovseg.engine.held_out import HeldOut, draw, is_share
 from ovseg.engine.pace import log
-from ovseg.engine.soundness import Examined, brief, dropped, examine
+from ovseg.engine.soundness import Examined, examine
 from ovseg.errors import ConfigError, InputError
 from ovseg.vocabulary import Vocabulary
 
@@ -73,24 +74,23 @@ def load_run_data(cfg: CfgNode, kept: HeldOut | None, skip_broken: bool = False)
     if len(shares) > 1:
         raise ConfigError(f"validation on {' and '.join(shares)} of the training images; expected one share")
     own = [register_dataset(name) for name in names] if names and any(words) else load_datasets(names)
-    pairs = list(zip(own, choose_classes(own, *words), strict=True))
-    examined = [examine(before) for before, _ in pairs]
+    examined = [examine(dataset) for dataset in choose_classes(own, *words)]
     data = RunData(record={"train": [], "test": []})
     usable = _usable(examined, skip_broken)
     if shares:
         data.held_out = _hold_out(examined, usable, shares[0], cfg.SEED, kept)
     trained: set[str] = set()
-    for (before, after), one, places in zip(pairs, examined, usable, strict=True):
-        out = set(data.held_out.images[before.name]) if data.held_out else set()
+    for one, places in zip(examined, usable, strict=True):
+        out = set(data.held_out.images[one.dataset.name]) if data.held_out else set()
         parts: dict[bool, list[int]] = {True: [], False: []}
         for place, name in enumerate(one.contents.images):
             if place in places:
                 parts[name in out].append(place)
-        _add_training(data, before, after, one, parts[False])
+        _add_training(data, one, parts[False])
         trained |= {one.hashes[place] for place in parts[False]}
         if out:
-            held = replace(after, records=[after.records[place] for place in parts[True]], problems=())
-            data.tests.append(TestSet(held, share=shares[0]))
+            held, _ = one.part(parts[True])
+            data.tests.append(TestSet(replace(held, problems=()), share=shares[0]))
     data.tests += load_tests([name for name in cfg.DATASETS.TEST if name not in shares], words, trained, data.record)
     for test in data.tests:
         _compare_classes(data.train[0].classes, test.dataset)
@@ -113,16 +113,15 @@ def load_tests(
     """
     found = []
     for name in names:
-        before = register_dataset(name)
-        (after,) = choose_classes([before], *words)
-        one = examine(before, judging=True)
-        if one.problems:
-            _say_problems(f"'{name}': {len(one.faults)} of its {len(after.records)} images cannot be validated on", one)
-        lines = [f"'{name}': {note}" for note in after.notes] + list(filter(None, [dropped(before, after, one.areas)]))
+        (dataset,) = choose_classes([register_dataset(name)], *words)
+        one = examine(dataset, judging=True)
+        if len(one.faults) == len(dataset.records):
+            first = next(iter(one.report.problems), "it lists none")
+            raise InputError(f"'{name}' has no image that can be validated on ({first}); see `ovseg datasets check`")
+        _say_problems(one, "validated on")
         shared = sum(value in trained for place, value in enumerate(one.hashes) if place not in one.faults and value)
-        found.append(TestSet(after, shared))
-        _say(lines)
-        entry = {"name": name, "images": len(after.records), "notes": lines, "problems": one.problems}
+        found.append(TestSet(dataset, shared))
+        entry = {"name": name, "images": len(dataset.records), "problems": one.report.problems, **_tell(one)}
         record["test"].append({**entry, "trained_on": shared})
     return found
 
@@ -134,21 +133,27 @@ def chosen_words(cfg: CfgNode) -> tuple[str, str]:
 
 def _usable(examined: Sequence[Examined], skip_broken: bool) -> list[set[int]]:
     """Return the places of images that can be trained on; the others are named."""
-    problems: list[str] = []
+    problems = [line for one in examined for line in one.report.problems]
     for one in examined:
-        if one.problems:
-            problems += one.problems
-            count = f"{len(one.faults)} of its {len(one.dataset.records)} images cannot be used"
-            _say_problems(f"'{one.dataset.name}': {count}", one)
+        _say_problems(one, "used")
     if problems and not skip_broken:
         more = f" (and {len(problems) - 1} more, see above)" if problems[1:] else ""
         raise InputError(f"{problems[0]}{more}; mend it, or leave out what cannot be used by --skip-broken")
     return [set(range(len(one.dataset.records))) - one.faults.keys() for one in examined]
 
 
-def _say_problems(count: str, one: Examined) -> None:
-    _say([f"{count} (`ovseg datasets check {one.dataset.name}` lists all):"])
-    _say([f"  {line}" for line in brief(one.problems)])
+def _say_problems(one: Examined, use: str) -> None:
+    if one.report.problems:
+        name, count = one.dataset.name, f"{len(one.faults)} of its {len(one.dataset.records)} images cannot be {use}"
+        _say([f"'{name}': {count} (`ovseg datasets check {name}` lists all):"])
+        _say([f"  {line}" for line in brief(one.report.problems)])
+
+
+def _tell(one: Examined) -> dict[str, Any]:
+    """Say what became of the classes, what was noted, and what may be wrong; returns it for the record of the run."""
+    notes, hints = one.report.notes, one.report.hints
+    _say([f"'{one.dataset.name}': {line}" for line in (*notes, *(f"hint: {hint}" for hint in brief(hints)))])
+    return {"notes": notes, "hints": hints}
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -171,19 +176,16 @@ def _hold_out(
     return HeldOut(share, seed, images)
 
 
-def _add_training(data: RunData, before: Dataset, after: Dataset, one: Examined, places: list[int]) -> None:
+def _add_training(data: RunData, one: Examined, places: list[int]) -> None:
     """Add a data set of which these images are trained on."""
+    name = one.dataset.name
     if not places:
-        raise InputError(f"'{before.name}' has no image that can be trained on; `ovseg datasets check {before.name}`")
-    part, contents = Examined(after, one.contents, {}, one.areas).part(places)
-    lines = [f"'{before.name}': {note}" for note in after.notes] + list(
-        filter(None, [dropped(before, after, one.areas)])
-    )
-    _say(lines)
+        raise InputError(f"'{name}' has no image that can be trained on; `ovseg datasets check {name}`")
+    part, contents = one.part(places)
     data.train.append(part)
-    data.contents.append(replace(contents, classes=after.classes))
-    entry = {"name": before.name, "images": len(places), "classes": after.classes.names, "notes": lines}
-    data.record["train"].append({**entry, "left_out": one.problems})
+    data.contents.append(contents)
+    entry = {"name": name, "images": len(places), "classes": part.classes.names, "left_out": one.report.problems}
+    data.record["train"].append({**entry, **_tell(one)})
 
 
 def _compare_classes(learnt: Vocabulary, test: Dataset) -> None:

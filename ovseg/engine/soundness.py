@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.utils import comm
 
+from ovseg.data.checking import Report, Seen, judge, read_masks, see
 from ovseg.data.contents import Contents, ImageContents, contents_of, read_contents, write_contents
-from ovseg.data.dataset import Dataset
-from ovseg.data.images import read_image
-from ovseg.engine.pace import Pace
+from ovseg.data.dataset import Dataset, Segments
+from ovseg.engine.pace import Pace, log
 from ovseg.errors import EnvironmentProblem, InputError
 from ovseg.evaluation.runs.measures import TASKS
 from ovseg.evaluation.runs.worker import look
@@ -31,9 +29,7 @@ from ovseg.system.cache_dir import cache_dir
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump, short_hash
 
-FORMAT = 1
-NAMED = 10
-"""So many problems of a kind are named; the others are counted."""
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +40,13 @@ class Examined:
         dataset: With all its records.
         contents: Its files by content, in the order of the records.
         faults: Why an image cannot be used, by its place.
-        areas: (K + 1,) int64, pixels of each class of the files, and last those of none; of images that can be used.
+        report: All that `ovseg datasets check` says of it.
     """
 
     dataset: Dataset
     contents: Contents
     faults: dict[int, str]
-    areas: np.ndarray
-
-    @property
-    def problems(self) -> list[str]:
-        """All that is wrong, one line each: files without a partner, then images that cannot be used."""
-        return list(dict.fromkeys((*self.dataset.problems, *self.faults.values())))
+    report: Report
 
     @property
     def hashes(self) -> list[str]:
@@ -77,56 +68,53 @@ def examine(dataset: Dataset, judging: bool = False) -> Examined:
     Args:
         dataset: To be read.
         judging: It is for evaluation, where label images may have another size than their image.
+
+    Raises:
+        InputError: No image of it can be meant: its labels have another scale, or show none of its classes.
     """
+    log.info(f"looking at '{dataset.name}': {len(dataset.records)} images")
     store = _Store(dataset, judging)
     contents = contents_of(dataset, store.contents(), Pace(f"files of '{dataset.name}'"))
     keys = [store.key(name, one) for name, one in contents.images.items()]
-    known = comm.all_gather(store.areas() if comm.is_main_process() else {})[0]  # one view of what is to be read
+    known = comm.all_gather(store.seen() if comm.is_main_process() else {})[0]  # one view of what is to be read
     missing = [place for place, key in enumerate(keys) if key not in known]
     own = missing[comm.get_rank() :: comm.get_world_size()]
     every = comm.all_gather(_read(dataset, own, judging))
-    found = {place: result for part in every for place, result in part.items()}
-    faults = {place: result for place, result in sorted(found.items()) if isinstance(result, str)}
-    for place, result in found.items():
-        if not isinstance(result, str):
-            known[keys[place]] = result
+    found = {place: seen for part in every for place, seen in part.items()}
+    found |= {place: Seen(*known[key]) for place, key in enumerate(keys) if place not in found}
+    sound = {keys[place]: seen for place, seen in found.items() if not seen.faults}
     if missing and comm.is_main_process():
-        store.write(contents, {key: known[key] for key in keys if key in known})
-    areas = np.zeros(len(dataset.remap) + 1, np.int64)
-    for place, key in enumerate(keys):
-        for value, pixels in () if place in faults else known[key]:
-            areas[value] += pixels  # VOID is the last one
-    return Examined(dataset, contents, faults, areas)
+        store.write(contents, sound)
+    faults = {place: seen.faults[-1] for place, seen in sorted(found.items()) if seen.faults}
+    report = judge(dataset, dict(sorted(found.items())), _twins(dataset, contents))
+    if report.broken:
+        raise InputError(f"'{dataset.name}': {report.broken[0]}")
+    return Examined(dataset, contents, faults, report)
 
 
-Areas = list[list[int]]
-"""Pairs of a class of the files (`VOID` for none) and its pixels."""
-
-
-def _read(dataset: Dataset, places: Sequence[int], judging: bool) -> dict[int, Areas | str]:
-    """Return for some images the areas of their classes, or why they cannot be used."""
-    raw = replace(dataset, remap=np.arange(len(dataset.remap), dtype=np.int32))  # as the files have them
+def _read(dataset: Dataset, places: Sequence[int], judging: bool) -> dict[int, Seen]:
+    """Return what some images show."""
     pace, found = Pace(f"reading '{dataset.name}'"), {}
     threads = max(1, (os.cpu_count() or 1) // comm.get_local_size())
+    read = _read_judging if judging else read_masks
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda place: _read_one(raw, raw.records[place], judging), places)
-        for done, (place, result) in enumerate(zip(places, results, strict=True), start=1):
-            found[place] = result
+        results = pool.map(lambda place: see(dataset, dataset.records[place], read), places)
+        for done, (place, seen) in enumerate(zip(places, results, strict=True), start=1):
+            found[place] = seen
             pace(done, len(places))
     return found
 
 
-def _read_one(raw: Dataset, record: dict[str, Any], judging: bool) -> Areas | str:
-    try:
-        if judging:
-            truth = look(raw, record, TASKS[raw.kind]).truth
-        else:
-            height, width = read_image(record["file_name"]).pixels.shape[:2]
-            truth = raw.read_segments(record, (height, width))
-    except InputError as error:
-        return str(error)
-    values, pixels = np.unique(truth.semantic(), return_counts=True)
-    return [[int(value), int(count)] for value, count in zip(values, pixels, strict=True)]
+def _read_judging(dataset: Dataset, record: dict[str, Any]) -> Segments:
+    return look(dataset, record, TASKS[dataset.kind]).truth
+
+
+def _twins(dataset: Dataset, contents: Contents) -> list[list[str]]:
+    """Return groups of image files that hold the same bytes."""
+    groups = defaultdict[str, dict[str, None]](dict)
+    for record, one in zip(dataset.records, contents.images.values(), strict=True):
+        groups[one.image.hash][record["file_name"]] = None  # several records may share a file
+    return [list(group) for key, group in groups.items() if key and len(group) > 1]
 
 
 class _Store:
@@ -159,16 +147,16 @@ class _Store:
         except (InputError, IndexError):  # there is nothing yet, or of another version
             return None
 
-    def areas(self) -> dict[str, Areas]:
-        """Return the areas of the images that could be used."""
+    def seen(self) -> dict[str, Seen]:
+        """Return what the sound images show."""
         try:
             text = self.path.with_suffix(".json").read_text(encoding="utf-8") if self.path else "{}"
-            found: dict[str, Areas] = json.loads(text)
+            found: dict[str, Seen] = json.loads(text)
         except (OSError, ValueError):
             return {}
         return found
 
-    def write(self, contents: Contents, areas: dict[str, Areas]) -> None:
+    def write(self, contents: Contents, seen: dict[str, Seen]) -> None:
         """Remember; where that is not possible the next start reads all images again."""
         if self.path is None:
             return
@@ -176,48 +164,6 @@ class _Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_contents(self.path.with_suffix(".files"), [contents])
             with atomic_write(self.path.with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps(areas), encoding="utf-8")
+                temporary.write_text(json.dumps(seen), encoding="utf-8")
         except (OSError, InputError) as error:
             warnings.warn(f"{error}; all images are read at the next start, too", RuntimeWarning, stacklevel=2)
-
-
-def brief(problems: Sequence[str]) -> list[str]:
-    """Return problems with at most `NAMED` of a kind, and how many more there are of it."""
-    seen, lines = Counter[str](), []
-    for problem in problems:
-        kind = _kind(problem)
-        seen[kind] += 1
-        if seen[kind] <= NAMED:
-            lines.append(problem)
-    return lines + [f"... and {count - NAMED} more like: {kind}" for kind, count in seen.items() if count > NAMED]
-
-
-def _kind(problem: str) -> str:
-    return re.sub(r"\d+", "N", re.sub(r"'[^']*'", "'...'", problem))
-
-
-def dropped(before: Dataset, after: Dataset, areas: np.ndarray) -> str:
-    """Say which classes other words have left out, with their shares of the labelled pixels; empty if there are none.
-
-    Args:
-        before: The data set with its own classes.
-        after: The same with others.
-        areas: Of `Examined`.
-    """
-    lost = (before.remap >= 0) & (after.remap < 0)
-    pixels = np.bincount(before.remap[lost], areas[:-1][lost], minlength=len(before.classes))
-    whole = areas[:-1][before.remap >= 0].sum()
-    if not lost.any():
-        return ""
-    gone = np.unique(before.remap[lost])
-    order = sorted(gone, key=lambda place: (-pixels[place], place))
-    named = [f"{before.classes.names[place]} {_percent(pixels[place], whole)}" for place in order[:NAMED]]
-    more = f" and {len(order) - NAMED} more" if len(order) > NAMED else ""
-    return (
-        f"'{after.name}': {len(gone)} of its {len(before.classes)} classes are not among the {len(after.classes)} "
-        f"words; {_percent(pixels.sum(), whole)} of the labelled pixels become void: {', '.join(named)}{more}"
-    )
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / max(whole, 1):.2f} %"

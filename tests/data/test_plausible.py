@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ovseg.data.checking import check_dataset, require_sound
+from ovseg.data.checking import check_dataset
 from ovseg.data.own_data import read_folder
 from ovseg.data.plausible import LabelValues, label_faults, label_hints, require_plausible, same_files
 from ovseg.errors import InputError
@@ -89,8 +89,6 @@ def test_a_fault_of_all_labels_comes_first_and_stops_training_and_evaluation(own
     report = check_dataset(dataset)
     assert report.problems[0].startswith("labels hold the values 0, 100, 255, multiples of 100")
     assert len(report.problems) == 13 and sorted(report.kinds["problems"].values()) == [1, 12]
-    with pytest.raises(InputError, match="multiples of 100"):
-        require_sound(dataset, 3)
     with pytest.raises(InputError, match="multiples of 100"):
         require_plausible(dataset)
 

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ovseg.data.checking import check_dataset
 from ovseg.data.registration import read_dataset
 from ovseg.engine import soundness
 from ovseg.engine.held_out import HeldOut, draw, is_share
-from ovseg.engine.soundness import brief, dropped, examine
+from ovseg.engine.soundness import examine
 from ovseg.errors import ConfigError, InputError
 from tests.engine.conftest import curve
 
@@ -38,8 +39,8 @@ def test_every_image_is_read_before_the_first_step(own_data: Path) -> None:
     found = examine(read_dataset(str(own_data)))
     assert list(found.faults) == [98] and "98.png' holds the value 9" in found.faults[98]
     truth = np.concatenate([np.asarray(Image.open(p)).ravel() for p in sorted((own_data / "labels").iterdir())])
-    truth = truth[truth != 9]
-    assert found.areas.tolist() == [(truth == value).sum() for value in (0, 1, 255)]
+    areas = [(truth[truth != 9] == value).sum() for value in (0, 1, 255)]
+    assert [*found.report.pixels, found.report.void] == areas
 
 
 def test_what_was_read_is_not_read_again(own_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,19 +48,18 @@ def test_what_was_read_is_not_read_again(own_data: Path, monkeypatch: pytest.Mon
     break_labels(own_data, range(3, 4))
     first = examine(read_dataset(str(own_data)))
     read = []
-    real = soundness._read_one
-    monkeypatch.setattr(
-        soundness, "_read_one", lambda raw, record, judging: read.append(record) or real(raw, record, judging)
-    )
+    real = soundness.see
+    monkeypatch.setattr(soundness, "see", lambda data, record, how: read.append(record) or real(data, record, how))
     second = examine(read_dataset(str(own_data)))
     assert [Path(one["file_name"]).name for one in read] == ["03.jpg"]
-    assert second.faults == first.faults and np.array_equal(second.areas, first.areas)
+    assert second.faults == first.faults and np.array_equal(second.report.pixels, first.report.pixels)
+    assert second.report.hints == first.report.hints and second.report.problems == first.report.problems
     (own_data / "classes.txt").write_text("blix\nglorp\n")  # other names, the same files
     Image.new("L", (48, 40), 1).save(own_data / "labels/05.png")
     read.clear()
     third = examine(read_dataset(str(own_data)))
     assert [Path(one["file_name"]).name for one in read] == ["03.jpg", "05.jpg"]
-    assert third.areas.sum() == first.areas.sum() and third.areas[1] > first.areas[1]
+    assert third.report.total == first.report.total and third.report.pixels[1] > first.report.pixels[1]
 
 
 def test_unusable_images_are_named_and_left_out_on_request(train: Train, own_data: Path, tmp_path: Path) -> None:
@@ -77,26 +77,84 @@ def test_unusable_images_are_named_and_left_out_on_request(train: Train, own_dat
     record = json.loads((folder / "training.json").read_text())["data"]["train"][0]
     assert record["images"] == 9 and len(record["left_out"]) == 3
     with pytest.raises(InputError, match="has no image that can be trained on"):
-        break_labels(own_data, range(12))
+        for image in (own_data / "images").iterdir():
+            image.write_bytes(b"no picture")
         train("none", skip_broken=True)
 
 
-def test_many_problems_of_a_kind_are_counted() -> None:
-    problems = [f"label '{n}.png' holds the value {n}" for n in range(25)] + ["image 'x' has no label"]
-    lines = brief(problems)
-    assert lines[:10] == problems[:10] and lines[10] == problems[25]
-    assert lines[11:] == ["... and 15 more like: label '...' holds the value N"]
+def times_100(folder: Path) -> None:
+    for path in (folder / "labels").iterdir():
+        Image.fromarray(np.minimum(np.asarray(Image.open(path)), 2) * 100).save(path)
+    (folder / "classes.txt").write_text("glorp\nblix\nvoid\n")
+
+
+def white_masks(folder: Path) -> None:
+    for path in (folder / "labels").iterdir():
+        Image.fromarray(np.where(np.asarray(Image.open(path)) == 1, 255, 0).astype(np.uint8)).save(path)
+
+
+def only_void(folder: Path) -> None:
+    for path in (folder / "labels").iterdir():
+        Image.new("L", (48, 40), 255).save(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (times_100, "labels hold the values 0, 100, 200, multiples of 100, but class ids are 0 to 2; divide"),
+        (white_masks, "all of 'blix' would be void; class ids are 0 to 1, save 1 in place of 255"),
+        (only_void, "no pixel of any image has a class; expected some of glorp, blix"),
+    ],
+)
+def test_labels_that_cannot_be_meant(
+    train: Train, own_data: Path, tmp_path: Path, spoil: Callable[[Path], None], line: str
+) -> None:
+    """Nothing is trained on them, nor validated: the line is that of the check, and leaving out does not help."""
+    other = tmp_path / "other"
+    shutil.copytree(own_data, other)
+    spoil(other)
+    assert check_dataset(read_dataset(str(other))).problems[0].find(line) >= 0
+    for key in ("TRAIN", "TEST"):
+        with pytest.raises(InputError, match=re.escape(line)):
+            train(changes={"DATASETS": {key: (str(other),)}}, skip_broken=True)
+    assert not (tmp_path / "run/last.pt").exists()
+
+
+def test_a_segment_that_shows_nothing(train: Train, panoptic_data: Path) -> None:
+    """The check calls it a problem: so does a training, and leaves out the image on request."""
+    data = json.loads((panoptic_data / "panoptic.json").read_text())
+    data["annotations"][4]["segments_info"].append({"id": 7, "category_id": 1, "iscrowd": 0})
+    (panoptic_data / "panoptic.json").write_text(json.dumps(data))
+    (problem,) = check_dataset(read_dataset(str(panoptic_data))).problems
+    with pytest.raises(InputError, match=re.escape(problem)):
+        train("refused")
+    log = (train(skip_broken=True) / "log.txt").read_text()
+    assert "has no pixel of segment 7" in log and "data: 11 images" in log
+
+
+def test_hints_and_notes_are_said_and_kept(train: Train, own_data: Path) -> None:
+    """Of what is trained on and of what is validated on; at most ten lines of a kind in the log."""
+    for number in range(11):
+        Image.new("L", (48, 40), 255).save(own_data / "labels" / f"{number:02d}.png")
+    (own_data / "classes.txt").write_text("glorp\nblix\nsnark\n")
+    words = {"DATASETS": {"VOCABULARY": "glorp, blix, snark, mumph", "TEST": (str(own_data),)}}
+    folder = train(changes=words)
+    log = (folder / "log.txt").read_text()
+    record = json.loads((folder / "training.json").read_text())["data"]
+    assert log.count("has no pixel with a class") == 20 and log.count("hint: and 1 more of this kind") == 2
+    assert log.count("hint: 1 class occurs in none of the 12 images: snark") == 2
+    for part in ("train", "test"):
+        assert any("mumph" in note for note in record[part][0]["notes"])
+        assert sum("has no pixel with a class" in hint for hint in record[part][0]["hints"]) == 11
 
 
 def test_classes_that_words_leave_out(own_data: Path, train: Train) -> None:
     folder = train(changes={"DATASETS": {"VOCABULARY": "glorp, mumph, quark"}})
     truth = np.concatenate([np.asarray(Image.open(p)).ravel() for p in (own_data / "labels").iterdir()])
-    share = 100 * (truth == 1).sum() / (truth < 255).sum()
-    line = f"1 of its 2 classes are not among the 3 words; {share:.2f} % of the labelled pixels become void: blix"
+    line = f"dropped 1 class (blix): {100 * (truth == 1).mean():.1f} % of the pixels"
     for text in ((folder / "log.txt").read_text(), (folder / "training.json").read_text()):
         assert line in text
-    before = read_dataset(str(own_data))
-    assert dropped(before, before, examine(before).areas) == ""
+    assert "dropped" not in (train("own") / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["0%", "100%", "250%", "-5%"])
