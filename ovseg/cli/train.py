@@ -30,12 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg train``."""
     add = parser.add_argument
     add("--config-file", required=True, metavar="CONFIG", help="a YAML file, a shipped one, or a model to go on from")
-    add("--data", metavar="DIR", help="folder or name to train on, with its own classes: DATASETS.TRAIN")
+    add(
+        "--data",
+        action="append",
+        metavar="DIR",
+        help="folder or name to train on, with its own classes: DATASETS.TRAIN; several by as many flags",
+    )
     add(
         "--val",
+        action="append",
         metavar="DIR|N%",
         help="folder or name to validate on, or a share of the training images that is held out: DATASETS.TEST",
     )
+    add("--vocabulary", metavar="WORDS", help="words in place of the classes of the data: DATASETS.VOCABULARY")
+    add("--rename", metavar="OLD=NEW,..", help="names for its classes, or a file of them: DATASETS.RENAME")
     add("--output", metavar="DIR", help="folder of the run: OUTPUT_DIR")
     add("--resume", action="store_true", help="go on with the run in the folder, if there is one")
     add(
@@ -98,7 +106,8 @@ def changes(args: argparse.Namespace) -> dict[str, Any]:
 
     own: dict[str, Any] = {}
     train, test = (None, args.val or args.data) if args.eval_only else (args.data, args.val)
-    if data := {key: (name,) for key, name in (("TRAIN", train), ("TEST", test)) if name}:
+    data = {"TRAIN": train, "TEST": test, "VOCABULARY": args.vocabulary, "RENAME": args.rename}
+    if data := {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if value}:
         own["DATASETS"] = data
     if args.output:
         own["OUTPUT_DIR"] = args.output

@@ -119,4 +119,5 @@ def with_seed(spec: Spec, config: str, before: int | None) -> tuple[Spec, list[s
         raise ConfigError(f"SEED is {seed}; expected 0 or more, or -1 to draw one")
     drawn = comm.all_gather(secrets.randbelow(_SEEDS))[0] if before is None else before
     overrides = merge(spec.layers[-1].settings, {"SEED": drawn})
-    return resolve(config, overrides=overrides), [f"SEED -1: the seed {drawn} was drawn, and is kept in config.yaml"]
+    how = "was drawn" if before is None else "is that of the run"
+    return resolve(config, overrides=overrides), [f"SEED -1: the seed {drawn} {how}, and is kept in config.yaml"]

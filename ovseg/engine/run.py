@@ -63,21 +63,32 @@ def train(
         log.info(line)
     cfg, folder = spec.config, checkpoint.folder
     kept = HeldOut.read(folder) if checkpoint.before else None
+    model = _model(spec, untrained=True)  # before the images are read: its weights may be missing
     data = load_run_data(cfg, kept, skip_broken)
     start = checkpoint.own_start(spec.path, cfg.MODEL.WEIGHTS)
-    trainer = Trainer(cfg, _model(spec, untrained=True), data, checkpoint, start, adopt)
+    trainer = Trainer(cfg, model, data, checkpoint, start, adopt)
     if comm.is_main_process():
         _write_record(trainer, data, spec, [*lines, *seeded], folder)
     for line in (*describe(trainer), *describe_tests(data.tests, cfg.TEST.EVAL_PERIOD)):
         log.info(line)
-    if trainer.start_iter:
-        log.info(f"going on at step {trainer.start_iter} of '{folder}'")
+    if resume:
+        log.info(_going_on(trainer))
     log_hook = Log(folder, trainer.start_iter)
     trainer.register_hooks([log_hook, Save(), Validation(data.tests, log_hook)])
     trainer.fit()
     log.info(f"done: ovseg segment IMAGE --model {folder}")
     comm.synchronize()
     return 0
+
+
+def _going_on(trainer: Trainer) -> str:
+    """Return the line on where a run goes on."""
+    folder, done, steps = trainer.checkpoint.folder, trainer.start_iter, trainer.max_iter
+    if trainer.checkpoint.before is None:
+        return f"--resume: there is no run in '{folder}' yet, this one starts at its first step"
+    if done >= steps:
+        return f"the run in '{folder}' has {done} steps, and SOLVER.MAX_ITER is {steps}: nothing is left to train"
+    return f"going on at step {done} of '{folder}'"
 
 
 def evaluate(config: str, changes: dict[str, Any]) -> int:
@@ -103,14 +114,14 @@ def evaluate(config: str, changes: dict[str, Any]) -> int:
     start_log(check_writable(cfg.OUTPUT_DIR))
     for line in (*lines, *seeded):
         log.info(line)
-    run = _run_of(spec)
+    model, run = _model(spec), _run_of(spec)
     shares = [name for name in cfg.DATASETS.TEST if is_share(name)]
     tests = load_held_out(cfg, run) if shares else []
     trained = {one.image.hash for part in _trained_on(run) for one in part.images.values()}
     tests += load_tests(
         [name for name in cfg.DATASETS.TEST if name not in shares], chosen_words(cfg), trained, {"test": []}
     )
-    found = validate(_model(spec), tests)
+    found = validate(model, tests)
     for name, outcome in found.items():
         log.info(outcome.line(name))
     comm.synchronize()

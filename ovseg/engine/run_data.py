@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ovseg.data.contents import Contents
 from ovseg.data.dataset import Dataset
 from ovseg.data.findings import brief
+from ovseg.data.matching import counted
 from ovseg.data.registration import choose_classes, load_datasets, register_dataset
 from ovseg.engine.held_out import HeldOut, draw, is_share
 from ovseg.engine.pace import log
@@ -143,10 +144,11 @@ def _usable(examined: Sequence[Examined], skip_broken: bool) -> list[set[int]]:
 
 
 def _say_problems(one: Examined, use: str) -> None:
-    if one.report.problems:
-        name, count = one.dataset.name, f"{len(one.faults)} of its {len(one.dataset.records)} images cannot be {use}"
-        _say([f"'{name}': {count} (`ovseg datasets check {name}` lists all):"])
-        _say([f"  {line}" for line in brief(one.report.problems)])
+    if problems := one.report.problems:
+        name, images = one.dataset.name, f"{len(one.faults)} of its {len(one.dataset.records)} images cannot be {use}"
+        count = counted(len(problems), "problem", "problems")
+        _say([f"'{name}': {count}, {images} (`ovseg datasets check {name}` lists all):"])
+        _say([f"  {line}" for line in brief(problems)])
 
 
 def _tell(one: Examined) -> dict[str, Any]:
@@ -164,15 +166,27 @@ def _say(lines: Sequence[str]) -> None:
 def _hold_out(
     examined: Sequence[Examined], usable: Sequence[set[int]], share: str, seed: int, kept: HeldOut | None
 ) -> HeldOut:
-    """Draw what is held out; a run that goes on keeps what it has held out."""
+    """Draw what is held out, with all its copies; a run that goes on keeps what it has held out."""
     names = list(dict.fromkeys(one.dataset.name for one in examined))
+    before = None
     if kept and (kept.share, kept.seed, len(kept.images)) == (share, seed, len(names)):
-        return HeldOut(share, seed, dict(zip(names, kept.images.values(), strict=True)))  # data may lie elsewhere now
-    images = {}
+        before = dict(zip(names, map(set, kept.images.values()), strict=True))  # data may lie elsewhere now
+    out = set()
     for one, places in zip(examined, usable, strict=True):
-        pictures = list(one.contents.images)
-        drawn = draw(one.hashes, sorted(places), share, seed, one.dataset.name)
-        images[one.dataset.name] = [pictures[place] for place in drawn]
+        name, pictures = one.dataset.name, list(one.contents.images)
+        if before is None:
+            drawn = draw(one.hashes, sorted(places), share, seed, name)
+        else:
+            drawn = [place for place in sorted(places) if pictures[place] in before[name]]
+            if gone := len(before[name]) - len(drawn):
+                _say([f"'{name}': {gone} of its {len(before[name])} images that were held out cannot be used any more"])
+        out |= {one.hashes[place] for place in drawn}
+    images = {
+        one.dataset.name: [
+            name for place, name in enumerate(one.contents.images) if place in places and one.hashes[place] in out
+        ]
+        for one, places in zip(examined, usable, strict=True)
+    }
     return HeldOut(share, seed, images)
 
 
@@ -214,5 +228,7 @@ def load_held_out(cfg: CfgNode, folder: Path) -> list[TestSet]:
         (dataset,) = choose_classes([register_dataset(name)], *chosen_words(cfg))
         chosen = set(images)
         records = [record for record in dataset.records if dataset.image_name(record) in chosen]
+        if gone := chosen - {dataset.image_name(record) for record in records}:
+            _say([f"'{name}': {len(gone)} of its {len(chosen)} images that were held out are not there any more"])
         found.append(TestSet(replace(dataset, records=records, problems=()), share=kept.share))
     return found

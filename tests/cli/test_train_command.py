@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -166,3 +167,16 @@ def test_nothing_to_evaluate_on(ovseg, training_config, tmp_path):
     assert status == 2 and "nothing to evaluate on; give --val DIR" in err
     status, _, err = ovseg("train", "--config-file", tmp_path / "run", "--eval-only", "--val", "10%")
     assert status == 2 and "is held out by a training" in err
+
+
+def test_several_data_sets_and_other_words(ovseg, training_config, own_data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(own_data, other)
+    folder = tmp_path / "two"
+    words = ("--vocabulary", "mumph, blix", "--rename", "glorp=mumph")
+    data = ("--data", own_data, "--data", other, "--val", other, "--val", own_data)
+    base = ("train", "--config-file", training_config, "--output", folder)
+    status, out, _ = ovseg(*base, *data, *words)
+    assert status == 0 and "data: 24 images, 2 classes" in out
+    assert [entry["name"] for entry in json.loads((folder / "classes.json").read_text())] == ["mumph", "blix"]
+    assert out.count("validation at the end on") == 2

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ovseg.engine import run
 from ovseg.engine.held_out import HeldOut
-from ovseg.errors import ConfigError, InputError
+from ovseg.errors import ConfigError, InputError, WeightsError
 from tests.engine.conftest import curve, killed_at, rows
 
 Train = Callable[..., Path]
@@ -100,6 +100,9 @@ def test_other_words_and_other_settings_do_not_resume(train: Train) -> None:
     train(MAX_ITER=3)
     with pytest.raises(ConfigError, match=r"INPUT.COLOR_AUG_SSD: was true, is false; SOLVER.BASE_LR: was 0.003"):
         train(resume=True, BASE_LR=0.5, changes={"INPUT": {"COLOR_AUG_SSD": False}})
+    with pytest.raises(ConfigError, match="classes: the values of the files stand for others of them"):
+        train("other", MAX_ITER=3, changes={"DATASETS": {"RENAME": "glorp=mumph", "VOCABULARY": "mumph"}})
+        train("other", resume=True, changes={"DATASETS": {"RENAME": "blix=mumph", "VOCABULARY": "mumph"}})
     with pytest.raises(ConfigError, match=r"classes: 1 added \(tree\)"):
         train(resume=True, changes={"DATASETS": {"VOCABULARY": "glorp|glorps, blix, tree"}})
 
@@ -207,7 +210,8 @@ def test_a_drawn_seed_is_kept(train: Train, monkeypatch: pytest.MonkeyPatch) -> 
             train(changes={"SEED": -1})
     folder = train(changes={"SEED": -1}, resume=True)
     seed = json.loads((folder / "training.json").read_text())["seed"]
-    assert (folder / "log.txt").read_text().count(f"the seed {seed} was drawn") == 2
+    log = (folder / "log.txt").read_text()
+    assert f"the seed {seed} was drawn" in log and f"the seed {seed} is that of the run" in log
     assert f"SEED: {seed}\n" in (folder / "config.yaml").read_text()
     assert curve(folder) == curve(train("whole", changes={"SEED": seed})) != curve(train("other", changes={"SEED": -1}))
 
@@ -236,3 +240,16 @@ def test_a_second_log_never_ends_a_training(train: Train, monkeypatch: pytest.Mo
     assert len(curve(folder)) == 8 and (folder / "log.txt").read_text().count("TensorBoard is left out") == 1
     monkeypatch.setattr(SummaryWriter, "__init__", fail)
     assert "TensorBoard is left out" in (train("b") / "log.txt").read_text()
+
+
+def test_where_a_run_goes_on_is_said(train: Train) -> None:
+    folder = train(resume=True, MAX_ITER=3)
+    train(resume=True, MAX_ITER=3)
+    log = (folder / "log.txt").read_text()
+    assert "--resume: there is no run in" in log and "has 3 steps, and SOLVER.MAX_ITER is 3: nothing is left" in log
+
+
+def test_missing_weights_are_said_before_the_data_are_read(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"nix\.pt does not exist"):
+        train(changes={"MODEL": {"WEIGHTS": str(tmp_path / "nix.pt")}})
+    assert "looking at" not in (tmp_path / "run/log.txt").read_text()

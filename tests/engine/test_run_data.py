@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovseg.data.checking import check_dataset
+from ovseg.data.contents import read_contents
 from ovseg.data.registration import read_dataset
-from ovseg.engine import soundness
+from ovseg.engine import run, soundness
 from ovseg.engine.held_out import HeldOut, draw, is_share
 from ovseg.engine.soundness import examine
 from ovseg.errors import ConfigError, InputError
@@ -205,6 +207,51 @@ def test_a_share_is_held_out(train: Train, own_data: Path) -> None:
     assert other is not None and other.images != kept.images
     with pytest.raises(ConfigError, match=r"25% and 10% of the training images; expected one share"):
         train("d", changes={"DATASETS": {"TEST": ("25%", "10%")}})
+
+
+def test_no_copy_of_what_is_held_out_is_trained_on(train: Train, own_data: Path, tmp_path: Path) -> None:
+    """In no other data set, under no other name; nor when the run goes on after one was added."""
+    other = tmp_path / "other"
+    for folder, suffix in (("images", "jpg"), ("labels", "png")):
+        (other / folder).mkdir(parents=True)
+        for number in range(12):
+            shutil.copy(own_data / folder / f"{number:02d}.{suffix}", other / folder / f"copy{11 - number}.{suffix}")
+    shutil.copy(own_data / "classes.txt", other)
+    Image.new("RGB", (48, 40), "red").save(other / "images/new.jpg")
+    Image.new("L", (48, 40), 1).save(other / "labels/new.png")
+    changes = {"DATASETS": {"TRAIN": (str(own_data), str(other)), "TEST": ("25%",)}}
+
+    def hashes(folder: Path) -> tuple[set[str], set[str]]:
+        kept = HeldOut.read(folder)
+        assert kept is not None
+        pictures = [Path(name) / "images" / image for name, images in kept.images.items() for image in images]
+        out = {hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in pictures}
+        return {one.image.hash for part in read_contents(folder / "data.jsonl") for one in part.images.values()}, out
+
+    folder = train(changes=changes)
+    trained, out = hashes(folder)
+    assert len(trained | out) == 13 and not trained & out and len(out) >= 3
+    kept = HeldOut.read(folder)
+    assert kept is not None
+    shutil.copy(own_data / "images" / kept.images[str(own_data)][0], own_data / "images/again.jpg")
+    shutil.copy(own_data / "labels/00.png", own_data / "labels/again.png")
+    train(resume=True, changes=changes, MAX_ITER=9)
+    assert hashes(folder) == (trained, out)
+
+
+def test_held_out_images_that_are_gone_are_said(train: Train, own_data: Path) -> None:
+    changes = {"DATASETS": {"TEST": ("25%",)}}
+    folder = train(changes=changes)
+    kept = HeldOut.read(folder)
+    assert kept is not None
+    gone = own_data / "images" / kept.images[str(own_data)][0]
+    gone.unlink()
+    (own_data / "labels" / gone.name).with_suffix(".png").unlink()
+    run.evaluate(str(folder), {})
+    train(resume=True, changes=changes, MAX_ITER=9)
+    log = (folder / "log.txt").read_text()
+    assert "1 of its 3 images that were held out are not there any more" in log
+    assert "1 of its 3 images that were held out cannot be used any more" in log
 
 
 def test_images_that_are_trained_on_are_found_by_content(train: Train, own_data: Path, tmp_path: Path) -> None:
