@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ovseg.checkpoint.run_files import CLASSES, CONFIG, LAST, MODEL
 from ovseg.checkpoint.run_state import RunState, require_finite, require_run_state
 from ovseg.checkpoint.trained import save_trained
+from ovseg.engine.held_out import HELD_OUT
+from ovseg.engine.identity import DATA, EARLIER
 from ovseg.errors import InputError, WeightsError
 from ovseg.system.files import atomic_write, check_writable
 from ovseg.vocabulary import Vocabulary
@@ -74,8 +76,8 @@ def export_checkpoint(run: Path, output: Path | None = None) -> RunState:
         )
     into = check_writable(output or folder)
     write_model(state.weights, state.step, into)
-    for name in (CONFIG, CLASSES):
-        if into.resolve() != folder.resolve():
+    for name in (CONFIG, CLASSES, DATA, EARLIER, HELD_OUT):  # how to use it, and what it must not be judged by
+        if (folder / name).is_file() and into.resolve() != folder.resolve():
             with atomic_write(into / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
     return state

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DATA = "data.jsonl"
 """File in the folder of a run with the files that it is trained on; the checkpoint has the hash of what it says."""
+EARLIER = "trained_before.json"
+"""File in the folder of a run with the hashes of images that the weights it has started from were trained on."""
 FREE = ("MODEL.DEVICE", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD")
 """What may differ between the parts of one run."""
 NAMES = (
@@ -117,6 +119,29 @@ class Identity:
             InputError: They cannot be written.
         """
         write_contents(folder / DATA, self.data)
+
+
+def trained_on(run: Path) -> set[str]:
+    """Return the hashes of all images that the weights in the folder of a run were trained on; none for other folders.
+
+    Raises:
+        InputError: Its files are broken.
+    """
+    parts = read_contents(run / DATA) if (run / DATA).is_file() else []
+    return {one.image.hash for part in parts for one in part.images.values()} | trained_before(run)
+
+
+def trained_before(run: Path) -> set[str]:
+    """Return those of them that the weights were trained on before the run.
+
+    Raises:
+        InputError: The file is broken.
+    """
+    path = run / EARLIER
+    try:
+        return set(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else set()
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}); expected what the run has written") from error
 
 
 def _hashes(image: Any) -> list[Any]:

@@ -9,13 +9,12 @@ import torch
 from detectron2.utils import comm
 
 from ovseg._version import __version__
-from ovseg.data.contents import read_contents
 from ovseg.engine.checkpoints import Checkpoint
 from ovseg.engine.expectation import describe
 from ovseg.engine.exporting import write_description
 from ovseg.engine.held_out import HELD_OUT, HeldOut, is_share
 from ovseg.engine.hooks import Log, Save, Validation, start_log
-from ovseg.engine.identity import DATA
+from ovseg.engine.identity import DATA, EARLIER, trained_before, trained_on
 from ovseg.engine.options import training_spec, with_seed
 from ovseg.engine.pace import log
 from ovseg.engine.run_data import RunData, chosen_words, load_held_out, load_run_data, load_tests
@@ -64,7 +63,8 @@ def train(
     cfg, folder = spec.config, checkpoint.folder
     kept = HeldOut.read(folder) if checkpoint.before else None
     model = _model(spec, untrained=True)  # before the images are read: its weights may be missing
-    data = load_run_data(cfg, kept, skip_broken)
+    earlier = _trained_before(checkpoint, cfg.MODEL.WEIGHTS)
+    data = load_run_data(cfg, kept, skip_broken, earlier)
     start = checkpoint.own_start(spec.path, cfg.MODEL.WEIGHTS)
     trainer = Trainer(cfg, model, data, checkpoint, start, adopt)
     if comm.is_main_process():
@@ -79,6 +79,13 @@ def train(
     log.info(f"done: ovseg segment IMAGE --model {folder}")
     comm.synchronize()
     return 0
+
+
+def _trained_before(checkpoint: Checkpoint, weights: str) -> set[str]:
+    """Return hashes of the images that the weights were trained on with which a run has started."""
+    if checkpoint.before:
+        return trained_before(checkpoint.folder)
+    return trained_on(Path(weights).parent) if weights else set()
 
 
 def _going_on(trainer: Trainer) -> str:
@@ -116,8 +123,8 @@ def evaluate(config: str, changes: dict[str, Any]) -> int:
         log.info(line)
     model, run = _model(spec), _run_of(spec)
     shares = [name for name in cfg.DATASETS.TEST if is_share(name)]
-    tests = load_held_out(cfg, run) if shares else []
-    trained = {one.image.hash for part in _trained_on(run) for one in part.images.values()}
+    trained = trained_on(run)
+    tests = load_held_out(cfg, run, trained) if shares else []
     tests += load_tests(
         [name for name in cfg.DATASETS.TEST if name not in shares], chosen_words(cfg), trained, {"test": []}
     )
@@ -135,10 +142,6 @@ def _run_of(spec: Spec) -> Path:
     return next((place for place in places if (place / DATA).is_file()), spec.path.parent)
 
 
-def _trained_on(run: Path) -> Any:
-    return read_contents(run / DATA) if (run / DATA).is_file() else []
-
-
 def _model(spec: Spec, untrained: bool = False) -> Any:
     """Build the model; what is new in it starts the same in every run of this seed."""
     device = resolve_device(spec.config.MODEL.DEVICE)
@@ -151,6 +154,9 @@ def _write_record(trainer: Trainer, data: RunData, spec: Spec, lines: list[str],
     write_description(trainer.cfg, trainer.classes, folder)
     if not trainer.start_iter:
         trainer.identity.write(folder)
+    if data.earlier:
+        with atomic_write(folder / EARLIER) as temporary:
+            temporary.write_text(dump(sorted(data.earlier)), encoding="utf-8")
     if data.held_out:
         data.held_out.write(folder)
         log.info(f"held out for validation: {sum(map(len, data.held_out.images.values()))} images, see '{HELD_OUT}'")

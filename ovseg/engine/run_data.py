@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.data.contents import Contents
+from ovseg.data.contents import Contents, contents_of
 from ovseg.data.dataset import Dataset
 from ovseg.data.findings import brief
 from ovseg.data.matching import counted
@@ -49,6 +49,7 @@ class RunData:
         tests: What is validated on.
         held_out: What was held out of the training images; None for nothing.
         record: What was said of the data, for the record of the run.
+        earlier: Hashes of images that the weights were trained on before.
     """
 
     train: list[Dataset] = field(default_factory=list)
@@ -56,15 +57,19 @@ class RunData:
     tests: list[TestSet] = field(default_factory=list)
     held_out: HeldOut | None = None
     record: dict[str, Any] = field(default_factory=dict)
+    earlier: Collection[str] = ()
 
 
-def load_run_data(cfg: CfgNode, kept: HeldOut | None, skip_broken: bool = False) -> RunData:
+def load_run_data(
+    cfg: CfgNode, kept: HeldOut | None, skip_broken: bool = False, earlier: Collection[str] = ()
+) -> RunData:
     """Read all that a run trains and validates on, every image of it, and say what there is to say.
 
     Args:
         cfg: The config of the run.
         kept: What the run that goes on has held out.
         skip_broken: Go on without training images that cannot be used.
+        earlier: Hashes of images that the weights were trained on before.
 
     Raises:
         InputError: Training images cannot be used, and `skip_broken` is not set; all of them are in the log.
@@ -76,11 +81,11 @@ def load_run_data(cfg: CfgNode, kept: HeldOut | None, skip_broken: bool = False)
         raise ConfigError(f"validation on {' and '.join(shares)} of the training images; expected one share")
     own = [register_dataset(name) for name in names] if names and any(words) else load_datasets(names)
     examined = [examine(dataset) for dataset in choose_classes(own, *words)]
-    data = RunData(record={"train": [], "test": []})
+    data = RunData(record={"train": [], "test": []}, earlier=earlier)
     usable = _usable(examined, skip_broken)
     if shares:
         data.held_out = _hold_out(examined, usable, shares[0], cfg.SEED, kept)
-    trained: set[str] = set()
+    trained = set(earlier)
     for one, places in zip(examined, usable, strict=True):
         out = set(data.held_out.images[one.dataset.name]) if data.held_out else set()
         parts: dict[bool, list[int]] = {True: [], False: []}
@@ -91,7 +96,8 @@ def load_run_data(cfg: CfgNode, kept: HeldOut | None, skip_broken: bool = False)
         trained |= {one.hashes[place] for place in parts[False]}
         if out:
             held, _ = one.part(parts[True])
-            data.tests.append(TestSet(replace(held, problems=()), share=shares[0]))
+            known = sum(one.hashes[place] in earlier for place in parts[True])
+            data.tests.append(TestSet(replace(held, problems=()), known, shares[0]))
     data.tests += load_tests([name for name in cfg.DATASETS.TEST if name not in shares], words, trained, data.record)
     for test in data.tests:
         _compare_classes(data.train[0].classes, test.dataset)
@@ -211,8 +217,13 @@ def _compare_classes(learnt: Vocabulary, test: Dataset) -> None:
         _say([f"'{test.name}': {len(new)} of its {len(test.classes)} classes are not learnt here: {named}"])
 
 
-def load_held_out(cfg: CfgNode, folder: Path) -> list[TestSet]:
+def load_held_out(cfg: CfgNode, folder: Path, trained: Collection[str]) -> list[TestSet]:
     """Read the images again that the run in a folder has held out.
+
+    Args:
+        cfg: The config.
+        folder: Of the run.
+        trained: As for `load_tests`.
 
     Raises:
         ConfigError: It has held out none.
@@ -230,5 +241,7 @@ def load_held_out(cfg: CfgNode, folder: Path) -> list[TestSet]:
         records = [record for record in dataset.records if dataset.image_name(record) in chosen]
         if gone := chosen - {dataset.image_name(record) for record in records}:
             _say([f"'{name}': {len(gone)} of its {len(chosen)} images that were held out are not there any more"])
-        found.append(TestSet(replace(dataset, records=records, problems=()), share=kept.share))
+        part = replace(dataset, records=records, problems=())
+        known = sum(one.image.hash in trained for one in contents_of(part).images.values())
+        found.append(TestSet(part, known, kept.share))
     return found

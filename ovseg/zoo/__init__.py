@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.checkpoint.run_files import LAST
+from ovseg.checkpoint.run_files import LAST, MODEL
 from ovseg.config import config_root
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.zoo.card import Card, list_models
@@ -124,8 +124,10 @@ def require_weights(spec: Spec) -> None:
     kind, released = _kind(spec), spec.card is not None and spec.card.weights == "released"
     if not _is_trained(kind) or spec.config.MODEL.WEIGHTS or released:
         return
-    shipped = [card for card in list_models() if config_root() / card.config == spec.path]
+    shipped, folder = [card for card in list_models() if config_root() / card.config == spec.path], spec.path.parent
     given = f"take the model '{shipped[0].name}'" if shipped else f"train it: ovseg train --config-file {spec.name}"
+    if (folder / MODEL).is_file() or (folder / LAST).is_file():
+        given = f"give the folder of its run, '{folder}'"
     raise WeightsError(
         f"'{spec.name}' has no trained weights: the head of its {kind.__name__} would be random; expected a file as "
         f"MODEL.WEIGHTS, or {given}"

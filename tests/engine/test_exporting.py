@@ -66,7 +66,12 @@ def test_a_checkpoint_is_exported(
     found = load_file(into / "model.safetensors")
     assert found.keys() == state["model"].keys()
     assert all(torch.equal(value, state["average"].get(key, state["model"][key])) for key, value in found.items())
-    assert sorted(path.name for path in into.iterdir()) == ["classes.json", "config.yaml", "model.safetensors"]
+    assert sorted(path.name for path in into.iterdir()) == [
+        "classes.json",
+        "config.yaml",
+        "data.jsonl",
+        "model.safetensors",
+    ]
     assert ovseg.load(str(into), "cpu").model.training_state == ""
     assert main(["export-checkpoint", str(folder / "last.pt")]) == 0 and (folder / "model.safetensors").is_file()
 

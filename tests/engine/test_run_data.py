@@ -19,6 +19,7 @@ from ovseg.data.checking import check_dataset
 from ovseg.data.contents import read_contents
 from ovseg.data.registration import read_dataset
 from ovseg.engine import run, soundness
+from ovseg.engine.exporting import export_checkpoint
 from ovseg.engine.held_out import HeldOut, draw, is_share
 from ovseg.engine.soundness import examine
 from ovseg.errors import ConfigError, InputError
@@ -269,6 +270,22 @@ def test_images_that_are_trained_on_are_found_by_content(train: Train, own_data:
     assert re.search(r"other': 4 images, 3 of which are trained on: its numbers measure nothing new", log)
     assert re.search(r"other: mIoU .*; 3 of its images were trained on: this is no measure", log)
     assert "1 of its 3 classes are not learnt here: womble" in log  # and glorps is a synonym of glorp
+
+
+def test_what_the_start_weights_were_trained_on_is_no_test(train: Train, own_data: Path) -> None:
+    """Held out of the second training, but not of the first; nor when it goes on, or is exported and trained again."""
+    first = train("first", MAX_ITER=2)
+    start = {"MODEL": {"WEIGHTS": str(first / "model.safetensors")}, "DATASETS": {"TEST": ("25%",)}}
+    second = train("second", MAX_ITER=2, changes=start)
+    train("second", resume=True, MAX_ITER=3, changes=start)
+    run.evaluate(str(second), {})
+    log = (second / "log.txt").read_text()
+    assert log.count("3 images, 3 of which are trained on") == 2 and log.count("; 3 of its images were trained on") == 3
+    export_checkpoint(second, second.with_name("copy"))
+    third = {**start, "MODEL": {"WEIGHTS": str(second.with_name("copy") / "model.safetensors")}}
+    assert "3 of its images were trained on" in (train("third", MAX_ITER=1, changes=third) / "log.txt").read_text()
+    fresh = {"DATASETS": {"TEST": ("25%",)}}
+    assert "were trained on" not in (train("fresh", MAX_ITER=1, changes=fresh) / "log.txt").read_text()
 
 
 def test_without_data_for_it_nothing_is_validated(train: Train, own_data: Path) -> None:
