@@ -14,6 +14,7 @@ from ovseg.checkpoint.strict import translate
 from ovseg.errors import InputError
 
 FORMAT = "ovseg-trained-1"
+_STEP = ", step "
 
 
 def frozen_prefixes(model: nn.Module) -> tuple[str, ...]:
@@ -60,7 +61,8 @@ def save_trained(state: dict[str, Tensor], path: Path, step: int | None = None) 
 
     from ovseg.system.files import atomic_write
 
-    metadata = {"format": FORMAT, **({} if step is None else {"step": str(step)})}
+    # One entry: safetensors writes several in any order, and the same weights are to be the same bytes.
+    metadata = {"format": FORMAT if step is None else f"{FORMAT}{_STEP}{step}"}
     with atomic_write(path) as temporary:
         try:
             save_file({key: value.cpu().contiguous().clone() for key, value in state.items()}, temporary, metadata)
@@ -74,6 +76,6 @@ def trained_step(path: Path) -> int | None:
 
     try:
         with safe_open(path, "pt") as file:
-            return int((file.metadata() or {})["step"])
+            return int((file.metadata() or {})["format"].partition(_STEP)[2])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
