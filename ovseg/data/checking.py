@@ -1,6 +1,7 @@
 """What is wrong with a data set, what may be, one line each, and what is in it.
 
-A problem is a fault: a file that cannot be used, labels that cannot be meant. A hint is what sound data may show, too.
+A problem is a fault: a file that cannot be used, labels that cannot be meant. What is left out is a fault, too, and one
+that reading got around; a hint is what sound data may show.
 """
 
 from __future__ import annotations
@@ -11,14 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ovseg.data.dataset import (
-    PANOPTIC,
-    PROMPTS,
-    SEMANTIC,
-    Dataset,
-    Segments,
-    panoptic_faults,
-)
+from ovseg.data.dataset import PANOPTIC, PROMPTS, SEMANTIC, Dataset, Segments, missing_image
 from ovseg.data.findings import kinds
 from ovseg.data.images import read_image
 from ovseg.data.mask_files import read_label_image
@@ -32,7 +26,8 @@ class Report:
 
     Attributes:
         dataset: That was read.
-        problems: Faults, one line each.
+        problems: Faults that training refuses, one line each.
+        left_out: Faults that reading got around, see `Dataset.left_out`.
         hints: Doubts, one line each.
         images: How many images were read without a problem.
         in_images: (K,) int64, in how many of them each class occurs.
@@ -45,6 +40,7 @@ class Report:
 
     dataset: Dataset
     problems: list[str]
+    left_out: list[str]
     hints: list[str] = field(default_factory=list)
     images: int = 0
     in_images: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -60,6 +56,11 @@ class Report:
         return int(self.pixels.sum()) + self.void
 
     @property
+    def faults(self) -> list[str]:
+        """All that is wrong."""
+        return [*self.problems, *self.left_out]
+
+    @property
     def notes(self) -> list[str]:
         """What became of the classes, and the share of pixels that this costs."""
         return [*self.dataset.notes, *self.dataset.tell_dropped(self.dropped, self.total)]
@@ -67,7 +68,7 @@ class Report:
     @property
     def kinds(self) -> dict[str, dict[str, int]]:
         """How many problems and hints there are of each kind (`ovseg.data.findings`)."""
-        return {"problems": kinds(self.problems), "hints": kinds(self.hints)}
+        return {"problems": kinds(self.faults), "hints": kinds(self.hints)}
 
 
 def check_dataset(dataset: Dataset, limit: int | None = None) -> Report:
@@ -78,11 +79,14 @@ def check_dataset(dataset: Dataset, limit: int | None = None) -> Report:
         limit: Read only so many, evenly spread; None reads all.
     """
     count = len(dataset.classes)
-    report = Report(dataset, list(dataset.problems))
+    report = Report(dataset, list(dataset.problems), list(dataset.left_out))
     report.in_images, report.pixels = np.zeros(count, np.int64), np.zeros(count, np.int64)
     report.dropped = np.zeros(len(dataset.remap), np.int64)
     places = spread(len(dataset.records), limit)
-    labels = {_check_image(report, index) for index in places} - {""}
+    said = {*dataset.problems}
+    there = [index for index in places if missing_image(dataset.records[index]["file_name"]) not in said]
+    labels = {_check_image(report, index) for index in there} - {""}
+    report.problems = list(dict.fromkeys(report.problems))  # files that several images share are named once
     if dataset.kind == SEMANTIC:
         report.problems[:0] = label_faults(dataset, report.values)
         report.hints += label_hints(dataset, report.values)
@@ -103,12 +107,12 @@ def require_sound(dataset: Dataset, limit: int) -> Report:
     """Refuse to train on a data set with problems; all pairs of files are looked at, and some of their contents.
 
     Returns:
-        What was found; its `notes` and `hints` are for the log.
+        What was found; its `left_out`, `notes` and `hints` are for the log.
 
     Raises:
         InputError: There is a problem; the first one is in the message.
     """
-    report = Report(dataset, list(dataset.problems)) if dataset.problems else check_dataset(dataset, limit)
+    report = Report(dataset, list(dataset.problems), []) if dataset.problems else check_dataset(dataset, limit)
     if report.problems:
         rest = len(report.problems) - 1
         more = f" (and {rest} more; see `ovseg datasets check {dataset.name}`)" if rest else ""
@@ -134,13 +138,12 @@ def _check_image(report: Report, index: int) -> str:
             report.depths[bits] += 1
             report.values.add(dataset, values)
             digest = hashlib.sha256(values.tobytes()).hexdigest()
-        if dataset.kind == PANOPTIC:
-            report.problems += panoptic_faults(record)
         segments = dataset.read_segments(record, size)
     except InputError as error:
-        if str(error) not in report.problems:
-            report.problems.append(str(error))
+        report.problems.append(str(error))
         return digest
+    # Outlines of an object smaller than a pixel are usual; who draws segments has no such reason.
+    (report.left_out if dataset.kind == PANOPTIC else report.hints).extend(segments.empty)
     _count(report, segments)
     if dataset.kind != PROMPTS and not segments.dropped.any() and not (segments.ids >= 0).any():
         report.hints.append(f"image '{record['file_name']}' has no pixel with a class")

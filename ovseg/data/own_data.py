@@ -55,13 +55,17 @@ def read_folder(folder: Path, chosen: str = "") -> Dataset:
 
 
 def find_json(folder: Path) -> Path:
-    """Return the COCO file of a folder: the only JSON file in it or in its ``annotations``.
+    """Return the COCO file of a folder: the only one in it or in its ``annotations``.
+
+    A lone JSON file is taken for one, unless there are labels, which a COCO file has no use for.
 
     Raises:
         InputError: There is none, or several.
     """
-    found = sorted(path for place in (folder, folder / "annotations") for path in place.glob("*.json"))
-    found = [path for path in found if _is_coco(path)]
+    places = (folder, folder / "annotations")
+    found = sorted(path for place in places for path in place.glob("*.json") if path.is_file())
+    if found[1:] or (folder / "labels").is_dir():
+        found = [path for path in found if _is_coco(path)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -77,11 +81,11 @@ def find_json(folder: Path) -> Path:
 
 def _is_coco(path: Path) -> bool:
     """Tell whether a file is one, without reading big ones twice: they are."""
-    if path.stat().st_size > 50e6:
-        return True
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        if path.stat().st_size > 50e6:
+            return True
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return path.stem in ("annotations", "panoptic", "instances")  # most likely meant, and broken
     return isinstance(data, dict) and "annotations" in data
 

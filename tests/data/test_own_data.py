@@ -140,10 +140,11 @@ def test_what_is_no_data_set(own_data, write_coco, spoil, error, message):
 
 def test_coco_problems(own_data, write_coco):
     write_coco(own_data, annotations=[{"image_id": 7, "category_id": 5, "segmentation": []}])
-    assert "has category 5, which categories does not list" in read_folder(own_data).problems[0]
+    assert "has category 5, which categories does not list" in read_folder(own_data).left_out[0]
     write_coco(own_data)
     (own_data / "images/00.jpg").unlink()
-    assert "is missing, 'annotations.json' lists it" in read_folder(own_data).problems[0]
+    line = f"image '{own_data}/images/00.jpg' is missing; put it there, or take it from the list of images"
+    assert check_dataset(read_folder(own_data)).problems == [line]  # once, though it cannot be read either
     with pytest.raises(InputError, match="its JSON says 48x40"):
         segments(read_folder(own_data), size=(10, 10))
 
