@@ -199,7 +199,7 @@ def _check(args: argparse.Namespace) -> int:
         if args.drawing and args.drawing.is_file():
             print(f"samples are drawn in {args.drawing}")
         _print_findings(report)
-    return 1 if report.problems else 0
+    return 1 if report.faults else 0
 
 
 def _changes(name: str, root: Path | None) -> list[str]:
@@ -224,7 +224,8 @@ def to_json(report: Report) -> dict[str, Any]:
             for place in (report.dataset.remap < 0).nonzero()[0].tolist()
         ],
         "classes": [{"name": name, "images": images, "pixels": pixels} for name, images, pixels in rows],
-        "problems": report.problems,
+        "problems": report.faults,
+        "left_out": report.left_out,
         "hints": report.hints,
         "notes": report.notes,
         "kinds": report.kinds,
@@ -257,10 +258,11 @@ def _print_findings(report: Report) -> None:
     """Print notes, hints and problems, and how many there are."""
     from ovseg.data.matching import counted
 
-    for name, lines in (("note", report.notes), ("hint", report.hints), ("problem", report.problems)):
+    for name, lines in (("note", report.notes), ("hint", report.hints), ("problem", report.faults)):
         _print_lines(name, lines)
+    got = f" ({len(report.left_out)} got around: training and evaluation go on with the rest)"
     hints = f", {counted(len(report.hints), 'hint', 'hints')}" if report.hints else ""
-    print(f"{counted(len(report.problems), 'problem', 'problems')}{hints}")
+    print(f"{counted(len(report.faults), 'problem', 'problems')}{got if report.left_out else ''}{hints}")
 
 
 def _print_lines(name: str, lines: list[str]) -> None:
@@ -268,4 +270,4 @@ def _print_lines(name: str, lines: list[str]) -> None:
     from ovseg.data.findings import brief
 
     for line in brief(lines):
-        print(f"{name}: {line}")
+        print(f"{name}: {' '.join(line.splitlines())}")  # names of files may hold line breaks

@@ -1,6 +1,7 @@
 """What is wrong with a data set, what may be, one line each, and what is in it.
 
-A problem is a fault: a file that cannot be used, labels that cannot be meant. A hint is what sound data may show, too.
+A problem is a fault: a file that cannot be used, labels that cannot be meant. What is left out is a fault, too, and one
+that reading got around; a hint is what sound data may show.
 """
 
 from __future__ import annotations
@@ -9,19 +10,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ovseg.data.dataset import (
-    PANOPTIC,
-    PROMPTS,
-    SEMANTIC,
-    VOID,
-    Dataset,
-    Segments,
-    panoptic_faults,
-)
+from ovseg.data.dataset import PANOPTIC, PROMPTS, SEMANTIC, VOID, Dataset, Segments, missing_image
 from ovseg.data.findings import kinds
 from ovseg.data.images import read_image
 from ovseg.data.mask_files import read_label_image
@@ -35,7 +29,8 @@ class Report:
 
     Attributes:
         dataset: That was read.
-        problems: Faults, one line each.
+        problems: Faults that training refuses, one line each.
+        left_out: Faults that reading got around, see `Dataset.left_out`.
         hints: Doubts, one line each.
         broken: Those of the problems that are of the data set as a whole: no image of it can be meant.
         images: How many images were read without a problem.
@@ -49,6 +44,7 @@ class Report:
 
     dataset: Dataset
     problems: list[str]
+    left_out: list[str]
     hints: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     images: int = 0
@@ -65,6 +61,11 @@ class Report:
         return int(self.pixels.sum()) + self.void
 
     @property
+    def faults(self) -> list[str]:
+        """All that is wrong."""
+        return [*self.problems, *self.left_out]
+
+    @property
     def notes(self) -> list[str]:
         """What became of the classes, and the share of pixels that this costs."""
         return [*self.dataset.notes, *self.dataset.tell_dropped(self.dropped, self.total)]
@@ -72,7 +73,7 @@ class Report:
     @property
     def kinds(self) -> dict[str, dict[str, int]]:
         """How many problems and hints there are of each kind (`ovseg.data.findings`)."""
-        return {"problems": kinds(self.problems), "hints": kinds(self.hints)}
+        return {"problems": kinds(self.faults), "hints": kinds(self.hints)}
 
 
 class Seen(NamedTuple):
@@ -83,14 +84,16 @@ class Seen(NamedTuple):
         values: Of its label image; empty without one.
         bits: Of a pixel of that; 0 without one.
         digest: Of all its pixels; empty without one.
-        faults: What is wrong with it, one line each.
+        fault: Why it cannot be used; empty if it can.
+        empty: See `Segments.empty`.
     """
 
     areas: Sequence[Sequence[int]] = ()
     values: Sequence[int] = ()
     bits: int = 0
     digest: str = ""
-    faults: Sequence[str] = ()
+    fault: str = ""
+    empty: Sequence[str] = ()
 
 
 def read_masks(dataset: Dataset, record: dict[str, Any]) -> Segments:
@@ -114,17 +117,18 @@ def see(
         read: Reads the masks.
     """
     filed = replace(dataset, classes=dataset.file_classes, remap=np.arange(len(dataset.remap), dtype=np.int32))
-    values, bits, digest, faults = np.zeros(0, np.int64), 0, "", list[str]()
+    values, bits, digest = np.zeros(0, np.int64), 0, ""
+    if not Path(record["file_name"]).exists():
+        return Seen(fault=missing_image(record["file_name"]))
     try:
         if dataset.kind == SEMANTIC:
             labels, bits = read_label_image(record["sem_seg_file_name"])
             values, digest = np.unique(labels), hashlib.sha256(labels.tobytes()).hexdigest()[:16]
-        elif dataset.kind == PANOPTIC:
-            faults = panoptic_faults(record)
-        found, pixels = np.unique(read(filed, record).semantic(), return_counts=True)
+        segments = read(filed, record)
     except InputError as error:
-        return Seen((), values.tolist(), bits, digest, [*faults, str(error)])
-    return Seen(np.stack([found, pixels], 1).tolist(), values.tolist(), bits, digest, faults)
+        return Seen((), values.tolist(), bits, digest, str(error))
+    areas = np.stack(np.unique(segments.semantic(), return_counts=True), 1)
+    return Seen(areas.tolist(), values.tolist(), bits, digest, "", segments.empty)
 
 
 def check_dataset(dataset: Dataset, limit: int | None = None) -> Report:
@@ -148,7 +152,7 @@ def judge(dataset: Dataset, seen: Mapping[int, Seen], twins: Iterable[Sequence[s
         twins: Groups of images that hold the same bytes.
     """
     count = len(dataset.classes)
-    report = Report(dataset, list(dataset.problems))
+    report = Report(dataset, list(dataset.problems), list(dataset.left_out))
     report.in_images, report.pixels = np.zeros(count, np.int64), np.zeros(count, np.int64)
     report.dropped = np.zeros(len(dataset.remap), np.int64)
     for place, one in seen.items():
@@ -161,7 +165,7 @@ def judge(dataset: Dataset, seen: Mapping[int, Seen], twins: Iterable[Sequence[s
         (report.broken if whole else report.hints).extend(area_faults(dataset, report.pixels))
         lost = int(report.dropped.sum())
         report.hints += area_hints(dataset, report.in_images, report.void - lost, report.total, report.images)
-    report.problems[:0] = report.broken
+    report.problems = list(dict.fromkeys((*report.broken, *report.problems)))  # several images may share a file
     labels = {one.digest for one in seen.values()} - {""}
     if len(labels) == 1 and report.images > 2:
         report.hints.append(f"all {report.images} label images are equal; are they those of these images?")
@@ -181,7 +185,9 @@ def spread(total: int, limit: int | None) -> list[int]:
 def _add(report: Report, record: dict[str, Any], seen: Seen) -> None:
     """Add what an image shows to a report."""
     dataset = report.dataset
-    report.problems += [line for line in seen.faults if line not in report.problems]
+    report.problems += [seen.fault] if seen.fault else []
+    # Outlines of an object smaller than a pixel are usual; who draws segments has no such reason.
+    (report.left_out if dataset.kind == PANOPTIC else report.hints).extend(seen.empty)
     if seen.values:
         report.depths[seen.bits] += 1
         report.values.add(dataset, np.array(seen.values))

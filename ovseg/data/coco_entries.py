@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ovseg.errors import InputError
+
 Entry = TypeVar("Entry")
+
+
+LISTS = ("images", "annotations", "categories")
+
+
+@dataclass
+class Findings:
+    """What was found in a file; see `ovseg.data.dataset.Dataset` for the three sorts."""
+
+    file: str
+    problems: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def leave(self, line: str) -> None:
+        """Add a line on what was got around."""
+        self.left_out.append(f"'{self.file}': {' '.join(line.split())}")
 
 
 def id_key(value: Any) -> int | str | None:
@@ -19,6 +42,42 @@ def id_key(value: Any) -> int | str | None:
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def load(path: Path, said: Findings) -> dict[str, Any]:
+    """Return the content of a file that has the three lists.
+
+    A key that stands twice in one object is a problem: JSON takes the last, and who wrote it may have meant the other.
+
+    Raises:
+        InputError: It has not.
+    """
+    twice: dict[str, None] = {}
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice.update(dict.fromkeys(key for key in found if sum(key == other for other, _ in pairs) > 1))
+        return found
+
+    try:
+        data = json.loads(path.read_bytes(), object_pairs_hook=collect)
+        if not isinstance(data, dict):
+            raise ValueError(f"it is a {type(data).__name__}")
+        for key in LISTS:
+            if not isinstance(data[key], list):
+                raise ValueError(f"'{key}' is a {type(data[key]).__name__}, no list")
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        reason = f"key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:120]
+        raise InputError(
+            f"'{path}' is no COCO file ({reason}); expected images, annotations (with segmentation or segments_info) "
+            "and categories"
+        ) from error
+    said.problems += [
+        f"'{path.name}': key {key!r} stands twice in one object, and only the last of them counts; delete one"
+        for key in twice
+    ]
+    return data
 
 
 class Index(Generic[Entry]):
@@ -80,9 +139,20 @@ def flag(value: Any) -> bool | None:
     return {0: False, 1: True}.get(number) if isinstance(number, int) else None
 
 
-def dicts(values: Sequence[Any], what: str, problems: list[str]) -> list[tuple[int, dict[str, Any]]]:
-    """Return the objects of a list with their places; a problem for each that is none."""
+def is_path(value: Any) -> bool:
+    """Whether a value can be the name of a file."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half of a character that takes two
+        return False
+    return True
+
+
+def dicts(values: Sequence[Any], what: str, leave: Callable[[str], None]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the objects of a list with their places; a line for each that is none."""
     for place, one in enumerate(values):
         if not isinstance(one, dict):
-            problems.append(f"{what} number {place + 1} is left out: it is no object with keys ({type(one).__name__})")
+            leave(f"{what} number {place + 1} is left out: it is no object with keys ({type(one).__name__})")
     return [(place, one) for place, one in enumerate(values) if isinstance(one, dict)]

@@ -9,8 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from ovseg.data.coco_entries import Index, dicts, id_key, whole
+from ovseg.data.coco_entries import Findings, Index, dicts, id_key, is_path, whole
+from ovseg.data.dataset import missing_image
+from ovseg.data.matching import listed
+from ovseg.data.outlines import shorten
 
+LARGEST = 1 << 20
+"""No side of a picture has so many pixels."""
 TURNED = (5, 6, 7, 8)
 """Values of EXIF's orientation by which width and height change places."""
 
@@ -25,20 +30,17 @@ class Images:
         root: Folder of the images, see `ovseg.data.dataset.Dataset`.
     """
 
-    def __init__(
-        self, path: Path, folder: Path, entries: list[Any], problems: list[str], notes: list[str], subset: bool
-    ) -> None:
+    def __init__(self, path: Path, folder: Path, entries: list[Any], found: Findings, subset: bool) -> None:
         """Read the entries.
 
         Args:
             path: The JSON file.
             folder: That their names are below.
             entries: What ``images`` holds.
-            problems: Gets a line for each entry that cannot be used.
-            notes: Gets lines on what was read otherwise than it is spelled.
+            found: Gets a line for each entry that cannot be used, and each file that is missing.
             subset: Leave out images whose files are not there, without a problem.
         """
-        self._path, self._folder, self._problems = path, folder, problems
+        self._path, self._folder, self._found = path, folder, found
         self.records: list[dict[str, Any]] = []
         self.dropped: set[int | str | None] = set()
         self._names: dict[int, str] = {}
@@ -48,8 +50,8 @@ class Images:
         self.root = self._root()
         outside = [record["file_name"] for record in self.records if not _below(record["file_name"], self._home())]
         if outside:
-            example = f"'{outside[0]}'{', ...' if outside[1:] else ''}"
-            notes.append(f"{len(outside)} images of '{path.name}' lie outside of '{self._home()}' ({example})")
+            names = listed([f"'{one}'" for one in outside], 1)
+            found.notes.append(f"images of '{path.name}' lie outside of '{self._home()}': {names}")
 
     def named(self, record: dict[str, Any]) -> str:
         """Return how the file calls an image."""
@@ -64,7 +66,7 @@ class Images:
         return self._sizes[id(record)]
 
     def _read(self, entries: list[Any], subset: bool) -> list[tuple[Any, dict[str, Any]]]:
-        usable = [one for one in dicts(entries, f"'{self._path.name}': image", self._problems) if self._usable(*one)]
+        usable = [one for one in dicts(entries, "image", self._found.leave) if self._usable(*one)]
         shared = self._shared([one for _, one in usable])
         by_file: dict[str, dict[str, Any]] = {}
         pairs: list[tuple[Any, dict[str, Any]]] = []
@@ -78,7 +80,7 @@ class Images:
                 self.dropped.add(id_key(number))
                 continue
             if file in by_file:
-                self._say(
+                self._found.leave(
                     f"image '{name}' is listed more than once; read once, with the annotations of all its entries"
                 )
             else:
@@ -86,18 +88,18 @@ class Images:
                 self.records.append(record)
                 self._names[id(record)] = name
                 if not there:
-                    self._problems.append(f"image '{file}' is missing, '{self._path.name}' lists it")
+                    self._found.problems.append(missing_image(file))
             pairs.append((number, by_file[file]))
         return list({(type(number), number, id(record)): (number, record) for number, record in pairs}.values())
 
     def _usable(self, place: int, one: dict[str, Any]) -> bool:
         """Look whether an entry has an id and the name of a file."""
         name = _name(one)
-        reason = "" if name else f"its file_name is {one.get('file_name')!r}; name its file"
+        reason = "" if name else f"its file_name is {shorten(one.get('file_name'))}; name its file"
         if id_key(one.get("id")) is None:
-            reason = f"its id is {one.get('id')!r}; give it a number"
+            reason = f"its id is {shorten(one.get('id'))}; give it a number"
         if reason:
-            self._say(f"image {repr(name) if name else f'number {place + 1}'} is left out: {reason}")
+            self._found.leave(f"image {repr(name) if name else f'number {place + 1}'} is left out: {reason}")
             if id_key(one.get("id")) is not None:
                 self.dropped.add(id_key(one["id"]))
         return not reason
@@ -110,9 +112,9 @@ class Images:
         for (_, number), names in files.items():
             if len(names) > 1:
                 called = ", ".join(f"'{name}'" for name in sorted(names)[:4])
-                self._say(
-                    f"image id {number!r} is that of {len(names)} files ({called}), so that nobody knows whose its "
-                    "annotations are; they are left out, give each an id of its own"
+                self._found.leave(
+                    f"image id {shorten(number)} is that of {len(names)} files ({called}), so that nobody knows whose "
+                    "its annotations are; they are left out, give each an id of its own"
                 )
                 self.dropped.add(id_key(number))
         return {key for key, names in files.items() if len(names) > 1}
@@ -125,13 +127,13 @@ class Images:
     def _size(self, one: dict[str, Any], name: str) -> dict[str, int]:
         """Return height and width as an entry has them; nothing where it has none."""
         given = {key: one[key] for key in ("height", "width") if one.get(key) is not None}
-        found = {key: size for key, value in given.items() if (size := whole(value, 1)) is not None}
+        found = {key: size for key, value in given.items() if (size := whole(value, 1)) and size < LARGEST}
         if len(found) == 2:
             return found
         if given:
-            self._say(
-                f"image '{name}' has height {one.get('height')!r} and width {one.get('width')!r}; expected its size in "
-                "pixels, taken from the picture"
+            self._found.leave(
+                f"image '{name}' has height {shorten(one.get('height'))} and width {shorten(one.get('width'))}; "
+                "expected its size in pixels, taken from the picture"
             )
         return {}
 
@@ -144,9 +146,6 @@ class Images:
         if all(_below(record["file_name"], str(self._folder)) for record in self.records):
             return str(self._folder)
         return os.path.commonpath([os.path.dirname(os.path.abspath(record["file_name"])) for record in self.records])
-
-    def _say(self, line: str) -> None:
-        self._problems.append(f"'{self._path.name}': {' '.join(line.split())}")
 
 
 def find_folder(entries: list[Any], folders: Sequence[Path]) -> Path:
@@ -170,7 +169,7 @@ def _name(image: dict[str, Any]) -> str:
     name, address = image.get("file_name"), image.get("coco_url")
     if name is None and isinstance(address, str):
         name = "/".join(address.split("/")[-2:])
-    return name if isinstance(name, str) and name.strip() and "\0" not in name else ""
+    return name if isinstance(name, str) and is_path(name) else ""
 
 
 def _below(path: str, folder: str) -> bool:

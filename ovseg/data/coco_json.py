@@ -7,22 +7,20 @@ never of another class, unless another object is outlined there. An id that seve
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ovseg.data.coco_entries import Index, dicts, flag, id_key
+from ovseg.data.coco_entries import Findings, Index, dicts, flag, id_key, is_path, load
 from ovseg.data.coco_images import Images, find_folder
 from ovseg.data.dataset import INSTANCE, PANOPTIC, Dataset, identity_lookup
-from ovseg.data.outlines import sound_outline
-from ovseg.errors import InputError
+from ovseg.data.matching import listed
+from ovseg.data.outlines import shorten, sound_outline
+from ovseg.errors import InputError, VocabularyError
 from ovseg.vocabulary import Vocabulary
-from ovseg.vocabulary.names import fold
-
-LISTS = ("images", "annotations", "categories")
+from ovseg.vocabulary.names import clean_name, fold
 
 
 def read_coco_json(
@@ -46,17 +44,16 @@ def read_coco_json(
         also: Further folders that may be that of the images; the first that has the first image is taken.
 
     Returns:
-        The data set; its `problems` name what was left out, its `notes` what was read otherwise than it is spelled.
+        The data set; its `left_out` names what was left out or taken otherwise than it is spelled.
 
     Raises:
         InputError: It is missing, or no such file; or its categories are not those of `classes`.
         VocabularyError: The names of its categories cannot be used.
     """
-    data = _load(path)
-    problems: list[str] = []
-    notes: list[str] = []
+    said = Findings(path.name)
+    data = load(path, said)
     folder = find_folder(data["images"], (images, *also))
-    found = _File(path, data, Images(path, folder, data["images"], problems, notes, subset), problems, notes)
+    found = _File(path, data, Images(path, folder, data["images"], said, subset), said)
     panoptic = any(isinstance(one, dict) and "segments_info" in one for one in data["annotations"])
     vocabulary = found.categories() if classes is None else found.known_categories(*classes)
     if panoptic:
@@ -72,44 +69,22 @@ def read_coco_json(
         records,
         identity_lookup(count),
         np.arange(count, dtype=np.int32),
-        tuple(found.problems),
-        notes=tuple(found.notes),
+        tuple(said.problems),
+        tuple(said.left_out),
+        tuple(said.notes),
         root=found.images.root,
     )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Return the content of a file that has the three lists.
-
-    Raises:
-        InputError: It has not.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(data, dict):
-            raise ValueError(f"it is a {type(data).__name__}")
-        for key in LISTS:
-            if not isinstance(data[key], list):
-                raise ValueError(f"'{key}' is a {type(data[key]).__name__}, no list")
-    except (OSError, ValueError, KeyError, RecursionError) as error:
-        reason = f"key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:120]
-        raise InputError(
-            f"'{path}' is no COCO file ({reason}); expected images, annotations (with segmentation or segments_info) "
-            "and categories"
-        ) from error
-    return data
 
 
 class _File:
     """A file that is being read: what was found in it so far."""
 
-    def __init__(self, path: Path, data: dict[str, Any], images: Images, problems: list[str], notes: list[str]) -> None:
-        self.path, self.data, self.images = path, data, images
-        self.problems, self.notes = problems, notes
+    def __init__(self, path: Path, data: dict[str, Any], images: Images, said: Findings) -> None:
+        self.path, self.data, self.images, self.said = path, data, images, said
         self._places: Index[int] = Index(())
-        self._shared: dict[
-            int | str | None, tuple[list[str], int]
-        ] = {}  # names of classes of one id, how often it is used
+        self._lost: set[int | str] = set()  # ids of categories that were left out
+        # names of classes of one id, how often it is used
+        self._shared: dict[int | str | None, tuple[list[str], int]] = {}
 
     def categories(self) -> Vocabulary:
         """Read the classes; categories of one name are one class.
@@ -121,19 +96,20 @@ class _File:
         entries: list[dict[str, Any]] = []
         names: dict[str, int] = {}
         pairs: dict[Any, int] = {}
-        for _, one in dicts(self.data["categories"], f"'{self.path.name}': category", self.problems):
+        for place, one in dicts(self.data["categories"], "category", self.said.leave):
             if reason := _unfit(one):
-                self._say(f"category {one.get('name', one.get('id'))!r} is left out: {reason}")
+                self._leave(f"category {_shown(one, place)}", reason)
+                self._lost |= {key for key in (id_key(one.get("id")),) if key is not None}
                 continue
-            place = names.setdefault(fold(str(one["name"])), len(entries))
+            place = names.setdefault(fold(one["name"]), len(entries))
             if place == len(entries):
                 entries.append(one)
             else:
-                numbers = f"ids {entries[place]['id']!r} and {one['id']!r}"
-                self._say(f"two categories ({numbers}) are called '{one['name']}'; read as one class, delete one")
+                numbers = f"ids {shorten(entries[place]['id'])} and {shorten(one['id'])}"
+                self.said.leave(f"two categories ({numbers}) are called '{one['name']}'; read as one class, delete one")
             pairs[type(one["id"]), one["id"], place] = place
         if not entries:
-            first = f" ({self.problems[-1]})" if self.problems else ""
+            first = f" ({self.said.left_out[-1]})" if self.said.left_out else ""
             raise InputError(f"'{self.path}' is no COCO file: no category can be used{first}")
         self._index([(number, place) for (_, number, place) in pairs], [one["name"] for one in entries])
         return Vocabulary.parse(self._class_list(entries))
@@ -144,10 +120,10 @@ class _File:
         Raises:
             InputError: The file lists others.
         """
-        listed = [one.get("id") if isinstance(one, dict) else None for one in self.data["categories"]]
-        if sorted(map(str, listed)) != sorted(map(str, numbers)):
+        given = [one.get("id") if isinstance(one, dict) else None for one in self.data["categories"]]
+        if sorted(map(str, given)) != sorted(map(str, numbers)):
             raise InputError(
-                f"'{self.path}' lists {len(listed)} categories that are not the {len(numbers)} of this data set; fetch "
+                f"'{self.path}' lists {len(given)} categories that are not the {len(numbers)} of this data set; fetch "
                 "the published file again"
             )
         self._index([(number, place) for place, number in enumerate(numbers)], classes.names)
@@ -160,32 +136,34 @@ class _File:
 
     def _class_list(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Keep of COCO's categories what a vocabulary knows; synonyms that repeat a name are dropped."""
-        taken = {fold(str(one["name"])) for one in entries}
-        dropped, found = [], []
+        taken = {fold(one["name"]) for one in entries}
+        repeated, no_names, found = list[str](), list[str](), []
         for one in entries:
-            given = one.get("synonyms")
-            own = []
-            for word in given if isinstance(given, list) else ():
-                if not isinstance(word, str) or fold(word) in taken:
-                    dropped.append(str(word))
-                    continue
-                taken.add(fold(word))
-                own.append(word)
+            own, given = [], one.get("synonyms")
+            for word in given if isinstance(given, list) else [] if given is None else [given]:
+                if not isinstance(given, list) or _no_name(word):
+                    no_names.append(shorten(word))
+                elif fold(word) in taken:
+                    repeated.append(word)
+                else:
+                    taken.add(fold(word))
+                    own.append(word)
             thing = flag(one.get("isthing", 1))
             if thing is None:
-                self._say(f"category '{one['name']}' has isthing {one['isthing']!r}; expected 0 or 1, taken as a thing")
+                self.said.leave(
+                    f"category '{one['name']}' has isthing {shorten(one['isthing'])}; expected 0 or 1, taken as a thing"
+                )
             found.append({"name": one["name"], "synonyms": own, "is_thing": thing is not False})
-        if dropped:
-            self.notes.append(
-                f"{len(dropped)} synonyms in '{self.path.name}' repeat a name or a synonym of another class and are "
-                f"dropped ({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''})"
-            )
+        for what, words in (("repeat a name or another synonym", repeated), ("are no names in a list", no_names)):
+            if words:
+                dropped = f"{len(words)} ({listed(words, 3)})"
+                self.said.notes.append(f"synonyms in '{self.path.name}' that {what} are dropped: {dropped}")
         return found
 
     def instances(self) -> None:
         """Read outlines into the records of their images."""
         seen: dict[Any, dict[str, Any]] = {}
-        for place, one in dicts(self.data["annotations"], f"'{self.path.name}': annotation", self.problems):
+        for place, one in dicts(self.data["annotations"], "annotation", self.said.leave):
             what = self._called(one, place)
             owner, category = self._owners(one, what)
             if owner is None or category is None or self._again(one, what, seen):
@@ -204,13 +182,21 @@ class _File:
 
     def panoptic(self, masks: Path) -> None:
         """Read the segments of each picture into the record of its image."""
-        for place, one in dicts(self.data["annotations"], f"'{self.path.name}': annotation", self.problems):
+        users: dict[Any, set[int | str | None]] = {}
+        every = dicts(self.data["annotations"], "annotation", self.said.leave)
+        for _, one in every:
+            users.setdefault(one["file_name"] if is_path(one.get("file_name")) else "", set()).add(
+                id_key(one.get("image_id"))
+            )
+        for place, one in every:
             owner = self.images.index.find(one.get("image_id"))
             what = f"annotation number {place + 1}" if owner is None else f"annotation of '{self.images.named(owner)}'"
             if owner is None:
                 self._orphan(one, what)
-            elif not (isinstance(one.get("file_name"), str) and one["file_name"] and "\0" not in one["file_name"]):
-                self._leave(what, f"its file_name is {one.get('file_name')!r}; name its PNG")
+            elif not is_path(one.get("file_name")):
+                self._leave(what, f"its file_name is {shorten(one.get('file_name'))}; name its PNG")
+            elif len(users[one["file_name"]]) > 1:
+                self._leave(what, f"'{one['file_name']}' is the PNG of several images; expected one for each")
             elif not isinstance(one.get("segments_info"), list):
                 self._leave(what, "it has no list segments_info; expected COCO's panoptic format")
             elif "segments_info" in owner:
@@ -223,9 +209,9 @@ class _File:
         """Return the segments of an image that can be used, and the ids of the others, whose pixels are void."""
         found: dict[int, dict[str, Any]] = {}
         void: list[int] = []
-        for _, info in dicts(infos, f"'{self.path.name}': segment of '{image}'", self.problems):
+        for _, info in dicts(infos, f"segment of '{image}'", self.said.leave):
             number, category = id_key(info.get("id")), self._places.find(info.get("category_id"))
-            what = f"segment {info.get('id')!r} of '{image}'"
+            what = f"segment {shorten(info.get('id'))} of '{image}'"
             if not isinstance(number, int) or not 0 < number < 1 << 24:
                 self._leave(what, "its id is no colour (R + 256 G + 65536 B, and 0 is void); mend it")
             elif category is None:
@@ -235,7 +221,7 @@ class _File:
                 self._leave(what, "it is listed with several categories; its pixels are void, mend it")
                 void.append(number)
             elif number in found:
-                self._say(f"{what} is listed twice; read once, delete one")
+                self.said.leave(f"{what} is listed twice; read once, delete one")
             else:
                 found[number] = {**self._values(info, what), "id": number, "category_id": category}
         return [info for number, info in found.items() if number not in void], void
@@ -251,23 +237,26 @@ class _File:
             without = [one for one in found if "segments_info" not in one]
             if without:
                 part = f"{len(without)} of {len(found)}"
-                self.notes.append(f"{part} images in '{self.path.name}' have no annotation and are left out")
+                self.said.notes.append(f"{part} images in '{self.path.name}' have no annotation and are left out")
             found = [one for one in found if "segments_info" in one]
         else:
             for one in found:
                 one.setdefault("annotations", [])
         if not found:
-            first = f" ({self.problems[0]})" if self.problems else ""
+            lines = [*self.said.problems, *self.said.left_out]
+            first = f" ({lines[0]})" if lines else ""
             raise InputError(
                 f"'{self.path}' annotates no image that can be used; expected at least one entry in images with its "
                 f"annotations{first}"
             )
         for number, (names, count) in self._shared.items():
             called = " and ".join(names)
-            self._say(f"category id {number!r} is that of {called}; {count} with it are left out, give each its own id")
+            self.said.leave(
+                f"category id {shorten(number)} is that of {called}; {count} with it are left out, give each its own id"
+            )
         for index, what in ((self.images.index, "ids of images"), (self._places, "ids of categories")):
             for line in index.respelling(what):
-                self._say(line)
+                self.said.leave(line)
         return found
 
     def _owners(self, one: dict[str, Any], what: str) -> tuple[dict[str, Any] | None, int | None]:
@@ -284,7 +273,7 @@ class _File:
         number = one.get("image_id")
         if id_key(number) not in self.images.dropped:  # of these one line is enough
             reason = "several entries of images have" if self.images.index.shared(number) else "images does not list"
-            self._leave(what, f"it belongs to image {number!r}, which {reason}; add the image or delete it")
+            self._leave(what, f"it belongs to image {shorten(number)}, which {reason}; add the image or delete it")
 
     def _no_class(self, one: dict[str, Any], what: str) -> None:
         """Count what is of several classes, and name what is of none."""
@@ -292,8 +281,8 @@ class _File:
         if self._places.shared(number):
             names, count = self._shared[id_key(number)]
             self._shared[id_key(number)] = names, count + 1
-        else:
-            self._leave(what, f"it has category {number!r}, which categories does not list; mend either")
+        elif id_key(number) not in self._lost:  # of these one line is enough
+            self._leave(what, f"it has category {shorten(number)}, which categories does not list; mend either")
 
     def _again(self, one: dict[str, Any], what: str, seen: dict[Any, dict[str, Any]]) -> bool:
         """Look whether an annotation was there before, word for word; two that share an id are both read."""
@@ -303,7 +292,7 @@ class _File:
             return False
         same = one == seen[number]
         mend = "read once, delete one" if same else "both are read, give each its own id"
-        self._say(f"{what} is there twice; {mend}")
+        self.said.leave(f"{what} is there twice; {mend}")
         return same
 
     def _parts(self, sound: Any, given: Any, what: str, owner: dict[str, Any]) -> Any:
@@ -311,18 +300,22 @@ class _File:
         lost = len(given) - len(sound) if isinstance(sound, list) else 0
         if lost:
             where = f"{what} of '{self.images.named(owner)}'"
-            self._say(f"{lost} of {len(given)} polygons of {where} are left out: they have fewer than three corners")
+            self.said.leave(
+                f"{lost} of {len(given)} polygons of {where} are left out: they have fewer than three corners"
+            )
         return sound
 
     def _values(self, one: dict[str, Any], what: str) -> dict[str, Any]:
         """Return an annotation or segment with its crowd flag as 0 or 1, and without an area that is none."""
         crowd = flag(one.get("iscrowd"))
         if crowd is None:
-            self._say(f"{what} has iscrowd {one['iscrowd']!r}; expected 0 or 1, taken as 0")
+            self.said.leave(f"{what} has iscrowd {shorten(one['iscrowd'])}; expected 0 or 1, taken as 0")
         found = {**one, "iscrowd": int(bool(crowd))}
         area = found.get("area")
         if "area" in found and not (isinstance(area, (int, float)) and 0 <= area < float("inf")):
-            self._say(f"{what} has area {area!r}; expected a number of pixels, that of its outline is taken")
+            self.said.leave(
+                f"{what} has area {shorten(area)}; expected a number of pixels, that of its outline is taken"
+            )
             del found["area"]
         return found
 
@@ -330,10 +323,7 @@ class _File:
         return f"annotation {one['id']}" if id_key(one.get("id")) is not None else f"annotation number {place + 1}"
 
     def _leave(self, what: str, reason: str) -> None:
-        self._say(f"{what} is left out: {reason}")
-
-    def _say(self, line: str) -> None:
-        self.problems.append(f"'{self.path.name}': {' '.join(line.split())}")
+        self.said.leave(f"{what} is left out: {reason}")
 
 
 def _unfit(category: dict[str, Any]) -> str:
@@ -341,4 +331,23 @@ def _unfit(category: dict[str, Any]) -> str:
     missing = next((key for key in ("id", "name") if category.get(key) is None), "")
     if missing:
         return f"key '{missing}' is missing; give it an id and a name"
-    return "" if id_key(category["id"]) is not None else f"its id is {category['id']!r}; give it a number"
+    if id_key(category["id"]) is None:
+        return f"its id is {shorten(category['id'])}; give it a number"
+    return _no_name(category["name"])
+
+
+def _no_name(value: Any) -> str:
+    """Say why a value cannot name a class; empty when it can."""
+    try:
+        clean_name(value, "its name")
+    except VocabularyError as error:
+        return str(error)
+    return ""
+
+
+def _shown(category: dict[str, Any], place: int) -> str:
+    """Return what a category is called that cannot be used."""
+    name, number = category.get("name"), category.get("id")
+    if isinstance(name, str) and name.strip():
+        return shorten(name)
+    return f"number {place + 1}" if number is None else shorten(number)

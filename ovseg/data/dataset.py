@@ -16,7 +16,7 @@ import numpy as np
 
 from ovseg.data.mask_files import read_label_image, read_segment_ids
 from ovseg.data.matching import Match, counted, listed, match_classes
-from ovseg.data.outlines import draw_outline
+from ovseg.data.outlines import called, draw_outline
 from ovseg.data.renaming import rename_classes
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
@@ -36,12 +36,14 @@ class Segments:
         crowd: (S,) bool, whether it is a crowd of unseparated objects (COCO).
         dropped: (F,) int64, pixels of each class of the files that the data set leaves out, 0 for the others; empty
             where it leaves out none.
+        empty: Lines on segments and outlines that the files list and that no pixel shows; they are not there.
     """
 
     ids: np.ndarray
     classes: np.ndarray
     crowd: np.ndarray
     dropped: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    empty: tuple[str, ...] = ()
 
     def semantic(self) -> np.ndarray:
         """Return the class (H, W) int32 of each pixel; -1 void."""
@@ -61,7 +63,10 @@ class Dataset:
         records: Detectron2's dataset dicts, one per image; ``category_id`` counts from 0 in the order of the files.
         lookup: Class (65536,) int32 of each value of a label image; VOID and UNLISTED are negative.
         remap: Class (K,) int32 of `classes` for each class of the files; VOID where it is left out.
-        problems: What was found to be wrong while the files were listed, one line each.
+        problems: What was found to be wrong while the files were listed, one line each: data that mean something else,
+            images that cannot be used. Training refuses it.
+        left_out: What was found to be wrong and got around, one line each: an annotation that is left out, an id that
+            is taken as the same. Training and evaluation say it and go on with the rest.
         file_classes: Those of the files, for which `remap` has a place each: `classes`, until others are put in place.
         notes: What the reader of any result should know and what is no fault: classes matched by a synonym, renamed or
             dropped, a chosen part of a benchmark. One line each; logs and reports repeat them.
@@ -76,6 +81,7 @@ class Dataset:
     lookup: np.ndarray
     remap: np.ndarray
     problems: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     root: str = ""
     file_classes: Vocabulary = None  # type: ignore[assignment]  # never None once it is made
@@ -167,7 +173,7 @@ class Dataset:
         first, own = self._joined(classes[kept], found.crowd[kept])
         places = np.full(len(classes) + 1, VOID, np.int32)
         places[kept] = own
-        return Segments(places[found.ids], classes[kept][first], found.crowd[kept][first], dropped)
+        return Segments(places[found.ids], classes[kept][first], found.crowd[kept][first], dropped, found.empty)
 
     def _joined(self, classes: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Make one segment of those whose classes were merged, where the data do not tell objects apart.
@@ -215,6 +221,11 @@ class Dataset:
         return Segments(places[mapped], present, np.zeros(len(present), bool))
 
 
+def missing_image(path: str) -> str:
+    """Return the line on an image that is listed and not there."""
+    return f"image '{path}' is missing; put it there, or take it from the list of images"
+
+
 def identity_lookup(count: int) -> np.ndarray:
     """Return the lookup of labels whose values are class ids; 65535, and 255 where that is no class, are void."""
     lookup = np.full(LABEL_VALUES, UNLISTED, np.int32)
@@ -228,7 +239,8 @@ def _read_panoptic(record: dict[str, Any]) -> Segments:
     path, infos = record["pan_seg_file_name"], record["segments_info"]
     ids = read_segment_ids(path)
     present, inverse = np.unique(ids, return_inverse=True)
-    shown = [info for info in infos if info["id"] in present]
+    listed_ids = set(present.tolist())
+    shown = [info for info in infos if info["id"] in listed_ids]
     places = {info["id"]: place for place, info in enumerate(shown)} | dict.fromkeys(record.get("void_ids", ()), VOID)
     unknown = [int(one) for one in present if one and int(one) not in places]
     if unknown:
@@ -238,32 +250,26 @@ def _read_panoptic(record: dict[str, Any]) -> Segments:
     to_place = np.array([places.get(int(one), VOID) for one in present], np.int32)
     classes = np.array([info["category_id"] for info in shown], np.int64)
     crowd = np.array([bool(info.get("iscrowd", 0)) for info in shown], bool)
-    return Segments(to_place[inverse.reshape(ids.shape)], classes, crowd)
-
-
-def panoptic_faults(record: dict[str, Any]) -> list[str]:
-    """Return one line for each segment that the JSON file lists and the picture has no pixel of.
-
-    `Dataset.read_segments` does not mind: such a segment is not there.
-
-    Raises:
-        InputError: The picture is missing or broken.
-    """
-    path = record["pan_seg_file_name"]
-    present = set(np.unique(read_segment_ids(path)).tolist())
-    return [
+    empty = [
         f"panoptic mask '{path}' has no pixel of segment {info['id']}, which its JSON lists; delete it there or draw it"
-        for info in record["segments_info"]
-        if info["id"] not in present
+        for info in infos
+        if info["id"] not in places
     ]
+    return Segments(to_place[inverse.reshape(ids.shape)], classes, crowd, empty=tuple(empty))
 
 
 def _draw_outlines(record: dict[str, Any], size: tuple[int, int]) -> Segments:
     """Draw the annotations of an image, the smallest objects on top."""
     masks = [draw_outline(record, annotation, size) for annotation in record["annotations"]]
+    areas = [int(mask.sum()) for mask in masks]
     ids = np.full(size, VOID, np.int32)
-    for place in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
+    for place in sorted(range(len(masks)), key=lambda i: -areas[i]):
         ids[masks[place]] = place
     classes = np.array([one["category_id"] for one in record["annotations"]], np.int64)
     crowd = np.array([bool(one.get("iscrowd", 0)) for one in record["annotations"]], bool)
-    return Segments(ids, classes, crowd)
+    empty = [
+        f"{called(one)} of '{record['file_name']}' has no pixel in the image; delete it or draw it again"
+        for one, area in zip(record["annotations"], areas, strict=True)
+        if not area and "segmentation" in one
+    ]
+    return Segments(ids, classes, crowd, empty=tuple(empty))

@@ -17,7 +17,7 @@ def read_label_image(path: str | Path) -> tuple[np.ndarray, int]:
         (H, W) integers in 0..65535, and the bits per pixel: 8 or 16.
 
     Raises:
-        InputError: It is missing, broken, or has colours instead of ids.
+        InputError: It is missing, broken, a JPEG, or has colours or other numbers instead of ids.
     """
     image = _open(path)
     values = np.asarray(image)
@@ -28,6 +28,11 @@ def read_label_image(path: str | Path) -> tuple[np.ndarray, int]:
         )
     if values.dtype == bool:
         values = values.astype(np.uint8)
+    if values.dtype.kind == "f" or (values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535)):
+        raise InputError(
+            f"label '{path}' holds {values.dtype} from {values.min():g} to {values.max():g}; expected class ids, whole "
+            "numbers from 0 to 65535: save 8 or 16 bits"
+        )
     return values, 8 if values.dtype == np.uint8 else 16
 
 
@@ -38,7 +43,7 @@ def read_segment_ids(path: str | Path) -> np.ndarray:
         (H, W) int64, R + 256 G + 65536 B; 0 is void.
 
     Raises:
-        InputError: It is missing, broken, or has no colours.
+        InputError: It is missing, broken, a JPEG, or has no colours.
     """
     image = _open(path)
     if image.mode not in ("RGB", "RGBA", "P"):
@@ -60,4 +65,6 @@ def _open(path: str | Path) -> Image.Image:
     except Exception as error:  # decoders raise nearly anything
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"mask '{path}' cannot be read ({reason}); expected a PNG, make it anew") from error
+    if image.format == "JPEG":
+        raise InputError(f"mask '{path}' is a JPEG, which changes ids as it saves them; make it anew as PNG")
     return image

@@ -42,7 +42,7 @@ def sound_outline(outline: Any, size: tuple[int, int]) -> Any:
         return _sound_runs(outline, size)
     if isinstance(outline, (list, tuple)):
         return _sound_polygons(outline, size)
-    raise InputError(f"its segmentation is {_shown(outline)}; expected polygons or run lengths as in COCO")
+    raise InputError(f"its segmentation is {shorten(outline)}; expected polygons or run lengths as in COCO")
 
 
 def outline_rle(outline: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -90,9 +90,13 @@ def draw_outline(record: dict[str, Any], annotation: dict[str, Any], size: tuple
             return _fill_corners(annotation["corners"], size)
         mask: np.ndarray = rle.decode(outline_rle(annotation.get("segmentation"), size)).astype(bool)
     except InputError as error:
-        number = f"annotation {annotation['id']}" if "id" in annotation else "an annotation"
-        raise InputError(f"{number} of '{record['file_name']}' cannot be drawn: {error}") from error
+        raise InputError(f"{called(annotation)} of '{record['file_name']}' cannot be drawn: {error}") from error
     return mask
+
+
+def called(annotation: dict[str, Any]) -> str:
+    """Return what an annotation is called in messages."""
+    return f"annotation {annotation['id']}" if "id" in annotation else "an annotation"
 
 
 def _sound_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> list[list[float]]:
@@ -101,7 +105,7 @@ def _sound_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> list[list
     found = []
     for polygon in polygons:
         if not isinstance(polygon, (list, tuple)):
-            raise InputError(f"a polygon is {_shown(polygon)}; expected a list of numbers, [[x, y, ...]]")
+            raise InputError(f"a polygon is {shorten(polygon)}; expected a list of numbers, [[x, y, ...]]")
         if polygon and isinstance(polygon[0], (list, tuple)):
             raise InputError("its polygon is nested too deep; expected flat lists of numbers, [[x, y, x, y, ...]]")
         _check_numbers(polygon, size)
@@ -111,8 +115,23 @@ def _sound_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> list[list
             found.append(list(polygon))
     if not found:
         raise InputError(f"its polygon has {max(map(len, polygons))} numbers; {_TOO_SHORT}")
+    _check_place(found, size)
     _check_length(found, size)
     return found
+
+
+def _check_place(polygons: list[list[float]], size: tuple[int, int]) -> None:
+    """Refuse what lies outside of the image as a whole, and shares of its sides in place of pixels."""
+    boxes = [(min(p[::2]), max(p[::2]), min(p[1::2]), max(p[1::2])) for p in polygons]
+    if all(right <= 0 or left >= size[1] or low <= 0 or top >= size[0] for left, right, top, low in boxes):
+        raise InputError(
+            f"its polygon lies outside of the image of {size[1]}x{size[0]} pixels; expected pixels of this image, draw "
+            "it again"
+        )
+    if all(0 <= left and right <= 1 and 0 <= top and low <= 1 for left, right, top, low in boxes):
+        raise InputError(
+            "its polygon has numbers from 0 to 1 alone; expected pixels, multiply by the width and height of the image"
+        )
 
 
 def _check_numbers(polygon: Sequence[Any], size: tuple[int, int]) -> None:
@@ -124,7 +143,7 @@ def _check_numbers(polygon: Sequence[Any], size: tuple[int, int]) -> None:
     if not usual:
         for value in polygon:
             if not isinstance(value, (int, float)):
-                raise InputError(f"its polygon holds {_shown(value)}; expected numbers, draw it again")
+                raise InputError(f"its polygon holds {shorten(value)}; expected numbers, draw it again")
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"its polygon holds {value}; expected finite numbers, draw it again")
     for axis, side in enumerate(reversed(size)):
@@ -132,7 +151,7 @@ def _check_numbers(polygon: Sequence[Any], size: tuple[int, int]) -> None:
         for value in (min(values), max(values)) if values else ():
             if not -side <= value <= 2 * side:
                 raise InputError(
-                    f"its polygon has the coordinate {_shown(value)}, far outside of the image of {size[1]}x{size[0]} "
+                    f"its polygon has the coordinate {shorten(value)}, far outside of the image of {size[1]}x{size[0]} "
                     "pixels; expected pixels of this image, draw it again"
                 )
 
@@ -156,7 +175,7 @@ def _sound_runs(outline: dict[str, Any], size: tuple[int, int]) -> dict[str, Any
     given, counts = outline.get("size"), outline.get("counts")
     if not (isinstance(given, (list, tuple)) and list(given) == list(size)):
         raise InputError(
-            f"its run lengths are of size {_shown(given)}, the image of {list(size)} (height, width); make them anew "
+            f"its run lengths are of size {shorten(given)}, the image of {list(size)} (height, width); make them anew "
             "from this image"
         )
     if isinstance(counts, (str, bytes)):
@@ -183,7 +202,7 @@ def _whole_numbers(counts: Any) -> np.ndarray:
             return values.clip(-FAR, FAR).astype(np.int64)
     except (ValueError, TypeError, OverflowError):  # numpy's, of lists in lists
         pass
-    raise InputError(f"its run lengths are {_shown(counts)}; expected a list of whole numbers, or COCO's string")
+    raise InputError(f"its run lengths are {shorten(counts)}; expected a list of whole numbers, or COCO's string")
 
 
 def _unpack(text: str | bytes) -> np.ndarray:
@@ -194,10 +213,10 @@ def _unpack(text: str | bytes) -> np.ndarray:
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     letters = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if not len(letters) or letters.min() < 0 or letters.max() > 63:
-        raise InputError(f"its run lengths are {_shown(text)}, no string of COCO's; make them anew")
+        raise InputError(f"its run lengths are {shorten(text)}, no string of COCO's; make them anew")
     ends = np.flatnonzero(letters < 32)
     if letters[-1] >= 32 or np.diff(ends, prepend=-1).max() > 7:  # 35 bits are more than any image needs
-        raise InputError(f"its run lengths {_shown(text)} are cut or garbled; make them anew")
+        raise InputError(f"its run lengths {shorten(text)} are cut or garbled; make them anew")
     starts = np.append(0, ends[:-1] + 1)
     lengths = ends - starts + 1
     shifts = 5 * (np.arange(len(letters)) - np.repeat(starts, lengths))
@@ -215,7 +234,7 @@ def _fill_corners(polygons: list[list[list[float]]], size: tuple[int, int]) -> n
         try:
             flat = [value for x, y in polygon for value in (x, y)]
         except (TypeError, ValueError) as error:
-            raise InputError(f"its polygon is {_shown(polygon)}; expected corners [x, y], fetch it again") from error
+            raise InputError(f"its polygon is {shorten(polygon)}; expected corners [x, y], fetch it again") from error
         _check_numbers(flat, size)
         if len(polygon) > 1:
             pen.polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
@@ -232,7 +251,7 @@ def _read_mask(path: str, record: dict[str, Any], size: tuple[int, int]) -> np.n
     return mask
 
 
-def _shown(value: object) -> str:
+def shorten(value: object) -> str:
     """Return a short picture of a value of a JSON file, on one line."""
     try:
         text = repr(value)

@@ -15,7 +15,6 @@ import numpy as np
 
 from ovseg.data.coco_json import read_coco_json
 from ovseg.data.dataset import SEMANTIC, Dataset, identity_lookup
-from ovseg.data.matching import listed
 from ovseg.data.pairing import read_label_pairs
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
@@ -55,13 +54,17 @@ def read_folder(folder: Path, chosen: str = "") -> Dataset:
 
 
 def find_json(folder: Path) -> Path:
-    """Return the COCO file of a folder: the only JSON file in it or in its ``annotations``.
+    """Return the COCO file of a folder: the only one in it or in its ``annotations``.
+
+    A lone JSON file is taken for one, unless there are labels, which a COCO file has no use for.
 
     Raises:
         InputError: There is none, or several.
     """
-    found = sorted(path for place in (folder, folder / "annotations") for path in place.glob("*.json"))
-    found = [path for path in found if _is_coco(path)]
+    places = (folder, folder / "annotations")
+    found = sorted(path for place in places for path in place.glob("*.json") if path.is_file())
+    if found[1:] or (folder / "labels").is_dir():
+        found = [path for path in found if _is_coco(path)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -77,11 +80,11 @@ def find_json(folder: Path) -> Path:
 
 def _is_coco(path: Path) -> bool:
     """Tell whether a file is one, without reading big ones twice: they are."""
-    if path.stat().st_size > 50e6:
-        return True
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        if path.stat().st_size > 50e6:
+            return True
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return path.stem in ("annotations", "panoptic", "instances")  # most likely meant, and broken
     return isinstance(data, dict) and "annotations" in data
 
@@ -92,13 +95,6 @@ def _read_labels(folder: Path) -> Dataset:
     if not records and not problems:
         skipped = f" ({notes[0]})" if notes else ""
         raise InputError(f"folder '{folder / 'images'}' holds no images; expected .jpg or .png files in it{skipped}")
-    ids = [str(entry.id) for entry in classes if entry.id is not None]
-    if ids:  # two things say what a value stands for, and nobody knows which was looked at when the labels were made
-        problems.insert(
-            0,
-            f"'{folder / 'classes.txt'}' has numbers beside the names ({listed(ids)}), but values of labels count its "
-            "classes from 0; write the names alone, in the order of the values",
-        )
     count = len(classes)
     remap = np.arange(count, dtype=np.int32)
     return Dataset(

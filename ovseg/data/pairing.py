@@ -7,6 +7,7 @@ images of one folder share a stem, labels are called like the whole file: ``a.jp
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -32,12 +33,17 @@ def read_label_pairs(images: Path, labels: Path) -> tuple[list[dict[str, Any]], 
     Raises:
         InputError: A folder is missing or cannot be read.
     """
-    pictures, notes = _list_files(images, IMAGE_SUFFIXES, "no images")
-    masks, more = _list_files(labels, frozenset({".png"}), "no labels (which are PNG)")
+    pictures, unread = _list_files(images, IMAGE_SUFFIXES)
+    masks, others = _list_files(labels, frozenset({".png"}))
+    notes = [
+        f"{counted(len(skipped), 'file', 'files')} below '{folder}' left out as {what}: {listed(skipped)}"
+        for folder, skipped, what in ((images, unread, "no images"), (labels, others, "no labels (which are PNG)"))
+        if skipped
+    ]
     by_key: dict[str, list[str]] = defaultdict(list)
     for mask in masks:
         by_key[_key(mask)].append(mask)
-    own = {name: by_key.get(name) or by_key.get(_stem(name), []) for name in pictures}
+    own = {name: by_key.get(_plain(name)) or by_key.get(_plain(_stem(name)), []) for name in pictures}
     claims: dict[str, list[str]] = defaultdict(list)
     for name, found in own.items():
         for mask in found:
@@ -59,22 +65,29 @@ def read_label_pairs(images: Path, labels: Path) -> tuple[list[dict[str, Any]], 
         if len(found) > 1
     ]
     lonely = [name for name in pictures if not own[name]]
-    problems += _lonely(images, labels, lonely, [mask for mask in masks if mask not in claims])
-    return records, problems, [*notes, *more]
+    of_other_kinds, lines = _no_png(labels, lonely, others)
+    lonely = [name for name in lonely if name not in of_other_kinds]
+    lines += _lonely(images, labels, lonely, [mask for mask in masks if mask not in claims])
+    return records, [*problems, *lines], notes
 
 
 def _key(mask: str) -> str:
     """Return what a label is called after: the path of an image, with its suffix or without."""
     ending = next(ending for ending in ENDINGS if mask.lower().endswith(ending))
-    return mask[: -len(ending)]
+    return _plain(mask[: -len(ending)])
+
+
+def _plain(name: str) -> str:
+    """Return a name with its accents as Linux and Windows write them; macOS takes them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _list_files(folder: Path, suffixes: frozenset[str], what: str) -> tuple[list[str], list[str]]:
-    """Return the files below a folder by their paths below it, sorted, and a note on those of other suffixes.
+def _list_files(folder: Path, suffixes: frozenset[str]) -> tuple[list[str], list[str]]:
+    """Return the files below a folder by their paths below it, sorted, and those of other suffixes.
 
     Hidden files and folders are left out.
 
@@ -98,8 +111,18 @@ def _list_files(folder: Path, suffixes: frozenset[str], what: str) -> tuple[list
         for name in (name for name in files if not name.startswith(".")):
             fits = Path(name).suffix.lower() in suffixes and not name.lower().endswith(BESIDE)
             (found if fits else skipped).append((Path(place) / name).relative_to(folder).as_posix())
-    told = f"{counted(len(skipped), 'file', 'files')} below '{folder}' left out as {what}: {listed(sorted(skipped))}"
-    return sorted(found), [told] if skipped else []
+    return sorted(found), sorted(skipped)
+
+
+def _no_png(labels: Path, pictures: Sequence[str], others: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Return the images whose labels are pictures of another format, and a line on these."""
+    stems = {_plain(_stem(name)): name for name in others if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES}
+    found = {name: stems[key] for name in pictures if (key := _plain(_stem(name))) in stems}
+    line = (
+        f"{counted(len(found), 'label is', 'labels are')} no PNG in '{labels}' ({listed(found.values(), 3)}); expected "
+        "STEM.png: save them anew, from before a JPEG changed their values"
+    )
+    return set(found), [line] if found else []
 
 
 def _lonely(images: Path, labels: Path, pictures: Sequence[str], masks: Sequence[str]) -> list[str]:

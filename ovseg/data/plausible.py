@@ -24,6 +24,7 @@ SAMPLE = 16
 """Label images that are looked at where not all are read anyway."""
 MOSTLY_VOID = 0.9
 _TOP = (255, 65535)  # the values of white, and of no class
+_FEW = 3  # label images of which less tell little
 _SMOOTH = 8  # values beside the classes that no stretching explains
 _HEAD = 1 << 16  # bytes
 _NOTHING = "no pixel of any image has a class"
@@ -37,9 +38,12 @@ def require_plausible(dataset: Dataset) -> None:
             be read are no matter here.
     """
     if not dataset.records:
-        reason = dataset.problems[0] if dataset.problems else "it lists none"
+        reason = next(iter((*dataset.problems, *dataset.left_out)), "it lists none")
         raise InputError(f"'{dataset.name}' has no image that can be used ({reason}); see `ovseg datasets check`")
+    nothing = f"'{dataset.name}': {_NOTHING}; expected some of {listed(dataset.classes.names)}"
     if dataset.kind != SEMANTIC:
+        if not any(record.get("annotations") or record.get("segments_info") for record in dataset.records):
+            raise InputError(nothing)
         return
     values = LabelValues()
     places = np.linspace(0, len(dataset.records) - 1, min(SAMPLE, len(dataset.records))).astype(int)
@@ -52,7 +56,7 @@ def require_plausible(dataset: Dataset) -> None:
         raise InputError(f"'{dataset.name}': {fault}")
     found = np.flatnonzero(values.found)
     if values.files == len(dataset.records) and (dataset.lookup[found] == VOID).all():
-        raise InputError(f"'{dataset.name}': {_NOTHING}; expected some of {listed(dataset.classes.names)}")
+        raise InputError(nothing)
 
 
 @dataclass(eq=False)
@@ -86,16 +90,21 @@ def label_faults(dataset: Dataset, values: LabelValues) -> list[str]:
         values: Of its label images. A few files that are not like the others are no fault of all.
     """
     count = len(dataset.remap)
+    # Two things say what a value stands for, and nobody knows which was looked at when the labels were made.
+    if numbers := [str(entry.id) for entry in dataset.file_classes if entry.id is not None]:
+        return [
+            f"'classes.txt' has numbers beside the names ({listed(numbers)}), but values of labels count its classes "
+            "from 0; write the names alone, in the order of the values"
+        ]
     found = np.flatnonzero(values.found).tolist()
     strange = [value for value in found if dataset.lookup[value] == UNLISTED]
     hold = f"labels hold {'the values ' if len(found) > 1 else ''}{listed(map(str, found))}"
     ids = f"class ids are 0 to {count - 1}"
-    if count == 2 and len(found) == 2 and found[0] == 0 and found[1] in _TOP:
-        name = dataset.file_classes[1].name
-        return [
-            f"{hold} alone, and {found[1]} means no class: all of '{name}' would be void; {ids}, save 1 in place of "
-            f"{found[1]} (a pixel's value // {found[1]})"
-        ]
+    if _black_and_white(dataset, found) and (count == 2 or (count > 2 and values.files >= _FEW)):
+        names = listed(dataset.file_classes.names[1:], 3)
+        which = f"'{names}'" if count == 2 else f"the other classes ({names})"
+        mend = f"1 in place of {found[1]} (a pixel's value // {found[1]})" if count == 2 else "the class of each pixel"
+        return [f"{hold} alone, and {found[1]} means no class: all of {which} would be void; {ids}, save {mend}"]
     if not strange:
         return []
     highest = max(set(found) - set(_TOP), default=0)
@@ -103,9 +112,12 @@ def label_faults(dataset: Dataset, values: LabelValues) -> list[str]:
         return [f"{hold} and no 0, but {ids}; subtract 1 from each value, the first line of the class list is 0"]
     if 2 * values.strange < max(values.files, 1):
         return []
+    if all(value > 255 - count for value in found) and found[-1] == 255:
+        return [f"{hold}, which are 255 and less, but {ids}; they look inverted: save 255 - value"]
     factor = _stretched(found, count)
     if factor:
-        return [f"{hold}, multiples of {factor}, but {ids}; divide the values by {factor}"]
+        rounded = " and round" if "/" in factor else ""
+        return [f"{hold}, multiples of {factor}, but {ids}; divide the values by {factor}{rounded}"]
     if highest == count:
         return [
             f"{hold}, which is one more than the {counted(count, 'class', 'classes')}, but {ids}; if 0 is background, "
@@ -122,7 +134,7 @@ def label_faults(dataset: Dataset, values: LabelValues) -> list[str]:
 def label_hints(dataset: Dataset, values: LabelValues) -> list[str]:
     """Return what may be wrong with the values of all label images together; see `label_faults`."""
     found, count = np.flatnonzero(values.found).tolist(), len(dataset.remap)
-    if len(found) != 2 or found[0] != 0 or found[1] not in _TOP or count == 2:
+    if not _black_and_white(dataset, found) or label_faults(dataset, values):
         return []
     if count == 1:
         return [
@@ -182,18 +194,24 @@ def same_files(paths: Iterable[str | os.PathLike[str]]) -> list[list[str]]:
             for path in group:
                 try:
                     by_mark[mark(Path(path))].append(path)
-                except OSError:
+                except (OSError, ValueError):  # also of names that no file has
                     continue
             split += [same for same in by_mark.values() if len(same) > 1]
         groups = split
     return groups
 
 
+def _black_and_white(dataset: Dataset, found: Sequence[int]) -> bool:
+    return len(found) == 2 and found[0] == 0 and found[1] in _TOP and int(dataset.lookup[found[1]]) == VOID
+
+
 def _stretched(found: Sequence[int], count: int) -> str:
     """Return the factor by which all values are too large, so that people see them; empty where there is none."""
     own = [value for value in found if value not in (0, 65535)]
     step = 255 / max(count - 1, 1)
-    if step > 4 and own and all(value >= step - 1 and abs(value - step * round(value / step)) <= 1 for value in own):
+    slack = int(step != int(step))  # where it is no whole number, values were rounded
+    near = [value >= step - 1 and abs(value - step * round(value / step)) <= slack for value in own]
+    if step > 4 and own and all(near):
         return f"{step:g}" if step == int(step) else f"255 / {count - 1}"
     rest = [value for value in own if value != 255]
     factor = math.gcd(*rest)

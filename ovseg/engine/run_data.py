@@ -158,10 +158,11 @@ def _say_problems(one: Examined, use: str) -> None:
 
 
 def _tell(one: Examined) -> dict[str, Any]:
-    """Say what became of the classes, what was noted, and what may be wrong; returns it for the record of the run."""
-    notes, hints = one.report.notes, one.report.hints
-    _say([f"'{one.dataset.name}': {line}" for line in (*notes, *(f"hint: {hint}" for hint in brief(hints)))])
-    return {"notes": notes, "hints": hints}
+    """Say what became of the classes, what reading got around, and what may be wrong; returns it for the record."""
+    report, name = one.report, one.dataset.name
+    hints = [f"hint: {line}" for line in brief(report.hints)]
+    _say([f"'{name}': {line}" for line in (*report.notes, *brief(report.left_out), *hints)])
+    return {"notes": report.notes, "left_out": report.left_out, "hints": report.hints}
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -204,7 +205,7 @@ def _add_training(data: RunData, one: Examined, places: list[int]) -> None:
     part, contents = one.part(places)
     data.train.append(part)
     data.contents.append(contents)
-    entry = {"name": name, "images": len(places), "classes": part.classes.names, "left_out": one.report.problems}
+    entry = {"name": name, "images": len(places), "classes": part.classes.names, "problems": one.report.problems}
     data.record["train"].append({**entry, **_tell(one)})
 
 

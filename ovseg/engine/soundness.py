@@ -82,10 +82,10 @@ def examine(dataset: Dataset, judging: bool = False) -> Examined:
     every = comm.all_gather(_read(dataset, own, judging))
     found = {place: seen for part in every for place, seen in part.items()}
     found |= {place: Seen(*known[key]) for place, key in enumerate(keys) if place not in found}
-    sound = {keys[place]: seen for place, seen in found.items() if not seen.faults}
+    sound = {keys[place]: seen for place, seen in found.items() if not seen.fault}
     if missing and comm.is_main_process():
         store.write(contents, sound)
-    faults = {place: seen.faults[-1] for place, seen in sorted(found.items()) if seen.faults}
+    faults = {place: seen.fault for place, seen in sorted(found.items()) if seen.fault}
     report = judge(dataset, dict(sorted(found.items())), _twins(dataset, contents))
     if report.broken:
         raise InputError(f"'{dataset.name}': {report.broken[0]}")

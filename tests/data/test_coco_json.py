@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +18,9 @@ from ovseg.cli import main
 from ovseg.data.checking import check_dataset
 from ovseg.data.coco_entries import Index, id_key
 from ovseg.data.coco_json import read_coco_json
-from ovseg.data.dataset import panoptic_faults
 from ovseg.data.own_data import read_folder
 from ovseg.data.registration import read_dataset
-from ovseg.errors import InputError, OvsegError, VocabularyError
+from ovseg.errors import InputError, OvsegError
 from ovseg.evaluation.metrics.instance_masks import true_instances
 from ovseg.vocabulary import Vocabulary
 
@@ -51,6 +51,12 @@ PANOPTIC = {
         }
         for i in range(2)
     ],
+}
+
+PANOPTIC_3 = {
+    **PANOPTIC,
+    "images": [*PANOPTIC["images"], {**PANOPTIC["images"][1], "id": 3, "file_name": "im2.jpg"}],
+    "annotations": [*PANOPTIC["annotations"], {**PANOPTIC["annotations"][1], "image_id": 3, "file_name": "im2.png"}],
 }
 
 
@@ -96,6 +102,8 @@ def one(key, value, place=0, of="annotations"):
 SOUND = [[0, -1, 1, -1], [-1, 2, -1, -1]]
 NO_CAT = [[-1, -1, 1, -1], [-1, 2, -1, -1]]
 """What is left when annotation 1 is left out: its pixels are void."""
+NO_CAT_CLASS = [[-1, -1, 0, -1], [-1, 1, -1, -1]]
+"""The same where category 7 is left out, too."""
 
 
 @pytest.mark.parametrize(
@@ -191,6 +199,25 @@ NO_CAT = [[-1, -1, 1, -1], [-1, 2, -1, -1]]
             "category 'x' is left out: its id is 1.5; give it a number",
             SOUND,
         ),
+        (one("name", 3, of="categories"), "category 7 is left out: its name is 3 (int); expected a name", NO_CAT_CLASS),
+        (one("name", "a|b", of="categories"), "category 'a|b' is left out: its name ('a|b') holds a '|'", NO_CAT_CLASS),
+        (one("name", "", of="categories"), "category 7 is left out: its name is empty", NO_CAT_CLASS),
+        (
+            one("file_name", "\ud800.jpg", of="images"),
+            "image number 1 is left out: its file_name is '\\ud800",
+            SOUND[1:],
+        ),
+        (one("width", 1e308, of="images"), "image 'im0.jpg' has height 12 and width 1e+308; expected its", SOUND),
+        (
+            one("segmentation", [[20, 1, 30, 1, 30, 9]]),
+            "annotation 1 of 'im0.jpg' is left out: its polygon lies outside of the image of 16x12 pixels",
+            NO_CAT,
+        ),
+        (
+            one("segmentation", [[0.1, 0.1, 0.5, 0.1, 0.5, 1]]),
+            "annotation 1 of 'im0.jpg' is left out: its polygon has numbers from 0 to 1 alone; expected pixels, mult",
+            NO_CAT,
+        ),
         (
             one("isthing", "no", of="categories"),
             "category 'cat' has isthing 'no'; expected 0 or 1, taken as a t",
@@ -221,11 +248,12 @@ NO_CAT = [[-1, -1, 1, -1], [-1, 2, -1, -1]]
 )
 def test_a_fault_is_one_line_and_the_rest_is_read(folder, change, line, left):
     dataset = read_folder(write(folder, change))
-    problems = [one for one in dataset.problems if "left out: it belongs to image 1," not in one or left is None]
+    problems = [one for one in dataset.left_out if "left out: it belongs to image 1," not in one or left is None]
     assert problems[0].startswith(f"'annotations.json': {line}"), problems
     assert len(problems) == (1 if left is not None else 3) and "\n" not in problems[0]
     report = check_dataset(dataset)
-    assert report.problems == list(dataset.problems) and report.images == len(dataset.records)
+    assert report.left_out == list(dataset.left_out) and report.images == len(dataset.records)
+    assert not report.problems  # training goes on
     if left is not None:
         assert [stripes(dataset, i) for i in range(len(left))] == left
     for record in dataset.records:
@@ -259,7 +287,9 @@ def test_a_fault_is_one_line_and_the_rest_is_read(folder, change, line, left):
 )
 def test_what_is_no_fault(folder, change):
     dataset = read_folder(write(folder, change))
-    assert (dataset.problems, dataset.notes) == ((), ()) and [stripes(dataset, i) for i in range(2)] == SOUND
+    assert (dataset.problems, dataset.left_out, dataset.notes) == ((), (), ()) and [
+        stripes(dataset, i) for i in range(2)
+    ] == SOUND
     assert [dataset.image_name(record) for record in dataset.records] == ["im0.jpg", "im1.jpg"]
 
 
@@ -276,8 +306,8 @@ def test_images_elsewhere_are_read_and_said(folder, absolute):
     (folder / "images/im0.jpg").rename(other / "im0.jpg")
     name = str(other / "im0.jpg") if absolute else "../../other/im0.jpg"
     dataset = read_folder(write(folder, one("file_name", name, of="images")))
-    assert not dataset.problems and [stripes(dataset, i) for i in range(2)] == SOUND
-    assert dataset.notes == (f"1 images of 'annotations.json' lie outside of '{folder}' ('{other}/im0.jpg')",)
+    assert not dataset.problems and not dataset.left_out and [stripes(dataset, i) for i in range(2)] == SOUND
+    assert dataset.notes == (f"images of 'annotations.json' lie outside of '{folder}': '{other}/im0.jpg'",)
     assert [dataset.image_name(record) for record in dataset.records] == ["other/im0.jpg", "set/images/im1.jpg"]
 
 
@@ -313,10 +343,14 @@ def test_synonyms_that_repeat_a_name_are_no_fault(folder):
 
     dataset = read_folder(write(folder, change))
     assert [entry.names for entry in dataset.classes] == [("cat", "kitten"), ("dog", "hound"), ("person",)]
-    assert not dataset.problems and len(dataset.notes) == 1
-    assert "6 synonyms in 'annotations.json' repeat a name or a synonym of another class" in dataset.notes[0]
-    with pytest.raises(VocabularyError, match="expected a name"):
-        read_folder(write(folder, one("name", 3, of="categories")))
+    assert not dataset.problems and not dataset.left_out
+    assert dataset.notes == (
+        "synonyms in 'annotations.json' that repeat a name or another synonym are dropped: 5 (cat, CAT, dog, and 2 "
+        "more)",
+        "synonyms in 'annotations.json' that are no names in a list are dropped: 1 (None)",
+    )
+    dataset = read_folder(write(folder, one("synonyms", "kitten", of="categories")))
+    assert dataset.notes == ("synonyms in 'annotations.json' that are no names in a list are dropped: 1 ('kitten')",)
 
 
 def test_known_classes_are_matched_by_id(folder):
@@ -369,9 +403,9 @@ def segment(key, value, place=0):
 )
 def test_panoptic_faults_are_one_line_and_the_rest_is_read(folder, change, line, left):
     dataset = read_folder(write(folder, change, PANOPTIC))
-    assert dataset.kind == "panoptic" and len(dataset.problems) == bool(line)
+    assert dataset.kind == "panoptic" and len(dataset.left_out) == bool(line) and not dataset.problems
     if line:
-        assert dataset.problems[0].startswith(f"'annotations.json': {line}"), dataset.problems
+        assert dataset.left_out[0].startswith(f"'annotations.json': {line}"), dataset.left_out
     if left is None:
         assert [dataset.image_name(record) for record in dataset.records] == ["im1.jpg"]
         assert dataset.notes == ("1 of 2 images in 'annotations.json' have no annotation and are left out",)
@@ -388,11 +422,11 @@ def test_a_segment_without_a_pixel(folder):
     dataset = read_folder(write(folder, lambda c: c["annotations"][0]["segments_info"].append(more), PANOPTIC))
     found = dataset.read_segments(dataset.records[0], SIZE)
     assert found.classes.tolist() == [0, 1, 2] and len(true_instances(dataset, dataset.records[0], SIZE)) == 3
-    assert panoptic_faults(dataset.records[0]) == [
+    assert found.empty == (
         f"panoptic mask '{folder}/panoptic/im0.png' has no pixel of segment 123, which its JSON lists; delete it there "
-        "or draw it"
-    ]
-    assert panoptic_faults(dataset.records[1]) == []
+        "or draw it",
+    )
+    assert dataset.read_segments(dataset.records[1], SIZE).empty == ()
 
 
 @pytest.mark.parametrize(
@@ -422,6 +456,49 @@ def test_panoptic_pictures_of_other_kinds(folder, mode, reason):
         assert check_dataset(dataset).images == 1
     else:
         assert stripes(dataset) == [-1, 0, 1, 2]
+
+
+def test_a_picture_of_several_images_is_nobodys(folder):
+    dataset = read_folder(write(folder, lambda c: c["annotations"][1].update(file_name="im0.png"), PANOPTIC_3))
+    assert [Path(record["file_name"]).name for record in dataset.records] == ["im2.jpg"]
+    assert dataset.left_out == tuple(
+        f"'annotations.json': annotation of 'im{i}.jpg' is left out: 'im0.png' is the PNG of several images; expected "
+        "one for each"
+        for i in range(2)
+    )
+
+
+def test_a_key_that_stands_twice(folder):
+    """Only the last one is read, and nobody knows which was meant: training refuses it."""
+    path = write(folder, lambda c: None) / "annotations.json"
+    path.write_text(path.read_text()[:-1] + ', "categories": [{"id": 7, "name": "dog"}, {"id": 0, "name": "cat"}]}')
+    (line,) = read_folder(folder).problems
+    assert line == (
+        "'annotations.json': key 'categories' stands twice in one object, and only the last of them counts; delete one"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_of_json(folder, encoding):
+    path = write(folder, lambda c: None) / "annotations.json"
+    path.write_text(path.read_text(), encoding=encoding)
+    (folder / "other.json").write_text("{}")  # so that both are looked into
+    assert stripes(read_folder(folder)) == SOUND[0]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "[1]", "null", ""])
+def test_a_lone_file_that_is_none_is_named(folder, content):
+    """Whatever it is called; labels beside it mean the other layout."""
+    (folder / "data.json").write_text(content)
+    with pytest.raises(InputError, match=r"data.json' is no COCO file \("):
+        read_folder(folder)
+    (folder / "labels").mkdir()
+    with pytest.raises(InputError, match=r"no data set: classes.txt"):
+        read_folder(folder)
+    (folder / "annotations").mkdir()
+    (folder / "annotations/x.json").mkdir()  # a folder is no file
+    with pytest.raises(InputError, match=r"no data set: classes.txt"):
+        read_folder(folder)
 
 
 def test_one_of_several_files_is_chosen(folder, capsys, tmp_path, monkeypatch):
@@ -493,6 +570,6 @@ def test_whatever_a_file_holds(folder, panoptic, of, place, data):
                         true_instances(report.dataset, record, SIZE)
                     except InputError:
                         continue
-        assert all("\n" not in line for line in report.problems)
+        assert all("\n" not in line for line in report.faults)
     except OvsegError as error:
         assert "\n" not in str(error)

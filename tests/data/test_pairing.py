@@ -44,10 +44,21 @@ def folder(tmp_path):
         (["a.jpg", "a.png"], ["a.jpg.png", "a.png.png"], ["a.jpg.png", "a.png.png"]),
         (["a.jpg", "a.png"], ["a.jpg.labels.png", "a.png.labels.png"], ["a.jpg.labels.png", "a.png.labels.png"]),
         (["a.b.jpg"], ["a.b.png"], ["a.b.png"]),
+        (["\u00fc.jpg"], ["u\u0308.png"], ["u\u0308.png"]),  # as macOS packs what Linux unpacks
     ],
 )
 def test_pairs(folder, images, labels, pairs):
     assert folder(images, labels) == (dict(zip(images, pairs, strict=True)), [])
+
+
+def test_labels_of_another_format_are_named(folder):
+    pairs, lines = folder(["a.jpg", "b/c.jpg", "d.jpg"], ["a.jpg", "b/c.TIF", "d.png"])
+    assert pairs == {"d.jpg": "d.png"}
+    assert lines == [
+        "2 labels are no PNG in 'labels' (a.jpg, b/c.TIF); expected STEM.png: save them anew, from before a JPEG "
+        "changed their values",
+        "2 files below 'labels' left out as no labels (which are PNG): a.jpg, b/c.TIF",
+    ]
 
 
 def test_two_images_of_one_stem_are_refused_by_name(folder):

@@ -35,7 +35,9 @@ def classes(count):
         (2, (0, 65535), "0, 65535 alone, and 65535 means no class: all of 'c1' would be void"),
         (4, (0, 85, 170, 255), "0, 85, 170, 255, multiples of 85, but class ids are 0 to 3; divide the values by 85"),
         (4, (85, 170), "multiples of 85"),
-        (3, (0, 128, 255), "multiples of 255 / 2, but class ids are 0 to 2"),
+        (3, (0, 128, 255), "multiples of 255 / 2, but class ids are 0 to 2; divide the values by 255 / 2 and round"),
+        (2, (254, 255), "254, 255, which are 255 and less, but class ids are 0 to 1; they look inverted: save 255 - v"),
+        (21, (235, 240, 255), "they look inverted"),
         (21, (0, 10, 150, 200), "multiples of 10, but class ids are 0 to 20; divide the values by 10"),
         (3, (0, 257, 514), "multiples of 257"),
         (3, (1, 2, 3), "1, 2, 3 and no 0, but class ids are 0 to 2; subtract 1 from each value"),
@@ -49,6 +51,17 @@ def test_values_of_another_scale(tmp_path, count, found, text):
     dataset = label_set(tmp_path, np.zeros((2, 2)), classes(count))
     (line,) = label_faults(dataset, values_of(found))
     assert text in line and "\n" not in line and len(line) < 300
+
+
+def test_white_masks_of_several_classes(tmp_path):
+    dataset = label_set(tmp_path, np.zeros((2, 2)), classes(3))
+    (line,) = label_faults(dataset, values_of((0, 255), files=3, strange=0))
+    assert (
+        "255 means no class: all of the other classes (c1, c2) would be void" in line and "save the class of e" in line
+    )
+    many = label_set(tmp_path, np.zeros((2, 2)), classes(300))
+    assert not label_faults(many, values_of((0, 255), files=3, strange=0))  # where 255 is a class
+    assert not label_hints(many, values_of((0, 255), files=3, strange=0))
 
 
 def test_a_few_files_are_no_fault_of_all(tmp_path):
@@ -151,8 +164,8 @@ def test_a_panoptic_segment_without_a_pixel(tmp_path):
     }
     (tmp_path / "panoptic.json").write_text(json.dumps(data))
     report = check_dataset(read_folder(tmp_path))
-    assert len(report.problems) == 1 and report.images == 1
-    assert "panoptic/a.png' has no pixel of segment 123, which its JSON lists" in report.problems[0]
+    assert report.faults == report.left_out and len(report.left_out) == 1 and report.images == 1
+    assert "panoptic/a.png' has no pixel of segment 123, which its JSON lists" in report.left_out[0]
 
 
 def test_evaluation_of_nothing_is_refused(own_data):
@@ -165,3 +178,26 @@ def test_evaluation_of_nothing_is_refused(own_data):
         path.rename(path.with_name(f"{path.stem}_mask.png"))
     with pytest.raises(InputError, match=r"has no image that can be used .12 labels are called STEM_mask.png"):
         require_plausible(read_folder(own_data))
+
+
+@pytest.mark.parametrize("annotations", [[], [{"image_id": 7, "category_id": 3, "bbox": [1, 1, 9, 9]}]])
+def test_evaluation_without_an_outline_is_refused(own_data, write_coco, annotations):
+    write_coco(own_data)
+    content = json.loads((own_data / "annotations.json").read_text())
+    (own_data / "annotations.json").write_text(json.dumps(content | {"annotations": annotations}))
+    with pytest.raises(InputError, match="no pixel of any image has a class; expected some of glorp, blix"):
+        require_plausible(read_folder(own_data))
+
+
+def test_outlines_without_a_pixel_are_a_hint(own_data, write_coco):
+    """COCO has some, of objects smaller than a pixel."""
+    annotation = {"image_id": 7, "category_id": 3, "iscrowd": 0}
+    thin, whole = [[5, 5, 5, 5, 5, 5]], [[0, 0, 40, 0, 40, 30]]
+    outlines = [thin, whole, {"size": [40, 48], "counts": [40 * 48]}]
+    write_coco(own_data, [annotation | {"id": i, "segmentation": one} for i, one in enumerate(outlines)])
+    report = check_dataset(read_folder(own_data))
+    assert not report.faults
+    assert [hint.partition(" of ")[0] for hint in report.hints if "has no pixel in the image" in hint] == [
+        "annotation 0",
+        "annotation 2",
+    ]

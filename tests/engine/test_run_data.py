@@ -78,7 +78,7 @@ def test_unusable_images_are_named_and_left_out_on_request(train: Train, own_dat
     folder = train(skip_broken=True)
     assert len(curve(folder)) == 8 and "data: 9 images" in (folder / "log.txt").read_text()
     record = json.loads((folder / "training.json").read_text())["data"]["train"][0]
-    assert record["images"] == 9 and len(record["left_out"]) == 3
+    assert record["images"] == 9 and len(record["problems"]) == 3
     with pytest.raises(InputError, match="has no image that can be trained on"):
         for image in (own_data / "images").iterdir():
             image.write_bytes(b"no picture")
@@ -96,6 +96,10 @@ def white_masks(folder: Path) -> None:
         Image.fromarray(np.where(np.asarray(Image.open(path)) == 1, 255, 0).astype(np.uint8)).save(path)
 
 
+def numbered(folder: Path) -> None:
+    (folder / "classes.txt").write_text("0: glorp\n1: blix\n")
+
+
 def only_void(folder: Path) -> None:
     for path in (folder / "labels").iterdir():
         Image.new("L", (48, 40), 255).save(path)
@@ -106,6 +110,10 @@ def only_void(folder: Path) -> None:
     [
         (times_100, "labels hold the values 0, 100, 200, multiples of 100, but class ids are 0 to 2; divide"),
         (white_masks, "all of 'blix' would be void; class ids are 0 to 1, save 1 in place of 255"),
+        (
+            lambda folder: (folder / "classes.txt").write_text("0: a\n1: b\n"),
+            "'classes.txt' has numbers beside the names",
+        ),
         (only_void, "no pixel of any image has a class; expected some of glorp, blix"),
     ],
 )
@@ -123,16 +131,20 @@ def test_labels_that_cannot_be_meant(
     assert not (tmp_path / "run/last.pt").exists()
 
 
-def test_a_segment_that_shows_nothing(train: Train, panoptic_data: Path) -> None:
-    """The check calls it a problem: so does a training, and leaves out the image on request."""
+def test_what_reading_got_around_is_said_and_kept(train: Train, panoptic_data: Path) -> None:
+    """A segment that shows nothing, and ids that are written in two ways: the training goes on with the rest."""
     data = json.loads((panoptic_data / "panoptic.json").read_text())
     data["annotations"][4]["segments_info"].append({"id": 7, "category_id": 1, "iscrowd": 0})
+    data["annotations"][5]["image_id"] = "5"
     (panoptic_data / "panoptic.json").write_text(json.dumps(data))
-    (problem,) = check_dataset(read_dataset(str(panoptic_data))).problems
-    with pytest.raises(InputError, match=re.escape(problem)):
-        train("refused")
-    log = (train(skip_broken=True) / "log.txt").read_text()
-    assert "has no pixel of segment 7" in log and "data: 11 images" in log
+    lines = check_dataset(read_dataset(str(panoptic_data))).left_out
+    assert len(lines) == 2
+    for _ in range(2):  # the second time without reading the images
+        folder = train(resume=True, changes={"DATASETS": {"TEST": (str(panoptic_data),)}})
+        log = (folder / "log.txt").read_text()
+        assert all(f"'{panoptic_data}': {line}" in log for line in lines) and "data: 12 images" in log
+        record = json.loads((folder / "training.json").read_text())["data"]
+        assert record["train"][0]["left_out"] == record["test"][0]["left_out"] == lines
 
 
 def test_hints_and_notes_are_said_and_kept(train: Train, own_data: Path) -> None:

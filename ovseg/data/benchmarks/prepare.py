@@ -72,7 +72,7 @@ def prepare(place: Place) -> Outcome:
     unusable = place.rules.convert(place)
     dataset = read_here(place)
     found = verify(dataset, unusable)
-    problems += [*dataset.problems, *found.broken.values(), *count_problems(place, dataset)]
+    problems += [*dataset.problems, *dataset.left_out, *found.broken.values(), *count_problems(place, dataset)]
     present = int(found.present.sum())
     with atomic_write(place.made / "classes.json") as temporary:
         temporary.write_text(json.dumps(classes.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

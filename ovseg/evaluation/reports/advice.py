@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ovseg.data.dataset import INSTANCE, PANOPTIC, PROMPTS, SEMANTIC, Dataset, read_label_image
+from ovseg.data.findings import brief
 from ovseg.errors import InputError
 from ovseg.evaluation.runs.image_log import Log
 from ovseg.evaluation.runs.plan import Plan
@@ -74,9 +75,7 @@ def _protocol(plan: Plan, dataset: Dataset, total: int) -> Iterator[str]:
 
 
 def _problems(dataset: Dataset) -> Iterator[str]:
-    yield from dataset.problems[:5]
-    if len(dataset.problems) > 5:
-        yield f"{len(dataset.problems) - 5} more files have problems; see `ovseg datasets check {dataset.name}`"
+    yield from brief([*dataset.problems, *dataset.left_out])
 
 
 def _absent(dataset: Dataset, results: dict[str, Any]) -> Iterator[str]:
