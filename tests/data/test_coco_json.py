@@ -239,6 +239,7 @@ NO_CAT_CLASS = [[-1, -1, 0, -1], [-1, 1, -1, -1]]
             SOUND[1:],
         ),
         (one("file_name", ..., of="images"), "image number 1 is left out: its file_name is None; name", SOUND[1:]),
+        (one("file_name", "a\nb", of="images"), "image number 1 is left out: its file_name is 'a\\nb'", SOUND[1:]),
         (one("file_name", "a\0b", of="images"), "image number 1 is left out: its file_name is 'a\\x00b'", SOUND[1:]),
         (one("id", None, of="images"), "image 'im0.jpg' is left out: its id is None; give it a number", None),
         (one("width", -16, of="images"), "image 'im0.jpg' has height 12 and width -16; expected its size", SOUND),

@@ -155,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.json.parent)
     console = Console()
     shipped = {name: str(config_root() / path) for name, path in SHIPPED.items()}
-    configs = {Path(name).stem: shipped.get(name, name) for name in args.models.split(",")}
+    configs = {name: shipped.get(name, name) for name in args.models.split(",")}
     for config in configs.values():
         import_stages().kind_of(config)  # mistakes come before the work
     models, problems = [], []
