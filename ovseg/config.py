@@ -43,6 +43,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLIP = Node()
     cfg.MODEL.CLIP.ARCH = "ViT-B-16"
     cfg.MODEL.CLIP.PRETRAINED = "openai"  # a tag of open_clip or the path of a file
+    cfg.MODEL.CLIP.ACTIVATION = ""  # gelu | quick_gelu; empty: as the weights say, or else the architecture
     cfg.MODEL.CLIP.FOLDER = ""  # a folder with open_clip_config.json takes the place of the two above
     cfg.MODEL.RECALIBRATION = Node()
     cfg.MODEL.RECALIBRATION.NAME = "CLIP"
@@ -59,6 +60,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.TEXT.DESCRIPTIONS_WITH_TEMPLATES = False
     cfg.MODEL.TEXT.SUBCLASSES = ""
     cfg.MODEL.TEXT.AUTOCLIP = 0.0  # share of the largest entropy; 0 is off
+    cfg.MODEL.TEXT.LONG_TEXT = False  # whether texts beyond the context of the text tower are read in windows
     cfg.MODEL.TEXT.VOCABULARY = ""  # default words of a model; empty: the user gives them
     for table in TABLES:
         cfg[table] = Node(new_allowed=True)  # so that Detectron2's own `merge_from_file` reads the shipped files, too
@@ -79,6 +81,9 @@ def _add_protocol(cfg: CfgNode) -> None:
     protocol.STRIDE = 112
     protocol.PADDING = "none"  # none | corner | even
     protocol.PAD_MULTIPLE = 0  # pixels; 0 is the patch
+    protocol.RESIZE = (
+        "once"  # once | twice: a whole image's scores to the output at once, or by way of the input's size
+    )
     protocol.IMAGE_ENGINEERING = 0.0  # share of the unflipped views in ITACLIP's ensemble; 0 is off
     protocol.LOGIT_SCALE = 40.0
     protocol.PROB_THRESHOLD = 0.0
@@ -105,6 +110,7 @@ def _add_training(cfg: CfgNode) -> None:
     cfg.SEED = 0
     cfg.MODEL.DEVICE = "auto"
     cfg.DATASETS.VOCABULARY = ""  # words in place of those of the data sets; see ovseg.data.dataset.Dataset
+    cfg.DATASETS.RENAME = ""  # "old=new, ..." or a file, before the words; see ovseg.data.renaming
     cfg.INPUT.DATASET_MAPPER_NAME = "semantic"  # semantic: a mask per class | panoptic_lsj: a mask per segment
     cfg.INPUT.COLOR_AUG_SSD = False
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 1024, 0.1, 2.0  # of panoptic_lsj

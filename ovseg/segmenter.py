@@ -6,7 +6,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing_extensions import Unpack
 
 from ovseg._version import __version__
 from ovseg.contract import Encoded, SegmentationModel, Words, check_want
-from ovseg.data.images import LoadedImage, ReadOptions, expand_inputs, read_image
+from ovseg.data.images import LoadedImage, ReadOptions, check_reading, expand_inputs, read_image
+from ovseg.data.sources import each_image, is_several
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.result.segmentation import Segmentation
-from ovseg.system.device import check_settings, give_back
+from ovseg.system.device import check_settings, fits, give_back
 from ovseg.system.overlap import overlapped, worker_threads
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.background import parse_background
@@ -148,7 +148,7 @@ class Segmenter:
         """Embed the words of a request; the same words cost nothing the next time.
 
         Args:
-            classes: A list of names, ``"cat|kitten, sofa"``, a .txt or .json file, a preset name, a Vocabulary or
+            classes: A list of names, ``"cat|kitten, sofa"``, a file, a preset name, a Vocabulary or
                 Words; None for the model's own words, where it has some.
             background: ``none``, ``threshold:0.4``, ``words``, own words, or None for the model's default.
             templates: Name of a template set, or None for the model's default.
@@ -166,8 +166,9 @@ class Segmenter:
             raise VocabularyError("no classes were given; give them, for example segmenter(image, ['cat', 'sofa'])")
         vocabulary = Vocabulary.parse(self.default_words if classes is None else classes)
         policy = None if background is None else parse_background(background)
-        colours = tuple(entry.color for entry in vocabulary)  # no part of what makes two vocabularies equal
-        key = (self.model.weights_hash, vocabulary, colours, policy, templates)
+        # What is no part of what makes two vocabularies or policies equal, and yet goes into results.
+        told = tuple((entry.color, entry.id) for entry in vocabulary), vocabulary.notes, policy and policy.notes
+        key = (self.model.weights_hash, vocabulary, told, policy, templates)
         with self._words_lock:
             if key in self._words:
                 self._words.move_to_end(key)
@@ -191,26 +192,27 @@ class Segmenter:
         """Segment one image or several.
 
         Args:
-            images: A path, an open binary file, a PIL image, an (H, W, 3) uint8 array, a (3, H, W) tensor; or a list of
-                them; or a folder.
+            images: One image: a path, an open binary file, a PIL image, an (H, W, 3) uint8 array, a (3, H, W) tensor.
+                Several: a list of them, a folder, a batch of four dimensions; see `ovseg.data.sources.is_several`.
             classes: As in `words`.
             background: As in `words`.
             templates: As in `words`.
             want: What is computed beside labels and scores: ``panoptic``, ``instances``, ``class_scores``; None for
                 all that the model gives but the last.
-            **reading: ``bands`` and ``max_pixels`` of `ovseg.data.images.read_image`.
+            **reading: ``bands``, ``max_pixels`` and ``channels`` (``bgr`` for arrays of OpenCV) of
+                `ovseg.data.images.read_image`.
 
         Returns:
-            One result for one image, a list for a list or a folder.
+            One result for one image, a list for several, also for a list of one.
 
         Raises:
             InputError: An image cannot be read.
             VocabularyError: The words cannot be used, or none were given and the model has none of its own.
             ConfigError: The model does not give what is wanted.
         """
-        several = isinstance(images, (list, tuple)) or (isinstance(images, (str, Path)) and Path(images).is_dir())
-        several = several or (isinstance(images, Iterator) and not hasattr(images, "read"))
-        sources, wanted = expand_inputs(images), self._wanted(want)  # mistakes come before the work on words
+        several = is_several(images)
+        sources, wanted = expand_inputs(each_image(images)), self._wanted(want)  # mistakes come before work on words
+        check_reading(**reading)
         start = time.perf_counter()
         words = self.words(classes, background, templates)
         seconds = time.perf_counter() - start
@@ -244,8 +246,8 @@ class Segmenter:
 
     def stream(
         self,
-        sources: Iterable[Any],
-        words: Words,
+        sources: Any,
+        words: Classes = None,
         want: Iterable[str] | None = None,
         on_error: Report | None = None,
         words_seconds: float = 0.0,
@@ -253,21 +255,33 @@ class Segmenter:
     ) -> Iterator[Segmentation]:
         """Segment images one batch after another, in order, without keeping results.
 
-        A list of paths is read ahead by threads, while the model works on the images before; whatever else comes is
-        read when its turn comes.
+        A list of paths and a folder are read ahead by threads, while the model works on the images before; whatever
+        else comes is read when its turn comes. Mistakes in the request are errors of the call itself.
 
         Args:
-            sources: Single images, as in `__call__`.
-            words: Of `words`.
+            sources: One image or several, as in `__call__`; a generator is taken image by image.
+            words: Of `words`, or what it takes.
             want: As in `__call__`.
             on_error: Called with the source and the error when an image cannot be read or does not fit into memory;
                 that image is left out. Without it the error is raised.
             words_seconds: What the words took, for the timings of the results.
             **reading: As in `__call__`.
         """
-        wanted = self._wanted(want)
+        check_reading(**reading)
+        read, wanted = partial(self._prepare, **reading), self._wanted(want)
+        return self._stream(each_image(sources), read, self.words(words), wanted, on_error, words_seconds)
+
+    def _stream(
+        self,
+        sources: Iterable[Any],
+        prepare: Callable[[Any], _Prepared],
+        words: Words,
+        wanted: frozenset[str],
+        on_error: Report | None,
+        words_seconds: float,
+    ) -> Iterator[Segmentation]:
         batch: list[tuple[Any, _Prepared]] = []
-        for source, prepared in self._read(sources, partial(self._prepare, **reading)):
+        for source, prepared in self._read(sources, prepare):
             try:
                 batch.append((source, prepared()))
             except InputError as error:
@@ -306,7 +320,7 @@ class Segmenter:
     def _encode(self, batch: list[_Prepared]) -> list[EncodedImage]:
         """Encode images together; the seconds of each are its share."""
         start = time.perf_counter()
-        with self._memory(", ".join(one.image.name for one in batch)):
+        with fits(self.device, ", ".join(one.image.name for one in batch)):
             encoded = self.model.encode([one.pixels for one in batch])
         seconds = (time.perf_counter() - start) / len(batch)
         return [
@@ -345,7 +359,7 @@ class Segmenter:
 
     def _answer(self, one: EncodedImage, words: Words, want: frozenset[str], words_seconds: float) -> Segmentation:
         pixels, start = one.image.pixels, time.perf_counter()
-        with self._memory(one.image.name):
+        with fits(self.device, one.image.name):
             found = self.model.answer(one.encoded, one.index, (pixels.shape[0], pixels.shape[1]), words, want)
             every = None if found.class_scores is None else found.class_scores.float().cpu().numpy()
             labels, scores = found.labels.cpu().numpy(), found.scores.float().cpu().numpy()
@@ -361,18 +375,6 @@ class Segmenter:
             instances=found.instances,
             class_scores=every,
         )
-
-    @contextmanager
-    def _memory(self, names: str) -> Iterator[None]:
-        """Say it as an error of the image if it does not fit."""
-        try:
-            yield
-        except RuntimeError as error:
-            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-                raise
-            raise InputError(
-                f"{names} does not fit into the memory of {self.device}; make it smaller, or use another device"
-            ) from error
 
     def _meta(self, one: EncodedImage, words: Words, want: frozenset[str], timings: dict[str, float]) -> dict[str, Any]:
         """Say what made a result; timings are seconds per image, those of the words per request."""

@@ -27,16 +27,26 @@ Written by `tools/make_datasets_page.py` from the registry (`ovseg/data/benchmar
 ovseg datasets status --root /data                  # what is there, and the line that mends what is not
 ovseg datasets prepare ade150 coco_stuff --root /data
 ovseg datasets prepare ade150 --check-only --root /data
-ovseg datasets check ade150_val --root /data        # counts, classes, problems, drawn samples
+ovseg datasets prepare voc21 --subset --root /data  # a part of it, on purpose
+ovseg datasets check ade150_val --root /data        # counts, classes, problems, hints
 ovseg datasets show ade150_val --output samples.png --root /data
 ```
 
 ROOT is `--root`, else `$DETECTRON2_DATASETS`, else `datasets`; its folders are those of Detectron2, and those of
 mmsegmentation and other toolkits are found, too. `prepare` takes a benchmark (its first split) or a split. It downloads
 what may be downloaded into `ROOT/downloads` (an interrupted download goes on; an archive that you put there is taken),
-unpacks it, converts labels once into class ids at `ROOT/ovseg/NAME/labels` (PNG of 8 bits, void 255; beyond 255 classes
+unpacks it, converts labels into class ids at `ROOT/ovseg/NAME/labels` (PNG of 8 bits, void 255; beyond 255 classes
 16 bits, void 65535; a killed run goes on), reads every image and label, and writes `manifest.json` (counts, checksums,
-problems, versions) and `classes.json`. Published files are never changed. Broken files are named and left out.
+problems, versions) and `classes.json`. Published files are never changed. Broken files are named and left out, and
+results on the rest say how many.
+
+A second `prepare` decodes all labels again and writes those that differ. Evaluation and training refuse a set whose
+class list or rule is another than it was prepared by, or whose converted labels are not what would be made of the
+published ones now; labels whose published file is younger are compared, and a few others.
+
+A set of which images are missing is refused, too. Where that is on purpose, `prepare --subset` takes what is there;
+every result on it then says "40 of 1,449 images of voc21_val: numbers on them are not the benchmark's". A later
+`prepare` without the flag makes it the whole again.
 
 A prepared split goes by its name wherever a data set is asked for: `DATASETS.TRAIN` and `DATASETS.TEST`, `--data`,
 `--dataset`. `Scenes`, which needs no download, is made by `datasets/prepare_scenes.py`.

@@ -21,7 +21,7 @@ from check_golden import check_case
 from ovseg.errors import InputError, OvsegError
 from ovseg.recalibration import list_recalibrations, recalibration_class
 from ovseg.system.files import atomic_write
-from ovseg.zoo import Card, list_models
+from ovseg.zoo import Card, list_models, model_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, COSTS = ROOT / "docs/methods.md", ROOT / "benchmarks/recalibrations.json"
@@ -35,11 +35,14 @@ the settings that the paper used on a benchmark, `--protocol common` those under
 
 - Cost: time from a normalised image to patch scores of {classes} classes, as a multiple of one plain image encoding of
   open_clip in the same process ({where}). Second backbones are not in it: the guide is the CLIP itself.
+- Way out: how the scores of patches come to the pixels of a photograph that the original sees whole: at once, or by way
+  of the size of the network input, in two interpolations (`MODEL.PROTOCOL.RESIZE: twice`; padded ones always come so).
+  Windows are averaged at that size, with every method. Under `--protocol common` all come at once.
 - Golden: how many of the cases in `tests/golden` our code reproduces; they hold inputs, random weights and outputs of
   the original code.
 
-| method | what it changes | cost | paper | licence of the original | golden |
-|---|---|---|---|---|---|
+| method | what it changes | cost | way out | paper | licence of the original | golden |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -57,11 +60,20 @@ def row(name: str, card: Card, cost: float) -> str:
         f"[{name}](../{source(name)})",
         card.summary,
         f"{cost:.2f}",
+        way_out(name),
         card.paper,
         card.original_licence,
         golden(name),
     )
     return f"| {' | '.join(cells)} |\n"
+
+
+def way_out(name: str) -> str:
+    """Say how a method's config brings the scores of a whole image to the photograph."""
+    settings = model_config(f"{name}/ViT-B-16/openai").MODEL.PROTOCOL
+    # Padding on both sides is for windows alone: the originals that have it do not pad whole images.
+    once = settings.RESIZE == "once" and settings.PADDING != "corner"
+    return "at once" if once else "by the input's size"
 
 
 def source(name: str) -> str:

@@ -6,36 +6,50 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ovseg.checkpoint.pickles import read_pickle
 from ovseg.errors import WeightsError
 from ovseg.system.device import CPU
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
+class WeightsFile(NamedTuple):
+    """What a weights file holds.
+
+    Attributes:
+        tensors: By key.
+        openai_layout: Whether it is in OpenAI's layout: a TorchScript archive, or with its three extra keys.
+        remarks: What it says of itself besides, in words: the metadata of safetensors, the strings beside a state dict.
+    """
+
+    tensors: dict[str, Tensor]
+    openai_layout: bool
+    remarks: dict[str, str]
+
+
 def read_part(path: str | Path, part: str) -> dict[str, Tensor]:
     """Read the tensors of one part of a pickled dict, or all tensors of a file that has no such part.
 
-    Nothing but tensors and plain values is unpickled.
+    Nothing but tensors and plain values is unpickled; see `ovseg.checkpoint.pickles`.
 
     Args:
         path: Safetensors or a pickle.
         part: Key of the part, such as ``model_state_dict``.
 
     Raises:
-        WeightsError: The file is missing, truncated, or holds anything but tensors.
+        WeightsError: The file is missing, truncated, holds anything but tensors, or would run code.
     """
-    try:
-        raw: Any = torch.load(path, map_location=CPU, weights_only=True)
-    except Exception:  # safetensors, or broken: then the general reader says so
-        raw = None
-    if isinstance(raw, Mapping) and isinstance(raw.get(part), Mapping):
-        return _only_tensors({str(key): value for key, value in raw[part].items()}, path)
-    return read_state_dict(path)[0]
+    path = Path(path)
+    read = _read(path)
+    if isinstance(read[0], Mapping) and isinstance(read[0].get(part), Mapping):
+        return _only_tensors({str(key): value for key, value in read[0][part].items()}, path)
+    return _weights(path, *read).tensors
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
@@ -45,17 +59,21 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
         The tensors by key, and whether the file is in OpenAI's layout (a TorchScript archive or its three extra keys).
 
     Raises:
-        WeightsError: The file is missing, truncated, or holds anything but tensors.
+        WeightsError: The file is missing, truncated, holds anything but tensors, or would run code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"weights file {path} does not exist; expected a .safetensors, .pt or .bin file")
-    try:
-        raw, scripted = _read_any(path)
-    except Exception as error:  # the unpickler of torch raises nearly anything on foreign bytes
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise WeightsError(f"{path} cannot be read ({reason}); expected tensors only: get it again") from error
+    found = read_weights(path)
+    return found.tensors, found.openai_layout
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Read a weights file with what it says of itself; errors are those of `read_state_dict`."""
+    return _weights(Path(path), *_read(Path(path)))
+
+
+def _weights(path: Path, raw: Any, scripted: bool, remarks: dict[str, str]) -> WeightsFile:
+    """Return the tensors of what was read of a file."""
     if isinstance(raw, Mapping) and isinstance(raw.get("state_dict"), Mapping):
+        remarks = {str(key): value for key, value in raw.items() if isinstance(value, str)}
         raw = raw["state_dict"]
     if not isinstance(raw, Mapping) or not raw:
         raise WeightsError(f"{path} holds a {type(raw).__name__}; expected a state dict: tensors by name")
@@ -64,26 +82,47 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
     openai_layout = scripted or any(key in state for key in _OPENAI_EXTRAS)
     for key in _OPENAI_EXTRAS:
         state.pop(key, None)
-    return _only_tensors(state, path), openai_layout
+    return WeightsFile(_only_tensors(state, path), openai_layout, remarks)
 
 
 def _only_tensors(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    """Return a state dict whose arrays of NumPy are tensors, too."""
+    found = {key: torch.as_tensor(value) if _is_array(value) else value for key, value in state.items()}
+    strange = [key for key, value in found.items() if not isinstance(value, Tensor)]
     if strange:
         raise WeightsError(f"{path} holds '{strange[0]}', which is no tensor; expected a state dict: tensors by name")
-    return state
+    return found
 
 
-def _read_any(path: Path) -> tuple[Any, bool]:
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
+
+
+def _read(path: Path) -> tuple[Any, bool, dict[str, str]]:
+    """Return what a file holds, whether it is a TorchScript archive, and what it says of itself."""
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} does not exist; expected a .safetensors, .pt or .bin file")
+    try:
+        return _read_any(path)
+    except WeightsError:
+        raise
+    except Exception as error:  # the unpickler of torch raises nearly anything on foreign bytes
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise WeightsError(f"{path} cannot be read ({reason}); expected tensors only: get it again") from error
+
+
+def _read_any(path: Path) -> tuple[Any, bool, dict[str, str]]:
     """Read a file by its content, whatever its suffix: safetensors, TorchScript archive, or tensors in a pickle."""
     with path.open("rb") as file:
         start = file.read(9)
     if len(start) == 9 and start[8:] == b"{":
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
         try:
-            return load_file(path), False
+            with safe_open(path, "pt") as opened:
+                remarks = opened.metadata() or {}
+            return load_file(path), False, remarks
         except SafetensorError as error:
             raise ValueError(str(error)) from error
     if zipfile.is_zipfile(path):
@@ -92,5 +131,5 @@ def _read_any(path: Path) -> tuple[Any, bool]:
         if scripted:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # deprecated, but OpenAI's own files are such archives
-                return dict(torch.jit.load(str(path), map_location=CPU).state_dict()), True
-    return torch.load(path, map_location=CPU, weights_only=True), False
+                return dict(torch.jit.load(str(path), map_location=CPU).state_dict()), True, {}
+    return read_pickle(path), False, {}

@@ -23,6 +23,7 @@ COMMANDS = {
     "segment": "label every pixel of images with your words",
     "models": "list models: licence, size, where weights come from",
     "train": "train a model, on your own data too",
+    "export-checkpoint": "write the model that a training has come to so far",
     "eval": "evaluate a model on a data set: result.json and a report",
     "compare": "compare evaluations: intervals, classes, pictures",
     "datasets": "prepare benchmarks, check and draw data sets",

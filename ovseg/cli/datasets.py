@@ -1,9 +1,9 @@
 """Prepare benchmarks, see which are there, check data sets before training or evaluation, and look at samples.
 
 `prepare` downloads what may be downloaded, says in one line what only you may fetch, converts labels into class ids
-once (a killed run goes on), reads every image and writes manifest.json. `check` lists what is in a data set and what
-is wrong with it: images without masks, ids that are not in the list of classes, labels of too few bits, sizes that
-differ, files that cannot be read.
+once (a killed run goes on), reads every image and writes manifest.json. `check` lists what is in a data set, what is
+wrong with it (problems: images without masks, ids that are not in the list of classes, masks of 0 and 255, labels of
+too few bits, sizes that differ, files that cannot be read), and what may be (hints: classes that no image shows).
 """
 
 from __future__ import annotations
@@ -18,27 +18,26 @@ if TYPE_CHECKING:
     from ovseg.data.checking import Report
     from ovseg.data.dataset import Dataset
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-"""Endings of the files that samples are drawn into."""
-
 EXAMPLES = """\
 examples:
   ovseg datasets status --root /data
   ovseg datasets prepare ade150 coco_stuff --root /data
   ovseg datasets prepare ade150_train --check-only
+  ovseg datasets prepare voc21 --subset
   ovseg datasets check mydata
   ovseg datasets check data/scenes/train --drawing scenes.png
   ovseg datasets check coco_stuff_train2017 --limit 500 --json
   ovseg datasets show ade150_val --output samples.png
 
 layouts of own folders:
-  images/a.jpg + labels/a.png + classes.txt    value of a pixel = line of classes.txt, from 0; 255 or 65535 = no class
-  images/ + one COCO JSON file                 polygons or run lengths
+  images/a.jpg + labels/a.png + classes.txt    value of a pixel = line of classes.txt, from 0; 255 or 65535 = no class;
+                                               also in folders below, and labels/a.labels.png of `ovseg segment`
+  images/ + COCO JSON file                     polygons or run lengths; DIR:annotations/x.json chooses one of several
   images/ + panoptic/ + panoptic.json          COCO panoptic, as datasets/prepare_scenes.py writes it
 
 Benchmarks lie below --root, else $DETECTRON2_DATASETS, else datasets/; datasets/README.md tells where each comes from.
 
-exit codes: 0 nothing is wrong, 1 there are problems, 2 the data set cannot be read at all
+exit codes: 0 nothing is wrong (hints do not count), 1 there are problems, 2 the data set cannot be read at all
 """
 
 
@@ -48,13 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare = actions.add_parser("prepare", help="fetch, convert and check benchmarks")
     prepare.add_argument("data", nargs="+", metavar="NAME", help="benchmarks (their first split), or splits")
     prepare.add_argument("--check-only", action="store_true", help="change nothing, say what is wrong")
+    prepare.add_argument("--subset", action="store_true", help="take what is there: a part on purpose, named as one")
     status = actions.add_parser("status", help="list the benchmarks and what is missing")
     status.add_argument("data", nargs="*", metavar="NAME", help="benchmarks or splits (default: all)")
     check = actions.add_parser("check", help="read a data set and list what is wrong")
     check.add_argument("data", metavar="DIR|NAME", help="a folder, or a name such as coco_stuff_train2017")
     check.add_argument("--vocabulary", default="", help="check with these classes instead of its own")
+    check.add_argument("--rename", default="", metavar="OLD=NEW,..", help="names for its classes, or a file of them")
     check.add_argument("--limit", type=int, help="read only so many images, evenly spread (default: all)")
-    check.add_argument("--drawing", type=Path, help="where the samples are drawn (default: NAME_samples.png here)")
+    check.add_argument("--drawing", type=Path, metavar="FILE", help="draw samples with their labels")
     show = actions.add_parser("show", help="draw samples with their labels")
     show.add_argument("data", metavar="DIR|NAME", help="a folder, or a name such as ade150_val")
     show.add_argument("--output", type=Path, required=True, help="the picture")
@@ -76,7 +77,7 @@ def _prepare(args: argparse.Namespace) -> int:
     from ovseg.data.benchmarks.prepare import check_only, prepare
     from ovseg.errors import InputError
 
-    places = [place for name in args.data for place in find_places(name, data_root(args.root))]
+    places = [place for name in args.data for place in find_places(name, data_root(args.root), args.subset)]
     problems = 0
     for place in places:
         try:
@@ -91,7 +92,8 @@ def _prepare(args: argparse.Namespace) -> int:
             f"{place.name}: {outcome.images} images, {outcome.present} of {outcome.total} classes occur; "
             f"{place.benchmark.rule}"
         )
-        _print_problems(outcome.problems)
+        _print_lines("note", outcome.notes)
+        _print_lines("problem", outcome.problems)
         problems += len(outcome.problems)
     return 1 if problems else 0
 
@@ -137,17 +139,25 @@ def _show(args: argparse.Namespace) -> int:
     if args.count < 1:
         raise ConfigError(f"--count is {args.count}; expected at least 1")
     _check_picture("--output", args.output)
-    _draw(load_datasets([args.data], root=args.root)[0], args.output, args.count)
+    _draw(load_datasets([args.data], root=args.root, whole=False)[0], args.output, args.count)
     print(f"samples are drawn in {args.output}")
     return 0
 
 
 def _check_picture(flag: str, path: Path) -> None:
-    """Refuse a file that Pillow would not know how to write, before anything is read."""
+    """Refuse a file that Pillow cannot write colours to, before anything is read."""
+    import io
+
+    from PIL import Image
+
     from ovseg.errors import ConfigError
 
-    if path.suffix.lower() not in PICTURES:
-        raise ConfigError(f"{flag} is '{path}'; expected a name that ends in {', '.join(PICTURES)}")
+    try:
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        Image.new("RGB", (32, 32)).save(io.BytesIO(), kind)  # not all of those that it knows are for pictures
+    except (KeyError, OSError, ValueError) as error:
+        usual = ".png, .jpg, .webp, .bmp, .tif"
+        raise ConfigError(f"{flag} is '{path}'; expected the name of a picture, such as one in {usual}") from error
 
 
 def _draw(dataset: Dataset, path: Path, count: int = 8) -> None:
@@ -172,19 +182,23 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}; expected at least 1")
-    drawing = args.drawing or Path(f"{Path(args.data).resolve().name}_samples.png")
-    _check_picture("--drawing", drawing)
-    dataset = load_datasets([args.data], args.vocabulary, args.root)[0]
+    if args.drawing:
+        _check_picture("--drawing", args.drawing)
+    dataset = load_datasets([args.data], args.vocabulary, args.root, args.rename, whole=False)[0]
     report = check_dataset(dataset, args.limit)
     report.problems += _changes(args.data, args.root)
     try:
-        _draw(dataset, drawing)
+        if args.drawing:
+            _draw(dataset, args.drawing)
     except InputError as error:
         report.problems.append(str(error))
     if args.json:
         print(json.dumps(to_json(report), indent=1))
     else:
-        _print(report, drawing)
+        _print(report)
+        if args.drawing and args.drawing.is_file():
+            print(f"samples are drawn in {args.drawing}")
+        _print_findings(report)
     return 1 if report.problems else 0
 
 
@@ -205,12 +219,19 @@ def to_json(report: Report) -> dict[str, Any]:
         "images": report.images,
         "bits": {str(bits): files for bits, files in sorted(report.depths.items())},
         "void_pixels": report.void,
+        "dropped": [
+            {"name": report.dataset.file_classes[place].name, "pixels": int(report.dropped[place])}
+            for place in (report.dataset.remap < 0).nonzero()[0].tolist()
+        ],
         "classes": [{"name": name, "images": images, "pixels": pixels} for name, images, pixels in rows],
         "problems": report.problems,
+        "hints": report.hints,
+        "notes": report.notes,
+        "kinds": report.kinds,
     }
 
 
-def _print(report: Report, drawing: Path) -> None:
+def _print(report: Report) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -230,12 +251,21 @@ def _print(report: Report, drawing: Path) -> None:
         view.add_row(str(i), Text(dataset.classes[i].name), str(report.in_images[i]), share)
     terminal.console().print(view)
     print(f"{found} of {len(dataset.classes)} classes occur; {100 * report.void / total:.1f} % of the pixels are void")
-    if drawing.is_file():
-        print(f"samples are drawn in {drawing}")
-    _print_problems(report.problems)
-    print(f"{len(report.problems)} problem{'' if len(report.problems) == 1 else 's'}")
 
 
-def _print_problems(problems: list[str]) -> None:
-    for problem in problems:
-        print(f"problem: {problem}")
+def _print_findings(report: Report) -> None:
+    """Print notes, hints and problems, and how many there are."""
+    from ovseg.data.matching import counted
+
+    for name, lines in (("note", report.notes), ("hint", report.hints), ("problem", report.problems)):
+        _print_lines(name, lines)
+    hints = f", {counted(len(report.hints), 'hint', 'hints')}" if report.hints else ""
+    print(f"{counted(len(report.problems), 'problem', 'problems')}{hints}")
+
+
+def _print_lines(name: str, lines: list[str]) -> None:
+    """Print lines behind their name; those beyond a number of each kind are counted."""
+    from ovseg.data.findings import brief
+
+    for line in brief(lines):
+        print(f"{name}: {line}")

@@ -2,8 +2,10 @@
 
 The folder gets result.json (all numbers, rules, settings, versions, hashes), per_class.csv, report.html (to open in a
 browser, also without a network), labels/ (16-bit PNGs of what was predicted) and images.jsonl (what was measured on
-each image, for `ovseg compare`). A run that was killed goes on where it was when the same command is given again, with
-equal numbers; images that failed are tried again.
+each image, for `ovseg compare`); run.json and data.jsonl hold what made them, by content: weights, settings, words,
+images, labels. A run that was killed goes on where it was when the same command is given again, with equal numbers;
+images that failed are tried again. Where anything that makes numbers has changed meanwhile, it is refused in one line
+that says what; --fresh then starts anew.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovseg.evaluation.runs.plan import Plan
+    from ovseg.evaluation.runs.run import Run
 
 EXAMPLES = """\
 examples:
@@ -26,7 +29,7 @@ examples:
   torchrun --nproc-per-node 8 -m ovseg.cli eval --model san-vit-b-16 --dataset ade150_val --output runs/san
 
 a data set is a name that training knows (below --root or $DETECTRON2_DATASETS), or a folder:
-  images/a.jpg + labels/a.png + classes.txt, or images/ and a COCO JSON file
+  images/a.jpg + labels/a.png + classes.txt, or images/ and a COCO JSON file (DIR:FILE.json chooses one of several)
 
 exit codes: 0 all images were evaluated, 1 some could not be (they are named), 2 a mistake in what was asked for
 """
@@ -38,8 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", required=True, metavar="D", help="a name or a folder")
     add("--root", default="", metavar="DIR", help="folder of the named data sets (default: $DETECTRON2_DATASETS)")
     add("--model", default="mini", help="as for `ovseg segment` (default: mini)")
-    add("--predictions", default="", metavar="DIR", help="evaluate saved STEM.labels.png, STEM.png or STEM.npz instead")
+    add(
+        "--predictions",
+        default="",
+        metavar="DIR",
+        help="evaluate saved .labels.png, .png or .npz instead, named by the path of their image below the images",
+    )
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the run")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--fresh", action="store_true", help="delete what a run has written into --output, and start anew"
+    )
+    begin.add_argument(
+        "--adopt",
+        action="store_true",
+        help="go on with a run of an earlier version, which did not keep what made it: compare what can be compared",
+    )
     add("--tasks", default="", help="semantic,panoptic,instance or prompt,referring (default: all that fit the labels)")
     add("--limit", type=int, metavar="N", help="only the first images")
     add("--processes", type=int, default=1, metavar="N", help="on this machine, one for each GPU (default: 1)")
@@ -48,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of distractors, corruptions and what is random in a model (default: 0)")
     words = parser.add_argument_group("words")
     words.add_argument("--vocabulary", default="", help="in place of the data set's own: names, a file, or a preset")
+    words.add_argument(
+        "--rename", default="", metavar="OLD=NEW,..", help="names for classes of the data set, or a file"
+    )
     words.add_argument(
         "--distractors", type=int, metavar="N", help="label each image with its own classes and N others, not with all"
     )
@@ -72,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from ovseg.cli.progress import progress
     from ovseg.evaluation.reports.finish import finish
     from ovseg.evaluation.robustness import conditions
+    from ovseg.evaluation.runs.claim import ADOPT, FRESH, RESUME
     from ovseg.evaluation.runs.run import Job, evaluate
 
     tests = conditions(args.corruptions, args.typos, args.paraphrases, args.openness, args.typographic, seed=args.seed)
@@ -81,11 +102,11 @@ def run(args: argparse.Namespace) -> int:
         own = dataclasses.replace(plan, condition=condition)
         jobs.append(Job(own, args.output / "robustness" / condition.key))
     with progress() as report:
-        runs = evaluate(jobs, args.processes, report)
+        runs = evaluate(jobs, args.processes, report, FRESH if args.fresh else ADOPT if args.adopt else RESUME)
     if runs is None:  # torchrun: the first process writes
         return 0
     summary = finish(runs)
-    _print(summary, args.output)
+    _print(summary, [*filter(None, map(_done_before, runs)), *summary["notes"]], args.output)
     return 1 if summary["failed"] else 0
 
 
@@ -99,7 +120,17 @@ def _plan(args: argparse.Namespace) -> Plan:
     return Plan(**{name: getattr(args, name) for name in names}, tasks=tasks)
 
 
-def _print(summary: dict[str, Any], folder: Path) -> None:
+def _done_before(run: Run) -> str:
+    """Say what was not evaluated in this call; empty where all was."""
+    if not run.before:
+        return ""
+    of, made = len(run.dataset.records), "by the same weights, settings and words on the same data"
+    if run.before == of:
+        return f"'{run.folder}' holds the finished run, made {made}: these are its numbers, nothing was evaluated anew"
+    return f"{run.before} of {of} images of '{run.folder}' were evaluated before, {made}"
+
+
+def _print(summary: dict[str, Any], notes: list[str], folder: Path) -> None:
     import sys
 
     from ovseg.evaluation.reports.page import percent
@@ -112,6 +143,8 @@ def _print(summary: dict[str, Any], folder: Path) -> None:
         number = value(summary, task, name)
         if number is not None:
             print(f"{percent(number):>6}  {text.format(**names)}")
+    for line in notes:
+        print(f"note: {line}", file=sys.stderr)
     for line in summary["warnings"]:
         print(f"warning: {line}", file=sys.stderr)
     for one in summary["failed"]:

@@ -2,8 +2,9 @@
 
 For each image three files are written, or those that --formats names: STEM.overlay.png (the picture with coloured
 labels and a legend), STEM.labels.png (16 bit; value = position in your list from 0, 65535 = no class) and STEM.json
-(area and mean score of each class, settings). Each is complete or absent, and replaces that of an earlier run. Results
-that lie in a folder of images are not segmented again.
+(area and mean score of each class, settings). Ids that your list gives to classes stand in COCO files and JSON, with
+--own-ids in label maps too. Each file is complete or absent, and replaces that of an earlier run. Results that lie in a
+folder of images are not segmented again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovseg.cli.formats import add_format_arguments, format_options
 from ovseg.cli.outputs import choose_inputs
 from ovseg.cli.process import typed
 from ovseg.cli.segment_report import Report
@@ -22,6 +24,7 @@ from ovseg.errors import InputError
 from ovseg.system.overlap import overlapped, worker_threads
 
 if TYPE_CHECKING:
+    from ovseg.result.formats import Place
     from ovseg.result.segmentation import Segmentation
     from ovseg.zoo import Spec
 
@@ -51,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         type=typed,
-        help="'cat|kitten, sofa', a .txt or .json file, or a preset such as voc20 (default: the model's own, if it has "
-        "some, as zero_guidance/mini has)",
+        help="'cat|kitten, sofa', a file, or a preset such as voc20; docs/words.md lists all forms (default: the "
+        "model's own, if it has some, as zero_guidance/mini has)",
     )
     parser.add_argument(
         "--model", default="mini", help="a name of `ovseg models`, a folder, or a config (default: mini)"
@@ -68,12 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_text_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument(
-        "--formats",
-        default="overlay,labels,report",
-        help="what is written for each image: overlay, labels, report, archive, coco, coco_instances, coco_panoptic "
-        "(default: %(default)s)",
-    )
+    add_format_arguments(parser)
     parser.add_argument(
         "--bands", metavar="R,G,B", help="bands that are red, green and blue, from 1; or one for grey (default: 1,2,3)"
     )
@@ -116,33 +114,41 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="weigh the templates for each image; entropy of the weights, 0..1 of the largest (no number: 0.85)",
     )
+    group.add_argument(
+        "--long-text",
+        action="store_true",
+        default=None,
+        help="read texts that are longer than the model's context in windows, instead of cutting them",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
     with without_collection():
         from ovseg.contract import check_want
-        from ovseg.result.files import needs_of, plan_files
+        from ovseg.result.files import check_words, needs_of, plan_files
         from ovseg.zoo import load_spec, resolve
 
-        report = Report(args.json, args.quiet, args.strict)
-        formats = [name.strip() for name in args.formats.split(",")]
+        report = Report(args.json, args.quiet, args.strict, args.own_ids)
+        formats, options = [name.strip() for name in args.formats.split(",")], format_options(args)
         needs = needs_of(formats)
         chosen = choose_inputs(args.images, args.output)
         notes: dict[str, list[str]] = {}
         refused: list[InputError] = []
-        bases = plan_files(
+        places = plan_files(
             chosen.images,
             args.output,
             formats,
+            options,
             on_error=lambda _, error: refused.append(error),
             on_note=lambda path, note: notes.setdefault(str(path), []).append(note),
         )
-        images = [path for path in chosen.images if str(path) in bases]
+        images = [path for path in chosen.images if str(path) in places]
         if not images:
             raise InputError("\nerror: ".join(map(str, refused)))
         spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
         _check_words(args, spec)
+        check_words(args.classes, args.output, formats, options)
         bands, max_pixels = _reading(args)
         segmenter = load_spec(spec, args.device, args.dtype, args.batch_size, args.packed, args.compile)
         check_want(needs, segmenter.model.gives, segmenter.name)
@@ -157,8 +163,10 @@ def run(args: argparse.Namespace) -> int:
 
     def finish(result: Segmentation) -> dict[str, str]:
         result.meta["notes"] += notes.get(result.meta["path"], [])
+        place = places[result.meta["path"]]
+        result.meta["image"] = place.image
         result.meta["run_notes"] = [*chosen.errors, *chosen.notes]
-        return write(result, bases[result.meta["path"]], formats)
+        return write(result, place, formats, options)
 
     stream = segmenter.stream(
         images, words, on_error=lambda _, error: report.error(error), bands=bands, max_pixels=max_pixels
@@ -175,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     return report.finish(args.output, args.warnings)
 
 
-def write(result: Segmentation, base: Path, formats: list[str]) -> dict[str, str]:
+def write(result: Segmentation, place: Place, formats: list[str], options: dict[str, Any]) -> dict[str, str]:
     """Write the files of a result, and the seconds that they took into its report, which is written last.
 
     Raises:
@@ -185,10 +193,10 @@ def write(result: Segmentation, base: Path, formats: list[str]) -> dict[str, str
 
     start, timings = time.perf_counter(), result.meta["timings"]
     try:
-        files = write_files(result, base, [name for name in formats if name != _REPORT])
+        files = write_files(result, place, [name for name in formats if name != _REPORT], options)
         timings["write"] = round(time.perf_counter() - start, 4)
         timings["seconds"] = round(timings["seconds"] + timings["write"], 4)
-        return files | write_files(result, base, [name for name in formats if name == _REPORT])
+        return files | write_files(result, place, [name for name in formats if name == _REPORT], options)
     except OSError as error:  # Pillow's own, which say nothing of the file system
         raise InputError(f"results of '{result.meta['path']}' cannot be written ({error}); free some space") from error
 

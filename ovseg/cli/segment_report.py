@@ -33,10 +33,11 @@ class Report:
         as_json: Print one JSON line per image, and nothing else on stdout.
         quiet: Print no tables, notes and progress.
         strict: A note is an error.
+        own_ids: Label maps have the ids of the user's list, which JSON lines say.
     """
 
-    def __init__(self, as_json: bool, quiet: bool, strict: bool) -> None:
-        self.as_json, self.quiet, self.strict = as_json, quiet, strict
+    def __init__(self, as_json: bool, quiet: bool, strict: bool, own_ids: bool) -> None:
+        self.as_json, self.quiet, self.strict, self.own_ids = as_json, quiet, strict, own_ids
         self.failed, self.done = 0, 0
         self.noted: dict[str, None] = {}  # each note once, in order
         self.seconds: Counter[str] = Counter()
@@ -62,7 +63,7 @@ class Report:
         meta = result.meta
         self.seconds.update({part: meta["timings"].get(part, 0.0) for part in _PARTS})
         if self.as_json:
-            print(json.dumps({**files, **result.to_json()}), flush=True)
+            print(json.dumps({**files, **result.to_json(self.own_ids)}), flush=True)
         elif not self.quiet:
             print(f"{meta['image']} ({meta['model']}, {meta['timings']['seconds']:.2f} s)")
             terminal.console().print(table(result))

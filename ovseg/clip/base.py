@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from typing_extensions import Self
 
 from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.clip import loading
-from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_tokenizer, vision_config
+from ovseg.clip.activation import name_of
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
+from ovseg.clip.text_tokens import TextTokens
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
 
+_WINDOWS_PER_CALL = 256
 _TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the process, for a model is also pickled
 
 
@@ -50,7 +53,7 @@ class BaseClip(Tower):
         self.mean, self.std = mean, std
         self.embed_dim = int(model_cfg["embed_dim"])
         self.text_cfg: dict[str, Any] = dict(model_cfg["text_cfg"])
-        self._tokenizer: Callable[[list[str]], Tensor] | None = None
+        self._tokens: TextTokens | None = None
         self.refresh()
 
     @staticmethod
@@ -69,13 +72,16 @@ class BaseClip(Tower):
         Args:
             arch: Such as ``"ViT-B-16"``; see ``open_clip.list_models()``.
             pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file in open_clip, OpenAI
-                (TorchScript archive or state dict) or safetensors layout.
-            overrides: Changes to open_clip's model config, nested as there. ``{"quick_gelu": False}`` also silences the
-                check of the activation, for those originals that run OpenAI weights with exact GELU.
+                (TorchScript archive or state dict) or safetensors layout. A file runs with the activation that it says
+                it was trained with; where it says none, with that of the architecture, and a warning where there is
+                another with ``-quickgelu`` behind its name. `notes` records it.
+            overrides: Changes to open_clip's model config, nested as there. ``quick_gelu`` among them says which
+                activation it is, also against the file, for those originals that run OpenAI weights with exact GELU.
 
         Raises:
             UnknownNameError: No such architecture or tag.
-            WeightsError: The file is missing, corrupt or foreign, does not fit, or needs QuickGELU.
+            WeightsError: The file is missing, corrupt or foreign, does not fit, or holds NaN; or the weights of a tag
+                need QuickGELU.
             ConfigError: The image tower is not of this kind.
         """
         return loading.load(cls, arch, pretrained, overrides)
@@ -103,20 +109,23 @@ class BaseClip(Tower):
 
         Raises:
             ConfigError: The config cannot be built.
-            WeightsError: Weights are missing, unexpected or mis-shaped.
+            WeightsError: Weights are missing, unexpected, mis-shaped or not finite.
         """
         return loading.from_config(cls, model_cfg, state_dict, name, preprocess_cfg)
 
     @classmethod
-    def empty(cls, arch: str) -> Self:
+    def empty(cls, arch: str, quick_gelu: bool | None = None) -> Self:
         """Build a CLIP whose weights are still to be assigned, by a checkpoint that holds them; call `refresh` then.
+
+        Args:
+            arch: See `load`.
+            quick_gelu: Whether it has QuickGELU; None is as the architecture has it, with a warning as in `load`.
 
         Raises:
             UnknownNameError: No such architecture.
             ConfigError: The image tower is not of this kind.
         """
-        model_cfg = loading.architecture(arch)
-        return cls(build_empty(model_cfg, arch, cls.check_config), model_cfg, arch)
+        return loading.empty(cls, arch, quick_gelu)
 
     @staticmethod
     def check_config(model_cfg: dict[str, Any], name: str) -> None:
@@ -126,6 +135,11 @@ class BaseClip(Tower):
             ConfigError: A part is missing, or the image tower is of another kind.
         """
         vision_config(model_cfg, name)
+
+    @property
+    def activation(self) -> str:
+        """Activation of its feed-forward networks: ``gelu`` or ``quick_gelu``."""
+        return name_of(self.model_cfg)
 
     @property
     def device(self) -> torch.device:
@@ -171,12 +185,47 @@ class BaseClip(Tower):
         if not texts:
             return torch.empty(0, self.embed_dim, dtype=self.dtype, device=self.device)
         with _TEXT:
-            return self._text(texts)
+            return self._embed(self.text_tokens(texts))
 
-    def _text(self, texts: list[str]) -> Tensor:
-        if self._tokenizer is None:
-            self._tokenizer = build_tokenizer(self.text_cfg)
-        tokens = self._tokenizer(list(texts))
+    @torch.no_grad()
+    def long_text(self, texts: list[str]) -> Tensor:
+        """Embed texts of any length: (N, D); those that fit as `text` does, others as the mean of their windows.
+
+        See `ovseg.clip.text_tokens.TextTokens.windows`; after ClipMD (arXiv 2303.13340), which gives only the first
+        window the token at the start and only the last the one at the end.
+
+        Raises:
+            ConfigError: As `text`, or the context is too short for windows.
+        """
+        with _TEXT:
+            windows = [self.text_tokens.windows(text) for text in texts]
+            if not windows:
+                return self.text([])
+            rows = torch.cat([self._embed(part) for part in torch.cat(windows).split(_WINDOWS_PER_CALL)])
+            return torch.stack([own.mean(0) for own in rows.split([len(own) for own in windows])])
+
+    @property
+    def text_tokens(self) -> TextTokens:
+        """The tokens of texts."""
+        if self._tokens is None:
+            self._tokens = TextTokens(self.text_cfg)
+        return self._tokens
+
+    @property
+    def text_limit(self) -> int:
+        """How many tokens the text tower reads of a text, those around it included."""
+        return self.text_tokens.limit
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Return how many tokens each text has, those around it included."""
+        return [self.text_tokens.count(text) for text in texts]
+
+    def read_of(self, texts: list[str]) -> list[str]:
+        """Return what the text tower reads of each text, as the tokenizer spells it."""
+        return [self.text_tokens.read(text) for text in texts]
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """Embed tokens (N, n)."""
         vocabulary = self.text_cfg.get("vocab_size", 49408)
         if not self.text_cfg.get("hf_model_name") and int(tokens.max()) >= vocabulary:
             raise ConfigError(

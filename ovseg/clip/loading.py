@@ -9,15 +9,22 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from ovseg.checkpoint.files import read_state_dict
+from ovseg.checkpoint.files import read_state_dict, read_weights
 from ovseg.checkpoint.strict import DERIVED, load_strict
-from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_model, import_open_clip
+from ovseg.clip import activation
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
 from ovseg.errors import ConfigError, WeightsError, unknown_name
 from ovseg.system.values import merge
 
 
 class Loadable(Protocol):
-    """A kind of CLIP, as far as loading knows it: which configs it can run, and how it is made of a built model."""
+    """A kind of CLIP, as far as loading knows it: which configs it can run, and how it is made of a built model.
+
+    Attributes:
+        notes: What results should say of how it was read.
+    """
+
+    notes: tuple[str, ...]
 
     def __init__(
         self,
@@ -42,24 +49,43 @@ def load(kind: type[Clip], arch: str, pretrained: str | Path, overrides: Mapping
     """Load a CLIP by architecture and tag or file; see `BaseClip.load`."""
     model_cfg = architecture(arch)
     kind.check_config(model_cfg, arch)
-    quick = bool(model_cfg.get("quick_gelu", False))
-    free = overrides is not None and "quick_gelu" in overrides
-    model_cfg = merge(model_cfg, overrides or {})
+    changes = dict(overrides or {})
+    quick, note = bool(model_cfg.get("quick_gelu", False)), ""
+    asked = changes.pop("quick_gelu", None)
     if _is_path(pretrained):
         path, preprocess = Path(pretrained), {}
-        state, openai_layout = read_state_dict(path)
-        if openai_layout and not quick and not free:
-            raise _quick_gelu_error(kind.__name__, f"{path.name} is in OpenAI's layout", arch, str(pretrained))
+        file = read_weights(path)
+        state = file.tensors
+        if asked is None:
+            quick, note = activation.choose(path.name, arch, quick, activation.said_by(path, file))
     else:
         tag = str(pretrained)
         preprocess = _tag_config(arch, tag)
-        if _tag_is_quick(arch, tag, preprocess) and not quick and not free:
+        if _tag_is_quick(arch, tag, preprocess) and not quick and asked is None:
             if tag.lower() != "openai":
                 raise _quick_gelu_error(kind.__name__, f"the weights '{tag}'", arch, tag)
-            model_cfg["quick_gelu"] = True
+            quick = True
         path = _download(kind.__name__, arch, tag, preprocess)
         state, _ = read_state_dict(path)
-    return from_config(kind, model_cfg, state, f"{arch}/{_short(pretrained)}", preprocess, source=path.name)
+    model_cfg = activation.with_activation(merge(model_cfg, changes), quick if asked is None else bool(asked))
+    return _noted(
+        from_config(kind, model_cfg, state, f"{arch}/{_short(pretrained)}", preprocess, source=path.name), note
+    )
+
+
+def empty(kind: type[Clip], arch: str, quick: bool | None = None) -> Clip:
+    """Build a CLIP without weights; see `BaseClip.empty`."""
+    model_cfg, note = architecture(arch), ""
+    if quick is None:
+        own = bool(model_cfg.get("quick_gelu", False))
+        quick, note = activation.choose("the CLIP of the checkpoint", arch, own, None)
+    model_cfg = activation.with_activation(model_cfg, quick)
+    return _noted(kind(build_empty(model_cfg, arch, kind.check_config), model_cfg, arch, OPENAI_MEAN, OPENAI_STD), note)
+
+
+def _noted(clip: Clip, note: str) -> Clip:
+    clip.notes = (note,) if note else ()
+    return clip
 
 
 def architecture(arch: str) -> dict[str, Any]:
@@ -88,8 +114,13 @@ def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
         raise WeightsError(f"{config_path} is not a config ({error}); expected JSON with model_cfg") from error
     for name in _FOLDER_WEIGHTS:
         if (folder / name).is_file():
-            state, _ = read_state_dict(folder / name)
-            return from_config(kind, model_cfg, state, folder.resolve().name, preprocess, source=name)
+            file, note = read_weights(folder / name), ""
+            said = None if "quick_gelu" in model_cfg else activation.said_by(folder / name, file, configs=False)
+            if said:
+                quick, note = activation.choose(name, "the model of open_clip_config.json", False, said)
+                model_cfg = activation.with_activation(model_cfg, quick)
+            clip = from_config(kind, model_cfg, file.tensors, folder.resolve().name, preprocess, source=name)
+            return _noted(clip, note)
     raise WeightsError(f"{folder} holds no weights; expected {' or '.join(_FOLDER_WEIGHTS)}")
 
 

@@ -301,15 +301,3 @@ def build_empty(model_cfg: dict[str, Any], name: str, check: Callable[[dict[str,
     if mask is not None:  # the one buffer that no checkpoint holds: what a token may not see is what follows it
         model.attn_mask = torch.full(mask.shape, float("-inf"), device=CPU).triu_(1)
     return model
-
-
-def build_tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
-    """Build the tokenizer that a text configuration asks for."""
-    from open_clip import tokenizer
-
-    import_open_clip()
-    length = text_cfg.get("context_length", 77)
-    options = text_cfg.get("tokenizer_kwargs") or {}
-    if text_cfg.get("hf_tokenizer_name"):
-        return tokenizer.HFTokenizer(text_cfg["hf_tokenizer_name"], context_length=length, **options)
-    return tokenizer.SimpleTokenizer(context_length=length, **options)

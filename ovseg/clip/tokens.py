@@ -90,6 +90,7 @@ class TokenTower(nn.Module):
         logit_scale: Factor (not its logarithm) that it was trained with between cosines and logits.
         mean, std: Per channel of RGB images in 0..1, with which inputs are normalised.
         precision: In which the products of the body are computed; float32 is whatever the context around it says.
+        notes: What results should say of how it was read, such as an activation that had to be assumed.
     """
 
     name: str
@@ -99,6 +100,12 @@ class TokenTower(nn.Module):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     precision: torch.dtype = torch.float32
+    notes: tuple[str, ...] = ()
+
+    @property
+    def activation(self) -> str:
+        """Activation of its feed-forward networks, where the same weights may be run with several; else empty."""
+        return ""
 
     @property
     def has(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ovseg.errors import InputError
+from ovseg.errors import ConfigError, InputError, one_of
 
 STRIP_PIXELS = 2**22
 """So many pixels are converted at a time, so that a large picture is not held twice."""
@@ -30,6 +30,23 @@ def check_bands(bands: Sequence[int]) -> tuple[int, ...]:
             f"bands are {bands!r}; expected three numbers from 1, for red, green and blue, such as 3,2,1; or one"
         )
     return chosen
+
+
+def channel_bands(channels: str, bands: Sequence[int] | None) -> Sequence[int] | None:
+    """Return which bands of an array of three are red, green and blue.
+
+    Args:
+        channels: ``rgb`` or ``bgr``.
+        bands: The same by numbers, which goes with ``rgb`` alone.
+
+    Raises:
+        ConfigError: There is no such order, or both are given.
+    """
+    if one_of("channels", channels, ("rgb", "bgr")) == "rgb":
+        return bands
+    if bands is not None:
+        raise ConfigError(f"got channels 'bgr' and bands {tuple(bands)}; expected one of them, bands (3, 2, 1) are bgr")
+    return 3, 2, 1
 
 
 def choose_bands(array: np.ndarray, bands: Sequence[int], what: str) -> np.ndarray:

@@ -7,13 +7,17 @@ cropping and flipping are written once.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from ovseg.data.mask_files import read_label_image, read_segment_ids
+from ovseg.data.matching import Match, counted, listed, match_classes
+from ovseg.data.outlines import draw_outline
+from ovseg.data.renaming import rename_classes
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
 
@@ -30,11 +34,14 @@ class Segments:
         ids: (H, W) int32, position of each pixel's segment in `classes`; -1 void.
         classes: Class (S,) int64 of each segment.
         crowd: (S,) bool, whether it is a crowd of unseparated objects (COCO).
+        dropped: (F,) int64, pixels of each class of the files that the data set leaves out, 0 for the others; empty
+            where it leaves out none.
     """
 
     ids: np.ndarray
     classes: np.ndarray
     crowd: np.ndarray
+    dropped: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def semantic(self) -> np.ndarray:
         """Return the class (H, W) int32 of each pixel; -1 void."""
@@ -49,12 +56,13 @@ class Dataset:
         name: In the catalogs, and in messages.
         classes: What is learnt; the position of a class is its id.
         kind: ``semantic`` (label images), ``panoptic`` (segment images and JSON), ``instance`` (outlines in JSON) or
-            ``prompts`` (each image brings its own words as annotations, whose masks may overlap; see `draw_outline`).
+            ``prompts`` (each image brings its own words as annotations, whose masks may overlap; see
+            `ovseg.data.outlines.draw_outline`).
         records: Detectron2's dataset dicts, one per image; ``category_id`` counts from 0 in the order of the files.
         lookup: Class (65536,) int32 of each value of a label image; VOID and UNLISTED are negative.
         remap: Class (K,) int32 of `classes` for each class of the files; VOID where it is left out.
         problems: What was found to be wrong while the files were listed, one line each.
-        replaced: The classes in whose place `with_classes` has put those; None where it was not called.
+        file_classes: Those of the files, for which `remap` has a place each: `classes`, until others are put in place.
         notes: What the reader of any result should know and what is no fault: classes matched by a synonym, renamed or
             dropped, a chosen part of a benchmark. One line each; logs and reports repeat them.
         root: Folder of the images, below which each has its name (`image_name`); where it is left out, the innermost
@@ -68,12 +76,14 @@ class Dataset:
     lookup: np.ndarray
     remap: np.ndarray
     problems: tuple[str, ...] = ()
-    replaced: Vocabulary | None = None
     notes: tuple[str, ...] = ()
     root: str = ""
+    file_classes: Vocabulary = None  # type: ignore[assignment]  # never None once it is made
 
     def __post_init__(self) -> None:
-        """Find the root where none was given; data sets made from this one keep it, whatever images they have."""
+        """Find root and classes of the files where they were left out; data sets made from this one keep them."""
+        if self.file_classes is None:
+            object.__setattr__(self, "file_classes", self.classes)
         if not self.root and self.records:
             folders = {str(Path(record["file_name"]).parent) for record in self.records}
             object.__setattr__(self, "root", os.path.commonpath(folders))
@@ -90,26 +100,45 @@ class Dataset:
         """The value of void pixels in ``sem_seg``: 255 as in Detectron2, 65535 where 255 may be a class."""
         return 255 if len(self.classes) <= 255 else 65535
 
-    def with_classes(self, vocabulary: Vocabulary) -> Dataset:
-        """Return the data set with other words.
+    @property
+    def dropped(self) -> list[str]:
+        """Names of the classes of the files that are left out; their pixels are void."""
+        return [entry.name for entry, place in zip(self.file_classes, self.remap, strict=True) if place < 0]
 
-        A list of as many classes renames them in order. A shorter or longer one picks classes by their display name;
-        the pixels of the others become void.
+    def tell_dropped(self, pixels: np.ndarray, total: int) -> list[str]:
+        """Return a line that says how much is left out; none where nothing is.
+
+        Args:
+            pixels: (F,) integers, sum of `Segments.dropped` over images; empty counts as 0 for each.
+            total: All pixels of these images.
+        """
+        lost = np.flatnonzero(self.remap < 0)
+        if not len(lost) or not total:
+            return []
+        counts = np.zeros(len(self.remap), np.int64) if not len(pixels) else np.asarray(pixels)
+        names = [self.file_classes[place].name for place in sorted(lost.tolist(), key=lambda i: -int(counts[i]))]
+        share = f"{100 * int(counts.sum()) / total:.1f} % of the pixels"
+        return [f"dropped {counted(len(lost), 'class', 'classes')} ({listed(names)}): {share}"]
+
+    def with_classes(self, vocabulary: Vocabulary) -> Dataset:
+        """Return the data set with the classes of a vocabulary, matched by name and synonym (see `match_classes`).
 
         Raises:
-            InputError: No class has one of the names.
+            InputError: No class has a name of the vocabulary, or one fits several of its classes.
         """
-        if len(vocabulary) == len(self.classes):
-            return replace(self, classes=vocabulary, replaced=self.classes)
-        places = {name: place for place, name in enumerate(vocabulary.names)}
-        chosen = np.array([places.get(name, VOID) for name in self.classes.names], np.int32)
-        if not (chosen >= 0).any():
-            raise InputError(
-                f"'{self.name}' has {len(self.classes)} classes, none of them in the {len(vocabulary)} of the "
-                f"vocabulary ({vocabulary.names[0]}, ...); give one with its names, or one as long to rename them"
-            )
-        remap = np.append(chosen, VOID)[self.remap].astype(np.int32)
-        return replace(self, classes=vocabulary, remap=remap, replaced=self.classes)
+        return self._moved(match_classes(self.classes, vocabulary, self.name, self.kind == PANOPTIC))
+
+    def renamed(self, renames: Mapping[str, tuple[str, ...]]) -> Dataset:
+        """Return the data set with other names for some classes (see `ovseg.data.renaming.rename_classes`).
+
+        Raises:
+            OvsegError: There is no class of such a name, or a new name cannot be used.
+        """
+        return self._moved(rename_classes(self.classes, renames, self.name))
+
+    def _moved(self, match: Match) -> Dataset:
+        remap = np.append(match.places, VOID)[self.remap].astype(np.int32)
+        return replace(self, classes=match.classes, remap=remap, notes=(*self.notes, *match.notes))
 
     def read_segments(self, record: dict[str, Any], size: tuple[int, int]) -> Segments:
         """Read the masks of one image.
@@ -133,9 +162,35 @@ class Dataset:
                 f"{size[1]}x{size[0]}; expected equal sizes, make them anew from this image"
             )
         classes = self.remap[found.classes].astype(np.int64)
-        kept = classes >= 0
-        places = np.append(np.where(kept, np.cumsum(kept) - 1, VOID), VOID).astype(np.int32)
-        return Segments(places[found.ids], classes[kept], found.crowd[kept])
+        dropped = self._count_dropped(found)
+        kept = np.flatnonzero(classes >= 0)
+        first, own = self._joined(classes[kept], found.crowd[kept])
+        places = np.full(len(classes) + 1, VOID, np.int32)
+        places[kept] = own
+        return Segments(places[found.ids], classes[kept][first], found.crowd[kept][first], dropped)
+
+    def _joined(self, classes: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Make one segment of those whose classes were merged, where the data do not tell objects apart.
+
+        Returns:
+            The first one (N,) of each segment that is left, and for each (S,) of `classes` which of these it is in.
+        """
+        merged = np.bincount(self.remap[self.remap >= 0], minlength=len(self.classes)) > 1
+        whole = np.array([self.kind == SEMANTIC or not entry.is_thing for entry in self.classes]) & merged
+        places: dict[Any, int] = {}
+        own = [
+            places.setdefault((one, flag) if whole[one] else (one, flag, place), len(places))
+            for place, (one, flag) in enumerate(zip(classes.tolist(), crowd.tolist(), strict=True))
+        ]
+        return np.unique(np.array(own, np.int64), return_index=True)[1], np.array(own, np.int32)
+
+    def _count_dropped(self, found: Segments) -> np.ndarray:
+        """Return the pixels of each class of the files that is left out; see `Segments.dropped`."""
+        count = len(self.remap)
+        if (self.remap >= 0).all():
+            return np.zeros(0, np.int64)
+        pixels = np.bincount((found.semantic() + 1).ravel(), minlength=count + 1)[1:]
+        return np.where(self.remap < 0, pixels, 0).astype(np.int64)
 
     def _read_labels(self, record: dict[str, Any]) -> Segments:
         """Read a label image: one segment per class."""
@@ -168,60 +223,39 @@ def identity_lookup(count: int) -> np.ndarray:
     return lookup
 
 
-def read_label_image(path: str | Path) -> tuple[np.ndarray, int]:
-    """Read a one-channel PNG of ids.
-
-    Returns:
-        (H, W) integers in 0..65535, and the bits per pixel: 8 or 16.
-
-    Raises:
-        InputError: It is missing, broken, or has colours instead of ids.
-    """
-    image = _open(path)
-    values = np.asarray(image)
-    if values.ndim != 2:
-        raise InputError(
-            f"label '{path}' has {values.shape[2]} channels ({image.mode}); expected one with class ids: turn colours "
-            "into ids first"
-        )
-    if values.dtype == bool:
-        values = values.astype(np.uint8)
-    return values, 8 if values.dtype == np.uint8 else 16
-
-
-def _open(path: str | Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError as error:
-        raise InputError(f"mask '{path}' is missing; add it, or leave its image out") from error
-    except Exception as error:  # decoders raise nearly anything
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(f"mask '{path}' cannot be read ({reason}); expected a PNG, make it anew") from error
-    return image
-
-
 def _read_panoptic(record: dict[str, Any]) -> Segments:
-    """Read a PNG whose colours are segment ids (R + 256 G + 65536 B), and the classes of its segments."""
-    path = record["pan_seg_file_name"]
-    rgb = np.asarray(_open(path))
-    if rgb.ndim != 3:
-        raise InputError(
-            f"panoptic mask '{path}' has one channel; expected RGB as COCO writes it (id = R + 256 G + ..)"
-        )
-    ids = rgb[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
-    infos = record["segments_info"]
+    """Read the segments of a panoptic picture that have pixels, and their classes."""
+    path, infos = record["pan_seg_file_name"], record["segments_info"]
+    ids = read_segment_ids(path)
     present, inverse = np.unique(ids, return_inverse=True)
-    places = {info["id"]: place for place, info in enumerate(infos)}
+    shown = [info for info in infos if info["id"] in present]
+    places = {info["id"]: place for place, info in enumerate(shown)} | dict.fromkeys(record.get("void_ids", ()), VOID)
     unknown = [int(one) for one in present if one and int(one) not in places]
     if unknown:
         raise InputError(
             f"panoptic mask '{path}' shows segment {unknown[0]}, which its JSON does not list; mend either"
         )
     to_place = np.array([places.get(int(one), VOID) for one in present], np.int32)
-    classes = np.array([info["category_id"] for info in infos], np.int64)
-    crowd = np.array([bool(info.get("iscrowd", 0)) for info in infos], bool)
+    classes = np.array([info["category_id"] for info in shown], np.int64)
+    crowd = np.array([bool(info.get("iscrowd", 0)) for info in shown], bool)
     return Segments(to_place[inverse.reshape(ids.shape)], classes, crowd)
+
+
+def panoptic_faults(record: dict[str, Any]) -> list[str]:
+    """Return one line for each segment that the JSON file lists and the picture has no pixel of.
+
+    `Dataset.read_segments` does not mind: such a segment is not there.
+
+    Raises:
+        InputError: The picture is missing or broken.
+    """
+    path = record["pan_seg_file_name"]
+    present = set(np.unique(read_segment_ids(path)).tolist())
+    return [
+        f"panoptic mask '{path}' has no pixel of segment {info['id']}, which its JSON lists; delete it there or draw it"
+        for info in record["segments_info"]
+        if info["id"] not in present
+    ]
 
 
 def _draw_outlines(record: dict[str, Any], size: tuple[int, int]) -> Segments:
@@ -233,69 +267,3 @@ def _draw_outlines(record: dict[str, Any], size: tuple[int, int]) -> Segments:
     classes = np.array([one["category_id"] for one in record["annotations"]], np.int64)
     crowd = np.array([bool(one.get("iscrowd", 0)) for one in record["annotations"]], bool)
     return Segments(ids, classes, crowd)
-
-
-def draw_outline(record: dict[str, Any], annotation: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Draw the mask of an annotation.
-
-    Args:
-        record: Of its image.
-        annotation: With ``segmentation`` (polygons or run lengths as in COCO), ``corners`` (polygons, each a list of x
-            and y; corners are cut to whole pixels and the edge belongs to the object), or ``mask_file_name`` (a
-            picture, where all but 0 is the object; empty for an object that the image does not show).
-        size: Height and width of the image.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        InputError: The size is not that of the JSON file, or the outline cannot be used.
-    """
-    height, width = size
-    if (record.get("height", height), record.get("width", width)) != size:
-        raise InputError(
-            f"image '{record['file_name']}' is {width}x{height} pixels, its JSON says {record['width']}x"
-            f"{record['height']}; the outlines would not fit, mend the JSON"
-        )
-    if "mask_file_name" in annotation:
-        return _read_mask(annotation["mask_file_name"], record, size)
-    try:
-        if "corners" in annotation:
-            return _fill_corners(annotation["corners"], size)
-        return _decode_coco(annotation["segmentation"], size)
-    except Exception as error:  # pycocotools and Pillow raise whatever comes
-        raise InputError(
-            f"an annotation of '{record['file_name']}' has no usable segmentation ({error}); expected polygons "
-            "or run lengths as in COCO"
-        ) from error
-
-
-def _decode_coco(outline: Any, size: tuple[int, int]) -> np.ndarray:
-    from pycocotools import mask as rle
-
-    if isinstance(outline, list):
-        outline = rle.merge(rle.frPyObjects(outline, *size))
-    elif isinstance(outline["counts"], list):
-        outline = rle.frPyObjects(outline, *size)
-    mask: np.ndarray = rle.decode(outline).astype(bool)
-    return mask
-
-
-def _fill_corners(polygons: list[list[list[float]]], size: tuple[int, int]) -> np.ndarray:
-    """Draw polygons as PhraseCut's own evaluation does."""
-    canvas = Image.new("1", size[::-1])
-    pen = ImageDraw.Draw(canvas)
-    for polygon in polygons:
-        if len(polygon) > 1:
-            pen.polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
-    return np.asarray(canvas)
-
-
-def _read_mask(path: str, record: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    mask = read_label_image(path)[0] > 0 if path else np.zeros(size, bool)
-    if mask.shape != size:
-        raise InputError(
-            f"mask '{path}' is {mask.shape[1]}x{mask.shape[0]} pixels, its image '{record['file_name']}' "
-            f"{size[1]}x{size[0]}; expected equal sizes, unpack the archive again"
-        )
-    return mask

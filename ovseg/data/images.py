@@ -24,7 +24,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -33,10 +33,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ovseg.data.arrays import array_pixels, tensor_pixels
+from ovseg.data.arrays import array_pixels, channel_bands, check_bands, tensor_pixels
 from ovseg.data.decoding import MAX_PIXELS, Reading, decode, pil_pixels
 from ovseg.data.kinds import IMAGE_SUFFIXES, why_unreadable
-from ovseg.errors import InputError
+from ovseg.errors import InputError, at_least
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters at least, so that "C:/" is none
 _NAMED = 5  # files that a message names; the others are counted
@@ -69,6 +69,20 @@ class ReadOptions(TypedDict, total=False):
 
     bands: Sequence[int] | None
     max_pixels: int
+    channels: str
+
+
+def check_reading(bands: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS, channels: str = "rgb") -> None:
+    """Find mistakes in options of `read_image` before anything is read.
+
+    Raises:
+        ConfigError: No such order of channels, one beside bands, or not even one pixel is allowed.
+        InputError: The bands are not three numbers, or one.
+    """
+    channel_bands(channels, bands)
+    at_least("max_pixels", max_pixels, 1)
+    if bands is not None:
+        check_bands(bands)
 
 
 @dataclass
@@ -103,7 +117,9 @@ def name_some(paths: Sequence[Path], what: str = "file") -> str:
     return f"{len(paths)} {what}{' is' if len(paths) == 1 else 's are'} left out ({named})"
 
 
-def read_image(source: Any, bands: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def read_image(
+    source: Any, bands: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS, channels: str = "rgb"
+) -> LoadedImage:
     """Read one image from a path, a binary file object, a PIL image, a numpy array or a torch tensor.
 
     An image that was read already comes back as it is.
@@ -114,11 +130,15 @@ def read_image(source: Any, bands: Sequence[int] | None = None, max_pixels: int 
         bands: Which bands of the source, counted from 1, are red, green and blue, or one for grey; arrays and tensors
             may then have any number of them. None is all of three, and the first three of more in files.
         max_pixels: Files of more pixels are refused.
+        channels: The order of arrays and tensors of three bands: ``rgb``, or ``bgr`` as OpenCV has it. Files and PIL
+            images say theirs themselves.
 
     Raises:
+        ConfigError: There is no such order, or bands are given beside it.
         InputError: The source is missing, unreadable, damaged, not an image, too large, lacks a band, or has the wrong
             shape or values.
     """
+    in_memory = channel_bands(channels, bands)
     if isinstance(source, LoadedImage):
         return source
     if isinstance(source, (str, os.PathLike)):
@@ -128,9 +148,9 @@ def read_image(source: Any, bands: Sequence[int] | None = None, max_pixels: int 
         pixels = _guarded_pixels(source, reading)
         return LoadedImage(pixels, reading.name, None, tuple(reading.notes))
     if isinstance(source, torch.Tensor):
-        return _of_memory(*tensor_pixels(source, bands))
+        return _of_memory(*tensor_pixels(source, in_memory if source.ndim == 3 else bands))
     if isinstance(source, np.ndarray):
-        return _of_memory(*array_pixels(source, bands=bands))
+        return _of_memory(*array_pixels(source, bands=in_memory if source.ndim == 3 else bands))
     if hasattr(source, "read"):
         return _read_file_object(source, bands, max_pixels)
     hint = "; wrap bytes in io.BytesIO" if isinstance(source, (bytes, bytearray)) else ""
@@ -174,36 +194,6 @@ def find_inputs(sources: Any) -> Inputs:
     if not found.images and not found.missing and not found.unread:
         raise InputError("got no images; expected at least one file, folder or image")
     return found
-
-
-def output_stems(names: Iterable[str]) -> list[str]:
-    """Choose a file stem for the outputs of each image, so that no two images of a run overwrite each other.
-
-    A name that is alone with its stem gives its stem (``a.jpg`` -> ``a``); names that share one keep their suffix
-    (``a.jpg, a.png`` -> ``a.jpg, a.png``); names that are the same are numbered in order (``a.jpg, a.jpg-2``).
-    Upper and lower case count as the same, as they do on the disks of many computers.
-
-    Args:
-        names: The ``LoadedImage.name`` or file name of each image of the run.
-
-    Returns:
-        As many stems as names, all different.
-    """
-    names = [Path(name).name or "image" for name in names]
-    stems = [Path(name).stem for name in names]
-    count = Counter(stem.casefold() for stem in stems)
-    wanted = [stem if count[stem.casefold()] == 1 else name for stem, name in zip(stems, names, strict=True)]
-    taken: set[str] = set()
-    reserved = {text.casefold() for text in wanted}
-    chosen = []
-    for text in wanted:
-        unique, number = text, 1
-        while unique.casefold() in taken or (number > 1 and unique.casefold() in reserved):
-            number += 1
-            unique = f"{text}-{number}"
-        taken.add(unique.casefold())
-        chosen.append(unique)
-    return chosen
 
 
 def _flatten(source: Any, found: Inputs) -> None:

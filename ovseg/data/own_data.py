@@ -1,31 +1,36 @@
 """Own data: a folder with a COCO JSON file, or ``images/ + labels/ + classes.txt``.
 
-The second layout: ``labels/a.png`` belongs to ``images/a.jpg``; its value is the line of ``classes.txt``, from 0, and
-255 or 65535 where there is no class. With more than 255 classes labels need 16 bits, and only 65535 is void. A line may
-hold synonyms: ``cat|kitten``. It is also what ``ovseg segment`` writes as STEM.labels.png.
+The second layout: ``labels/a.png`` belongs to ``images/a.jpg``, also in folders below them (see `ovseg.data.pairing`);
+its value is the line of ``classes.txt``, from 0, and 255 or 65535 where there is no class. With more than 255 classes
+labels need 16 bits, and only 65535 is void. A line may hold synonyms: ``cat|kitten``. Labels may also be called
+``a.labels.png``, as ``ovseg segment`` writes them.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ovseg.data.coco_json import read_coco_json
 from ovseg.data.dataset import SEMANTIC, Dataset, identity_lookup
-from ovseg.data.images import IMAGE_SUFFIXES
+from ovseg.data.matching import listed
+from ovseg.data.pairing import read_label_pairs
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
 
 LAYOUTS = "images/ + labels/ + classes.txt, or images/ and a COCO JSON file"
 
 
-def read_folder(folder: Path) -> Dataset:
+def read_folder(folder: Path, chosen: str = "") -> Dataset:
     """Read a data set of one of our layouts.
 
     A folder of Scenes (``panoptic.json``, ``panoptic/``, ``images/``) is one with a COCO JSON file.
+
+    Args:
+        folder: Where it is.
+        chosen: Path below it of the COCO JSON file; empty for the only one.
 
     Raises:
         InputError: The folder is missing or of another layout; its files are not as they should be.
@@ -33,12 +38,20 @@ def read_folder(folder: Path) -> Dataset:
     """
     if not folder.is_dir():
         raise InputError(f"data folder '{folder}' does not exist; expected a folder with {LAYOUTS}")
-    if (folder / "classes.txt").is_file():
+    if chosen:
+        found = folder / chosen
+        if not found.is_file():
+            raise InputError(f"'{found}' does not exist; expected DIR:FILE.json with a file below DIR")
+    elif (folder / "classes.txt").is_file():
         return _read_labels(folder)
-    found = find_json(folder)
+    else:
+        found = find_json(folder)
     images = folder / "images" if (folder / "images").is_dir() else folder
-    masks = folder / "panoptic" if (folder / "panoptic").is_dir() else folder / found.stem
-    return read_coco_json(found, images, masks, str(folder))
+    split = found.stem.rpartition("_")[2]  # COCO: annotations/instances_val2017.json, val2017/
+    also = (images / split, folder / split, folder)
+    places = (folder / "panoptic", folder / found.stem, found.parent / found.stem)
+    masks = next((place for place in places if place.is_dir()), places[0])
+    return read_coco_json(found, images, masks, f"{folder}:{chosen}" if chosen else str(folder), also=also)
 
 
 def find_json(folder: Path) -> Path:
@@ -52,8 +65,11 @@ def find_json(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(path.name for path in found[:4])
-        raise InputError(f"folder '{folder}' holds {len(found)} COCO files ({names}); expected one, move the others")
+        names = [path.relative_to(folder).as_posix() for path in found]
+        listed = ", ".join(names[:10]) + (", ..." if names[10:] else "")
+        raise InputError(
+            f"folder '{folder}' holds {len(found)} COCO files ({listed}); say which one: '{folder}:{names[0]}'"
+        )
     labels = (folder / "labels").is_dir()
     missing = "classes.txt (a class a line) is missing" if labels else "no such files are in it"
     raise InputError(f"folder '{folder}' is no data set: {missing}; expected {LAYOUTS}")
@@ -70,40 +86,19 @@ def _is_coco(path: Path) -> bool:
     return isinstance(data, dict) and "annotations" in data
 
 
-def read_label_pairs(images: Path, labels: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Pair images with label images of the same stem.
-
-    Returns:
-        Detectron2's dicts of the pairs, and one line for each file without its partner.
-
-    Raises:
-        InputError: A folder is missing.
-    """
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise InputError(f"folder '{folder}' does not exist; expected {LAYOUTS}")
-    pictures = {path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-    masks = {path.stem: path for path in sorted(labels.iterdir()) if path.suffix.lower() == ".png"}
-    problems = [
-        f"image '{pictures[stem]}' has no label; expected '{labels / stem}.png'"
-        for stem in pictures.keys() - masks.keys()
-    ]
-    problems += [
-        f"label '{masks[stem]}' has no image; expected '{images / stem}.jpg'" for stem in masks.keys() - pictures.keys()
-    ]
-    records = [
-        {"file_name": str(path), "image_id": stem, "sem_seg_file_name": str(masks[stem])}
-        for stem, path in pictures.items()
-        if stem in masks
-    ]
-    return records, sorted(problems)
-
-
 def _read_labels(folder: Path) -> Dataset:
     classes = Vocabulary.parse(folder / "classes.txt")
-    records, problems = read_label_pairs(folder / "images", folder / "labels")
+    records, problems, notes = read_label_pairs(folder / "images", folder / "labels")
     if not records and not problems:
-        raise InputError(f"folder '{folder / 'images'}' holds no images; expected .jpg or .png files directly in it")
+        skipped = f" ({notes[0]})" if notes else ""
+        raise InputError(f"folder '{folder / 'images'}' holds no images; expected .jpg or .png files in it{skipped}")
+    ids = [str(entry.id) for entry in classes if entry.id is not None]
+    if ids:  # two things say what a value stands for, and nobody knows which was looked at when the labels were made
+        problems.insert(
+            0,
+            f"'{folder / 'classes.txt'}' has numbers beside the names ({listed(ids)}), but values of labels count its "
+            "classes from 0; write the names alone, in the order of the values",
+        )
     count = len(classes)
     remap = np.arange(count, dtype=np.int32)
     return Dataset(
@@ -114,5 +109,6 @@ def _read_labels(folder: Path) -> Dataset:
         identity_lookup(count),
         remap,
         tuple(problems),
+        notes=(*classes.notes, *notes),
         root=str(folder / "images"),
     )

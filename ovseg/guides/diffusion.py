@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg.checkpoint.strict import check_finite
 from ovseg.clip.features import Context
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError
 from ovseg.guides.base import GUIDE_REGISTRY, Guide, entering
@@ -100,6 +101,8 @@ def diffusion(*, argument: str = "", facet: str = "token") -> Guide:
         raise WeightsError(
             f"could not get the diffusion model {model} ({reason}); download it and pass its folder: diffusion:FOLDER"
         ) from error
+    for part in (pipeline.unet, pipeline.vae):
+        check_finite(part.state_dict(), f"the diffusion model {model}")
     with torch.no_grad():
         prompt = pipeline.encode_prompt("", CPU, 1, do_classifier_free_guidance=False)[0]
     return DiffusionGuide(pipeline.unet, pipeline.vae, pipeline.scheduler, prompt)

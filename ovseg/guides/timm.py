@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.checkpoint.files import read_state_dict
-from ovseg.checkpoint.strict import load_strict
+from ovseg.checkpoint.strict import check_finite, load_strict
 from ovseg.clip.features import Context
 from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError, unknown_name
@@ -108,7 +108,7 @@ def build_backbone(tag: str, file: str = "") -> nn.Module:
     Raises:
         UnknownNameError: timm has no such model.
         ConfigError: It cannot take images of any size.
-        WeightsError: The file does not fit, or the download failed.
+        WeightsError: The file does not fit, the download failed, or the weights hold NaN.
     """
     library = _import_timm()
     architecture = tag.partition(".")[0]
@@ -128,6 +128,8 @@ def build_backbone(tag: str, file: str = "") -> nn.Module:
         ) from error
     if file:
         _load(backbone, tag, file)
+    else:
+        check_finite(backbone.state_dict(), f"timm:{tag}")
     return backbone
 
 

@@ -15,6 +15,8 @@ class Protocol:
     Attributes:
         window, stride: Sliding windows in pixels; window 0 is the whole image.
         padding: ``none``, ``corner`` or ``even``; see `ovseg.ops.windows.plan_windows`.
+        resize: How scores of a whole image come to the output, ``once`` or ``twice``; likewise. Originals differ, so
+            the config of a method says it.
         pamr_at: Where the rule's PAMR runs: ``output``, at the size of the photograph (NACLIP), or ``network``, at the
             size of the network input, which costs the same for photographs of all sizes.
         pad_multiple: Pixels to whose multiple windows are padded; 0 is the patch.
@@ -31,6 +33,7 @@ class Protocol:
     window: int
     stride: int
     padding: str
+    resize: str = "once"
     pamr_at: str = "output"
     pad_multiple: int = 0
     image_engineering: float = 0.0
@@ -52,8 +55,8 @@ class Protocol:
         Raises:
             ConfigError: They cannot be laid out so.
         """
-        check_windows(patch, self.window, self.stride, self.padding, self.pad_multiple)
+        check_windows(patch, self.window, self.stride, self.padding, self.pad_multiple, self.resize)
 
     def plan(self, size: tuple[int, int], patch: int) -> WindowPlan:
         """Plan the windows of a network input of ``size`` (height, width)."""
-        return plan_windows(size, patch, self.window, self.stride, self.padding, self.pad_multiple)
+        return plan_windows(size, patch, self.window, self.stride, self.padding, self.pad_multiple, self.resize)

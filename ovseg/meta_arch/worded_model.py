@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ovseg.checkpoint.hashing import hash_tensors
+from ovseg.clip.activation import asked
 from ovseg.clip.base import BaseClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
@@ -74,6 +75,7 @@ class WordedModel(nn.Module):
         return {
             "architecture": type(self).__name__,
             "clip": self.clip.name,
+            "activation": self.clip.activation,
             "normalisation": [list(self.clip.mean), list(self.clip.std)],
             "size_rule": plain(asdict(self.size_rule)),
             "text": self.text.to_json(),
@@ -145,7 +147,7 @@ class WordedModel(nn.Module):
             embeddings=found.embeddings,
             query_to_class=found.query_to_class,
             texts=found.texts,
-            notes=found.notes,
+            notes=(*self.clip.notes, *found.notes),
             classifier=found.classifier,
             vocabulary=vocabulary,
             background=policy,
@@ -357,7 +359,20 @@ class WithWords(nn.Module):
 
 
 def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
-    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights."""
+    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights.
+
+    Raises:
+        ConfigError: ``MODEL.CLIP.ACTIVATION`` is another word, or beside a folder, whose config says it.
+        OvsegError: As `BaseClip.load`.
+    """
     if source.FOLDER:
+        if source.ACTIVATION:
+            raise ConfigError(
+                f"MODEL.CLIP.ACTIVATION is '{source.ACTIVATION}' beside a folder; set quick_gelu in the model_cfg of "
+                f"{source.FOLDER}/open_clip_config.json"
+            )
         return kind.from_folder(source.FOLDER)
-    return kind.empty(source.ARCH) if empty else kind.load(source.ARCH, source.PRETRAINED)
+    quick = asked(source.ACTIVATION)
+    if empty:
+        return kind.empty(source.ARCH, quick)
+    return kind.load(source.ARCH, source.PRETRAINED, None if quick is None else {"quick_gelu": quick})

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, one_of
 from ovseg.ops.bilinear import bilinear_matrix
 
 PADDINGS = ("none", "corner", "even")
+RESIZES = ("once", "twice")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,13 @@ class WindowPlan:
 
 
 def plan_windows(
-    size: tuple[int, int], patch: int, crop: int = 0, stride: int = 0, padding: str = "none", multiple: int = 0
+    size: tuple[int, int],
+    patch: int,
+    crop: int = 0,
+    stride: int = 0,
+    padding: str = "none",
+    multiple: int = 0,
+    resize: str = RESIZES[0],
 ) -> WindowPlan:
     """Plan the windows of an image.
 
@@ -132,17 +139,24 @@ def plan_windows(
             sides, scores cut back (ClearCLIP).
         multiple: Pad to a multiple of so many pixels instead of the patch, even where the patch does not divide it (the
             trailing pixels are then not seen); 0 is the patch.
+        resize: How the patch scores of a whole image that is not padded come to the output: ``once``, at once (SCLIP,
+            ClearCLIP, ITACLIP), or ``twice``, by way of the size of the network input (NACLIP, ResCLIP). Windows are
+            averaged and padding is left behind at that size, so all else comes by way of it.
 
     Raises:
         ConfigError: A value is out of range, or a window is smaller than a patch.
     """
-    check_windows(patch, crop, stride, padding, multiple)
-    axes = (_plan_axis(length, patch, crop, stride, padding, multiple or patch) for length in size)
+    check_windows(patch, crop, stride, padding, multiple, resize)
+    direct = not crop and padding == "none" and resize == "once"
+    axes = (_plan_axis(length, patch, crop, stride, padding, multiple or patch, direct) for length in size)
     return WindowPlan(*axes)
 
 
-def check_windows(patch: int, crop: int, stride: int, padding: str, multiple: int = 0) -> None:
+def check_windows(
+    patch: int, crop: int, stride: int, padding: str, multiple: int = 0, resize: str = RESIZES[0]
+) -> None:
     """Refuse settings of windows that fit no image; arguments and errors are those of `plan_windows`."""
+    one_of("window resize", resize, RESIZES)
     if padding not in PADDINGS:
         raise ConfigError(f"window padding is '{padding}'; expected one of {', '.join(PADDINGS)}")
     if crop < 0 or (crop and stride < 1):
@@ -162,11 +176,10 @@ def _cells(size: int, patch: int, padding: str, multiple: int) -> tuple[int, int
     return cells, missing
 
 
-def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str, multiple: int) -> Axis:
+def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str, multiple: int, direct: bool) -> Axis:
     size = min(crop, length) if crop else length
     steps = max(length - size + stride - 1, 0) // stride + 1 if crop else 1
     starts = tuple(min(step * stride, length - size) for step in range(steps))
     cells, missing = _cells(size, patch, padding, multiple)
     before = missing // 2 if padding == "even" else 0
-    direct = not crop and padding == "none"  # the originals resize windows and padded images twice, others once
     return Axis(length, size, starts, before, missing - before, cells, padding != "even", direct)

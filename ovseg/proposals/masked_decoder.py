@@ -71,6 +71,7 @@ class MaskedDecoder(nn.Module):
         embed_dim: int,
         *,
         dim: int = 256,
+        mask_dim: int = 0,
         queries: int = 250,
         heads: int = 8,
         decoder_ffn: int = 2048,
@@ -80,28 +81,34 @@ class MaskedDecoder(nn.Module):
 
         Args:
             embed_dim: Length of class embeddings: that of the texts.
-            dim: Width of queries, levels and mask features.
+            dim: Width of the levels, those of the pixel decoder.
+            mask_dim: Width of queries and mask features, to which levels of another are projected; 0 is ``dim``.
             queries: Their number.
             heads: Of every attention.
             decoder_ffn: Width of the feed-forward networks.
             decoder_layers: Number of layers.
         """
         super().__init__()
+        width = mask_dim or dim
+        projections = LEVELS if width != dim else 0  # as the original: no parameters where there is nothing to change
+        self.input_proj = nn.ModuleList(nn.Conv2d(dim, width, 1) for _ in range(projections))
+        for parameter in self.input_proj.parameters():
+            nn.init.zeros_(parameter) if parameter.ndim == 1 else nn.init.kaiming_uniform_(parameter, a=1)
         # Tables and not plain parameters, because optimisers commonly spare embeddings the weight decay.
-        self.query_feat, self.query_embed = nn.Embedding(queries, dim), nn.Embedding(queries, dim)
-        self.level_embed = nn.Embedding(LEVELS, dim)
-        self.layers = nn.ModuleList(DecoderLayer(dim, heads, decoder_ffn) for _ in range(decoder_layers))
-        self.decoder_norm = nn.LayerNorm(dim)
-        self.mask_embed, self.class_embed = MLP(dim, dim), MLP(dim, embed_dim)
-        self.pool_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+        self.query_feat, self.query_embed = nn.Embedding(queries, width), nn.Embedding(queries, width)
+        self.level_embed = nn.Embedding(LEVELS, width)
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, decoder_ffn) for _ in range(decoder_layers))
+        self.decoder_norm = nn.LayerNorm(width)
+        self.mask_embed, self.class_embed = MLP(width, width), MLP(width, embed_dim)
+        self.pool_proj = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, levels: Sequence[Tensor], mask_features: Tensor, every: bool = False) -> list[Proposals]:
         """Decode.
 
         Args:
-            levels: Three levels (B, C, h, w), taken in turn by the layers.
-            mask_features: (B, C, H/4, W/4), whose products with queries are masks.
+            levels: Three levels (B, dim, h, w), taken in turn by the layers.
+            mask_features: (B, mask_dim, H/4, W/4), whose products with queries are masks.
             every: Whether to predict before the first and after every layer, as training needs it; else only at last.
 
         Returns:
@@ -109,10 +116,13 @@ class MaskedDecoder(nn.Module):
         """
         dtype = self.query_feat.weight.dtype
         features, values, keys, small = mask_features.to(dtype), [], [], []
+        levels = [level.to(dtype) for level in levels]
+        if self.input_proj:
+            levels = [project(level) for project, level in zip(self.input_proj, levels, strict=True)]
         for level, embed in zip(levels, self.level_embed.weight, strict=True):
             size = (level.shape[2], level.shape[3])
             place = sine_position(size, level.shape[1], level.device).to(dtype)
-            values.append((level.to(dtype) + embed[:, None, None]).flatten(2).mT)
+            values.append((level + embed[:, None, None]).flatten(2).mT)
             keys.append(values[-1] + place.flatten(1).mT)
             # Masks at the size of a level decide where to look. Resizing is linear, so it is done to the features,
             # once, instead of to the masks of all queries in every layer.

@@ -105,6 +105,7 @@ class PixelDecoder(nn.Module):
         channels: Mapping[str, int],
         *,
         dim: int = 256,
+        mask_dim: int = 0,
         heads: int = 8,
         encoder_ffn: int = 1024,
         encoder_layers: int = 6,
@@ -113,7 +114,8 @@ class PixelDecoder(nn.Module):
 
         Args:
             channels: Of the levels ``res2`` to ``res5`` that it is given.
-            dim: Width of everything in it, of the mask features too.
+            dim: Width of everything in it.
+            mask_dim: Channels of the mask features; 0 is ``dim``.
             heads: Of every attention.
             encoder_ffn: Width of the feed-forward networks.
             encoder_layers: Of the encoder.
@@ -134,7 +136,7 @@ class PixelDecoder(nn.Module):
         self.smooth = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, dim), nn.ReLU(True)
         )
-        self.mask_features = nn.Conv2d(dim, dim, 1)
+        self.mask_features = nn.Conv2d(dim, mask_dim or dim, 1)
         for name, parameter in self.named_parameters():
             if name.startswith("input_proj") and parameter.ndim == 4:
                 nn.init.xavier_uniform_(parameter)
@@ -150,7 +152,7 @@ class PixelDecoder(nn.Module):
             features: ``res2`` to ``res5``, each (B, C, h, w), at 1/4 to 1/32.
 
         Returns:
-            Mask features (B, dim, H/4, W/4), and the levels (B, dim, h, w) at 1/32, 1/16 and 1/8.
+            Mask features (B, mask_dim, H/4, W/4), and the levels (B, dim, h, w) at 1/32, 1/16 and 1/8.
         """
         dtype = self.level_embed.dtype
         with torch.autocast(features["res2"].device.type, enabled=False):

@@ -1,6 +1,7 @@
 """How COCO writes results: by class, by object, and as segments with their picture.
 
-COCO has no category 0, so the category id is the class id + 1.
+Category ids are those that the user's list gives to its classes. Where it gives none they are the position of the class
++ 1, for COCO has no category 0.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ovseg.result.objects import Panoptic
 from ovseg.result.parts import Result
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump
+from ovseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,13 +31,14 @@ def by_class(result: Result, image_id: int, file_name: str, annotation_id: int) 
     """Return a COCO dictionary with one annotation for each class that is present; see `Segmentation.to_coco`."""
     from pycocotools import mask as coco_mask
 
+    ids = category_ids(result.classes)
     labels = np.asfortranarray(result.labels)  # RLE runs down the columns
     annotations = []
     for number, segment in enumerate(result.segments, start=annotation_id):
         rle = coco_mask.encode((labels == segment.class_id).view(np.uint8))
         packed = {"size": list(labels.shape), "counts": rle["counts"].decode("ascii")}
         annotations.append(
-            _annotation(number, image_id, segment.class_id, packed, segment.area, segment.bbox, segment.score)
+            _annotation(number, image_id, ids[segment.class_id], packed, segment.area, segment.bbox, segment.score)
         )
     return {**_header(result, image_id, file_name), "annotations": annotations}
 
@@ -48,8 +51,9 @@ def by_instance(result: Result, image_id: int, file_name: str, annotation_id: in
     """
     if result.instances is None:
         raise InputError("the result has no instances; use a model that gives them, or to_coco()")
+    ids = category_ids(result.classes)
     annotations = [
-        _annotation(number, image_id, own.class_id, dict(own.rle), own.area, own.bbox, own.score)
+        _annotation(number, image_id, ids[own.class_id], dict(own.rle), own.area, own.bbox, own.score)
         for number, own in enumerate(result.instances, start=annotation_id)
     ]
     return {**_header(result, image_id, file_name), "annotations": annotations}
@@ -61,7 +65,7 @@ def by_segment(result: Result, image_id: int, file_name: str, png_name: str) -> 
     Raises:
         InputError: The model gave no segments.
     """
-    segments = _segments(_panoptic(result))
+    segments = _segments(_panoptic(result), category_ids(result.classes))
     annotation = {"image_id": image_id, "file_name": png_name, "segments_info": segments}
     return {**_header(result, image_id, file_name), "annotations": [annotation]}
 
@@ -100,11 +104,16 @@ def _panoptic(result: Result) -> Panoptic:
     return result.panoptic
 
 
+def category_ids(classes: Vocabulary) -> list[int]:
+    """Return the category id of each class: the user's own, else its position + 1."""
+    return classes.ids or list(range(1, len(classes) + 1))
+
+
 def _header(result: Result, image_id: int, file_name: str) -> dict[str, Any]:
     """Return ``images`` (one) and ``categories`` (all classes) of a COCO dictionary."""
     categories = [
-        {"id": i + 1, "name": entry.name, "isthing": int(entry.is_thing), "color": list(entry.color)}
-        for i, entry in enumerate(result.classes)
+        {"id": own, "name": entry.name, "isthing": int(entry.is_thing), "color": list(entry.color)}
+        for own, entry in zip(category_ids(result.classes), result.classes, strict=True)
     ]
     height, width = result.labels.shape
     name = file_name or str(result.meta.get("image", ""))
@@ -117,7 +126,7 @@ def _header(result: Result, image_id: int, file_name: str) -> dict[str, Any]:
 def _annotation(
     number: int,
     image_id: int,
-    class_id: int,
+    category_id: int,
     rle: dict[str, Any],
     area: int,
     bbox: tuple[int, int, int, int],
@@ -126,7 +135,7 @@ def _annotation(
     return {
         "id": number,
         "image_id": image_id,
-        "category_id": class_id + 1,
+        "category_id": category_id,
         "segmentation": rle,
         "area": area,
         "bbox": list(bbox),
@@ -135,13 +144,13 @@ def _annotation(
     }
 
 
-def _segments(panoptic: Panoptic) -> list[dict[str, Any]]:
+def _segments(panoptic: Panoptic, ids: list[int]) -> list[dict[str, Any]]:
     """Return the ``segments_info`` of COCO's panoptic format: id, category, area, box, ``isthing``, score."""
     measures = measure(panoptic.ids, np.zeros(panoptic.ids.shape, dtype=np.float32), int(panoptic.ids.max()) + 1)
     return [
         {
             "id": segment.id,
-            "category_id": segment.class_id + 1,
+            "category_id": ids[segment.class_id],
             "area": measures[segment.id].area,
             "bbox": list(measures[segment.id].bbox),
             "iscrowd": 0,

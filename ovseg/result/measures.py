@@ -101,10 +101,10 @@ def measure(ids: np.ndarray, scores: np.ndarray, count: int, shift: int = 0) -> 
     }
 
 
-def summarise(class_id: int, entry: ClassEntry, segment: Segment | None) -> dict[str, Any]:
+def summarise(number: int, entry: ClassEntry, segment: Segment | None) -> dict[str, Any]:
     """Describe one class, present or not, in JSON values; an absent class has no score."""
     return {
-        "id": class_id,
+        "id": number,
         "name": entry.name,
         "synonyms": list(entry.names[1:]),
         "is_thing": entry.is_thing,

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ovseg.vocabulary.colors import Color
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
 
 LARGE = 2**24
 """Pictures of more pixels than this are drawn and written in strips."""
 
 _MARK = b"\x89PNG\r\n\x1a\n"
-_GREY, _RGB = 0, 2  # colour types
+_GREY, _RGB, _PALETTE = 0, 2, 3  # colour types
 _UP = 2  # filter: the difference to the pixel above
 _LEVEL = 3  # of zlib; with this filter higher ones save little and take long
 _CHUNK = 2**20  # bytes
 
 
-def write_png(path: Path, width: int, height: int, strips: Iterable[np.ndarray]) -> None:
-    """Write a PNG of 8-bit RGB or 16-bit grey.
+def write_png(
+    path: Path,
+    width: int,
+    height: int,
+    strips: Iterable[np.ndarray],
+    text: PngInfo | None = None,
+    palette: Sequence[Color] = (),
+) -> None:
+    """Write a PNG of 8-bit RGB, 8-bit or 16-bit grey, or of places in a palette.
 
     Args:
         path: The file.
         width: In pixels.
         height: In pixels.
-        strips: Rows from top to bottom, any number at a time: ``(h, W, 3)`` uint8 or ``(h, W)`` uint16.
+        strips: Rows from top to bottom, any number at a time: ``(h, W, 3)`` uint8, or ``(h, W)`` uint8 or uint16.
+        text: What the file says of itself.
+        palette: The colours of the values of ``(h, W)`` uint8, up to 256.
 
     Raises:
         ValueError: They are not ``height`` rows of ``width`` pixels of one kind.
@@ -40,7 +55,12 @@ def write_png(path: Path, width: int, height: int, strips: Iterable[np.ndarray])
             kind = _kind(strip, width)
             if above is None:
                 bits, colour = kind
-                _chunk(file.write, b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+                shown = _PALETTE if palette else colour
+                _chunk(file.write, b"IHDR", struct.pack(">IIBBBBB", width, height, bits, shown, 0, 0, 0))
+                for name, content, *_ in text.chunks if text else ():
+                    _chunk(file.write, name, content)
+                if palette:
+                    _chunk(file.write, b"PLTE", bytes(value for color in palette for value in color))
                 above = np.zeros(strip[0].nbytes, dtype=np.uint8)
             elif kind != (bits, colour):
                 raise ValueError(f"got rows of {kind} after rows of {(bits, colour)}")
@@ -64,9 +84,10 @@ def _kind(strip: np.ndarray, width: int) -> tuple[int, int]:
     """Return bits and colour type of rows."""
     if strip.dtype == np.uint8 and strip.shape[1:] == (width, 3):
         return 8, _RGB
-    if strip.dtype == np.uint16 and strip.shape[1:] == (width,):
-        return 16, _GREY
-    raise ValueError(f"got rows {strip.shape} {strip.dtype}, expected (h, {width}, 3) uint8 or (h, {width}) uint16")
+    if strip.dtype in (np.uint8, np.uint16) and strip.shape[1:] == (width,):
+        return 8 * strip.dtype.itemsize, _GREY
+    expected = f"(h, {width}, 3) uint8, or (h, {width}) uint8 or uint16"
+    raise ValueError(f"got rows {strip.shape} {strip.dtype}, expected {expected}")
 
 
 def _chunk(write: Callable[[bytes], int], kind: bytes, data: bytes) -> None:

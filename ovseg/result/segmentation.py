@@ -1,7 +1,8 @@
 """The result of segmenting one image: a label for every pixel, with its exports.
 
 Label values, everywhere: the class id is the position of the class in the user's list, from 0; a pixel of no class is
--1 in memory and 65535 in the 16-bit PNG. COCO has no category 0, so there the category id is the class id + 1.
+-1 in memory and 65535 in the 16-bit PNG. Ids of the user's own (`Vocabulary.ids`) are written into JSON and COCO files,
+and into label maps on request; without them COCO's category id is the class id + 1, for it has no category 0.
 """
 
 from __future__ import annotations
@@ -140,39 +141,48 @@ class Segmentation:
         present = f"{len(self.segments)} of {len(self.classes)} classes"
         return f"Segmentation({width}x{height}, {present}: {content or 'none'})"
 
-    def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+    def overlay(self, alpha: float = 0.5, legend: bool | str = True, ids: bool = False) -> Image.Image:
         """Draw the labels over the photograph.
 
         Args:
             alpha: How strong the colours are: 0 shows the photograph, 1 the bare label map.
-            legend: Add a panel with colour, name and share of each class present. Photographs under 256 pixels are then
-                enlarged, so that the panel does not dwarf them; without legend the size is exactly the photograph's.
+            legend: Add a panel with colour, name and share of the largest classes present, or of ``"all"``. Photographs
+                under 256 pixels are then enlarged, so that the panel does not dwarf them; without legend the size is
+                exactly the photograph's.
+            ids: Write the id of each class present into the picture, and before its name in the legend.
 
         Raises:
-            InputError: ``alpha`` is not in 0..1.
+            InputError: ``alpha`` is not in 0..1, or there is no such legend.
         """
         from ovseg.result.overlay import draw_overlay  # here, for it needs Pillow
 
-        return draw_overlay(self, alpha, legend)
+        return draw_overlay(self, alpha, legend, ids)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write the result; the suffix chooses what: labels (``.png``), everything (``.npz``), a summary (``.json``).
 
         The PNG is 16 bits a pixel, value = class id, 65535 = no class (`read_label_png`); the npz is read by `load`;
         the JSON is `to_json`. An interrupted writing leaves no half file.
 
+        Args:
+            path: Of the file.
+            options: Of its format: ``own_ids=True`` for a PNG (and the JSON that speaks of it) whose values are the ids
+                of the user's list.
+
         Returns:
             The path that was written.
 
         Raises:
-            InputError: Unknown suffix, a place that cannot be written to, or more classes than the PNG can count.
+            InputError: Unknown suffix, a place that cannot be written to, or more classes or larger ids than the PNG
+                can count.
+            ConfigError: The format has no such option.
         """
         path = Path(path)
         name = SAVED.get(path.suffix.lower())
         if name is None:
             suffixes = ", ".join(SAVED)
             raise InputError(f"cannot save as '{path.name}'; expected {suffixes}; for pictures use .overlay().save()")
-        build(FORMATS, name).save(self, path)
+        build(FORMATS, name, options).save(self, path)
         return path
 
     @classmethod
@@ -184,9 +194,13 @@ class Segmentation:
         """
         return cls.from_labels(**read_archive(path))
 
-    def to_json(self) -> dict[str, Any]:
-        """Summarise the result as JSON values: every class of the vocabulary in the user's order, and the meta data."""
-        return report(self)
+    def to_json(self, own_ids: bool = False) -> dict[str, Any]:
+        """Summarise the result as JSON values: every class of the vocabulary in the user's order, and the meta data.
+
+        ``id`` of a class is the user's own where the list has ids, else its position; ``label`` is its value in the
+        label map, which with ``own_ids`` is the id too.
+        """
+        return report(self, own_ids)
 
     def to_coco(self, image_id: int = 0, file_name: str = "", annotation_id: int = 1) -> dict[str, Any]:
         """Export as a COCO dictionary, one annotation for each class that is present.
@@ -200,7 +214,7 @@ class Segmentation:
         Returns:
             ``images`` (one), ``annotations`` (``segmentation`` is a compressed RLE, lossless, with holes and parts;
             ``area`` in pixels, ``bbox`` left, top, width, height, ``iscrowd`` 0, ``score``) and ``categories`` (all
-            classes; category id = class id + 1).
+            classes; category id = the user's own, else class id + 1).
         """
         return coco.by_class(self, image_id, file_name, annotation_id)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CPU = torch.device("cpu")
@@ -97,6 +100,27 @@ def is_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+@contextmanager
+def fits(device: torch.device, what: str) -> Iterator[None]:
+    """Make the error of a full memory, of an accelerator or of the machine, one of what is worked on.
+
+    Args:
+        device: Where the work is done.
+        what: Names of the images.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"{what} does not fit into the memory of {device}; make it smaller, or use another device"
+        ) from error
+
+
 def memory_in_use(device: torch.device) -> int:
     """Return the bytes in use now: of the accelerator, or of this process."""
     if not is_cpu(device) and torch.cuda.is_available():
@@ -112,6 +136,13 @@ def peak_memory(device: torch.device) -> int:
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_accelerator() -> None:
+    """Give memory of the accelerator whose tensors are gone back, so that other processes can have it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def give_back(device: torch.device) -> None:

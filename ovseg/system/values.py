@@ -62,3 +62,24 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested mapping by their dotted keys; an empty mapping is a value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping) and value
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say what is not the same in two nested mappings: a line for each value, by its dotted key."""
+    was, is_ = flat(before), flat(now)
+    pairs = {key: (was.get(key), is_.get(key)) for key in dict.fromkeys([*was, *is_])}
+    return [f"{key} was {_short(a)}, is {_short(b)}" for key, (a, b) in pairs.items() if a != b]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) and value else dump(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -3,7 +3,8 @@
 - ``none``: every pixel gets one of the classes.
 - ``threshold:T``: a pixel whose best score is below T (0 < T <= 1) gets no class.
 - ``words``: words for surroundings (a versioned list, see `ovseg.vocabulary.words`) compete; where one wins: no class.
-- own words: ``"sky, wall"``, ``"words:sky"`` or a list of words compete in the same way.
+- own words: ``"sky, wall"``, ``"words:sky"``, a file or a list of words compete in the same way; they are read as
+  classes are (docs/words.md).
 
 A further policy is a function of the option ``argument`` that returns a `Background`, under its name in
 `BACKGROUND_REGISTRY`.
@@ -19,8 +20,8 @@ from detectron2.utils.registry import Registry
 
 from ovseg.errors import UnknownNameError, VocabularyError
 from ovseg.system.registry import Kind, build
-from ovseg.vocabulary.names import check_unique, clean_name, shown
-from ovseg.vocabulary.parsing import split_words
+from ovseg.vocabulary.names import check_unique, shown
+from ovseg.vocabulary.parsing import is_list, parse_words
 from ovseg.vocabulary.words import CURRENT_WORDS, WORD_LISTS
 
 BACKGROUND_REGISTRY = Registry("BACKGROUND")
@@ -35,11 +36,13 @@ class Background:
         policy: Canonical text, recorded in results; `parse_background` reads it back to an equal policy.
         threshold: Pixels with a best score (0..1) below it get no class; 0 switches this off.
         words: Extra queries that belong to no class.
+        notes: What was read as something else than it says, a line each; no part of what makes two policies equal.
     """
 
     policy: str = "none"
     threshold: float = 0.0
     words: tuple[str, ...] = ()
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
 
 BACKGROUNDS: Kind[Callable[..., Background]] = Kind("background policy", BACKGROUND_REGISTRY)
@@ -70,16 +73,17 @@ def threshold(*, argument: str = "") -> Background:
 @BACKGROUND_REGISTRY.register()
 def words(*, argument: str = "") -> Background:
     """Let words compete: the shipped list, or the user's own behind the colon."""
-    return own_words(split_words(argument)) if argument else Background(CURRENT_WORDS, words=WORD_LISTS[CURRENT_WORDS])
+    return own_words(argument) if argument else Background(CURRENT_WORDS, words=WORD_LISTS[CURRENT_WORDS])
 
 
-def own_words(given: Iterable[object]) -> Background:
+def own_words(given: str | Iterable[object]) -> Background:
     """Build the policy of a user's own background words.
 
     Raises:
         VocabularyError: No word, a word that is not allowed or stands twice, or a policy's name among the words.
     """
-    found = tuple(clean_name(word, f"background word {i}") for i, word in enumerate(given))
+    notes: list[str] = []
+    found = tuple(parse_words(given, "background word", notes))
     if not found:
         raise VocabularyError("the list of background words is empty; give words, or the policy 'none'")
     check_unique([(word, f"background word {i}") for i, word in enumerate(found)])
@@ -88,21 +92,22 @@ def own_words(given: Iterable[object]) -> Background:
             raise VocabularyError(
                 f"background word {shown(word)} reads like a policy; give either one policy or plain words"
             )
-        if "," in word:
-            raise VocabularyError(f"background word {shown(word)} holds a comma; give its parts as words of their own")
-    return Background(f"words:{', '.join(found)}", words=found)
+    policy = f"words:{', '.join(found)}"
+    if parse_words(f"{policy.removeprefix('words:')},", "background word", []) != list(found):
+        raise VocabularyError(f"the background words {shown(policy[6:])} cannot stand in one text; write plain words")
+    return Background(policy, words=found, notes=tuple(notes))
 
 
 def parse_background(source: str | Background | Iterable[str] | None) -> Background:
     """Read a background policy.
 
-    A text is a policy when it has no comma, or a colon before the first comma; otherwise it is a list of own words.
-    So a lone word is never taken for a background word (it may be a misspelt policy): write ``"words:sky"``,
-    ``"sky,"`` or ``["sky"]``.
+    A text is a policy when it has no comma, or a colon before the first comma; otherwise it is a list of own words, or
+    the name of a file with them. So a lone word is never taken for a background word (it may be a misspelt policy):
+    write ``"words:sky"``, ``"sky,"`` or ``["sky"]``.
 
     Args:
-        source: ``"none"`` (or None), ``"threshold:0.4"``, ``"words"``, ``"sky, wall"``, a list of words, or a
-            `Background`, returned as it is.
+        source: ``"none"`` (or None), ``"threshold:0.4"``, ``"words"``, ``"sky, wall"``, ``"sky.txt"``, a list of words,
+            or a `Background`, returned as it is.
 
     Raises:
         UnknownNameError: No policy has this name; near matches are in the message.
@@ -122,8 +127,8 @@ def parse_background(source: str | Background | Iterable[str] | None) -> Backgro
     if not text:
         raise VocabularyError("background is an empty text; expected 'none', 'threshold:0.4', 'words' or 'sky, wall'")
     name, colon, argument = (part.strip() for part in text.partition(":"))
-    if "," in name or (text.endswith(",") and not colon):
-        return own_words(split_words(text))
+    if is_list(name if colon else text):
+        return own_words(text)
     if colon and not argument:
         raise VocabularyError(f"background policy {shown(text)} ends at its colon; say what follows, or drop the colon")
     if text in WORD_LISTS:

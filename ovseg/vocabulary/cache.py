@@ -84,9 +84,12 @@ class _Header:
     templates: int
 
 
-def text_space(model: str, weights_hash: str, precision: str, templates: Sequence[str]) -> TextSpace:
+def text_space(
+    model: str, weights_hash: str, precision: str, templates: Sequence[str], long_text: bool = False
+) -> TextSpace:
     """Build the space of a model and a template set; everything that changes an embedding is in its key."""
-    content = json.dumps([_FORMAT, model, weights_hash, precision, list(templates)])
+    how = ["long_text"] if long_text else []
+    content = json.dumps([_FORMAT, model, weights_hash, precision, list(templates), *how])
     return TextSpace(model, len(templates), hashlib.sha256(content.encode()).hexdigest()[:24])
 
 

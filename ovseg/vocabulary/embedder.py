@@ -12,7 +12,8 @@ from ovseg.errors import WeightsError
 from ovseg.vocabulary.autoclip import AutoClip
 from ovseg.vocabulary.cache import TextCache, text_space
 from ovseg.vocabulary.engineering import Recipe, plan, unit
-from ovseg.vocabulary.names import fold, shown
+from ovseg.vocabulary.lengths import LimitedTower, say_long
+from ovseg.vocabulary.names import fold, shown, spoken
 from ovseg.vocabulary.queries import Queries
 from ovseg.vocabulary.templates import TEMPLATES, fill, resolve_templates
 from ovseg.vocabulary.text_options import TextOptions
@@ -98,7 +99,8 @@ class TextEmbedder:
         return self._embed(sentences, TEMPLATES["none"])
 
     def _embed(self, texts: list[str], templates: tuple[str, ...]) -> Tensor:
-        space = text_space(self.clip.name, self.clip.weights_hash, _precision(self.clip), templates)
+        own = (self.clip.name, self.clip.weights_hash, _precision(self.clip))
+        space = text_space(*own, templates, self.options.long_text)
         wanted = list(dict.fromkeys(texts))
         rows = self.cache.get(space, wanted) if self.cache else {}
         missing = [text for text in wanted if text not in rows]
@@ -119,9 +121,11 @@ class TextEmbedder:
 
         Raises:
             WeightsError: As `embed`.
+            VocabularyError: Texts of two classes are too long, and what is read of them is the same.
         """
         extra, notes = words_of_no_class(vocabulary, background)
         recipe, told = plan(vocabulary, extra, self.options)
+        told += say_long(self.clip, recipe, self.templates, self.options.long_text)
         described = self._describe(recipe)
         classifier = None
         if self.options.autoclip:
@@ -133,7 +137,7 @@ class TextEmbedder:
             embeddings=recipe.compose(rows, described),
             query_to_class=torch.tensor(recipe.query_to_class),
             texts=(*recipe.names, *recipe.subclasses, *recipe.extra),
-            notes=(*notes, *told),
+            notes=(*vocabulary.notes, *background.notes, *notes, *told),
             classifier=classifier,
         )
 
@@ -152,7 +156,7 @@ class TextEmbedder:
             part = texts[start : start + per_call]
             prompts = [fill(template, text) for text in part for template in templates]
             calls = range(0, len(prompts), PROMPTS_PER_CALL)  # several only where one name has more templates than fit
-            found = torch.cat([self.clip.text(prompts[i : i + PROMPTS_PER_CALL]).detach().float() for i in calls])
+            found = torch.cat([self._ask(prompts[i : i + PROMPTS_PER_CALL]).detach().float() for i in calls])
             means.append(unit(unit(found).unflatten(0, (len(part), count)).mean(1)).cpu())
         result = torch.cat(means)
         bad = ~torch.isfinite(result).all(1)
@@ -164,12 +168,17 @@ class TextEmbedder:
             )
         return result
 
+    def _ask(self, prompts: list[str]) -> Tensor:
+        if self.options.long_text and isinstance(self.clip, LimitedTower):
+            return self.clip.long_text(prompts)
+        return self.clip.text(prompts)
+
 
 def words_of_no_class(vocabulary: Vocabulary, background: Background) -> tuple[list[str], list[str]]:
     """Return the words that compete with the classes, and notes on them."""
     own = {fold(name) for name in vocabulary.queries}
     notes = []
-    extra = [word for word in background.words if fold(word) not in own]
+    extra = [spoken(word) for word in background.words if fold(word) not in own]
     if skipped := [word for word in background.words if fold(word) in own]:
         notes.append(f"background words that are classes here were left out: {', '.join(skipped)}")
     if len(vocabulary) == 1 and not extra:

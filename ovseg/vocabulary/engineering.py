@@ -118,7 +118,7 @@ def plan(vocabulary: Vocabulary, extra: list[str], options: TextOptions) -> tupl
     # All names of a class that its description replaces would have one row: it is a single query.
     alone = set() if options.descriptions_with_templates else set(descriptions)
     classes = [i for i, entry in enumerate(vocabulary) for _ in entry.names[: 1 if i in alone else None]]
-    names = [name for i, entry in enumerate(vocabulary) for name in entry.names[: 1 if i in alone else None]]
+    names = [text for i, entry in enumerate(vocabulary) for text in entry.queries[: 1 if i in alone else None]]
     kinds: list[tuple[int, str]] = []
     for i, texts in subclasses.items():
         own = {fold(name) for name in vocabulary[i].names}

@@ -33,6 +33,8 @@ class TextOptions:
             github.com/acmi-lab/CHILS); see `ovseg.vocabulary.engineering.Recipe`.
         autoclip: Entropy of the weights of templates as a share of the largest, 0..1: AutoCLIP (Metzen et al., 2023);
             0 is off: all templates weigh the same. The paper uses 0.85.
+        long_text: Whether texts that are longer than the text tower reads are read in windows, whose rows are averaged,
+            as in ClipMD (arXiv 2303.13340); else they are cut, and a note says so. Texts that fit do not change.
 
     Raises:
         ConfigError: A number is out of range, or two options exclude each other.
@@ -45,6 +47,7 @@ class TextOptions:
     descriptions_with_templates: bool = False
     subclasses: str = ""
     autoclip: float = 0.0
+    long_text: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers and read the files."""
@@ -80,7 +83,7 @@ class TextOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that are in use, with hashes of their files, as JSON values; recorded in results."""
-        used = {key: value for key in (*_FILES, "autoclip") if (value := getattr(self, key))}
+        used = {key: value for key in (*_FILES, "autoclip", "long_text") if (value := getattr(self, key))}
         if self.auxiliary:
             used["auxiliary_weight"] = self.auxiliary_weight
         if self.descriptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -9,14 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from ovseg.errors import VocabularyError
+from ovseg.errors import OvsegError, VocabularyError
 from ovseg.system.values import short_hash
-from ovseg.vocabulary.colors import Color, color_of, spread_colors
-from ovseg.vocabulary.names import check_unique, clean_name
+from ovseg.vocabulary.colors import Color, spread_colors
+from ovseg.vocabulary.names import check_unique, clean_name, shown, spoken
 from ovseg.vocabulary.parsing import parse_classes
-from ovseg.vocabulary.preset_files import is_preset
 
-_DERIVED: Color = (-1, -1, -1)
+_UNCHOSEN: Color = (-1, -1, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,72 +26,88 @@ class ClassEntry:
     Attributes:
         names: The display name, then synonyms; each is a query of its own and the best one counts.
         is_thing: Countable object (True) or stuff such as sky and grass (False).
-        color: sRGB, 0..255; left out, it follows from the display name, see `ovseg.vocabulary.colors`.
+        color: sRGB, 0..255; left out, the vocabulary chooses it, see `ovseg.vocabulary.colors`.
+        id: The class in the user's own files, such as a COCO category's, from 0; None where the user gave none. What
+            labels count is the position all the same, so two classes of different ids are equal.
     """
 
     names: tuple[str, ...]
     is_thing: bool = True
-    color: Color = dataclasses.field(default=_DERIVED, compare=False)
+    color: Color = dataclasses.field(default=_UNCHOSEN, compare=False)
+    id: int | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Trim and check the names.
 
         Raises:
-            VocabularyError: No name, or a name that is not allowed.
+            VocabularyError: No name, a name that is not allowed, or an id below 0.
         """
         if isinstance(self.names, str) or not self.names:
             raise VocabularyError(f"a class has the names {self.names!r}; expected a non-empty tuple of names")
         object.__setattr__(self, "names", tuple(clean_name(name, "a class name") for name in self.names))
-        if self.color == _DERIVED:
-            object.__setattr__(self, "color", color_of(self.names[0]))
+        if self.id is not None and self.id < 0:
+            raise VocabularyError(f"class {self.names[0]!r} has the id {self.id}; expected a whole number from 0")
 
     @property
     def name(self) -> str:
         """The display name."""
         return self.names[0]
 
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """What the text tower is asked for each of the names: the same, with spaces for underscores."""
+        return tuple(spoken(name) for name in self.names)
+
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary(Sequence[ClassEntry]):
     """The user's classes in the user's order: the id of a class is its position. Nothing is added or dropped.
 
-    Build one with `Vocabulary.parse`. Equality and `hash` depend on names, their order and the thing flags.
+    Build one with `Vocabulary.parse`. Equality and `hash` depend on names, their order and the thing flags; ids,
+    colours and notes change no number and are no part of them.
+
+    Attributes:
+        classes: The classes.
+        notes: What `parse` read as something else than it says, a line each; results repeat them.
     """
 
     classes: tuple[ClassEntry, ...]
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Refuse empty lists and duplicates, and give classes that would look alike different colours.
 
         Raises:
-            VocabularyError: No class at all, or a name that stands twice (the message names it).
+            VocabularyError: No class at all, or a name or id that stands twice (the message names it).
         """
         classes = tuple(self.classes)
         if not classes:
             raise VocabularyError("the vocabulary has no classes; give at least one name, such as 'cat, sofa'")
+        ids = [entry.id for entry in classes if entry.id is not None]
+        if len(set(ids)) < len(ids):
+            twice = next(own for own in ids if ids.count(own) > 1)
+            raise VocabularyError(f"the id {twice} stands twice in the vocabulary; every class has its own")
         check_unique([(name, f"class {i}") for i, entry in enumerate(classes) for name in entry.names])
-        colors = spread_colors([entry.name for entry in classes])
-        # A colour that was given by hand stays; one that is the name's own makes room where two look alike.
-        own = [entry.color == color_of(entry.name) for entry in classes]
-        recolored = [
-            dataclasses.replace(entry, color=color) if mine else entry
-            for entry, color, mine in zip(classes, colors, own, strict=True)
-        ]
-        object.__setattr__(self, "classes", tuple(recolored))
+        # A colour that was given, or that another vocabulary has chosen, stays; the others keep away from it.
+        given = {i: entry.color for i, entry in enumerate(classes) if entry.color != _UNCHOSEN}
+        if len(given) < len(classes):
+            colors = spread_colors([entry.name for entry in classes], given)
+            classes = tuple(dataclasses.replace(entry, color=c) for entry, c in zip(classes, colors, strict=True))
+        object.__setattr__(self, "classes", classes)
 
     @classmethod
     def parse(cls, source: str | Path | Vocabulary | Iterable[Any] | dict[str, Any]) -> Vocabulary:
-        """Read classes from what a user gives.
+        """Read classes from what a user gives; docs/words.md is the table of all forms, with what is refused and why.
 
         Args:
             source: One of
                 - a list: each entry a name, ``"name|synonym"``, a list of names, or a dict
-                  ``{"name": ..., "synonyms": [...], "is_thing": true}``;
+                  ``{"name": ..., "synonyms": [...], "is_thing": true, "id": 7}``;
                 - a text with a comma or pipe: ``"cat|kitten, sofa"``. One comma at its end is allowed and marks a
                   lone word as a word: ``"voc20,"`` is a class of that name;
-                - a text without either: a preset (``"ade150"``), a ``.txt`` or ``.json`` file, else a single class;
-                - a `Path`: a ``.txt`` file (a class a line, synonyms separated by ``|``) or a ``.json`` file
-                  (any of the lists above, or ``{"categories": [...]}`` as COCO writes it);
+                - a text without either: a preset (``"ade150"``), a file, else a single class;
+                - a `Path`: a file of lines (a class each, synonyms separated by ``|``), a table, JSON or YAML;
+                - a dict, or such a file: ``{"categories": [...]}`` as COCO writes it, ids with names, names with ids;
                 - a `Vocabulary`, returned as it is.
 
         Commas never mean synonyms. A comma inside a list entry or a line of a file is an error, because readers of
@@ -103,7 +119,9 @@ class Vocabulary(Sequence[ClassEntry]):
         """
         if isinstance(source, Vocabulary):
             return source
-        return cls(tuple(ClassEntry(raw.names, raw.is_thing) for raw in parse_classes(source)))
+        found = parse_classes(source)
+        entries = tuple(ClassEntry(raw.names, raw.is_thing, id=raw.id) for raw in found.classes)
+        return cls(entries, tuple(found.notes))
 
     @property
     def names(self) -> list[str]:
@@ -112,8 +130,14 @@ class Vocabulary(Sequence[ClassEntry]):
 
     @property
     def queries(self) -> list[str]:
-        """All names of all classes, class by class: what the text tower is asked."""
-        return [name for entry in self.classes for name in entry.names]
+        """What the text tower is asked for all names of all classes, class by class."""
+        return [text for entry in self.classes for text in entry.queries]
+
+    @property
+    def ids(self) -> list[int] | None:
+        """The ids of the user's own files, class by class; None unless every class has one."""
+        found = [entry.id for entry in self.classes if entry.id is not None]
+        return found if len(found) == len(self.classes) else None
 
     @property
     def query_to_class(self) -> list[int]:
@@ -126,22 +150,29 @@ class Vocabulary(Sequence[ClassEntry]):
         return short_hash(json.dumps([[entry.names, entry.is_thing] for entry in self.classes]))
 
     def format(self) -> str:
-        """Return the names as a text that `parse` reads back, such as ``"cat|kitten, sofa"`` (without thing flags).
+        """Return the names as a text that `parse` reads back, such as ``"cat|kitten, sofa"`` (names alone).
 
         Raises:
-            VocabularyError: A name holds a comma, which such a text cannot carry.
+            VocabularyError: A name cannot stand in such a text, as one with a comma.
         """
-        for name in self.queries:
-            if "," in name:
-                raise VocabularyError(f"the name {name!r} holds a comma; a text cannot carry it, use to_json()")
         text = ", ".join("|".join(entry.names) for entry in self.classes)
+        names = [entry.names for entry in self.classes]
         # A closing comma keeps words that name a preset or look like a file from being read as such.
-        plain = len(self.queries) > 1 and not text.lower().endswith((".txt", ".json")) and not is_preset(*self.names)
-        return text if plain else f"{text},"
+        for candidate in (text, f"{text},"):
+            with contextlib.suppress(OvsegError):
+                if len(self.queries) == 1 and candidate == text:
+                    continue
+                if [one.names for one in parse_classes(candidate).classes] == names:
+                    return candidate
+        raise VocabularyError(f"{shown(text)} holds a comma or what else divides names; use to_json()")
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain data that `parse` reads back without loss."""
-        return [{"name": e.name, "synonyms": list(e.names[1:]), "is_thing": e.is_thing} for e in self.classes]
+        return [
+            {"name": e.name, "synonyms": list(e.names[1:]), "is_thing": e.is_thing}
+            | ({} if e.id is None else {"id": e.id})
+            for e in self.classes
+        ]
 
     def __len__(self) -> int:
         """Return the number of classes."""

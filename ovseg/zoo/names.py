@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ovseg.checkpoint.run_files import CLASSES, CONFIG, LAST, MODEL
 from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.system.values import merge
@@ -40,7 +41,9 @@ def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | N
     *below, asked = spec.layers
     common = _common(spec) if protocol == COMMON else ()
     given = (Layer(ASKED, overrides),) if overrides else ()
-    return Spec(spec.path, (*below, *common, asked, *given), spec.card, name)
+    whole = Spec(spec.path, (*below, *common, asked, *given), spec.card, name)
+    learnt = _learnt_words(whole.settings.get("MODEL", {}))
+    return Spec(spec.path, (*below, *common, asked, *learnt, *given), spec.card, name)
 
 
 def _find(model: str, protocol: str) -> Spec:
@@ -50,7 +53,7 @@ def _find(model: str, protocol: str) -> Spec:
         return _with_method(method, rest, protocol)
     card = None
     if model.endswith((".yaml", ".yml")):
-        path, asked = find_config(model), {}
+        path, asked = find_config(model), _words_beside(find_config(model), CONFIG)
     elif card := _card(model):
         path, asked = config_root() / card.config, _weights_of(card)
     else:
@@ -103,10 +106,33 @@ def _clips() -> dict[str, Card]:
 
 
 def _trained(folder: Path) -> dict[str, Any]:
-    """Return the weights and words that a training has left in a folder, where it has."""
-    weights, words = folder / "model.safetensors", folder / "classes.json"
-    found: dict[str, Any] = {"WEIGHTS": str(weights)} if weights.is_file() else {}
-    return {"MODEL": {**found, **({"TEXT": {"VOCABULARY": str(words)}} if words.is_file() else {})}}
+    """Return the weights and words that a training has left in a folder, where it has; its checkpoint if it is on."""
+    found = next((folder / name for name in (MODEL, LAST) if (folder / name).is_file()), None)
+    return merge({"MODEL": {"WEIGHTS": str(found)} if found else {}}, _words_beside(folder / MODEL, MODEL))
+
+
+def _learnt_words(model: dict[str, Any]) -> tuple[Layer, ...]:
+    """Return the words that weights have learnt: they belong to the weights, whatever config these are put into.
+
+    Args:
+        model: The settings below ``MODEL``.
+    """
+    weights = str(model.get("WEIGHTS", ""))
+    found = _words_beside(Path(weights).expanduser(), MODEL, LAST) if weights else {}
+    if not found:
+        return ()
+    others = {
+        kind: {"TRAINED_VOCABULARY": ""}
+        for kind, section in model.items()
+        if isinstance(section, dict) and section.get("TRAINED_VOCABULARY")
+    }
+    return (Layer(f"{CLASSES} beside {weights}", {"MODEL": {**found["MODEL"], **others}}),)
+
+
+def _words_beside(file: Path, *names: str) -> dict[str, Any]:
+    """Return the words that a training has learnt, for a file of its folder that has one of these names."""
+    words = file.parent / CLASSES
+    return {"MODEL": {"TEXT": {"VOCABULARY": str(words)}}} if file.name in names and words.is_file() else {}
 
 
 def _methods() -> dict[str, str]:

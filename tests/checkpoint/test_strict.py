@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovseg.checkpoint.strict import rename, translate
+from ovseg.checkpoint.strict import check_finite, load_strict, rename, translate
 from ovseg.errors import WeightsError
 
 OWN = {"a.weight": torch.empty(3, 2), "a.bias": torch.empty(3), "scale": torch.empty(())}
@@ -45,3 +45,29 @@ def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(WeightsError, match=message) as caught:
         translate(OWN, state, name_of, "x.pth", "model")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2])
+def test_weights_that_are_no_numbers_are_refused(value, dtype):
+    broken = torch.ones(3, 2)
+    broken[1, 1] = value
+    message = r"x\.pth holds NaN or infinite values in their\.weight \(1 of 6 in their\.weight\); expected finite"
+    with pytest.raises(WeightsError, match=message):
+        translate(OWN, theirs(their_dot_weight=broken.to(dtype)), name_of, "x.pth", "model")
+    check_finite({"whole": torch.ones(2).to(dtype), "none": torch.ones(0, 3), "count": torch.tensor(3)}, "x.pth")
+
+
+def test_masks_that_follow_from_the_configuration_may_be_infinite():
+    mask = torch.full((4, 4), float("-inf")).triu_(1)
+    translate(OWN, theirs(attn_mask=mask), name_of, "x.pth", "model", ["attn_mask"])
+
+
+def test_a_part_with_broken_weights_is_refused_and_stays_as_it_was():
+    part = torch.nn.Linear(2, 2)
+    before = part.weight.clone()
+    with pytest.raises(WeightsError, match=r"the file holds NaN or infinite values in bias, weight \(2 of 2 in bias\)"):
+        load_strict(
+            part, {"weight": torch.full((2, 2), torch.nan), "bias": torch.full((2,), torch.inf)}, "the file", "it"
+        )
+    assert torch.equal(part.weight, before)

@@ -59,7 +59,7 @@ def test_a_broken_image_is_named_and_the_exit_code_is_one(
     arguments = ["--dataset", str(data), "--model", str(tiny_clip), "--output", str(tmp_path / "run")]
     assert main(["eval", *arguments]) == 1
     out, err = capsys.readouterr()
-    assert "2 of 3 images evaluated" in out and "error: images/1.png: " in err
+    assert "2 of 3 images evaluated" in out and "error: 1.png: " in err
 
 
 @pytest.mark.parametrize(

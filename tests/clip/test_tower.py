@@ -195,7 +195,7 @@ def test_threads_may_embed_and_move_texts_at_once(tiny_clip):
         return found
 
     clip.model.encode_text = watched
-    clip._tokenizer = None
+    clip._tokens = None
 
     def work() -> None:
         for _ in range(5):

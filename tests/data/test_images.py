@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ovseg.data.images import LoadedImage, expand_inputs, output_stems, read_image
+from ovseg.data.images import LoadedImage, expand_inputs, read_image
 from ovseg.data.kinds import IMAGE_FORMATS
 from ovseg.errors import InputError
 
@@ -369,26 +369,3 @@ def test_expand_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(InputError, match="holds no images"):
         expand_inputs(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("names", "stems"),
-    [
-        (["a.jpg", "b.png"], ["a", "b"]),
-        (["a.jpg", "a.png", "b.png"], ["a.jpg", "a.png", "b"]),  # one stem, two files
-        (["a.jpg", "A.png"], ["a.jpg", "A.png"]),  # the same file on Windows and macOS
-        (["x/a.jpg", "y/a.jpg"], ["a.jpg", "a.jpg-2"]),  # two folders
-        (["image", "image", "image"], ["image", "image-2", "image-3"]),  # images in memory
-        (["a", "a", "a-2"], ["a", "a-3", "a-2"]),  # a number that is taken already
-        (["a.tar.jpg", ""], ["a.tar", "image"]),
-        ([], []),
-    ],
-)
-def test_output_stems(names: list[str], stems: list[str]) -> None:
-    assert output_stems(names) == stems
-
-
-@given(st.lists(st.sampled_from(["a", "A", "a.jpg", "a.png", "a-2", "a.jpg-2", "b.png", "image", ""])))
-def test_output_stems_are_unique(names: list[str]) -> None:
-    stems = output_stems(names)
-    assert len({stem.casefold() for stem in stems}) == len(names)

@@ -26,7 +26,7 @@ from tests.meta_arch.models import MODELS, picture, words
 from tests.meta_arch.tester import NAMES, ask, assert_near, assert_same, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
-CACHES = (".text_cache", "._tokenizer")
+CACHES = (".text_cache", "._tokens")
 """What a model remembers of words, by their content."""
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ovseg.errors import ConfigError
 from ovseg.labelling.scores import upsample
 from ovseg.ops.bilinear import bilinear_matrix
-from ovseg.ops.windows import PADDINGS, plan_windows
+from ovseg.ops.windows import PADDINGS, RESIZES, plan_windows
 
 
 @settings(max_examples=60, deadline=None)
@@ -24,10 +24,10 @@ def test_matrix_is_interpolate(inputs, outputs):
     torch.testing.assert_close(matrix.sum(1), torch.ones(outputs, dtype=torch.float64))
 
 
-def by_steps(patches, size, output, patch, crop, stride, padding):
+def by_steps(patches, size, output, patch, crop, stride, padding, resize):
     """Return what the originals compute, window by window: sums, counts, resize."""
     height, width = size
-    if not crop and padding == "none":  # SCLIP, NACLIP, ITACLIP: a whole image goes to the output in one step
+    if not crop and padding == "none" and resize == "once":  # SCLIP, ITACLIP: a whole image goes to the output at once
         return F.interpolate(patches, output, mode="bilinear")[0]
     window_h, window_w = min(crop or height, height), min(crop or width, width)
     total, count = torch.zeros(1, patches.shape[1], *size), torch.zeros(size)
@@ -59,16 +59,17 @@ def by_steps(patches, size, output, patch, crop, stride, padding):
     stride=st.integers(5, 16),
     padding=st.sampled_from(PADDINGS),
     multiple=st.sampled_from([0, 12, 24]),
+    resize=st.sampled_from(RESIZES),
 )
-def test_matrices_are_the_composition(size, output, crop, stride, padding, multiple):
-    plan = plan_windows(size, 8, crop, stride, padding, multiple)
+def test_matrices_are_the_composition(size, output, crop, stride, padding, multiple, resize):
+    plan = plan_windows(size, 8, crop, stride, padding, multiple, resize)
     windows = plan.cut(torch.zeros(1, 3, *size))
     grid = (windows.shape[2] // 8, windows.shape[3] // 8)
     patches = torch.randn(len(windows), 2, *grid, generator=torch.Generator().manual_seed(1))
     rows, columns = plan.matrices(output)
     assert len(plan) == len(windows)
     got = upsample(plan.join(patches)[0], rows, columns)
-    expected = by_steps(patches, size, output, multiple or 8, crop, stride, padding)
+    expected = by_steps(patches, size, output, multiple or 8, crop, stride, padding, resize)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -103,6 +104,7 @@ def test_padding_puts_zeros_where_the_originals_do():
         ({"crop": -1, "stride": 8}, "crop >= 0"),
         ({"crop": 16, "stride": 17}, "leaves gaps"),
         ({"crop": 4, "stride": 4}, "holds no patch of 8"),
+        ({"resize": "never"}, "window resize is 'never'; expected one of once, twice"),
         ({"padding": "full"}, "window padding is 'full'; expected one of none, corner, even"),
     ],
 )

@@ -28,10 +28,10 @@ def levels(batch=2, size=(64, 96), dtype=torch.float32):
 DECODER = {"dim": 32, "queries": 7, "heads": 4, "decoder_ffn": 48, "decoder_layers": 4}
 
 
-def heads(**options):
+def heads(mask_dim=0, **options):
     torch.manual_seed(5)
-    pixel = PixelDecoder(CHANNELS, dim=32, heads=4, encoder_ffn=48, encoder_layers=2)
-    return pixel.eval(), MaskedDecoder(12, **{**DECODER, **options}).eval()
+    pixel = PixelDecoder(CHANNELS, dim=32, mask_dim=mask_dim, heads=4, encoder_ffn=48, encoder_layers=2)
+    return pixel.eval(), MaskedDecoder(12, **{**DECODER, "mask_dim": mask_dim, **options}).eval()
 
 
 def test_shapes_from_coarse_to_fine():
@@ -42,6 +42,27 @@ def test_shapes_from_coarse_to_fine():
     found = decoder(scales, mask_features, every=True)
     assert len(found) == 5
     assert {(tuple(p.embeddings.shape), tuple(p.masks.shape)) for p in found} == {((2, 7, 12), (2, 7, 16, 24))}
+
+
+@pytest.mark.parametrize("mask_dim", [20, 48])
+def test_mask_features_may_have_another_width(mask_dim):
+    pixel, decoder = heads(mask_dim)
+    mask_features, scales = pixel(levels())
+    assert mask_features.shape == (2, mask_dim, 16, 24) and {x.shape[1] for x in scales} == {32}
+    last = decoder(scales, mask_features)[-1]
+    assert (tuple(last.embeddings.shape), tuple(last.masks.shape)) == ((2, 7, 12), (2, 7, 16, 24))
+    assert decoder.query_feat.weight.shape == (7, mask_dim) and len(decoder.input_proj) == 3
+    # A projection that the caller has done before is the same as the decoder's own.
+    projected = [project(level) for project, level in zip(decoder.input_proj, scales, strict=True)]
+    decoder.input_proj = torch.nn.ModuleList()
+    again = decoder(projected, mask_features)[-1]
+    torch.testing.assert_close(again.masks, last.masks)
+    torch.testing.assert_close(again.embeddings, last.embeddings)
+
+
+def test_an_equal_width_needs_no_projection():
+    names = [{name for name, _ in module.named_parameters()} for _, module in (heads(), heads(32))]
+    assert names[0] == names[1] and not any(name.startswith("input_proj") for name in names[0])
 
 
 def test_tokens_that_come_some_at_a_time_make_no_difference(monkeypatch):

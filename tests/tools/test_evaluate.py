@@ -19,6 +19,7 @@ from ovseg.data.images import LoadedImage
 from ovseg.data.scenes.bank import Bank
 from ovseg.errors import OvsegError
 from ovseg.evaluation.runs.plan import Plan
+from ovseg.evaluation.runs.worker import Worker
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.result.objects import Instance, Panoptic, PanopticSegment
 from ovseg.segmenter import Segmenter
@@ -137,7 +138,7 @@ def test_kept_runs_are_compared_and_go_into_a_page(
     assert f"| sclip/{tiny_clip} |" in text
     assert (tmp_path / "runs/compare-val/compare.html").is_file()
     assert len(list((tmp_path / "runs").glob("*/val/report.html"))) == 2
-    monkeypatch.setattr(Plan, "load", lambda self, device: pytest.fail("all is done"))
+    monkeypatch.setattr(Worker, "measure", lambda self, index: pytest.fail("all is done"))
     assert script.main(arguments) == 0
     assert page.read_text() == text
 

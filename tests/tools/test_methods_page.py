@@ -25,6 +25,18 @@ def test_one_row_for_each_method():
         assert (ROOT / path).is_file() and all(cell.strip(" |") for cell in row)
 
 
+def test_the_way_out_is_that_of_the_originals():
+    """Of whole images: NACLIP's and ResCLIP's code interpolates twice, and that in mmsegmentation; the others' once."""
+    ways = {re.search(r"\[(\w+)\]", row[0])[1]: row[3] for row in ROWS}
+    assert {name for name, way in ways.items() if way == "by the input's size"} == {
+        "NACLIP",
+        "ResCLIP",
+        "MaskCLIP",
+        "CLIP_DINOiser",
+    }
+    assert {tool.way_out(name) == way for name, way in ways.items()} == {True}
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_goldens_are_those_of_the_folder(row):
     name = re.search(r"\[(\w+)\]", row[0])[1]

@@ -61,7 +61,7 @@ def test_flags_reach_the_result(segment, arguments, recorded):
 
 def test_classes_without_an_entry_are_noted(segment):
     _, _, report = segment("--definitions", "definitions_voc20.json", classes="cat, motorbikes, sky")
-    (note,) = report["meta"]["notes"]
+    (note,) = [note for note in report["meta"]["notes"] if "no entry" in note]
     assert "no entry for 'motorbikes', 'sky' (is 'motorbike' for 'motorbikes' meant?)" in note
 
 
@@ -97,3 +97,24 @@ def test_autoclip_weighs_for_each_image(tiny_clip: Path, photos: Path, pixels, m
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
     assert max(np.abs(one.scores - other.scores).max() for one, other in zip(alone, plain, strict=True)) > 1e-4
+
+
+LONG = "an old chair of red painted wood with a seat of straw and the back of it"
+
+
+def test_long_names_are_cut_with_a_note_or_read_in_windows(segment):
+    status, stderr, cut = segment(classes=f"{LONG}, dog")
+    (note,) = [note for note in cut["meta"]["notes"] if "tokens" in note]
+    assert (status, stderr) == (0, "") and "the rest of longer texts was cut" in note and "'an old chair" in note
+    status, stderr, whole = segment("--long-text", classes=f"{LONG}, dog")
+    assert status == 0 and whole["meta"]["settings"]["text"] == {"long_text": True}
+    assert any("were read in windows" in note for note in whole["meta"]["notes"])
+    assert [one["score"] for one in cut["classes"]] != [one["score"] for one in whole["classes"]]
+
+
+def test_long_names_that_become_one_are_refused(segment):
+    status, stderr, written = segment(classes=f"{LONG} is green, {LONG} is blue")
+    assert (status, written) == (2, False)
+    assert stderr.startswith("error: class 0 ('an old chair") and "and class 1 ('an old chair" in stderr
+    assert "become the same text" in stderr and "--long-text" in stderr and stderr.count("\n") == 1
+    assert segment("--long-text", classes=f"{LONG} is green, {LONG} is blue")[0] == 0

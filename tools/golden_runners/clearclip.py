@@ -40,7 +40,7 @@ def run(case: Any) -> dict[str, Tensor]:
             variant = build(model_type, residual == "nores", int(last[0].removeprefix("last")) if last else 1)
             found[key] = clip.dense(image, variant).features.flatten(2).mT
     if "postprocess" in config:
-        padding = "even" if config["postprocess"]["crop"] else "none"
+        padding = "even" if config["postprocess"].get("crop") else "none"
         logits, probabilities, labels = protocol(clip, method, inputs, config["postprocess"], padding)
         found |= {"output.slide_logits": logits, "output.seg_probs": probabilities, "output.seg_pred": labels}
     return found

@@ -25,7 +25,7 @@ def run(case: Any) -> dict[str, Tensor]:
     own = {key: value for key, value in state.items() if key.startswith(("obj_proj.", "bkg_decoder."))}
     dim, channels, kernel, _ = own["obj_proj.weight"].shape
     heads = LightHeads(channels, dim, kernel)
-    heads.load_state_dict(own)
+    heads.load_state_dict({**heads.state_dict(), **own})  # without the rule for the background there may be no decoder
     return trained(case, heads) if "corr_lr" in case.config else inferred(case, heads, state)
 
 
@@ -41,11 +41,12 @@ def inferred(case: Any, heads: LightHeads, state: dict[str, Tensor]) -> dict[str
     height, width = inputs["image"].shape[2:]
     padded = F.pad(inputs["image"], (0, -width % clip.patch_size, 0, -height % clip.patch_size))
     image = normalise(padded, clip.mean, clip.std)
-    options = {"feats_idx": config["feats_idx"], "gamma": config["gamma"] or None, "delta": config["delta"]}
+    options = {"feats_idx": config["feats_idx"], "gamma": config.get("gamma") or None}
+    options |= {"delta": config["delta"]} if "delta" in config else {}
     plain = build_recalibration("clip_dinoiser", weights=heads, **options)
     method = (
         build_recalibration("clip_dinoiser", weights=heads, **options, found_class=0)
-        if config["apply_found"]
+        if config.get("apply_found")
         else plain
     )
     shown = show(build_method(clip, method, rule=MAPS), image, inputs["class_embeddings"])

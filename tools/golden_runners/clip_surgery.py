@@ -36,7 +36,8 @@ def similarities(
     shown: Shown, surgery: str, suffix: str, inputs: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Answer by the scores of one kind of surgery, and show the scores."""
-    clip, size = shown.model.clip, (config["ori_shape"][0], config["ori_shape"][1])
+    height, width = config.get("ori_shape") or shown.images.shape[2:]
+    clip, size = shown.model.clip, (height, width)
     method, plain = (
         CLIP_Surgery(last_n_layers=config["modified_blocks"], surgery=surgery, min_max=stretched)
         for stretched in (True, False)
@@ -53,10 +54,11 @@ def similarities(
         f"output.similarity{suffix}": torch.cat([own.flatten(2), patches.flatten(2)], dim=2).mT,
     }
     if surgery == "class_set":
-        points, labels = prompt_points(
-            mapped.scores[0, :1], size, config["points_threshold"], config["points_down_sample"]
-        )
-        found |= {"output.points": points, "output.point_labels": labels}
+        if "points_threshold" in config:
+            points, labels = prompt_points(
+                mapped.scores[0, :1], size, config["points_threshold"], config["points_down_sample"]
+            )
+            found |= {"output.points": points, "output.point_labels": labels}
         found |= {"output.pred": mapped.labels(size), "output.pred_similarity": patches.argmax(1).int()}
     return found
 

@@ -20,6 +20,7 @@ from ovseg.recalibration.cliper.method import CLIPer
 
 # The original's own background, where it has no threshold, wins up to the m at which (1 - m)^2 equals m.
 OWN_BACKGROUND = (3 - 5**0.5) / 2
+REFINEMENTS = ("sfsa", "mean", "selection")
 
 
 class GivenMaps(Guide):
@@ -40,23 +41,29 @@ def run(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     clip = build_clip(tower_config(config), case.group("state_dict"))
     texts = queries(inputs)
-    maps = torch.cat([inputs[f"sd_attn_layer_{layer}"] for layer in config["attention_layers_order"]], dim=1)
-    method, size = build(config, GivenMaps(maps)), (config["label_size"][0], config["label_size"][1])
+    method, size = build(config, given_maps(inputs, config)), (config["label_size"][0], config["label_size"][1])
     shown = show(build_method(clip, method, rule=rule(config, final=True)), inputs["image"], texts)
     labels = shown.labels(size)
     seg = refined = shown.otherwise(method=build(config, None)).scores[0, texts.query_to_class >= 0]
-    if method.compensation.guide is not None:
-        refined = chain_attention(seg[None], maps, method.refinement, method.attention_thr)[0]
+    if isinstance(guide := method.compensation.guide, GivenMaps):
+        refined = chain_attention(seg[None], guide.maps, method.refinement, method.attention_thr)[0]
     found = {"output.seg": seg, "output.refined": refined, "output.final_score": presence(refined[None], seg[None])[0]}
     found["output.scores"] = shown.otherwise(rule=rule(config, final=False)).class_scores(size)[0]
     found["output.label"] = labels + 1
     return found | intermediates(clip, method, shown.dense[0].context, case)
 
 
+def given_maps(inputs: dict[str, Tensor], config: Any) -> GivenMaps | None:
+    """Return the attention that refines; a case without refinement has none, or none that counts."""
+    if str(config.get("refinement")).lower() not in REFINEMENTS:
+        return None
+    return GivenMaps(torch.cat([inputs[f"sd_attn_layer_{layer}"] for layer in config["attention_layers_order"]], dim=1))
+
+
 def build(config: Any, guide: Guide | None) -> CLIPer:
     """Build the method by the names of the original's settings."""
-    refinement = config["refinement"]
-    side = config["sliding_crop_size"]
+    refinement = str(config.get("refinement")).lower()
+    side = config.get("sliding_crop_size")
     return CLIPer(
         attn_type=config["attn_type"],
         fuse_feature=config["fuse_feature"],
@@ -64,8 +71,8 @@ def build(config: Any, guide: Guide | None) -> CLIPer:
         logit_scale=config["logit_scale"],
         attention_thr=config["attention_thr"],
         windows=(side, config["sliding_stride"]) if side else (),
-        guide=None if str(refinement).lower() == "none" else guide,
-        refinement={"selection": config["attention_idx"], "mean": "mean"}.get(refinement, "SFSA"),
+        guide=guide,
+        refinement={"selection": config.get("attention_idx", 1), "mean": "mean"}.get(refinement, "SFSA"),
         words_win=False,
         half_position=True,
     )
@@ -75,20 +82,21 @@ def rule(config: Any, final: bool) -> ScoreRule:
     """Return how scores become maps or, finally, labels."""
     if not final:
         return ScoreRule(1.0, softmax=False, keep_peak=True)
-    threshold = config["bkg_thre"]
+    threshold = config.get("bkg_thre") or 0.0
     return ScoreRule(
         1.0,
         prob_threshold=threshold if threshold > 0 else OWN_BACKGROUND,
-        min_max=config["is_normalize"],
+        min_max=config.get("is_normalize", False),
         softmax=False,
         keep_peak=True,
-        score_threshold=config["score_threshold"],
+        score_threshold=config.get("score_threshold") or 0.0,
     )
 
 
 def queries(inputs: dict[str, Tensor]) -> Words:
     """Return the classes, and the background words as queries of no class."""
-    classes, words = inputs["fg_text"], inputs["bg_text"]
+    classes = inputs["fg_text"]
+    words = inputs.get("bg_text", classes[:0])
     ids = torch.cat([torch.arange(len(classes)), torch.full((len(words),), -1)])
     return make_words(torch.cat([classes, words]), ids)
 

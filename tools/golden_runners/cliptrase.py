@@ -72,7 +72,7 @@ def method_of(config: Mapping[str, Any], **options: Any) -> Recalibration:
     """Build the method by the settings of a case; those of an encoder alone have none."""
     if "dbscan_eps" in config:
         options |= {"eps": config["dbscan_eps"], "min_samples": config["dbscan_min_samples"]}
-        options |= {"cls_modulation": config["cls_modulation"]}
+        options |= {"cls_modulation": config.get("cls_modulation", False)}
     return build_recalibration("cliptrase", **options)
 
 
@@ -146,7 +146,7 @@ def texts_of(case: Any) -> Words:
 def rule_of(config: Mapping[str, Any]) -> ScoreRule:
     """Return how logits become labels: both factors of a modulated score have the scale."""
     scale = config["logit_scale"]
-    return ScoreRule(logit_scale=scale**2 if config["cls_modulation"] else scale)
+    return ScoreRule(logit_scale=scale**2 if config.get("cls_modulation") else scale)
 
 
 def segmentor(case: Any, clip: ViTClip) -> dict[str, Tensor]:
@@ -232,6 +232,6 @@ def port_input(image: Tensor, config: Mapping[str, Any]) -> Tensor:
     height, width = image.shape[1:]
     divisor = config["size_divisibility"]
     padded = F.pad(normalise(image, config["mean"], config["std"]), (0, -width % divisor, 0, -height % divisor))[None]
-    if not config["asymetric_input"]:
+    if not config.get("asymetric_input"):
         return padded
     return F.interpolate(padded, scale_factor=config["clip_resolution"], mode="bilinear", align_corners=False)

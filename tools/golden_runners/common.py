@@ -189,21 +189,38 @@ def last_block(clip: ViTClip, method: Recalibration, images: Tensor) -> LastBloc
 
 
 def protocol(
-    clip: ViTClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any], padding: str
+    clip: ViTClip,
+    method: Recalibration,
+    inputs: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    padding: str,
+    resize: str = "once",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run windows, averaging, resizing, refinement and labelling as the ``postprocess`` of a case says.
+
+    What it does not name is off: windows, refinement, thresholds; the output then has the size of the image.
+
+    Args:
+        clip: Of the case.
+        method: Likewise.
+        inputs: Image, texts and, where several name a class, the class of each.
+        config: The ``postprocess``.
+        padding: See `Protocol`.
+        resize: Likewise.
 
     Returns:
         Final logits (1, T, H, W) without the scale, class probabilities (K, H, W), and labels (1, H, W) int32.
     """
     settings = Protocol(
-        window=config["crop"],
-        stride=config["stride"] if config["crop"] else 0,
+        window=config.get("crop") or 0,
+        stride=config["stride"] if config.get("crop") else 0,
         padding=padding,
+        resize=resize,
         pad_multiple=config.get("pad_multiple", 0),
         image_engineering=config.get("image_engineering", 0.0),
     )
-    rule, size = score_rule(config), (config["ori"][0], config["ori"][1])
+    height, width = config.get("ori") or inputs["image"].shape[2:]
+    rule, size = score_rule(config), (height, width)
     words = make_words(inputs["text_embeddings"], inputs.get("query_idx"))
     shown = show(build_method(clip, method, settings, rule), inputs["image"][:1], words)
     logits, answer = shown.maps(size), shown.answers(size)[0]
@@ -213,15 +230,28 @@ def protocol(
     return logits, answer.class_scores, answer.labels[None]
 
 
+def renormalised(
+    clip: ViTClip, method: Recalibration, inputs: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Return what NACLIP's code, and ResCLIP's after it, makes of the ``postprocess`` of a case.
+
+    Whole images go to the output by way of the size of the network input. Only the probabilities that they store are
+    renormalised; their labels are made before that.
+    """
+    logits, probabilities, labels = protocol(clip, method, inputs, config, "none", "twice")
+    shares = probabilities / probabilities.sum(0)
+    return {"output.final_logits": logits, "output.seg_probs": shares, "output.seg_pred": labels}
+
+
 def score_rule(config: Mapping[str, Any]) -> ScoreRule:
     """Return how a case makes labels of scores."""
     return ScoreRule(
         logit_scale=config["logit_scale"],
-        prob_threshold=config["prob_thd"],
+        prob_threshold=config.get("prob_thd") or 0.0,
         area_threshold=config.get("area_thd") or 0.0,
         area_exempt=0,
-        pamr_steps=config.get("pamr_steps", 0),
+        pamr_steps=config.get("pamr_steps") or 0,
         pamr_dilations=tuple(config.get("pamr_dilations", (8, 16))),
         threshold_label=0,
-        closing=config.get("closing", 0),
+        closing=config.get("closing") or 0,
     )

@@ -46,20 +46,19 @@ def run(case: Any) -> dict[str, Tensor]:
     """Return all outputs and intermediates of a case."""
     inputs, config = case.group("input"), case.config
     clip = build_clip({"mlp_ratio": 4, **config}, case.group("state_dict"))
-    grid = tuple(config["vfm_grid"])
+    grid, image = tuple(config["vfm_grid"]), inputs["image"]
     features = inputs["dino_feats"].mT.unflatten(-1, grid)
     # What the original calls not segmented is the smallest label on the grid of the features.
-    labels = inputs["masks"][:, 0].long()
+    labels = inputs.get("masks", torch.zeros_like(image))[:, 0].long()
     regions = labels - resize_ids(labels, grid).min() - 1
     method = CorrCLIP(
         guide=Given(features),
         tau=float(config["tau"]),
-        alpha=config["alpha"],
-        beta=config["beta"],
-        eps=config["dbscan"]["eps"],
-        spatial_layers=config["spatial_layers"],
+        alpha=config.get("alpha") or 0.0,
+        beta=config.get("beta") or 0.0,
+        eps=(config.get("dbscan") or {}).get("eps", 0.0),
+        spatial_layers=config.get("spatial_layers") or None,
     )
-    image = inputs["image"]
     shown = show(build_method(clip, method, regions=GivenRegions(regions)), image, inputs.get("text_embeddings"))
     found = usual_outputs(shown, tuple(image.shape[2:]))
     found["output.features"] = found.pop("output.patch_features")

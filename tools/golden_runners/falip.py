@@ -26,10 +26,12 @@ def run(case: Any) -> dict[str, Tensor]:
     embedding = method.encode_boxes(clip, image, boxes, (height, width))[0]
     bias = method.bias(boxes, (height, width), tuple(image.shape[2:]), clip.patch_size)
     rows = F.pad(bias.flatten(1), (1, 0))
-    return {
+    found = {}
+    if "text" in inputs:
+        found["output.logits"] = score_regions(embedding, inputs["text"], config["logit_scale"]).logits
+    return found | {
         "output.embedding": embedding,
         "output.embedding_no_mask": clip.dense(image, method).cls[0],
-        "output.logits": score_regions(embedding, inputs["text"], config["logit_scale"]).logits,
         "intermediate.mask_row_cls": rows,
         "intermediate.attn_cls_per_layer": class_attention(clip, image, rows, config["mask_from_layer"]),
     }

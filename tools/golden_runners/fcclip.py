@@ -10,7 +10,7 @@ from torch import Tensor
 
 from golden_runners.fcclip_clip import build_clip, load_part, query_to_class
 from golden_runners.fcclip_losses import mask_rule, run_losses, run_postprocess
-from golden_runners.product import answers, encode_together, make_words, padded_batch
+from golden_runners.product import answers, encode_together, make_words, maps_of_classes, padded_batch
 from ovseg.checkpoint.loading import Weights
 from ovseg.data.preprocessing import SizeRule
 from ovseg.losses.criterion import SetCriterion
@@ -67,6 +67,7 @@ def pixel_decoder(case: Any) -> dict[str, Tensor]:
     module = PixelDecoder(
         config["in_channels"],
         dim=config["conv_dim"],
+        mask_dim=config.get("mask_dim", 0),
         heads=config["nheads"],
         encoder_ffn=config["enc_ffn"],
         encoder_layers=config["enc_layers"],
@@ -87,7 +88,8 @@ def decoder(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     module = MaskedDecoder(
         config["clip_dim"],
-        dim=config["hidden_dim"],
+        dim=config.get("conv_dim", config["hidden_dim"]),
+        mask_dim=config["hidden_dim"],
         queries=config["num_queries"],
         heads=config["nheads"],
         decoder_ffn=config["dec_ffn"],
@@ -133,13 +135,14 @@ def out_of_vocabulary(case: Any) -> dict[str, Tensor]:
 def ensemble(case: Any) -> dict[str, Tensor]:
     """Mix the logits of both classifiers."""
     inputs, config = case.group("input"), case.config
-    mix = Ensemble(alpha=config["alpha"], beta=config["beta"], valid_masks_only=config["ensemble_on_valid_mask"])
-    masks, grid = inputs["mask_logits"], tuple(config["clip_size"])
-    seen = inputs["category_overlapping_mask"].bool()
-    valid = valid_masks(masks, grid) if mix.valid_masks_only else None
+    only_valid = config.get("ensemble_on_valid_mask", False)
+    mix = Ensemble(alpha=config["alpha"], beta=config["beta"], valid_masks_only=only_valid)
+    seen, found = inputs["category_overlapping_mask"].bool(), {}
+    if "mask_logits" in inputs:
+        found["intermediate.valid_mask"] = valid_masks(inputs["mask_logits"], tuple(config["clip_size"]))
+    valid = found["intermediate.valid_mask"] if only_valid else None
     scores = mix.scores(inputs["in_vocab_logits"], inputs["out_vocab_logits"], seen, valid)
-    found = {"output.mask_cls": scores, "output.semantic_cls_probs": scores.softmax(-1)[..., :-1]}
-    return found | {"intermediate.valid_mask": valid_masks(masks, grid)}
+    return found | {"output.mask_cls": scores, "output.semantic_cls_probs": scores.softmax(-1)[..., :-1]}
 
 
 def read_names(lines: list[str]) -> list[tuple[str, ...]]:
@@ -190,18 +193,17 @@ def build_model(case: Any) -> FCCLIP:
     own = {key.removeprefix(CLIP): value for key, value in state.items() if key.startswith(CLIP)}
     clip = build_clip(config["clip"], own)
     head = config["head"]
-    dim, heads = head["conv_dim"], head["nheads"]
+    width = {"dim": head["conv_dim"], "mask_dim": head["mask_dim"], "heads": head["nheads"]}
     text = {f"{CLIP}{key}": value for key, value in clip.model.state_dict().items() if f"{CLIP}{key}" not in state}
     model = FCCLIP(
         clip=clip,
         pixel_decoder=PixelDecoder(
-            clip.channels, dim=dim, heads=heads, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
+            clip.channels, **width, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
         ),
         decoder=MaskedDecoder(
             head["clip_dim"],
-            dim=dim,
+            **width,
             queries=head["num_queries"],
-            heads=heads,
             decoder_ffn=head["dec_ffn"],
             decoder_layers=head["dec_layers"],
         ),
@@ -210,7 +212,7 @@ def build_model(case: Any) -> FCCLIP:
         criterion=SetCriterion(),
         templates="vild14",
         background="none",
-        ensemble=Ensemble(alpha=config["alpha"], beta=config["beta"], valid_masks_only=config["on_valid"]),
+        ensemble=Ensemble(alpha=config["alpha"], beta=config["beta"], valid_masks_only=config.get("on_valid", False)),
         trained_names=frozenset(f"class {i}" for i in inputs["category_overlapping_mask"].nonzero().flatten().tolist()),
         weights=Weights({**state, **text}, "the golden case"),
     )
@@ -221,9 +223,9 @@ def full_model(case: Any) -> dict[str, Tensor]:
     """Run whole images, from pixels to results."""
     config, inputs, model = case.config, case.group("input"), build_model(case)
     words = make_words(
-        inputs["text_classifier"], query_to_class(inputs["num_templates"]), things=config["thing_class_ids"]
+        inputs["text_classifier"], query_to_class(inputs["num_templates"]), things=config.get("thing_class_ids")
     )
-    images = [inputs[f"image.{i}"] for i in range(len(config["image_sizes"]))]
+    images = [inputs[f"image.{i}"] for i in range(len(config["output_sizes"]))]
     encoded = encode_together(model, images)
     levels, proposals = model.network(padded_batch(model, images))
     trained = model.trained_logits(proposals.embeddings, words)
@@ -236,6 +238,9 @@ def full_model(case: Any) -> dict[str, Tensor]:
         "intermediate.clip_vis_dense": levels["dense"],
         "intermediate.res2": levels["res2"][:, :4],
     }
+    before = config.get("post_before", model.rule.objects)
     for i, results in enumerate(answers(model, encoded, config["output_sizes"], words)):
+        if before != model.rule.objects:  # an answer resizes masks before it names pixels only where it gives objects
+            results["sem_seg"] = maps_of_classes(named[i][0], encoded, i, config["output_sizes"][i], before)
         found |= {f"output.{i}.{key}": value for key, value in results.items()}
     return found

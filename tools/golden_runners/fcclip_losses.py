@@ -76,27 +76,32 @@ def run_postprocess(case: Any) -> dict[str, Tensor]:
     """Return all outputs of a ``postprocess`` case; its masks have the output's size already."""
     inputs, config = case.group("input"), case.config
     size = (inputs["mask_pred"].shape[1], inputs["mask_pred"].shape[2])
-    settings = {**config, "num_test_classes": config["num_classes"], "topk": config["topk_per_image"]}
+    settings = {"instance_on": True, **config, "num_test_classes": config["num_classes"]}
+    settings["topk"] = config.get("topk_per_image", TOP_K)
     resize = plan_resize(size, size, size, size)
     found = whole_results(inputs["mask_cls"], inputs["mask_pred"], resize, settings)
     return {f"output.{key}": value for key, value in found.items()}
 
 
+TOP_K = 100
+"""What a case has that does not name how many instances there are, for it has none."""
+
+
 def mask_rule(config: Mapping[str, Any]) -> MaskRule:
     """Return what the settings of a case make of masks."""
     return MaskRule(
-        config["topk"],
-        panoptic=config["panoptic_on"],
-        instances=config["instance_on"],
-        object_threshold=config["object_mask_threshold"],
-        overlap_threshold=config["overlap_threshold"],
+        config.get("topk", TOP_K),
+        panoptic=config.get("panoptic_on", False),
+        instances=config.get("instance_on", False),
+        object_threshold=config.get("object_mask_threshold", 0.0),
+        overlap_threshold=config.get("overlap_threshold", 0.0),
     )
 
 
 def whole_results(
     class_scores: Tensor, mask_logits: Tensor, resize: MaskResize, config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """Return the semantic, panoptic and instance results of one image by the names of the cases.
+    """Return the semantic results of one image, and those of objects that are on, by the names of the cases.
 
     Args:
         class_scores: Log-probabilities (Q, K + 1).
@@ -104,14 +109,15 @@ def whole_results(
         resize: The way of the masks to the output.
         config: The settings of a case.
     """
-    probabilities = class_scores.softmax(-1)
+    probabilities, rule = class_scores.softmax(-1), mask_rule(config)
     things = torch.zeros(config["num_test_classes"], dtype=torch.bool)
-    things[config["thing_class_ids"]] = True
-    thresholds = config["object_mask_threshold"], config["overlap_threshold"]
-    ids, segments = panoptic(probabilities, mask_logits, resize, things, *thresholds)
-    objects = instances(probabilities, mask_logits, resize, config["topk"], things if config["panoptic_on"] else None)
-    return {
-        "sem_seg": class_maps(probabilities, mask_logits, resize),
-        **panoptic_outputs(ids, segments),
-        **instance_outputs(objects, resize.size),
-    }
+    things[config.get("thing_class_ids", [])] = True
+    found = {"sem_seg": class_maps(probabilities, mask_logits, resize)}
+    if rule.panoptic:
+        thresholds = rule.object_threshold, rule.overlap_threshold
+        found |= panoptic_outputs(*panoptic(probabilities, mask_logits, resize, things, *thresholds))
+    if rule.instances:
+        wanted = things if rule.panoptic else None
+        objects = instances(probabilities, mask_logits, resize, rule.top_k, wanted)
+        found |= instance_outputs(objects, resize.size)
+    return found

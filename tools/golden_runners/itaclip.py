@@ -166,10 +166,10 @@ def segmentor(
     settings = {
         **config,
         "ori": config["ori_shape"],
-        "crop": config["slide_crop"] if config["slide"] else 0,
-        "stride": config["slide_stride"],
-        "image_engineering": share_of(config) if config["img_engineering"] else 0.0,
-        "pamr_steps": config["pamr_steps"] if config["pamr_applied"] else 0,
+        "crop": config["slide_crop"] if config.get("slide") else 0,
+        "stride": config.get("slide_stride"),
+        "image_engineering": share_of(config) if config.get("img_engineering") else 0.0,
+        "pamr_steps": config["pamr_steps"] if config.get("pamr_applied") else 0,
     }
     logits, probabilities, before = protocol(clip, method, inputs, settings, "none")
     return {

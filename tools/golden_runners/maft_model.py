@@ -12,7 +12,7 @@ from torch import Tensor
 from golden_runners.fcclip_clip import build_clip, query_to_class
 from golden_runners.fcclip_losses import build_criterion, mask_rule, read_targets, stage_draws
 from golden_runners.mask_losses import in_order
-from golden_runners.product import answers, encode_together, make_words, padded_batch
+from golden_runners.product import answers, encode_together, make_words, maps_of_classes, padded_batch
 from ovseg.checkpoint.loading import Weights
 from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
@@ -41,17 +41,16 @@ def build_model(case: Any, criterion: SetCriterion) -> tuple[MAFTPlus, Words]:
     teacher, whole = below(state, TEACHER), clip.model.state_dict()
     for start in (STUDENT, TEACHER) if teacher else (STUDENT,):
         state = {**{f"{start}{key}": value for key, value in whole.items()}, **state}
-    dim, heads = head["conv_dim"], head["nheads"]
+    width = {"dim": head["conv_dim"], "mask_dim": head["mask_dim"], "heads": head["nheads"]}
     model = MAFTPlus(
         clip=clip,
         pixel_decoder=PixelDecoder(
-            clip.channels, dim=dim, heads=heads, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
+            clip.channels, **width, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
         ),
         decoder=MaskedDecoder(
             head["clip_dim"],
-            dim=dim,
+            **width,
             queries=head["num_queries"],
-            heads=heads,
             decoder_ffn=head["dec_ffn"],
             decoder_layers=head["dec_layers"],
         ),
@@ -61,10 +60,12 @@ def build_model(case: Any, criterion: SetCriterion) -> tuple[MAFTPlus, Words]:
         templates="vild14",
         background="none",
         transfer=ContentTransfer(
-            config["cdt_params"][0], transfer_heads=config["cdt_params"][1], panoptic_transfer=config["panoptic_on"]
+            config["cdt_params"][0],
+            transfer_heads=config["cdt_params"][1],
+            panoptic_transfer=config.get("panoptic_on", False),
         ),
         original=partial(build_clip, config["clip"], teacher),
-        rc_weight=config["rc_weights"],
+        rc_weight=config.get("rc_weights", 0.1),
         weights=Weights(state, "the golden case"),
     )
     classes = query_to_class(inputs["num_templates"])
@@ -90,7 +91,10 @@ def full_model(case: Any) -> dict[str, Tensor]:
         "intermediate.img_feat": features,
         "intermediate.text_out": model.transfer(features, model.rows(words)),
     }
+    before = config.get("post_before", model.rule.objects)
     for i, results in enumerate(answers(model, encoded, config["output_sizes"], words)):
+        if before != model.rule.objects:  # as in FC-CLIP
+            results["sem_seg"] = maps_of_classes(named[i][0], encoded, i, config["output_sizes"][i], before)
         found |= {f"output.{i}.{key}": value for key, value in results.items()}
     return found
 

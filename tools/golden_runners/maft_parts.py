@@ -52,7 +52,9 @@ def run_representation(case: Any) -> dict[str, Tensor]:
 def run_transfer(case: Any) -> dict[str, Tensor]:
     """Return all outputs of a ``cdt`` case."""
     inputs, config = case.group("input"), case.config
-    module = ContentTransfer(config["d_model"], transfer_heads=config["nhead"], panoptic_transfer=config["panoptic_on"])
+    module = ContentTransfer(
+        config["d_model"], transfer_heads=config["nhead"], panoptic_transfer=config.get("panoptic_on", False)
+    )
     state = {}
     for key, value in case.group("state_dict").items():
         _, part, rest = key.split(".", 2)

@@ -25,15 +25,15 @@ def run(case: Any) -> dict[str, Tensor]:
     for suffix, (kind, denoise, smooth) in {"": ("logits", False, False), **REFINED}.items():
         method = build_recalibration(
             "maskclip",
-            pd_thresh=config["pd_thresh"] if denoise else 0.0,
-            ks_thresh=config["ks_thresh"] if smooth else 0.0,
+            pd_thresh=config.get("pd_thresh") or 0.0 if denoise else 0.0,
+            ks_thresh=config.get("ks_thresh") or 0.0 if smooth else 0.0,
         )
         shown = show(build_method(clip, method, padded), inputs["image"], inputs.get("text_embeddings"))
         if shown.words is not None:
             found[f"output.patch_{kind}{suffix}"] = shown.scores
             found[f"output.{kind}{suffix}"] = shown.maps(size)
             found[f"output.pred{suffix}"] = shown.labels(size)
-        if smooth:
+        if method.ks_thresh:
             found["intermediate.k"] = torch.cat([dense.context.kept(Keys).of_patches for dense in shown.dense])
     found["output.patch_features"] = shown.features
     image = shown.entering

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from golden_runners.common import build_clip, build_method, last_block, protocol, show, usual_outputs
+from golden_runners.common import build_clip, build_method, last_block, renormalised, show, usual_outputs
 from ovseg.recalibration import Recalibration, build_recalibration
 from ovseg.recalibration.base import neighbourhood
 
@@ -23,7 +23,7 @@ def run(case: Any) -> dict[str, Tensor]:
     """Return all outputs and intermediates of a case."""
     inputs, config = case.group("input"), case.config
     clip = build_clip(config, case.group("state_dict"))
-    std, image = config["gaussian_std"], inputs["image"]
+    std, image = config.get("gaussian_std") or 5.0, inputs["image"]  # not every attention has one
     method = build(config["arch"], config["attn_strategy"], std)
     shown = show(build_method(clip, method), image, inputs.get("text_embeddings"))
     found = usual_outputs(shown, tuple(image.shape[2:]))
@@ -39,8 +39,5 @@ def run(case: Any) -> dict[str, Tensor]:
             variant = build(*key[len(VARIANT) :].split("_"), std)
             found[key] = clip.dense(image, variant).features.flatten(2).mT
     if "postprocess" in config:
-        logits, probabilities, labels = protocol(clip, method, inputs, config["postprocess"], "none")
-        # Only the probabilities that the original stores are renormalised; its labels are made before that.
-        found["output.seg_probs"] = probabilities / probabilities.sum(0)
-        found |= {"output.final_logits": logits, "output.seg_pred": labels}
+        found |= renormalised(clip, method, inputs, config["postprocess"])
     return found

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ovseg.contract import Encoded, Words
+from ovseg.labelling.mask_resize import plan_resize
+from ovseg.labelling.masks import class_maps
 from ovseg.meta_arch.mask_model import MaskModel
 from ovseg.vocabulary import ClassEntry, Vocabulary, parse_background
 
@@ -79,6 +81,24 @@ def answers(
             result |= instance_outputs(answer.instances, (height, width))
         found.append(result)
     return found
+
+
+def maps_of_classes(
+    class_scores: Tensor, encoded: Encoded, index: int, size: Sequence[int], masks_first: bool
+) -> Tensor:
+    """Return the scores of classes (K, H, W) that the originals give in the order that no answer has.
+
+    Args:
+        class_scores: Log-probabilities (Q, K + 1) of an image's masks.
+        encoded: The images.
+        index: Of the image among them.
+        size: Height and width of the result.
+        masks_first: Whether masks are resized before the sigmoid, and not the maps that are made of them.
+    """
+    seen, own, (height, width) = encoded.images[index], encoded.sizes[index], size
+    shape = (seen.masks.shape[1], seen.masks.shape[2])
+    plan = plan_resize(shape, seen.padded, own, (height, width), sigmoid_first=not masks_first)
+    return class_maps(class_scores.softmax(-1), seen.masks, plan)
 
 
 def panoptic_outputs(ids: Tensor, segments: Sequence[Any]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,6 +35,19 @@ class Given(Guide):
         return F.conv2d(images, self.patch_weight, stride=self.patch_weight.shape[-1])
 
 
+class GivenWindows(Guide):
+    """The features of the windows of a case, which are asked for one after the other."""
+
+    def __init__(self, features: Tensor) -> None:
+        """Keep features (windows, C, h, w)."""
+        super().__init__()
+        self.rest = iter(features)
+
+    def forward(self, context: Context) -> Tensor:
+        """Return those of the next windows."""
+        return torch.stack([next(self.rest) for _ in context.images])
+
+
 def run(case: Any) -> dict[str, Tensor]:
     """Return all outputs and intermediates of a case.
 
@@ -42,8 +56,8 @@ def run(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     clip = build_clip(config, case.group("state_dict"))
     swapped = config.get("value_grid", "").startswith("as in the original")
+    features, weight = inputs.get("vfm_feats"), inputs.get("vfm_patch_weight")
     options = {
-        "guide": Given(inputs.get("vfm_feats"), inputs.get("vfm_patch_weight")),
         "beta": config["beta"],
         "gamma": config["gamma"],
         "value_grid": "original" if swapped else "corrected",
@@ -51,15 +65,19 @@ def run(case: Any) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     image = inputs["image"]
     if any(f"output.{name}" in case.tensors for name in ("patch_features", "patch_logits", "logits", "pred")):
-        method = ProxyCLIP(**options, batch_mean=True)
+        method = ProxyCLIP(**options, guide=Given(features, weight), batch_mean=True)
         shown = show(build_method(clip, method), image, inputs.get("text_embeddings"))
         found |= usual_outputs(shown, tuple(image.shape[2:]))
         heads = len(case.tensors.get("intermediate.attention", image)) // len(image)  # some cases show one for all
         found |= intermediates(clip, method, image, heads)
     if "postprocess" in config:
         settings = {"pad_multiple": 56, **config["postprocess"]}  # the least common multiple of 8 and 14
-        padding = "even" if settings["crop"] else "none"
-        logits, probabilities, labels = protocol(clip, ProxyCLIP(**options), inputs, settings, padding)
+        windows = bool(settings.get("crop"))
+        # Features of a whole image may be given beside what makes those of windows.
+        whole = None if windows or features is None else features[:1]
+        given = GivenWindows(features) if windows and weight is None else Given(whole, weight)
+        method = ProxyCLIP(**options, guide=given)
+        logits, probabilities, labels = protocol(clip, method, inputs, settings, "even" if windows else "none")
         found |= {"output.slide_logits": logits, "output.seg_probs": probabilities, "output.seg_pred": labels}
     return found
 

@@ -63,12 +63,12 @@ def recognition(case: Any) -> dict[str, Tensor]:
     model = build(case)
     features, tower = inputs["feat"], model.clip.tower
     tokens = torch.cat([inputs["cls_token"].transpose(0, 1), features.flatten(2).mT], dim=1)
-    given = [inputs[f"attn_bias_layer{i}"] for i in range(config["num_bias_layers"])]
+    given = [inputs[f"attn_bias_layer{i}"] for i in range(sum(key.startswith("attn_bias_layer") for key in inputs))]
     biases = [pool_bias(bias, tuple(features.shape[2:]), model.bias_pooling) for bias in given]
     tail = tower.blocks[model.front_blocks :]
     led = run_tail(model.sls_starts(tokens), tail, run_patches(model.clip, tokens, tail, 0).seen, biases)
     embeddings = tower.visual.ln_post(led) @ tower.visual.proj
-    masks = [attention_mask(bias, tower.blocks[0].heads, config["rec_cross_attn"]) for bias in biases]
+    masks = [attention_mask(bias, tower.blocks[0].heads, config.get("rec_cross_attn", False)) for bias in biases]
     return {
         "output.embeddings": F.normalize(embeddings, dim=-1),
         "intermediate.embeddings_unnormalized": embeddings,
@@ -113,7 +113,7 @@ def full(case: Any) -> dict[str, Tensor]:
     for name, prediction in zip([*(f"aux{i}_" for i in range(len(stages) - 1)), ""], stages, strict=True):
         found[f"output.{name}pred_logits"] = prediction.class_logits
         found[f"output.{name}pred_masks"] = prediction.mask_logits
-    before = case.config["sem_seg_postprocess_before_inference"]
+    before = case.config.get("sem_seg_postprocess_before_inference", True)
     if before:
         results = [result["sem_seg"] for result in answers(model, encoded, sizes, words)]
     else:

@@ -26,7 +26,7 @@ def run(case: Any) -> dict[str, Tensor]:
     found["intermediate.last_block_output"] = tokens.leaving
     if "postprocess" in config:
         settings = config["postprocess"]
-        if not settings["crop"]:  # the original reaches its refinement only from windows
+        if not settings.get("crop"):  # the original reaches its refinement only from windows
             settings = {**settings, "pamr_steps": 0}
         logits, probabilities, labels = protocol(clip, method, inputs, settings, "none")
         found |= {"output.slide_logits": logits, "output.seg_probs": probabilities, "output.seg_pred": labels}

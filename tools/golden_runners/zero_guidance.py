@@ -48,7 +48,7 @@ def global_subtraction(clip: ViTClip, inputs: Mapping[str, Tensor], config: Mapp
     """Embed segments with and without subtraction, and the whole image."""
     image = inputs["image"]
     ids, places = inputs["segments"].unique(return_inverse=True)
-    method = Zero_Guidance(mask_from=config["mask_from_layer"], sd=config["sd_global_subtraction"])
+    method = Zero_Guidance(mask_from=config["mask_from_layer"], sd=config.get("sd_global_subtraction"))
     tokens, grid = clip.tower.embed(image, method.pos_resize)
     own = clip.blocks[-method.blocks_of(clip.depth) :]
     for block in clip.blocks[: -len(own)]:
@@ -61,9 +61,9 @@ def global_subtraction(clip: ViTClip, inputs: Mapping[str, Tensor], config: Mapp
         "output.embedding_no_subtraction": embed_segments(*arguments, None)[0],
         "output.embedding_plain": clip.dense(image).cls[0],
         "intermediate.soft_masks": masks,
-        "intermediate.saliency_cos": saliency,
     }
     if method.sd is not None:
+        found["intermediate.saliency_cos"] = saliency
         found["intermediate.weight"] = subtraction_weight(saliency, method.sd)
     return found
 

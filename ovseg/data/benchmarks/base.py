@@ -87,11 +87,13 @@ class Place:
         benchmark: Whose it is.
         split: Its name there.
         root: Folder of all data sets, as Detectron2's DETECTRON2_DATASETS.
+        subset: Whether it is a part on purpose: what is missing is no fault.
     """
 
     benchmark: Benchmark
     split: str
     root: Path
+    subset: bool = False
 
     @property
     def name(self) -> str:
@@ -121,7 +123,7 @@ class Place:
     @property
     def command(self) -> str:
         """The command that prepares the split, in backticks."""
-        return f"`ovseg datasets prepare {self.name} --root {self.root}`"
+        return f"`ovseg datasets prepare {self.name} --root {self.root}{' --subset' if self.subset else ''}`"
 
     def sources(self) -> list[Source]:
         """Return what this split needs."""
@@ -171,16 +173,28 @@ class Split(ABC):
         return False
 
     def convert(self, place: Place) -> dict[str, str]:
-        """Convert the labels that are not converted yet.
+        """Convert the labels, and write what is not there yet or is there otherwise.
 
         Returns:
             For each image whose label could not be used, by ``image_id``, the line that says why.
         """
         return {}
 
+    def outdated(self, place: Place, every: bool) -> dict[str, str]:
+        """Compare converted labels with what would be made of the published ones now.
+
+        Args:
+            place: Where they are.
+            every: Look at all; without it at those whose published file is younger, and at a few others.
+
+        Returns:
+            For each image whose label differs, by ``image_id``, the line that says so.
+        """
+        return {}
+
     @abstractmethod
     def read(self, place: Place) -> Dataset:
-        """List the images and labels.
+        """List the images and labels; of a subset those that are there, and what is missing is no problem.
 
         Raises:
             OvsegError: Files are missing or not as they should be.

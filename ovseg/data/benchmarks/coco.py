@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Source
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, lines, table_of
 from ovseg.data.coco_json import read_coco_json
 from ovseg.data.dataset import UNLISTED, VOID, Dataset
+from ovseg.data.renaming import Renames, known_renames
 from ovseg.errors import InputError
 
 STUFF = "Caesar et al., COCO-Stuff, CVPR 2018"
@@ -20,6 +22,27 @@ COUNTS = {"val2017": 5000, "train2017": 118287}
 GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 NUMBERS = [number for number in range(1, 183) if number not in GAPS]
 """COCO's number of each of the 171 classes; the first 80 are the objects."""
+PUBLISHED: Renames = {
+    "orange": ("orange fruit",),
+    "remote": ("tv remote",),
+    "light": ("lamp",),
+    "net": ("tennis net",),
+    "water-other": ("water",),
+    "window-blind": ("window blind",),
+    "window-other": ("window",),
+    **{f"{name}-stuff": (name,) for name in ("door", "mirror")},
+    **{f"wall-{name}": (f"{name} wall",) for name in ("brick", "stone", "tile", "wood")},
+    "floor-wood": ("wood floor",),
+    **{f"{name}-other-merged": (name,) for name in ("sky", "floor", "food", "building", "wall")},
+    **{
+        f"{name}-merged": (name,)
+        for name in (
+            *("tree", "fence", "ceiling", "cabinet", "table", "pavement"),
+            *("mountain", "grass", "dirt", "paper", "rock", "rug"),
+        )
+    },
+}
+"""Names of `coco133` for those of the panoptic JSON files that are no names there."""
 IMAGE_SIZES = {"val2017": (815585330, "778 MB"), "train2017": (19336861798, "18 GB")}
 STUFF_MAPS = "stuffthingmaps_trainval2017.zip"
 
@@ -119,14 +142,16 @@ class PanopticSplit(Split):
         """Read the JSON file; see `Split.read`."""
         masks = next(name for name in self.masks if (place.folder / name).is_dir())
         folder = place.folder
-        found = read_coco_json(folder / self.path, folder / self.images, folder / masks, place.name)
+        paths = (folder / self.path, folder / self.images, folder / masks)
+        found = read_coco_json(*paths, place.name, subset=place.subset)
         classes = place.classes()
-        if [one.is_thing for one in found.classes] != [one.is_thing for one in classes]:
+        own = found.renamed(known_renames(found.classes, PUBLISHED)).with_classes(classes)
+        if own.dropped or own.classes != classes or len(own.file_classes) != len(classes):
             raise InputError(
                 f"'{folder / self.path}' lists {len(found.classes)} categories that are not the {len(classes)} of "
                 f"{place.benchmark.name}; fetch the published file again"
             )
-        return found.with_classes(classes)
+        return dataclasses.replace(own, notes=found.notes)
 
     def _absent(self, folder: Path) -> str:
         """Return the first path that is missing; empty when none is."""

@@ -20,6 +20,11 @@ from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, VOID, Dataset, 
 from ovseg.errors import InputError
 from ovseg.system.files import atomic_write
 
+SAMPLES = 4
+"""So many labels, evenly spread, are decoded again whenever a prepared split is read."""
+LARGE = 50_000_000
+"""Bytes of a file of all labels from which on none of them is decoded for that."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -64,17 +69,31 @@ class LabelSplit(Split):
         return self.layout(place).rule is not None
 
     def convert(self, place: Place) -> dict[str, str]:
-        """Write class ids for all labels that have none yet; see `Split.convert`."""
+        """Write the class ids of all labels, but what is there already; see `Split.convert`."""
         layout = self.layout(place)
         if layout.rule is None:
             return {}
         decode, count = layout.rule(place, layout.labels), len(place.classes())
         stems = list_stems(place.folder, layout)[0]
-        todo = [stem for stem in stems if not converted(place, stem).is_file()]
-        for folder in {converted(place, stem).parent for stem in todo}:
+        for folder in {converted(place, stem).parent for stem in stems}:
             folder.mkdir(parents=True, exist_ok=True)
-        done = in_threads(partial(_convert, place, decode, count), todo, place.name)
-        return {stem: problem for stem, problem in zip(todo, done, strict=True) if problem}
+        done = in_threads(partial(_convert, place, layout, decode, count), stems, place.name)
+        return {stem: problem for stem, problem in zip(stems, done, strict=True) if problem}
+
+    def outdated(self, place: Place, every: bool) -> dict[str, str]:
+        """Decode published labels again; see `Split.outdated`."""
+        layout, manifest = self.layout(place), read_manifest(place)
+        if layout.rule is None or not manifest:
+            return {}
+        stems = [stem for stem in manifest["files"] if converted(place, stem).is_file()]
+        if not every:
+            few = set() if _heavy(place, layout) else set(stems[:: max(len(stems) // SAMPLES, 1)])
+            stems = [stem for stem in stems if stem in few or _younger(place, layout, stem)]
+        if not stems:
+            return {}
+        work = partial(_differs, place, layout.rule(place, layout.labels), len(place.classes()))
+        found = zip(stems, in_threads(work, stems, place.name), strict=True)
+        return {stem: line for stem, line in found if line}
 
     def read(self, place: Place) -> Dataset:
         """List the pairs; see `Split.read`."""
@@ -83,6 +102,7 @@ class LabelSplit(Split):
             stems, problems = sorted(manifest["files"] | manifest["broken"]), list[str]()
         else:
             stems, problems = list_stems(place.folder, layout)
+            problems = [] if place.subset else problems
         records: list[dict[str, Any]] = []
         for stem in stems:
             label = place.folder / layout.labels.format(stem) if layout.rule is None else converted(place, stem)
@@ -126,23 +146,70 @@ def _stems(folder: Path, pattern: str) -> set[str]:
     return {path[len(before) : len(path) - len(after)] for path in found if path.startswith(before)}
 
 
-def _convert(place: Place, decode: Decoder, count: int, stem: str) -> str:
-    """Write the class ids of one stem; return what went wrong."""
+def _convert(place: Place, layout: Layout, decode: Decoder, count: int, stem: str) -> str:
+    """Write the class ids of one stem, unless they are there; return what went wrong."""
+    path = converted(place, stem)
     try:
         ids = decode(stem)
     except InputError as error:
         return str(error)
     if ids.size and not (ids.min() >= VOID and ids.max() < count):
         return f"label of '{stem}' holds class {ids.max()}; expected -1 to {count - 1}"
-    write_labels(converted(place, stem), ids, count)
+    if not holds(path, ids, count):
+        write_labels(path, ids, count)
+    elif _younger(place, layout, stem):
+        path.touch()  # it was looked at, so that it need not be at each reading
     return ""
+
+
+def _differs(place: Place, decode: Decoder, count: int, stem: str) -> str:
+    """Say that a converted label is not what would be made now; empty when it is."""
+    try:
+        same = holds(converted(place, stem), decode(stem), count)
+        reason = "is not what would be made of the published one now"
+    except InputError as error:
+        same, reason = False, f"was made of one that is broken now ({error})"
+    return "" if same else f"label '{converted(place, stem)}' {reason}; run {place.command}, it is converted anew"
+
+
+def _heavy(place: Place, layout: Layout) -> bool:
+    """Whether all labels are in one file that takes seconds to read."""
+    whole = place.folder / layout.labels
+    return "{}" not in layout.labels and whole.is_file() and whole.stat().st_size > LARGE
+
+
+def _younger(place: Place, layout: Layout, stem: str) -> bool:
+    """Whether the published file of a label may have been written after the converted one.
+
+    The time of the last change of its entry counts too: a file that is unpacked or moved there may be dated back. The
+    clocks of files tick in milliseconds, so that equal times count.
+    """
+    try:
+        source, made = (path.stat() for path in (place.folder / layout.labels.format(stem), converted(place, stem)))
+    except OSError:
+        return False  # where the rule looks elsewhere, `SAMPLES` are compared
+    return max(source.st_mtime_ns, source.st_ctime_ns) >= max(made.st_mtime_ns, made.st_ctime_ns)
+
+
+def holds(path: Path, ids: np.ndarray, count: int) -> bool:
+    """Whether a file has just what `write_labels` would write."""
+    try:
+        values, bits = read_label_image(path)
+    except InputError:
+        return False
+    wanted = _encoded(ids, count)
+    return bits == 8 * wanted.itemsize and np.array_equal(values, wanted)
 
 
 def write_labels(path: Path, ids: np.ndarray, count: int) -> None:
     """Write classes (H, W) as a PNG: 8 bits and void 255 up to 255 classes, else 16 bits and void 65535."""
-    dtype, void = (np.uint8, 255) if count <= 255 else (np.uint16, 65535)
     with atomic_write(path) as temporary:
-        Image.fromarray(np.where(ids < 0, void, ids).astype(dtype)).save(temporary)
+        Image.fromarray(_encoded(ids, count)).save(temporary)
+
+
+def _encoded(ids: np.ndarray, count: int) -> np.ndarray:
+    dtype, void = (np.uint8, 255) if count <= 255 else (np.uint16, 65535)
+    return np.where(ids < 0, void, ids).astype(dtype)
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], what: str) -> list[Result]:

@@ -108,7 +108,8 @@ class LvisSplit(Split):
         """Read the annotations; see `Split.read`."""
         folder = place.folder
         path, images = find_annotations(folder, [self.file]), below(folder, self._photographs(folder))
-        return read_coco_json(path, images, name=place.name, classes=place.classes())
+        numbers = [one["id"] for one in lvis_categories(find_annotations(folder))]
+        return read_coco_json(path, images, name=place.name, classes=(place.classes(), numbers), subset=place.subset)
 
     def _photographs(self, folder: Path) -> str:
         """Return the folder that has photographs of all sets; empty when there is none."""

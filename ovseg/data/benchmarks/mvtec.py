@@ -70,7 +70,8 @@ class DamageSplit(Split):
             damage = path.parent.name
             mask = place.folder / self.kind / "ground_truth" / damage / f"{path.stem}_mask.png"
             if damage != SOUND and not mask.is_file():
-                problems.append(f"mask '{mask}' is missing; unpack the archive again")
+                if not place.subset:
+                    problems.append(f"mask '{mask}' is missing; unpack the archive again")
                 continue
             annotation = {"category_id": 0, "mask_file_name": "" if damage == SOUND else str(mask)}
             name = f"{self.kind}/{damage}/{path.stem}"
@@ -94,7 +95,7 @@ register(
         folders=("mvtec_anomaly_detection", "mvtec_ad", "MVTec", "mvtec"),
         classes=Vocabulary.parse(["damage"]),
         rule=(
-            "the prompt is 'damage on a KIND' (our words; --vocabulary gives others) and all of the mask but 0 is the "
+            "the prompt is 'damage on a KIND' (our words; --rename gives others) and all of the mask but 0 is the "
             "damage; sound images have empty masks"
         ),
         sources=(

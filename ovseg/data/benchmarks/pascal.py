@@ -13,6 +13,7 @@ from ovseg.data.benchmarks.base import Benchmark, Decoder, Layout, Place, Rule, 
 from ovseg.data.benchmarks.labels import LabelSplit, by_value, counted_from_one, lines, table_of
 from ovseg.data.benchmarks.matlab import read_matrix
 from ovseg.data.dataset import LABEL_VALUES, VOID
+from ovseg.data.outlines import outline_rle
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
 
@@ -88,11 +89,12 @@ def _merged_decoder(table: np.ndarray, place: Place, pattern: str) -> Decoder:
         image = images.get(stem)
         if image is None:
             raise InputError(f"'{place.folder / MERGED}' does not have '{stem}'; fetch it again")
-        numbers = np.zeros((image["height"], image["width"]), np.int32)
         try:
+            size = image["height"], image["width"]
+            numbers = np.zeros(size, np.int32)
             for one in outlines.get(image["image_id"], []):
-                numbers[rle.decode(one["segmentation"]) > 0] = one["category_id"]
-        except Exception as error:  # pycocotools raises whatever comes
+                numbers[rle.decode(outline_rle(one["segmentation"], size)) > 0] = one["category_id"]
+        except (InputError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"'{MERGED}' has broken outlines of '{stem}' ({error}); fetch it again") from error
         ids: np.ndarray = table[numbers]
         return ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -17,6 +17,7 @@ from ovseg.data.benchmarks.base import Missing, Place, Source
 from ovseg.data.benchmarks.fetch import fetch, file_hash, unfinished
 from ovseg.data.benchmarks.labels import in_threads
 from ovseg.data.benchmarks.manifest import read_manifest, write_manifest
+from ovseg.data.benchmarks.parts import count_here, mask_file, part_notes, read_here, shortage
 from ovseg.data.dataset import INSTANCE, Dataset
 from ovseg.data.images import read_image
 from ovseg.errors import InputError
@@ -33,6 +34,7 @@ class Outcome:
         present: Classes that occur.
         total: Classes of the list.
         problems: One line each; empty when all is as it should be.
+        notes: What is no fault and has to be known: that it is a part.
     """
 
     place: Place
@@ -40,6 +42,7 @@ class Outcome:
     present: int
     total: int
     problems: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def prepare(place: Place) -> Outcome:
@@ -60,23 +63,25 @@ def prepare(place: Place) -> Outcome:
         "classes": len(classes),
         "vocabulary": classes.hash,
         "rule": place.benchmark.rule,
+        "subset": place.subset,
     }
     earlier = read_manifest(place)
     if earlier is None or earlier["vocabulary"] != classes.hash:
         rmtree(place.made / "labels", ignore_errors=True)  # of another list of classes, or by another rule
     write_manifest(place, {**head, "complete": False, "broken": {}})
     unusable = place.rules.convert(place)
-    dataset = place.rules.read(place)
+    dataset = read_here(place)
     found = verify(dataset, unusable)
-    problems += [*dataset.problems, *found.broken.values(), *count_problems(place, len(dataset.records))]
+    problems += [*dataset.problems, *found.broken.values(), *count_problems(place, dataset)]
     present = int(found.present.sum())
     with atomic_write(place.made / "classes.json") as temporary:
         temporary.write_text(json.dumps(classes.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     counts = {"images": len(found.files), "present": present, "void": dataset.ignore_label}
     lists = {"problems": problems, "broken": found.broken, "files": found.files}
     versions = {"ovseg": __version__, "numpy": np.__version__, "pillow": PIL.__version__}
+    head["subset"] = bool(part_notes(place, dataset)) and place.subset  # a whole one is none, whatever the flag says
     write_manifest(place, {**head, "complete": True, **counts, "versions": versions, **lists})
-    return Outcome(place, len(found.files), present, len(classes), problems)
+    return Outcome(place, len(found.files), present, len(classes), problems, part_notes(place, dataset))
 
 
 def _fetch_all(place: Place) -> list[str]:
@@ -120,15 +125,20 @@ def check_only(place: Place) -> Outcome:
     """
     place.rules.require(place)
     manifest = read_manifest(place)
+    place = replace(place, subset=place.subset or bool(manifest and manifest.get("subset")))
     total = len(place.classes())
     if not (manifest and manifest["complete"]):
         return Outcome(place, 0, 0, total, [f"{place.name} is there but not prepared; run {place.command}"])
-    dataset = place.rules.read(place)
+    dataset = read_here(place)
     problems = [*manifest["problems"]]
-    problems += [one for one in count_problems(place, len(dataset.records)) if one not in problems]
+    problems += [one for one in count_problems(place, dataset) if one not in problems]
     changed = in_threads(partial(_changed, manifest["files"]), dataset.records, place.name)
-    problems += [line for line in changed if line]
-    return Outcome(place, manifest["images"], manifest["present"], total, problems)
+    keys = [str(record["image_id"]) for record in dataset.records]
+    found = place.rules.outdated(place, every=True) | {
+        key: line for key, line in zip(keys, changed, strict=True) if line
+    }
+    problems += found.values()
+    return Outcome(place, manifest["images"], manifest["present"], total, problems, part_notes(place, dataset))
 
 
 def _changed(files: dict[str, str], record: dict[str, Any]) -> str:
@@ -141,14 +151,10 @@ def _changed(files: dict[str, str], record: dict[str, Any]) -> str:
     return f"label '{path}' is not what it was when it was checked; delete it and prepare again"
 
 
-def count_problems(place: Place, images: int) -> list[str]:
-    """Compare the number of pairs with that of the benchmark."""
-    if images in (place.rules.count, *place.rules.also):
-        return []
-    return [
-        f"{place.name} has {images} images with labels in '{place.folder}', the benchmark has {place.rules.count}; "
-        "its numbers will not be comparable: unpack the archives again"
-    ]
+def count_problems(place: Place, dataset: Dataset) -> list[str]:
+    """Compare the number of pairs with that of the benchmark; a subset may have fewer."""
+    line = shortage(place, dataset)
+    return [line] if line and not (place.subset and count_here(place, dataset) < place.rules.count) else []
 
 
 @dataclass(eq=False)
@@ -182,9 +188,3 @@ def _verify(dataset: Dataset, record: dict[str, Any]) -> tuple[str, str, str, np
         return key, "", str(error), np.zeros(0, np.int64)
     path = None if dataset.kind == INSTANCE else mask_file(record)
     return key, file_hash(path) if path else "", "", segments.classes
-
-
-def mask_file(record: dict[str, Any]) -> Path | None:
-    """Return the file of an image's masks; None where they are in a JSON file."""
-    found = record.get("sem_seg_file_name") or record.get("pan_seg_file_name")
-    return Path(found) if found else None

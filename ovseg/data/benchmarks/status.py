@@ -10,7 +10,8 @@ from ovseg.data.benchmarks.base import BENCHMARKS, Place
 from ovseg.data.benchmarks.manifest import read_manifest
 from ovseg.errors import InputError, OvsegError
 
-READY, PROBLEMS, UNPREPARED, PARTIAL, MISSING = "ready", "problems", "not prepared", "partial", "missing"
+READY, SUBSET, PROBLEMS = "ready", "subset", "problems"
+UNPREPARED, PARTIAL, MISSING = "not prepared", "partial", "missing"
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class State:
 
     Attributes:
         place: The split.
-        state: ``ready``, ``problems`` (prepared, with some), ``not prepared`` (the files are there), ``partial`` (the
-            folder is there, and something is not in it) or ``missing``.
+        state: ``ready``, ``subset`` (ready, a part on purpose), ``problems`` (prepared, with some), ``not prepared``
+            (the files are there), ``partial`` (the folder is there, and something is not in it) or ``missing``.
         images: Sound images; None where it is not prepared.
         line: What mends it, or the first problem; empty when it is ready.
     """
@@ -49,5 +50,6 @@ def state_of(place: Place) -> State:
         return State(place, PROBLEMS, None, str(error))
     if not (manifest and manifest["complete"]):
         return State(place, UNPREPARED, None, f"run {place.command}")
-    problems = manifest["problems"]
-    return State(place, PROBLEMS if problems else READY, manifest["images"], problems[0] if problems else "")
+    if manifest["problems"]:
+        return State(place, PROBLEMS, manifest["images"], manifest["problems"][0])
+    return State(place, SUBSET if manifest.get("subset") else READY, manifest["images"], "")

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg.data.benchmarks.base import Decoder, Place
-from ovseg.data.benchmarks.labels import LabelSplit, converted, in_threads, list_stems, write_labels
+from ovseg.data.benchmarks.labels import LabelSplit, converted, holds, in_threads, list_stems, write_labels
 from ovseg.data.benchmarks.manifest import read_manifest
 from ovseg.data.dataset import SEMANTIC, VOID, Dataset, identity_lookup
 from ovseg.data.images import read_image
@@ -32,7 +32,7 @@ class TiledSplit(LabelSplit):
         return True
 
     def convert(self, place: Place) -> dict[str, str]:
-        """Cut what is not cut yet; see `Split.convert`."""
+        """Cut all, and write what is not there yet; tiles of photographs that are gone go too; see `Split.convert`."""
         layout = self.layout(place)
         if layout.rule is None:
             raise TypeError(f"{place.name}: the layout of tiles has no rule; give one that reads its labels")
@@ -40,7 +40,15 @@ class TiledSplit(LabelSplit):
         stems = list_stems(place.folder, layout)[0]
         work = partial(_cut, place, layout.images, decode, count)
         done = in_threads(work, stems, place.name)
-        return {stem: problem for stem, problem in zip(stems, done, strict=True) if problem}
+        made = {name for names, _ in done for name in names}
+        for path in (place.made / "labels").rglob("*.png"):
+            if path.relative_to(place.made / "labels").with_suffix("").as_posix() not in made:
+                path.unlink()
+        return {stem: problem for stem, (_, problem) in zip(stems, done, strict=True) if problem}
+
+    def outdated(self, place: Place, every: bool) -> dict[str, str]:
+        """Compare nothing: tiles are cut anew by each `prepare`."""
+        return {}
 
     def read(self, place: Place) -> Dataset:
         """List the tiles; see `Split.read`."""
@@ -49,7 +57,7 @@ class TiledSplit(LabelSplit):
         if manifest and manifest["complete"]:
             names = sorted(manifest["files"])
         else:
-            problems = list_stems(place.folder, self.layout(place))[1]
+            problems = [] if place.subset else list_stems(place.folder, self.layout(place))[1]
             found = (place.made / "labels").rglob("*.png")
             names = sorted(path.relative_to(place.made / "labels").with_suffix("").as_posix() for path in found)
         records: list[dict[str, Any]] = [
@@ -69,35 +77,38 @@ def _image(place: Place, name: str) -> Path:
     return place.made / "images" / f"{name}.png"
 
 
-def _cut(place: Place, images: str, decode: Decoder, count: int, stem: str) -> str:
-    """Write the tiles of a photograph; return what went wrong."""
+def _cut(place: Place, images: str, decode: Decoder, count: int, stem: str) -> tuple[list[str], str]:
+    """Write the tiles of a photograph, but those that are there; return their names and what went wrong."""
     path = place.folder / images.format(stem)
     try:
-        height, width = _size(path)
-        corners = [(y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE)]
-        if all(converted(place, f"{stem}_{number}").is_file() for number in range(len(corners))):
-            return ""
         pixels, ids = read_image(path).pixels, decode(stem)
     except InputError as error:
-        return str(error)
-    if ids.shape != pixels.shape[:2]:
-        return f"label of '{path}' is {ids.shape[1]}x{ids.shape[0]} pixels, the image {width}x{height}; fetch it again"
-    for number, (y, x) in enumerate(corners):
+        return [], str(error)
+    height, width = pixels.shape[:2]
+    if ids.shape != (height, width):
+        size = f"{ids.shape[1]}x{ids.shape[0]}"
+        return [], f"label of '{path}' is {size} pixels, the image {width}x{height}; fetch it again"
+    names = []
+    for number, (y, x) in enumerate((y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE)):
         name = f"{stem}_{number}"
+        names.append(name)
         for folder in {_image(place, name).parent, converted(place, name).parent}:
             folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(_image(place, name)) as temporary:
-            Image.fromarray(_fill(pixels[y : y + SIDE, x : x + SIDE], 0)).save(temporary, format="PNG")
-        write_labels(converted(place, name), _fill(ids[y : y + SIDE, x : x + SIDE], VOID), count)
-    return ""
+        tile, label = _fill(pixels[y : y + SIDE, x : x + SIDE], 0), _fill(ids[y : y + SIDE, x : x + SIDE], VOID)
+        if not _shows(_image(place, name), tile):
+            with atomic_write(_image(place, name)) as temporary:
+                Image.fromarray(tile).save(temporary, format="PNG")
+        if not holds(converted(place, name), label, count):
+            write_labels(converted(place, name), label, count)
+    return names, ""
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _shows(path: Path, pixels: np.ndarray) -> bool:
+    """Whether a picture has just these pixels."""
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except Exception as error:  # decoders raise nearly anything
-        raise InputError(f"image '{path}' cannot be read ({str(error)[:100]}); unpack its archive again") from error
+        return path.is_file() and np.array_equal(read_image(path).pixels, pixels)
+    except InputError:
+        return False
 
 
 def _fill(tile: np.ndarray, value: int) -> np.ndarray:

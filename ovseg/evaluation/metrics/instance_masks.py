@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ovseg.data.dataset import INSTANCE, Dataset, Segments
+from ovseg.data.outlines import outline_rle
 from ovseg.errors import InputError
 
 
@@ -73,7 +74,7 @@ class InstanceMasks:
             size: Height and width of the image.
             classes: Class of each annotation.
         """
-        rles = [_outline(annotation["segmentation"], size) for annotation in annotations]
+        rles = [outline_rle(annotation["segmentation"], size) for annotation in annotations]
         areas = [a.get("area", own) for a, own in zip(annotations, _areas(rles), strict=True)]
         crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool)
         ids = np.asarray(classes, np.int64)
@@ -123,15 +124,3 @@ def _areas(rles: list[dict[str, Any]]) -> np.ndarray:
     from pycocotools import mask as coco_mask
 
     return np.asarray(coco_mask.area(rles), np.float64).reshape(len(rles))
-
-
-def _outline(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """Return polygons or run lengths of a COCO file, compressed."""
-    from pycocotools import mask as coco_mask
-
-    rle = segmentation
-    if isinstance(segmentation, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, *size)
-    return {**rle}

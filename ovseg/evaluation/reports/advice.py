@@ -9,14 +9,22 @@ from ovseg.data.dataset import INSTANCE, PANOPTIC, PROMPTS, SEMANTIC, Dataset, r
 from ovseg.errors import InputError
 from ovseg.evaluation.runs.image_log import Log
 from ovseg.evaluation.runs.plan import Plan
+from ovseg.evaluation.runs.run import Run
+from ovseg.evaluation.runs.saved import PERMUTED
 
 BACKGROUND_NAMES = frozenset({"background", "other", "others", "unlabelled", "unlabeled", "void", "nothing"})
 """Names by which data sets call what is none of their classes."""
 
 
-def before(plan: Plan, dataset: Dataset) -> list[str]:
-    """Return what can be said before the first image: about words, labels and protocol."""
-    return [*_words(plan, dataset), *_depth(dataset), *_protocol(plan, dataset), *_problems(dataset)]
+def notes(run: Run) -> list[str]:
+    """Return what is no fault and belongs to the numbers: of the data set, the words, the predictions and the log."""
+    found = [*run.dataset.notes, *run.notes, *(note for source in run.log.sources for note in source["notes"])]
+    return [*dict.fromkeys(found), *_permuted(run.log), *_versions(run.log)]
+
+
+def before(plan: Plan, dataset: Dataset, total: int) -> list[str]:
+    """Return what can be said before the first image: about labels and protocol; `total` images there are."""
+    return [*_depth(dataset), *_protocol(plan, dataset, total), *_problems(dataset)]
 
 
 def after(dataset: Dataset, log: Log, results: dict[str, Any]) -> list[str]:
@@ -24,30 +32,19 @@ def after(dataset: Dataset, log: Log, results: dict[str, Any]) -> list[str]:
     return [*_absent(dataset, results), *_threshold(dataset, log, results), *_sizes(log), *_kinds(log, results)]
 
 
-def _words(plan: Plan, dataset: Dataset) -> Iterator[str]:
-    """Compare the vocabulary with the labels."""
-    labels = dataset.replaced
-    if not plan.vocabulary or labels is None:
-        return
-    renamed = len(labels) == len(dataset.classes)
-    own, given = set(labels.names), set(dataset.classes.names)
-    if renamed and own != given:
-        changed = sum(a != b for a, b in zip(labels.names, dataset.classes.names, strict=True))
-        yield (
-            f"the vocabulary renames {changed} of {len(labels)} classes of the labels, in order: numbers compare only "
-            "with those under the same words"
-        )
-    elif not renamed:
-        lost, extra = sorted(own - given), sorted(given - own)
-        text = f"the vocabulary has {len(given)} classes and the labels {len(own)}"
-        if lost:
-            text += f"; pixels of {len(lost)} classes ({', '.join(lost[:3])}{', ...' if lost[3:] else ''}) became void"
-        if extra:
-            text += (
-                f"; {len(extra)} words ({', '.join(extra[:3])}{', ...' if extra[3:] else ''}) have no labels and can "
-                "only be wrong"
-            )
-        yield text
+def _permuted(log: Log) -> Iterator[str]:
+    found = [(r, note) for r in log.good for note in r.notes if note.startswith(PERMUTED)]
+    if found:
+        yield f"{len(found)} of {len(log.good)} predictions: {found[0][1]} ({found[0][0].name})"
+
+
+def _versions(log: Log) -> Iterator[str]:
+    """Say which packages were of several versions while the images were done."""
+    every = [source.get("versions", {}) for source in log.sources]
+    for key in sorted({key for one in every for key in one}):
+        found = sorted({str(one.get(key, "unknown")) for one in every})
+        if len(found) > 1:
+            yield f"images were done with {key} {' and '.join(found)}: the last digits may differ from those of one"
 
 
 def _depth(dataset: Dataset) -> Iterator[str]:
@@ -66,14 +63,14 @@ def _depth(dataset: Dataset) -> Iterator[str]:
         )
 
 
-def _protocol(plan: Plan, dataset: Dataset) -> Iterator[str]:
+def _protocol(plan: Plan, dataset: Dataset, total: int) -> Iterator[str]:
     if plan.distractors is not None:
         yield (
             f"each image was labelled with its own classes and {plan.distractors} others: easier than all "
             f"{len(dataset.classes)} at once, and comparable only with the same seed and number"
         )
-    if plan.limit is not None:
-        yield f"only the first {len(dataset.records)} images were evaluated (--limit)"
+    if len(dataset.records) < total:
+        yield f"only the first {len(dataset.records)} of {total} images were evaluated (--limit)"
 
 
 def _problems(dataset: Dataset) -> Iterator[str]:

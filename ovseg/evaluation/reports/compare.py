@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from ovseg.data.contents import Contents, class_differences, file_differences, read_contents
 from ovseg.data.dataset import PANOPTIC, SEMANTIC
 from ovseg.errors import ConfigError, InputError
 from ovseg.evaluation.metrics.common import UNIT
 from ovseg.evaluation.reports.result import read_result
+from ovseg.evaluation.runs.folder import DATA
 from ovseg.evaluation.runs.image_log import ImageRecord, read_log
 from ovseg.evaluation.runs.measures import RECORDS, REFERRING
+from ovseg.vocabulary import Vocabulary
 
 LEVEL = 0.95
 """Share of the resampled data sets that an interval holds."""
@@ -46,12 +49,14 @@ class Entry:
         name: As the tables call it, different for each.
         folder: Of the run.
         summary: Its ``result.json``.
+        contents: What its data set was.
         images: Its records, by place in the data set.
     """
 
     name: str
     folder: Path
     summary: dict[str, Any]
+    contents: Contents
     images: dict[int, ImageRecord]
 
 
@@ -70,7 +75,13 @@ def read_entries(folders: Sequence[Path]) -> tuple[list[Entry], list[int]]:
     summaries = [read_result(folder) for folder in folders]
     names = _names(folders, [summary["model"]["model"] for summary in summaries])
     entries = [
-        Entry(name, folder, summary, {record.index: record for record in read_log(folder).good})
+        Entry(
+            name,
+            folder,
+            summary,
+            read_contents(folder / DATA)[0],
+            {record.index: record for record in read_log(folder).good},
+        )
         for name, folder, summary in zip(names, folders, summaries, strict=True)
     ]
     for entry in entries[1:]:
@@ -88,15 +99,30 @@ def _names(folders: Sequence[Path], models: Sequence[str]) -> list[str]:
 
 
 def _check_alike(first: Entry, other: Entry) -> None:
-    for what, mine, theirs in (
-        ("images", first.summary["dataset"]["images_hash"], other.summary["dataset"]["images_hash"]),
-        ("classes", first.summary["vocabulary"]["classes"], other.summary["vocabulary"]["classes"]),
-    ):
-        if mine != theirs:
-            raise InputError(
-                f"'{first.folder}' and '{other.folder}' are of different {what}; expected runs on one data set with "
-                "equal --limit and --vocabulary"
-            )
+    """Refuse runs whose numbers are not of the same images, labels, list of classes and measures.
+
+    Other words for the same classes are allowed, and said (`notes`).
+    """
+    was, is_ = first.summary, other.summary
+    found = [] if was["measures"] == is_["measures"] else [f"measures: {was['measures']} and {is_['measures']}"]
+    if (mine := was["vocabulary"]["classes"]) != (theirs := is_["vocabulary"]["classes"]):
+        found.append(f"classes: {mine} and {theirs}")
+    elif first.contents.values != other.contents.values or _moved(first.contents.classes, other.contents.classes):
+        found += class_differences(first.contents.classes, other.contents.classes)
+    common = first.images.keys() & other.images.keys()
+    measured = {first.images[index].name for index in common}
+    found += file_differences(first.contents, other.contents, measured)
+    if found:
+        raise InputError(
+            f"'{first.folder}' and '{other.folder}' are of different things ({'; '.join(found[:6])}); expected runs on "
+            "one data set with equal --limit and --vocabulary"
+        )
+
+
+def _moved(mine: Vocabulary, theirs: Vocabulary) -> bool:
+    """Tell whether a name stands for another class in the other list."""
+    places = {name: place for place, name in enumerate(mine.names)}
+    return any(places.get(name, place) != place for place, name in enumerate(theirs.names))
 
 
 def notes(entries: Sequence[Entry], shared: Sequence[int]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ovseg.data.contents import contents_of
 from ovseg.data.dataset import Dataset
 from ovseg.errors import OvsegError
 from ovseg.evaluation.reports import page
@@ -147,12 +149,22 @@ def _pictures(entries: Sequence[Entry], summary: dict[str, Any]) -> tuple[str, l
     shown = entries[:DRAWN_MODELS]
     figures = []
     for index in differing(shown)[:PICTURES]:
+        if not _as_measured(entries[0], dataset, index):
+            continue
         try:
             figures.append(_figure(shown, dataset, index))
         except OvsegError:
             continue  # its files are gone; the numbers do not need it
     more = [f"of {len(entries)} models the first {len(shown)} are drawn"] if len(entries) > len(shown) else []
     return "\n".join(figures), more
+
+
+def _as_measured(entry: Entry, dataset: Dataset, index: int) -> bool:
+    """Tell whether an image and its ground truth are what the run has measured."""
+    name = entry.images[index].name
+    record = dataset.records[index : index + 1]
+    now = contents_of(replace(dataset, records=record), entry.contents).images.get(name)
+    return now is not None and now.same(entry.contents.images[name])
 
 
 def differing(entries: Sequence[Entry]) -> list[int]:

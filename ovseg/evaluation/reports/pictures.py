@@ -15,12 +15,14 @@ from ovseg.data.images import read_image
 from ovseg.errors import InputError
 from ovseg.evaluation.reports.page import inline
 from ovseg.evaluation.runs.image_log import ImageRecord
-from ovseg.evaluation.runs.run import LABELS
+from ovseg.evaluation.runs.job import LABELS
 from ovseg.evaluation.runs.worker import nearest, read_truth
 from ovseg.result.formats.labels import read_label_png
+from ovseg.result.legend import swatch
 from ovseg.result.overlay import blend
 from ovseg.result.segmentation import Segmentation
 from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.colors import ALPHA
 
 RIGHT, WRONG, VOID_COLOR = (225, 229, 234), (213, 94, 0), (255, 255, 255)
 MOST = 640  # pixels of the longer side, beyond which pictures are made smaller before they are drawn
@@ -35,12 +37,12 @@ def load(folder: Path, dataset: Dataset, record: ImageRecord) -> tuple[np.ndarra
     Raises:
         InputError: A file is missing or broken.
     """
-    entry = dataset.records[record.index] if record.index < len(dataset.records) else {"file_name": "nothing"}
-    if Path(entry["file_name"]).name != Path(record.name).name:
-        raise InputError(f"'{dataset.name}' has '{entry['file_name']}' in place of '{record.name}'; it has changed")
+    entry = dataset.records[record.index] if record.index < len(dataset.records) else None
+    if entry is None or dataset.image_name(entry) != record.name:
+        raise InputError(f"'{dataset.name}' has another image in place of '{record.name}'; it has changed")
     image = read_image(entry["file_name"])
     truth = read_truth(dataset, entry, image)[0].semantic()
-    labels = read_label_png(folder / LABELS / f"{Path(entry['file_name']).stem}.png")
+    labels = read_label_png(folder / LABELS / record.labels)
     height, width = image.pixels.shape[:2]
     shrink = min(1.0, MOST / max(height, width))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))
@@ -51,7 +53,7 @@ def load(folder: Path, dataset: Dataset, record: ImageRecord) -> tuple[np.ndarra
 def overlay(pixels: np.ndarray, labels: np.ndarray, classes: Vocabulary) -> Image.Image:
     """Draw labels over a photograph, which turns grey."""
     colors = np.array([entry.color for entry in classes], dtype=np.uint8).reshape(-1, 3)
-    return Image.fromarray(blend(pixels, labels, colors, 0.6))
+    return Image.fromarray(blend(pixels, labels, colors, ALPHA))
 
 
 def mistakes(truth: np.ndarray, labels: np.ndarray) -> Image.Image:
@@ -66,7 +68,7 @@ def key(classes: Vocabulary, labels: np.ndarray, most: int = 8) -> str:
     values, counts = np.unique(labels, return_counts=True)
     order = [int(v) for _, v in sorted(zip(-counts, values, strict=True)) if v >= 0]
     marks = [
-        f'<span class="key" style="background:rgb{classes[i].color}"></span>{escape(classes[i].name)}'
+        f'<span class="key" style="background:rgb{swatch(classes[i].color)}"></span>{escape(classes[i].name)}'
         for i in order[:most]
     ]
     return "".join(marks) + (f" and {len(order) - most} more" if len(order) > most else "")

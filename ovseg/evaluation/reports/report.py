@@ -16,10 +16,10 @@ from ovseg.evaluation.reports.charts import bars, curve, heat
 from ovseg.evaluation.reports.page import percent
 from ovseg.evaluation.reports.pictures import gallery, ranked
 from ovseg.evaluation.reports.result import calibration_curve, value
+from ovseg.evaluation.runs.folder import REPORT
 from ovseg.evaluation.runs.run import Run
 from ovseg.system.files import atomic_write
 
-REPORT = "report.html"
 HEAT_CLASSES = 24
 """Classes that the heat map has room for; of more, those with the largest confusions."""
 PICTURES = 6
@@ -61,6 +61,7 @@ def write_report(run: Run, summary: dict[str, Any], results: dict[str, Any], row
         f'<h1>{escape(name)}</h1><p class="sub">{escape(_subtitle(summary))}</p>',
         _tiles(summary),
         page.box("Before you compare these numbers", summary["warnings"]),
+        page.box("Notes", summary["notes"]),
         page.box("Images that could not be evaluated", _failed(summary), "warn fail"),
         page.section(
             "Groups of classes", _groups(rows), "Mean IoU over the present classes of each group, in percent."
@@ -131,6 +132,8 @@ def _confusions(run: Run, results: dict[str, Any]) -> str:
         return ""
     names = [*run.dataset.classes.names, "no class"]
     confusion = run.measures.evaluators[SEMANTIC].confusion
+    if not confusion.any():  # all labels are void
+        return ""
     rows, columns = _worth_showing(confusion)
     totals = np.maximum(confusion.sum(1, keepdims=True), 1)
     picture = heat((confusion / totals)[np.ix_(rows, columns)], [names[i] for i in rows], [names[i] for i in columns])

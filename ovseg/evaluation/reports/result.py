@@ -17,13 +17,13 @@ from ovseg.errors import InputError
 from ovseg.evaluation.metrics.common import mean
 from ovseg.evaluation.reports import advice
 from ovseg.evaluation.reports.rules import IMAGE_RULES, counting, rules
-from ovseg.evaluation.runs.measures import CALIBRATION
+from ovseg.evaluation.runs.folder import PER_CLASS, RESULT, read_kept
+from ovseg.evaluation.runs.measures import CALIBRATION, VERSION
 from ovseg.evaluation.runs.run import Run
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump, plain, short_hash
 
-FORMAT = 1
-RESULT, PER_CLASS = "result.json", "per_class.csv"
+FORMAT = 2
 
 
 def summarise(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -54,10 +54,12 @@ def summarise(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "precision": source.get("dtype"),
         "seed": plan.seed,
         "versions": source.get("versions", {}),
+        "measures": VERSION,
         "counts": _counts(run, results),
         "metrics": {task: _numbers(result) for task, result in results.items()} | {"image": _image_means(run)},
         "counting": {task: counting(run.measures.evaluators[task]) for task in results},
-        "warnings": [*advice.before(plan, dataset), *advice.after(dataset, run.log, results)],
+        "notes": advice.notes(run),
+        "warnings": [*advice.before(plan, dataset, run.total), *advice.after(dataset, run.log, results)],
         "failed": [{"image": r.name, "error": r.error} for r in run.log.ordered if r.error],
         "timing": _timing(run),
     }
@@ -92,7 +94,9 @@ def read_result(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{folder}' holds no {RESULT}; expected a folder that `ovseg eval` has finished") from error
     if not fits:
-        raise InputError(f"'{folder}' was written in format {found['format']}; expected {FORMAT}, run ovseg eval again")
+        raise InputError(
+            f"'{folder}' was written in format {found['format']}; expected {FORMAT}, run ovseg eval again with --adopt"
+        )
     whole: dict[str, Any] = found
     return whole
 
@@ -150,9 +154,15 @@ def _image_means(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _dataset(run: Run) -> dict[str, Any]:
-    names = [record["file_name"].rpartition("/")[2] for record in run.dataset.records]
-    digest = short_hash(json.dumps(names))
-    return {"name": run.plan.dataset, "kind": run.dataset.kind, "limit": run.plan.limit, "images_hash": digest}
+    """Return what was evaluated: hashes of the images and of the ground truth with their names, by content."""
+    every = read_kept(run.folder).contents
+    images = {name: one.image.hash for name, one in every[0].images.items()}
+    labels = {name: [one.record, *(file.hash for file in one.truth)] for name, one in every[0].images.items()}
+    found = {"name": run.plan.dataset, "kind": run.dataset.kind, "limit": run.plan.limit, "images": run.total}
+    hashes = {"images_hash": short_hash(dump(images)), "labels_hash": short_hash(dump(labels))}
+    for one in every[1:]:
+        hashes["predictions_hash"] = short_hash(dump({name: file.image.hash for name, file in one.images.items()}))
+    return found | hashes
 
 
 def _counts(run: Run, results: dict[str, Any]) -> dict[str, Any]:

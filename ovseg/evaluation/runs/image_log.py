@@ -17,7 +17,7 @@ from typing import Any
 
 from ovseg.errors import InputError
 from ovseg.system.files import atomic_write, check_writable
-from ovseg.system.values import dump
+from ovseg.system.values import changes, dump
 
 WHOLE = "images.jsonl"
 
@@ -28,7 +28,7 @@ class ImageRecord:
 
     Attributes:
         index: Its place in the data set.
-        name: File name, with its folder.
+        name: Path below the folder of images, see `Dataset.image_name`.
         size: Height and width of the ground truth.
         error: Why it could not be evaluated, in one line; empty if it was.
         seconds: Time of the model.
@@ -36,6 +36,7 @@ class ImageRecord:
         notes: What the reader of the result should know.
         scores: Numbers of this image alone, 0..1; None where there is nothing to average.
         measured: For each task what its evaluator counts (`ovseg.evaluation.metrics.state`); of prompts a list.
+        labels: Where below the folder of labels those of the image are; empty if there are none.
     """
 
     index: int
@@ -47,6 +48,7 @@ class ImageRecord:
     notes: tuple[str, ...] = ()
     scores: dict[str, float | None] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    labels: str = ""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ImageRecord:
@@ -59,12 +61,18 @@ class Log:
     """What is known of a run.
 
     Attributes:
-        source: What made the predictions (name, weights hash, settings, ...).
+        sources: What made the predictions (name, weights hash, settings, ...), once for each set of versions of
+            packages by which images were done; no numbers of different weights or settings are in one log.
         images: Records by place in the data set.
     """
 
-    source: dict[str, Any] = field(default_factory=dict)
+    sources: list[dict[str, Any]] = field(default_factory=list)
     images: dict[int, ImageRecord] = field(default_factory=dict)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What made the predictions; empty where there are none."""
+        return self.sources[0] if self.sources else {}
 
     @property
     def ordered(self) -> list[ImageRecord]:
@@ -75,6 +83,13 @@ class Log:
     def good(self) -> list[ImageRecord]:
         """The records of images that could be evaluated, in the order of the data set."""
         return [record for record in self.ordered if not record.error]
+
+
+def made_by(description: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a source's description makes its numbers; the rest is names, paths, remarks and versions."""
+    keys = ("weights_hash", "settings", "background", "templates", "texts", "device", "dtype")
+    found = {key: description[key] for key in keys if key in description}
+    return {**found, "settings": {key: value for key, value in found.get("settings", {}).items() if key != "clip"}}
 
 
 def read_log(folder: Path) -> Log:
@@ -95,13 +110,14 @@ def read_log(folder: Path) -> Log:
 def _take(log: Log, row: dict[str, Any], folder: Path) -> None:
     """Add one line of a file."""
     if "source" in row:
-        if log.source and log.source != row["source"]:
-            changed = ", ".join(key for key, value in row["source"].items() if log.source.get(key) != value)
+        source = row["source"]
+        if log.sources and (changed := changes(made_by(log.source), made_by(source))):
             raise InputError(
-                f"'{folder}' holds images of another run ({changed} changed); expected the same model and versions, "
-                "choose another --output"
+                f"'{folder}' holds images of different runs ({'; '.join(changed)}); start anew with --fresh, or choose "
+                "another --output"
             )
-        log.source = row["source"]
+        if source not in log.sources:
+            log.sources.append(source)
         return
     record = ImageRecord.from_json(row)
     if not record.error or record.index not in log.images:
@@ -114,7 +130,7 @@ def appending(folder: Path, source: dict[str, Any], name: str) -> Iterator[Calla
 
     Args:
         folder: Of the run.
-        source: What makes the predictions.
+        source: What makes the predictions; it has been compared with what is there.
         name: Of the process.
 
     Yields:
@@ -143,7 +159,7 @@ def appending(folder: Path, source: dict[str, Any], name: str) -> Iterator[Calla
 def close_log(folder: Path, log: Log) -> None:
     """Replace the files of the processes by one, in the order of the data set."""
     with atomic_write(folder / WHOLE) as temporary:
-        rows = [{"source": log.source}, *map(dataclasses.asdict, log.ordered)]
+        rows = [*({"source": source} for source in log.sources), *map(dataclasses.asdict, log.ordered)]
         temporary.write_text("".join(dump(row) + "\n" for row in rows), encoding="utf-8")
     for path in (folder / "records").glob("*.jsonl"):
         path.unlink()

@@ -21,6 +21,10 @@ from ovseg.evaluation.metrics.segments import from_labels
 from ovseg.evaluation.metrics.semantic import SemanticEvaluator, SemanticRecord
 from ovseg.evaluation.runs.image_log import ImageRecord
 
+VERSION = 1
+"""Of all that turns ground truth and predictions into numbers; raised with every change that changes a number, so that
+no run goes on with numbers of both kinds (tests/evaluation/runs/test_measures.py holds the numbers of each version)."""
+
 CALIBRATION = "calibration"
 PROMPT, REFERRING = "prompt", "referring"
 TASKS = {

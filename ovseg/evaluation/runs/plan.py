@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovseg.data.dataset import PROMPTS, Dataset
-from ovseg.data.registration import read_dataset
-from ovseg.errors import ConfigError, InputError, VocabularyError
+from ovseg.data.plausible import require_plausible
+from ovseg.data.registration import choose_classes, read_dataset
+from ovseg.errors import ConfigError, InputError, unknown_name
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.runs.measures import Measures, choose_tasks
 from ovseg.evaluation.runs.prompt_source import PromptSource, check_words
-from ovseg.evaluation.runs.sources import ModelSource, SavedSource, Source
-from ovseg.system.files import atomic_write
+from ovseg.evaluation.runs.sources import ModelSource, Source
 from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.names import fold
 
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
@@ -39,6 +39,7 @@ class Plan:
         model: As for `ovseg.load`.
         predictions: Folder of saved predictions in place of a model and all of `OF_MODEL`; empty for the model.
         vocabulary: Words in place of the data set's own (`Dataset.with_classes`); empty for those.
+        rename: Other names for classes of the data set (`choose_classes`); empty for none.
         protocol: Settings of a benchmark, as for `ovseg.load`.
         background: Policy; None for the model's own.
         templates: Template set; None for the model's own.
@@ -59,6 +60,7 @@ class Plan:
     model: str = "mini"
     predictions: str = ""
     vocabulary: str = ""
+    rename: str = ""
     protocol: str = ""
     background: str | None = None
     templates: str | None = None
@@ -97,22 +99,21 @@ class Plan:
             )
 
     def open_dataset(self) -> Dataset:
-        """Read the data set with the words of the evaluation and, of its records, those that are evaluated.
+        """Read the data set with the words of the evaluation, and all of its records.
 
         Raises:
-            OvsegError: As `read_dataset` and `Dataset.with_classes`.
+            OvsegError: As `read_dataset`, `require_plausible` and `choose_classes`.
         """
         dataset = read_dataset(self.dataset, self.root or None)
-        if self.vocabulary:
-            dataset = dataset.with_classes(Vocabulary.parse(self.vocabulary))
-        return dataclasses.replace(dataset, records=dataset.records[: self.limit])
+        require_plausible(dataset)
+        return choose_classes([dataset], self.vocabulary, self.rename)[0]
 
     def open_measures(self, dataset: Dataset) -> Measures:
         """Make the evaluators.
 
         Raises:
             ConfigError: The ground truth cannot judge a task, or prompts are asked for as they cannot be.
-            VocabularyError: A novel class is not in the list.
+            UnknownNameError: A novel class is not in the list.
         """
         if dataset.kind == PROMPTS:
             if self.predictions or self.distractors is not None:
@@ -126,27 +127,25 @@ class Plan:
     @property
     def dataset_key(self) -> str:
         """What tells data sets apart; plans with one key can share what `open_dataset` has read."""
-        return dump([self.dataset, self.root, self.vocabulary, self.limit])
+        return dump([self.dataset, self.root, self.vocabulary, self.rename])
 
     @property
     def model_key(self) -> str:
-        """What tells models apart; plans with one key can share a loaded model."""
+        """What tells apart what `load` is asked for: within a call, plans with one key share what one of them loads."""
         return dump([self.predictions, self.model, self.protocol, self.overrides, self.device, self.dtype])
 
-    def load(self, device: str) -> Segmenter | None:
-        """Load the model on a device; None where predictions are read.
+    def load(self, device: str) -> Segmenter:
+        """Load the model on a device.
 
         Raises:
             OvsegError: As `ovseg.load`.
         """
-        if self.predictions:
-            return None
         from ovseg.zoo import load  # it brings Detectron2
 
         return load(self.model, device, self.dtype, overrides=self.overrides or None, protocol=self.protocol)
 
-    def open_source(self, dataset: Dataset, measures: Measures, segmenter: Segmenter | None) -> Source:
-        """Give the model its words, or open the folder of predictions.
+    def open_source(self, dataset: Dataset, measures: Measures, segmenter: Segmenter) -> Source:
+        """Give the model its words.
 
         Args:
             dataset: Of `open_dataset`.
@@ -156,8 +155,6 @@ class Plan:
         Raises:
             OvsegError: As `Segmenter.words`.
         """
-        if segmenter is None:
-            return SavedSource(Path(os.path.expanduser(self.predictions)), dataset.classes)
         given = (segmenter, dataset.classes, self.background, self.templates, self.condition)
         return PromptSource(*given) if dataset.kind == PROMPTS else ModelSource(*given, want=measures.want)
 
@@ -165,15 +162,16 @@ class Plan:
         """Return for each class whether it is novel; None without a split.
 
         Raises:
-            VocabularyError: A novel class is not in the list.
+            UnknownNameError: A novel class is not in the list, by any of its names.
         """
         if not self.novel:
             return None
-        names = Vocabulary.parse(self.novel).names
-        unknown = [name for name in names if name not in classes.names]
-        if unknown:
-            raise VocabularyError(f"novel class '{unknown[0]}' is not among the {len(classes)} classes; mend --novel")
-        return [name in names for name in classes.names]
+        novel, own = Vocabulary.parse(self.novel), [set(map(fold, entry.names)) for entry in classes]
+        for entry in novel:
+            if not any(names & set(map(fold, entry.names)) for names in own):
+                raise unknown_name(f"novel class (of {len(classes)} classes)", entry.name, classes.names)
+        given = {fold(name) for entry in novel for name in entry.names}
+        return [bool(names & given) for names in own]
 
     def class_ids(self, index: int, own: np.ndarray, count: int) -> np.ndarray:
         """Return the classes that an image is labelled with.
@@ -200,31 +198,6 @@ class Plan:
         return whole
 
 
-def claim(folder: Path, plan: Plan, dataset: Dataset) -> None:
-    """Write what is evaluated into the folder of a run, or make sure that a run there is the same.
-
-    Raises:
-        InputError: Another evaluation lies there.
-    """
-    names = [Path(record["file_name"]).name for record in dataset.records]
-    wanted = {**plan.to_json(), "vocabulary_hash": dataset.classes.hash, "images": names}
-    path = folder / PLAN
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            changed = [key for key in wanted if found.get(key) != wanted[key]]
-        except (ValueError, AttributeError):
-            changed = ["run.json"]
-        if changed:
-            raise InputError(
-                f"'{folder}' holds an evaluation with other settings ({', '.join(changed)}); choose another --output, "
-                "or delete it"
-            )
-        return
-    with atomic_write(path) as temporary:
-        temporary.write_text(dump(wanted, indent=1), encoding="utf-8")
-
-
 def read_plan(folder: Path) -> Plan:
     """Read what a folder of a run was asked for, without its condition.
 
@@ -232,7 +205,8 @@ def read_plan(folder: Path) -> Plan:
         InputError: There is no run in it.
     """
     try:
-        values = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        values = found.get("request", found)  # earlier versions wrote nothing else
         known = {entry.name for entry in dataclasses.fields(Plan)} - {"condition"}
         plan = Plan(**{key: value for key, value in values.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError) as error:

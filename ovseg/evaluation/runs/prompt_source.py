@@ -59,7 +59,7 @@ class PromptSource:
         self.policy = check_words(background), templates
         self.description = describe(segmenter, self._words(0))
 
-    def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
+    def __call__(self, name: str, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
         """Ask for the prompts of an image, which are the classes of its ground truth; see `Source`.
 
         The image is encoded once, however many prompts it has.
@@ -68,7 +68,7 @@ class PromptSource:
         labels = np.full(best.shape, -1, np.int32)
         prompts = {}
         start = time.perf_counter()
-        encoded = self.segmenter.encode(shown(self.condition, image, self.classes, present))
+        encoded = self.segmenter.encode(shown(self.condition, name, image, self.classes, present))
         seconds = time.perf_counter() - start
         for place in present.tolist():
             words = self._words(place)

@@ -2,7 +2,8 @@
 
 Each process runs every N-th of the images that are not in the log yet and appends what it measures. The sums are made
 afterwards from the log, in the order of the data set, so that neither the number of processes nor an interruption
-changes a bit of them.
+changes a bit of them. The first process compares what makes the numbers with what the folder holds
+(`ovseg.evaluation.runs.claim`); the others make sure that they have loaded the same.
 """
 
 from __future__ import annotations
@@ -24,34 +25,25 @@ import torch
 from ovseg._version import __version__
 from ovseg.data.dataset import Dataset
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
-from ovseg.evaluation.runs.image_log import ImageRecord, Log, appending, close_log, read_log
+from ovseg.evaluation.runs.claim import RESUME, check_unchanged, claim
+from ovseg.evaluation.runs.folder import read_kept
+from ovseg.evaluation.runs.image_log import ImageRecord, Log, appending, close_log, made_by, read_log
+from ovseg.evaluation.runs.job import LABELS, Job, Models, Opened, open_jobs
 from ovseg.evaluation.runs.measures import Measures
-from ovseg.evaluation.runs.plan import Plan, claim
+from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.worker import Worker
-from ovseg.system.device import CPU, device_of_process, peak_memory
-from ovseg.system.files import atomic_write, check_writable
+from ovseg.system.device import peak_memory
+from ovseg.system.files import atomic_write
 from ovseg.system.processes import ctrl_c_is_ours, leave_group
+from ovseg.system.values import changes
 
-LABELS = "labels"
-"""Folder of the predicted labels, 16-bit PNGs in the ids of the evaluation's vocabulary (65535 no class)."""
+__all__ = ["Job", "Run", "evaluate"]
 
 Report = Callable[[int, int], None]
 """Called with the number of images that are done, and of all."""
 
 Item = tuple[int, int]
 """Number of a job and place of an image in its data set."""
-
-
-Opened = tuple[Dataset, Measures]
-"""The data set of a job, which jobs of the same images and words share, and what measures it."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A plan and the folder that its run is kept in."""
-
-    plan: Plan
-    folder: Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +56,9 @@ class Run:
         dataset: With the words of the evaluation and the records that were evaluated.
         log: What was measured.
         measures: Evaluators for its sums.
+        total: Images of the data set, those beyond the limit, too.
+        before: Images that were done before this call; all of them if it found a finished run.
+        notes: What could not be compared when a run of an earlier version was taken over.
     """
 
     plan: Plan
@@ -71,9 +66,14 @@ class Run:
     dataset: Dataset
     log: Log
     measures: Measures
+    total: int
+    before: int = 0
+    notes: tuple[str, ...] = ()
 
 
-def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = None) -> list[Run] | None:
+def evaluate(
+    jobs: Sequence[Job], processes: int = 1, report: Report | None = None, begin: str = RESUME
+) -> list[Run] | None:
     """Evaluate all images that are not in the logs yet.
 
     Under torchrun every process calls this; `processes` is not looked at then.
@@ -82,89 +82,88 @@ def evaluate(jobs: Sequence[Job], processes: int = 1, report: Report | None = No
         jobs: What to evaluate; a model that several in a row share is loaded once.
         processes: On this machine; each loads the model.
         report: Told about progress.
+        begin: What becomes of runs that the folders hold: see `ovseg.evaluation.runs.claim`.
 
     Returns:
         The runs; None on all processes of torchrun but the first.
 
     Raises:
+        InputError: A folder holds numbers of something else; the line says what differs.
         OvsegError: A plan cannot be carried out; images that cannot be evaluated are in the logs instead.
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; expected at least 1")
-    opened = _open(jobs)
+    opened = open_jobs(jobs)
     tell = report or (lambda done, total: None)
     if torch.distributed.is_torchelastic_launched():
-        if not _run_own_part(jobs, opened, tell):
+        missing = _run_own_part(opened, tell, begin)
+        if missing is None:
             return None
     else:
-        missing = _missing(jobs, opened)
+        models = Models()
+        opened = claim(opened, begin, models)
+        missing = _missing(opened)
         if processes == 1 or len(missing) < 2:
-            work(jobs, opened, missing, tell)
+            work(opened, missing, tell, models)
         else:
-            _spawn(jobs, opened, missing, min(processes, len(missing)), tell)
-    return [_close(job, dataset, measures) for job, (dataset, measures) in zip(jobs, opened, strict=True)]
+            models.let_go()
+            _spawn(opened, missing, min(processes, len(missing)), tell)
+    if missing:
+        check_unchanged(opened)
+    return [_close(one, [number for number, _ in missing].count(place)) for place, one in enumerate(opened)]
 
 
-def _open(jobs: Sequence[Job]) -> list[Opened]:
-    """Check the jobs before any work starts; those of the same images and words share one data set, read once."""
-    read: dict[str, Dataset] = {}
-    found = []
-    for job in jobs:
-        plan = job.plan
-        plan.check()
-        if plan.dataset_key not in read:
-            read[plan.dataset_key] = plan.open_dataset()
-        dataset = read[plan.dataset_key]
-        found.append((dataset, plan.open_measures(dataset)))
-        check_writable(job.folder / LABELS)
-        claim(job.folder, plan, dataset)
-    return found
-
-
-def _close(job: Job, dataset: Dataset, measures: Measures) -> Run:
-    log = read_log(job.folder)
-    if len(log.images) < len(dataset.records):
+def _close(opened: Opened, fresh: int) -> Run:
+    job, dataset, held = opened.job, opened.dataset, read_kept(opened.job.folder)
+    if len(held.log.images) < len(dataset.records):
         raise InputError(
-            f"{len(log.images)} of {len(dataset.records)} images are done; run the same command again to go on"
+            f"{len(held.log.images)} of {len(dataset.records)} images are done; run the same command again to go on"
         )
-    close_log(job.folder, log)
-    return Run(job.plan, job.folder, dataset, log, measures)
+    close_log(job.folder, held.log)
+    before, notes = len(dataset.records) - fresh, tuple(held.adopted)
+    return Run(job.plan, job.folder, dataset, held.log, opened.measures, len(opened.names), before, notes)
 
 
-def work(jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], report: Report, rank: int = 0) -> None:
+def work(opened: Sequence[Opened], items: Sequence[Item], report: Report, models: Models, rank: int = 0) -> None:
     """Evaluate images in this process.
 
     Args:
-        jobs: What to evaluate.
-        opened: For each job its data set and measures.
+        opened: The jobs, claimed.
         items: Number of the job and place of the image in its data set, job by job.
         report: Told how many of `items` are done.
+        models: Load what gives the labels.
         rank: Number of this process, which chooses its accelerator.
+
+    Raises:
+        InputError: What was loaded is not what the first process has compared.
     """
-    segmenter, key, done = None, "", 0
+    done = 0
     for number, group in itertools.groupby(items, key=lambda item: item[0]):
-        job = jobs[number]
-        device = device_of_process(job.plan.device, rank)
-        if key != job.plan.model_key:
-            segmenter, key = job.plan.load(device), job.plan.model_key
-        dataset, measures = opened[number]
-        worker = Worker.open(job.plan, dataset, measures, segmenter)
-        where = CPU if segmenter is None else segmenter.device
-        with appending(job.folder, {**worker.source.description, "versions": versions()}, str(rank)) as append:
+        one = opened[number]
+        worker = Worker(one.job.plan, one.dataset, one.measures, models.source(one, rank))
+        if changed := changes(one.made_by, made_by(worker.source.description)):
+            raise InputError(
+                f"process {rank + 1} has loaded something else than the first ({'; '.join(changed)}); expected the "
+                "same model and device everywhere, and files that nobody writes to"
+            )
+        source = {**worker.source.description, "versions": versions()}
+        with appending(one.job.folder, source, str(rank)) as append:
             for _, index in group:
-                append(dataclasses.replace(_evaluate(worker, index, job.folder), peak=peak_memory(where)))
+                append(dataclasses.replace(_evaluate(worker, index, one), peak=peak_memory(models.device)))
                 done += 1
                 report(done, len(items))
 
 
-def _evaluate(worker: Worker, index: int, folder: Path) -> ImageRecord:
+def _evaluate(worker: Worker, index: int, opened: Opened) -> ImageRecord:
     """Measure one image and keep its labels; what is wrong with it is said in its record."""
     try:
         record, labels = worker.measure(index)
-        save_labels(folder / LABELS / f"{Path(record.name).stem}.png", labels)
+        path = opened.job.folder / LABELS / opened.label_files[index]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_labels(path, labels)
     except InputError as error:
         return ImageRecord(index, worker.name(index), error=str(error))
-    return record
+    return dataclasses.replace(record, labels=opened.label_files[index])
 
 
 def save_labels(path: Path, labels: np.ndarray) -> None:
@@ -196,33 +195,48 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _missing(jobs: Sequence[Job], opened: Sequence[Opened]) -> list[Item]:
+def _missing(opened: Sequence[Opened]) -> list[Item]:
     """Return the images to evaluate: those without a record, and those that failed."""
     items: list[Item] = []
-    for number, (job, (dataset, _)) in enumerate(zip(jobs, opened, strict=True)):
-        done = {record.index for record in read_log(job.folder).good}
-        items += [(number, index) for index in range(len(dataset.records)) if index not in done]
+    for number, one in enumerate(opened):
+        done = {record.index for record in read_log(one.job.folder).good}
+        items += [(number, index) for index in range(len(one.dataset.records)) if index not in done]
     return items
 
 
-def _run_own_part(jobs: Sequence[Job], opened: Sequence[Opened], report: Report) -> bool:
-    """Run the part of this process of torchrun; True on the first one, when all are done."""
+def _run_own_part(opened: list[Opened], report: Report, begin: str) -> list[Item] | None:
+    """Run the part of this process of torchrun; returns all that was missing on the first one, when all are done."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.distributed.init_process_group("gloo")
+    models = Models()
     try:
-        missing = _missing(jobs, opened)
+        opened[:] = _claim_together(opened, begin, models, rank)
+        missing = _missing(opened)
         torch.distributed.barrier()  # before anybody writes: all must see the same logs
         local = int(os.environ.get("LOCAL_RANK", rank))
-        work(jobs, opened, missing[rank::world], report if rank == 0 else lambda done, total: None, local)
+        work(opened, missing[rank::world], report if rank == 0 else lambda done, total: None, models, local)
         torch.distributed.barrier()
     finally:
         leave_group()
-    return rank == 0
+    return missing if rank == 0 else None
 
 
-def _spawn(
-    jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], processes: int, report: Report
-) -> None:
+def _claim_together(opened: list[Opened], begin: str, models: Models, rank: int) -> list[Opened]:
+    """Claim the folders in the first process, and tell the others; its mistakes are those of all."""
+    told: list[Any] = [None]
+    if rank == 0:
+        try:
+            opened = claim(opened, begin, models)
+            told = [[one.made_by for one in opened]]
+        except OvsegError as error:
+            told = [error]
+    torch.distributed.broadcast_object_list(told)
+    if isinstance(told[0], OvsegError):
+        raise told[0]
+    return [dataclasses.replace(one, made_by=made) for one, made in zip(opened, told[0], strict=True)]
+
+
+def _spawn(opened: Sequence[Opened], items: Sequence[Item], processes: int, report: Report) -> None:
     """Run images in several processes of their own.
 
     Raises:
@@ -233,7 +247,7 @@ def _spawn(
     threads = max(1, torch.get_num_threads() // processes)
     workers = [
         context.Process(
-            target=_work_in_process, args=(jobs, opened, items[rank::processes], rank, threads, queue), daemon=True
+            target=_work_in_process, args=(opened, items[rank::processes], rank, threads, queue), daemon=True
         )
         for rank in range(processes)
     ]
@@ -269,12 +283,10 @@ def _messages(workers: Sequence[Any], queue: Any) -> Iterator[Any]:
                 return
 
 
-def _work_in_process(
-    jobs: Sequence[Job], opened: Sequence[Opened], items: Sequence[Item], rank: int, threads: int, queue: Any
-) -> None:
+def _work_in_process(opened: Sequence[Opened], items: Sequence[Item], rank: int, threads: int, queue: Any) -> None:
     """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
     torch.set_num_threads(threads)
     try:
-        work(jobs, opened, items, lambda done, total: queue.put(done), rank)
+        work(opened, items, lambda done, total: queue.put(done), Models(), rank)
     except OvsegError as error:
         queue.put(error)

@@ -1,45 +1,42 @@
-"""Where labels come from: a model that is run, or files that were written before."""
+"""Where labels come from: a model that is run. Those that were saved before are in `ovseg.evaluation.runs.saved`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ovseg.contract import LABELS, Words
 from ovseg.data.images import LoadedImage
-from ovseg.errors import InputError
 from ovseg.evaluation.metrics.instance_masks import InstanceMasks
 from ovseg.evaluation.metrics.segments import from_panoptic
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.runs.measures import Found
-from ovseg.result.formats.labels import read_label_png
 from ovseg.result.segmentation import Segmentation
-from ovseg.vocabulary import Vocabulary
+from ovseg.system.values import dump, short_hash
+from ovseg.vocabulary import Vocabulary, resolve_templates
 
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
-
-SUFFIXES = (".npz", ".labels.png", ".png")
-"""Of saved predictions, in the order in which they are looked for behind the stem of an image."""
 
 
 class Source(Protocol):
     """Gives labels for images.
 
     Attributes:
-        description: What makes the predictions, as JSON values; equal in all processes of a run.
+        description: What makes the predictions, as JSON values; what `made_by` takes of it is equal in all
+            processes of a run.
     """
 
     description: dict[str, Any]
 
-    def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
+    def __call__(self, name: str, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
         """Label an image.
 
         Args:
+            name: What the data set calls it, see `Dataset.image_name`.
             image: Read from a file.
             ids: (N,) integers, the classes of the data set to label it with; where there are none, no pixel has one.
             present: Classes of its ground truth.
@@ -79,7 +76,7 @@ class ModelSource:
         self.whole = segmenter.words(self.condition.vocabulary(classes), *self.policy)
         self.description = describe(segmenter, self.whole)
 
-    def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
+    def __call__(self, name: str, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
         """Segment an image; see `Source`."""
         if not len(ids):  # a photograph of void without distractors: there is nothing to ask for
             return Found(np.full(image.pixels.shape[:2], -1, np.int32))
@@ -87,18 +84,18 @@ class ModelSource:
         if not np.array_equal(ids, np.arange(len(self.classes))):
             own = Vocabulary(tuple(self.classes[i] for i in ids))
             words = self.segmenter.words(self.condition.vocabulary(own), *self.policy)
-        picture = shown(self.condition, image, self.classes, present)
+        picture = shown(self.condition, name, image, self.classes, present)
         start = time.perf_counter()
         result = self.segmenter.encode(picture).answer(words, want=self.want)
         seconds = time.perf_counter() - start
         return from_segmentation(result, np.pad(ids, (0, len(result.classes) - len(ids)), constant_values=-1), seconds)
 
 
-def shown(condition: Condition, image: LoadedImage, classes: Vocabulary, present: np.ndarray) -> Any:
+def shown(condition: Condition, name: str, image: LoadedImage, classes: Vocabulary, present: np.ndarray) -> Any:
     """Return what a model sees of an image under a condition: the image itself, or changed pixels."""
     if condition.FAMILY == "clean":
         return image
-    return condition.image(image.pixels, image.name, classes, present.tolist())
+    return condition.image(image.pixels, name, classes, present.tolist())
 
 
 def describe(segmenter: Segmenter, words: Words) -> dict[str, Any]:
@@ -110,58 +107,11 @@ def describe(segmenter: Segmenter, words: Words) -> dict[str, Any]:
         "settings": model.settings,
         "background": words.background.policy,
         "templates": words.templates,
+        "texts": short_hash(dump([list(words.texts), list(resolve_templates(words.templates))])),
         "notes": list(words.notes),
         "device": str(segmenter.device).partition(":")[0],
         "dtype": str(segmenter.dtype).removeprefix("torch."),
     }
-
-
-class SavedSource:
-    """Reads predictions that `ovseg segment`, `Segmentation.save` or another program has written.
-
-    ``STEM.npz`` is what `Segmentation.save` writes; ``STEM.labels.png`` or ``STEM.png`` a picture of class ids (8 or 16
-    bits, 65535 no class). Ids count in the vocabulary of the evaluation.
-    """
-
-    def __init__(self, folder: Path, classes: Vocabulary) -> None:
-        """Take a folder.
-
-        Raises:
-            InputError: It does not exist.
-        """
-        if not folder.is_dir():
-            raise InputError(f"folder of predictions '{folder}' does not exist; expected files STEM{SUFFIXES[1]} in it")
-        self.folder, self.classes = folder, classes
-        unknown = {"weights_hash": "", "settings": {}, "templates": "", "notes": [], "device": "", "dtype": ""}
-        self.description = {"model": str(folder), **unknown, "background": ""}
-
-    def __call__(self, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:
-        """Read the prediction of an image; see `Source`."""
-        stem = Path(image.name).stem
-        found = [path for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
-        if not found:
-            raise InputError(f"prediction '{self.folder / stem}{SUFFIXES[1]}' is missing; make it, or leave --limit")
-        if found[0].suffix == ".npz":
-            result = Segmentation.load(found[0])
-            if result.classes.names != self.classes.names:
-                raise InputError(
-                    f"prediction '{found[0]}' has {len(result.classes)} other classes; expected the "
-                    f"{len(self.classes)} of the evaluation ({self.classes.names[0]}, ...)"
-                )
-            return from_segmentation(result, ids, 0.0)
-        return Found(self._read_png(found[0]))
-
-    def _read_png(self, path: Path) -> np.ndarray:
-        from ovseg.data.dataset import read_label_image
-
-        values, bits = read_label_image(path)
-        labels = read_label_png(path) if bits == 16 else values.astype(np.int32)
-        if labels.max(initial=-1) >= len(self.classes):
-            raise InputError(
-                f"prediction '{path}' holds the value {labels.max()}; expected 0 to {len(self.classes) - 1}, or 65535 "
-                "for no class"
-            )
-        return labels
 
 
 def from_segmentation(result: Segmentation, ids: np.ndarray, seconds: float) -> Found:

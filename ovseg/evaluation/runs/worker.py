@@ -31,7 +31,7 @@ class Worker:
     source: Source
 
     @classmethod
-    def open(cls, plan: Plan, dataset: Dataset, measures: Measures, segmenter: Segmenter | None) -> Worker:
+    def open(cls, plan: Plan, dataset: Dataset, measures: Measures, segmenter: Segmenter) -> Worker:
         """Take the source of a plan; arguments and what is raised as `Plan.open_source`."""
         return cls(plan, dataset, measures, plan.open_source(dataset, measures, segmenter))
 
@@ -53,7 +53,7 @@ class Worker:
         seen = look(self.dataset, record, tuple(self.measures.evaluators))
         ids = self.plan.class_ids(index, seen.present, len(self.dataset.classes))
         height, width = seen.truth.ids.shape
-        found = fit(self.source(seen.image, ids, seen.present), (height, width), name)
+        found = fit(self.source(name, seen.image, ids, seen.present), (height, width), name)
         measured, scores = self.measures.measure(record, seen.truth, found)
         notes = (*seen.notes, *found.notes)
         done = ImageRecord(

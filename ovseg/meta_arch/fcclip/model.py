@@ -190,6 +190,6 @@ def _brief(names: frozenset[str]) -> dict[str, Any]:
 
 def seen_columns(words: Words, trained: frozenset[str]) -> Tensor:
     """Return which columns (C,) of words share a name, to the letter, with those of training."""
-    names = [entry.names for entry in words.vocabulary]
+    names = [entry.queries for entry in words.vocabulary]
     alone = [(text,) for text, own in zip(words.texts, words.query_to_class.tolist(), strict=True) if own < 0]
     return torch.tensor([not trained.isdisjoint(own) for own in (*names, *alone)])

@@ -75,8 +75,9 @@ def test_847(full, root, datasets):
     assert len(classes) == 847 and classes[1] == {"name": "building", "synonyms": ["edifice"], "is_thing": True}
 
 
-def test_847_of_another_tool(full):
+def test_847_of_another_tool(full, expect):
     """What MaskFormer's script leaves: smaller copies, 16-bit TIFF."""
+    expect("ade847", 1)
     (full / "images").rename(full / "elsewhere")
     save_image(full / "images_detectron2/validation/a.jpg")
     save_labels(full / "annotations_detectron2/validation/a.tif", stripes(65535, 0, 846, 255, dtype=np.uint16))

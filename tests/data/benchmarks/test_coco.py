@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from ovseg.data.benchmarks.coco import object_table, stuff_table
+from ovseg.data.benchmarks.coco import PUBLISHED, object_table, stuff_table
 from ovseg.data.registration import read_dataset
 from ovseg.vocabulary import Vocabulary
 from tests.data.benchmarks.conftest import labels_of, save_image, save_labels, stored, stripes
@@ -109,8 +109,11 @@ def test_10k_of_mmsegmentation(root, expect, datasets):
 @pytest.fixture
 def panoptic(root, expect):
     expect("coco_panoptic", 2)
-    flags = [entry.is_thing for entry in Vocabulary.parse("coco133")]
-    categories = [{"id": i + 1, "name": f"name {i}", "isthing": int(flag)} for i, flag in enumerate(flags)]
+    published = {new[0]: old for old, new in PUBLISHED.items()}
+    categories = [
+        {"id": i + 1, "name": published.get(entry.name, entry.name), "isthing": int(entry.is_thing)}
+        for i, entry in enumerate(Vocabulary.parse("coco133"))
+    ]
     images, annotations = [], []
     for i in range(2):
         save_image(root / f"coco/val2017/{i}.jpg", seed=i)
@@ -135,6 +138,11 @@ def test_panoptic(panoptic, root, datasets):
     assert len(dataset.read_segments(dataset.records[0], (12, 16)).classes) == 3
     (root / "coco/panoptic_val2017").rename(root / "coco/annotations/panoptic_val2017")
     assert labels_of(read_dataset("coco_panoptic_val2017")) == [-1, 0, 0, 132]
+    content = json.loads(panoptic.read_text())
+    content["categories"].reverse()  # the order of a file means nothing
+    panoptic.write_text(json.dumps(content))
+    dataset = read_dataset("coco_panoptic_val2017")
+    assert labels_of(dataset) == [-1, 0, 0, 132] and not dataset.notes
 
 
 def test_panoptic_of_other_categories(panoptic, datasets):

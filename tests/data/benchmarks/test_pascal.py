@@ -178,10 +178,11 @@ def test_broken_outlines(context, datasets):
     write_merged(context)
     path = context / "trainval_merged.json"
     content = json.loads(path.read_text())
-    content["annos_segmentation"][0]["segmentation"] = {"size": "x"}
-    path.write_text(json.dumps(content))
-    status, out, _ = datasets("prepare", "pc59")
-    assert status == 1 and "broken outlines of '2008_000002'" in out and "pc59_val: 1 images" in out
+    for broken in ({"size": "x"}, {"size": [12, 16], "counts": "ooo"}, {"size": [12, 17], "counts": [204]}, None):
+        content["annos_segmentation"][0]["segmentation"] = broken
+        path.write_text(json.dumps(content))
+        status, out, _ = datasets("prepare", "pc59")
+        assert status == 1 and "broken outlines of '2008_000002'" in out and "pc59_val: 1 images" in out
     path.write_text("{")
     assert "trainval_merged.json' cannot be read" in datasets("prepare", "pc60")[2]
 

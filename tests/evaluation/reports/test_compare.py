@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,7 @@ def test_files(data: Path, tmp_path: Path) -> None:
     assert "+" in table[2] and table == markdown(summary).splitlines()
     text = (tmp_path / "out/compare.html").read_text()
     assert not re.search(r"https?://", text) and "both wrong" in text and text.count("data:image/png") == 8 * 5
-    assert "images/0.png" in text and "images/1.png" not in text.split("images/0.png")[0]  # the largest gaps first
+    assert "<b>0.png</b>" in text and "<b>1.png</b>" not in text.split("<b>0.png</b>")[0]  # the largest gaps first
 
 
 def test_difference_map() -> None:
@@ -156,7 +158,7 @@ def test_what_cannot_be_compared_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--resamples is 0"):
         compare([first, first], resamples=0)
     second = runs(data, "perfect", limit=4)[0]
-    with pytest.raises(InputError, match="are of different images"):
+    with pytest.raises(InputError, match=r"are of different things \(images: 6 removed \(4\.png, "):
         compare([first, second])
 
 
@@ -164,6 +166,55 @@ def test_missing_images_cost_pictures_only(data: Path, tmp_path: Path) -> None:
     folders = runs(data, "half", "perfect")
     for path in (data / "images").iterdir():
         path.unlink()
+    summary, entries = compare(folders, resamples=10)
+    write_comparison(tmp_path / "out", summary, entries)
+    assert "data:image/png" not in (tmp_path / "out/compare.html").read_text()
+
+
+def copy_of(data: Path) -> Path:
+    return Path(shutil.copytree(data, data.parent / "elsewhere/data"))
+
+
+def paint_anew(data: Path, name: str) -> None:
+    path = data / name / "0.png"
+    values = np.asarray(Image.open(path))
+    Image.fromarray(255 - values if name == "images" else 0 * values).save(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda other: paint_anew(other, "images"), r"images: 1 changed \(0\.png\)"),
+        (lambda other: paint_anew(other, "labels"), r"labels: 1 changed \(0\.png\)"),
+        (lambda other: (other / "classes.txt").write_text("sofa\ncat\nmoon\n"), "classes: 2 in another order"),
+    ],
+)
+def test_data_of_equal_names_and_other_contents_are_not_compared(
+    data: Path, change: Callable[[Path], object], said: str
+) -> None:
+    first, other = runs(data, "half")[0], copy_of(data)
+    change(other)
+    with pytest.raises(InputError, match=f"are of different things .*{said}"):
+        compare([first, runs(other, "half")[0]])
+
+
+def test_equal_data_in_another_place_are_compared(data: Path) -> None:
+    summary, _ = compare([*runs(data, "half"), *runs(copy_of(data), "perfect")], resamples=10)
+    assert summary["images"] == 10 and summary["notes"] == []
+
+
+def test_other_measures_are_not_compared(data: Path) -> None:
+    first, second = runs(data, "half", "perfect")
+    result = json.loads((second / "result.json").read_text())
+    (second / "result.json").write_text(json.dumps({**result, "measures": 0}))
+    with pytest.raises(InputError, match=r"different things \(measures: 1 and 0"):
+        compare([first, second])
+
+
+def test_images_that_have_changed_since_are_not_drawn(data: Path, tmp_path: Path) -> None:
+    folders = runs(data, "half", "perfect")
+    for path in (data / "images").iterdir():
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
     summary, entries = compare(folders, resamples=10)
     write_comparison(tmp_path / "out", summary, entries)
     assert "data:image/png" not in (tmp_path / "out/compare.html").read_text()

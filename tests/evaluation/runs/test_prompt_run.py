@@ -21,7 +21,7 @@ from ovseg.vocabulary import Vocabulary
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
     """PhraseCut's debugging split with three images, and prompts that overlap."""
     folder = tmp_path / "sets/VGPhraseCut_v0"
     (folder / "images").mkdir(parents=True)
@@ -37,6 +37,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "image_data_split3000.json").write_text(json.dumps(sizes))
     (folder / "refer_miniv.json").write_text(json.dumps(tasks))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    assert main(["datasets", "prepare", "phrasecut_miniv", "--subset"]) == 0
+    capsys.readouterr()
     return tmp_path
 
 
@@ -85,8 +87,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same(root: Path) -> None:
 def test_other_words_for_a_data_set_below_a_folder_that_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DETECTRON2_DATASETS")
     run = [*ARGUMENTS, "--root", str(root / "sets"), "--output", str(root / "run")]
-    assert main([*run, "--vocabulary", "kitten, a kitten or a sofa"]) == 0
-    assert "the vocabulary renames 2 of 2" in "".join(json.loads((root / "run/result.json").read_text())["warnings"])
+    assert main([*run, "--rename", "cat=kitten, cat or sofa=a kitten or a sofa"]) == 0
+    assert "renamed 2 of 2 classes" in "".join(json.loads((root / "run/result.json").read_text())["notes"])
 
 
 def test_conditions_and_other_words(root: Path) -> None:
@@ -96,9 +98,9 @@ def test_conditions_and_other_words(root: Path) -> None:
     assert "prompt" not in found["metrics"] and found["conditions"] == ["typos-1", "typographic-3"]
     assert found["robustness"]["families"]["names"]["mean"]["overall_iou"] is not None
     assert "P@0.5" in (root / "run/report.html").read_text()
-    words = "kitten, a kitten or a sofa"
-    assert main([*ARGUMENTS, "--output", str(root / "words"), "--vocabulary", words]) == 0
-    assert "the vocabulary renames 2 of 2" in "".join(json.loads((root / "words/result.json").read_text())["warnings"])
+    names = ["--rename", "cat=kitten, cat or sofa=a kitten or a sofa"]
+    assert main([*ARGUMENTS, "--output", str(root / "words"), *names]) == 0
+    assert "renamed 2 of 2 classes" in "".join(json.loads((root / "words/result.json").read_text())["notes"])
 
 
 @pytest.mark.parametrize(
@@ -150,5 +152,5 @@ def test_an_image_is_encoded_once_for_all_its_prompts(monkeypatch: pytest.Monkey
     classes = Vocabulary.parse([f"thing number {i}" for i in range(20)])
     source = PromptSource(segmenter, classes, None, None, Condition())
     pixels = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
-    found = source(read_image(pixels), np.arange(20), np.arange(20))
+    found = source("image", read_image(pixels), np.arange(20), np.arange(20))
     assert seen == [1] and sorted(found.prompts) == list(range(20))

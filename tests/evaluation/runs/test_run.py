@@ -23,6 +23,7 @@ from ovseg.evaluation.robustness import Corruption, Distractors
 from ovseg.evaluation.runs.image_log import read_log
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.run import Job, Run, evaluate
+from ovseg.evaluation.runs.worker import Worker
 from ovseg.result.formats.labels import read_label_png
 
 CLASSES = ("cat", "sofa", "wall", "lamp")
@@ -124,14 +125,15 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     plan = Plan(str(data), str(tiny_clip), limit=2)
     first = run(plan, tmp_path / "run")
-    monkeypatch.setattr(Plan, "load", lambda self, device: pytest.fail("the model is not needed"))
+    monkeypatch.setattr(Worker, "measure", lambda self, index: pytest.fail("it is done"))
     again = run(plan, tmp_path / "run")
     assert again.log == first.log and len(again.log.good) == 2
+    assert (first.before, again.before, again.total) == (0, 2, 4)
 
 
 def test_another_plan_in_the_folder_is_refused(data: Path, tiny_clip: Path, tmp_path: Path) -> None:
     run(Plan(str(data), str(tiny_clip), limit=1), tmp_path / "run")
-    with pytest.raises(InputError, match=r"other settings \(limit, images\); choose another --output"):
+    with pytest.raises(InputError, match=r"something else: images: 1 added \(1\.png\); start anew with --fresh"):
         run(Plan(str(data), str(tiny_clip), limit=2), tmp_path / "run")
 
 
@@ -142,7 +144,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(data: Path, tiny_clip: Path
     assert [record.index for record in found.log.good] == [0, 3]
     summary = finish([found])
     assert summary["counts"]["failed"] == 2
-    assert [one["image"] for one in summary["failed"]] == ["images/1.png", "images/2.png"]
+    assert [one["image"] for one in summary["failed"]] == ["1.png", "2.png"]
     assert "1.png" in summary["failed"][0]["error"] and "value 77" in summary["failed"][1]["error"]
     assert any("2 of 4 images could not be evaluated" in line for line in summary["warnings"])
     write_data(tmp_path / "fresh")
@@ -178,7 +180,7 @@ def test_saved_predictions_of_all_forms(data: Path, tmp_path: Path) -> None:
     assert summary["metrics"]["semantic"]["miou_present"]["value"] == 1
     assert summary["metrics"]["semantic"]["miou_all"]["value"] == 0.75
     assert summary["metrics"]["calibration"]["expected_calibration_error"]["value"] == 0
-    assert summary["failed"][0]["image"] == "images/3.png" and "3.png" in summary["failed"][0]["error"]
+    assert summary["failed"][0]["image"] == "3.png" and "3.png" in summary["failed"][0]["error"]
     assert (read_label_png(tmp_path / "run/labels/1.png") == np.where(truth[1] == 255, -1, truth[1])).all()
 
 
@@ -231,12 +233,12 @@ def test_the_data_set_is_read_once(
     reads = []
     monkeypatch.setattr(registration, "read_folder", lambda folder: reads.append(folder) or read_folder(folder))
     words = ["eval", "--model", str(tiny_clip), "--dataset", str(data), "--output", str(tmp_path / "run")]
-    words += ["--vocabulary", "dog, sofa, wall, lamp", "--corruptions", "fog:5", "--typos", "1"]
+    words += ["--rename", "cat=dog", "--vocabulary", "lamp, dog, sofa, wall", "--corruptions", "fog:5", "--typos", "1"]
     assert main([*words, "--processes", processes]) == 0
     assert reads == [data]
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["conditions"] == ["fog-5", "typos-1"]
-    assert any("renames 1 of 4 classes" in line for line in result["warnings"])
+    assert any("renamed 1 of 4 classes of the data: cat to dog" in line for line in result["notes"])
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_the_data_set_is_read_once(
         ({"predictions": "x", "condition": Corruption("fog", 1)}, "expected a --model, not --predictions"),
         ({"tasks": ("panoptic",)}, "cannot be judged by the semantic ground truth"),
         ({"tasks": ("depth",)}, "task 'depth'"),
-        ({"novel": "horse, cat"}, "novel class 'horse' is not among the 4 classes"),
+        ({"novel": "horse, cat"}, r"unknown novel class .of 4 classes. 'horse'; known: cat, "),
         ({"predictions": "nowhere"}, "folder of predictions 'nowhere' does not exist"),
     ],
 )
@@ -275,5 +277,5 @@ def test_images_of_another_model_are_refused(data: Path, tiny_clip: Path, tmp_pa
     (tmp_path / "run/records").mkdir()
     other = log.read_text().replace('"weights_hash": "', '"weights_hash": "x')
     (tmp_path / "run/records/0-a.jsonl").write_text(other)
-    with pytest.raises(InputError, match="weights_hash changed"):
+    with pytest.raises(InputError, match=r"different runs \(weights_hash was"):
         read_log(tmp_path / "run")

@@ -98,6 +98,28 @@ def test_released_names_come_back(model, tiny_convnext, tmp_path):
     assert_same(*(ask(one, [picture(64, 64)], asked, model.gives)[0] for one in (again, model)))
 
 
+def test_mask_features_of_another_width_load_strictly_by_released_names(tiny_convnext, tmp_path):
+    """Shapes are those of the authors' code with MASK_DIM and HIDDEN_DIM 20 on a pixel decoder of 32."""
+    wide = build(tiny_convnext, MASK_DIM=20)
+    state = {official_name(key): value for key, value in wide.state_dict().items()}
+    pixel, predictor = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
+    width = wide.pixel_decoder.dim
+    assert width != 20 and state[f"{pixel}mask_features.weight"].shape == (20, width, 1, 1)
+    assert {tuple(state[f"{predictor}input_proj.{i}.weight"].shape) for i in range(3)} == {(20, width, 1, 1)}
+    assert (
+        state[f"{predictor}query_feat.weight"].shape[1]
+        == state[f"{predictor}_mask_pooling_proj.0.weight"].shape[0]
+        == 20
+    )
+    torch.save({"model": state}, tmp_path / "wide.pth")
+    again = build(tiny_convnext, tmp_path / "wide.pth", seed=4, MASK_DIM=20)
+    assert again.weights_hash == wide.weights_hash and again.settings["options"]["mask_dim"] == 20
+    asked = wide.words(words("cat", "quark"))
+    assert_same(*(ask(one, [picture(64, 64)], asked, wide.gives)[0] for one in (again, wide)))
+    with pytest.raises(WeightsError, match=r"has unexpected sem_seg_head\.predictor\.input_proj"):
+        build(tiny_convnext, tmp_path / "wide.pth")
+
+
 def test_our_own_checkpoints_may_lack_the_clip(model, tiny_convnext, tmp_path):
     head = {key: value for key, value in model.state_dict().items() if key.startswith(model.head)}
     save_file(head, tmp_path / "head.safetensors")

@@ -153,6 +153,13 @@ def test_images_that_are_too_small_to_keep_clip_by_are_refused(model):
         told(model)([{"image": picture(64, 64), "sem_seg": torch.ones(64, 64, dtype=torch.long)}])
 
 
+def test_mask_features_of_another_width_load_by_released_names(tiny_convnext, tmp_path):
+    wide = build(tiny_convnext, MASK_DIM=20)
+    assert official(wide)["sem_seg_head.predictor.input_proj.2.bias"].shape == (20,)
+    torch.save({"model": official(wide)}, tmp_path / "wide.pth")
+    assert_equal(build(tiny_convnext, tmp_path / "wide.pth", seed=4, MASK_DIM=20), wide)
+
+
 @pytest.mark.parametrize("teacher", [True, False])
 def test_released_names_come_back(tuned, tiny_convnext, tmp_path, teacher):
     state = official(tuned, teacher)
