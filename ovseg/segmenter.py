@@ -362,7 +362,7 @@ class Segmenter:
         with fits(self.device, one.image.name):
             found = self.model.answer(one.encoded, one.index, (pixels.shape[0], pixels.shape[1]), words, want)
             every = None if found.class_scores is None else found.class_scores.float().cpu().numpy()
-            labels, scores = found.labels.cpu().numpy(), found.scores.float().cpu().numpy()
+            labels, scores = found.labels.cpu().numpy(), found.scores.cpu().numpy()
         timings = {**one.timings, "model": one.timings["model"] + time.perf_counter() - start}
         timings |= {"seconds": sum(timings.values()), "words": words_seconds}
         return Segmentation.from_labels(
