@@ -107,6 +107,7 @@ setup(
         "safetensors>=0.4.3",
         "scipy>=1.10",
         "segment-anything>=1.0",
+        "tifffile>=2023.2.3",
         *DETECTRON2_NEEDS,
     ],
     extras_require={
@@ -115,6 +116,8 @@ setup(
         "crf": ["pydensecrf2>=1.1"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "cluster": ["ray[data]>=2.30"],
+        "heif": ["pillow-heif>=0.16"],
+        "tiff": ["imagecodecs>=2023.3.16"],
         "test": [
             "faster-coco-eval>=1.6",
             "hypothesis>=6.100",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -159,7 +160,7 @@ def find_config(name: str | Path, folder: Path = Path()) -> Path:
     Raises:
         ConfigError: There is none; says near names, or where the settings of earlier files are now.
     """
-    own, shipped = folder / Path(name).expanduser(), config_root() / str(name).removeprefix("configs/")
+    own, shipped = folder / os.path.expanduser(name), config_root() / str(name).removeprefix("configs/")
     found = next((path for path in (own, shipped) if path.is_file()), None)
     if found is None:
         raise ConfigError(f"no config file '{name}'; {_hint(Path(name))}")

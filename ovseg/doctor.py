@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "ovseg" / "assets" / "mini"
 PIP = f"{shlex.quote(sys.executable)} -m pip install"
 TORCH_FIX = f"{PIP} --force-reinstall torch torchvision"
-CACHE_FIX = 'export OVSEG_CACHE="$HOME/ovseg-cache"'
 LOW_DISK, NO_DISK = 2 * 1024**3, 200 * 1024**2  # bytes: about one large checkpoint; too little for text embeddings
 
 # distribution -> the modules that must import. A package comes after those it needs: a broken torchvision breaks
@@ -46,6 +45,7 @@ PACKAGES = {
     "huggingface_hub": ("huggingface_hub",),
     "open_clip_torch": ("open_clip",),
     "segment-anything": ("segment_anything",),
+    "tifffile": ("tifffile",),
 }
 NEEDS = {
     "torchvision": ("torch",),
@@ -77,10 +77,25 @@ class Check:
 def run_checks() -> list[Check]:
     """Look at the whole installation; what is broken becomes a finding, never an exception."""
     python = Check("python", True, f"{platform.python_version()} at {sys.executable}")
-    packages = check_packages()
+    packages = _finding("packages", check_packages)
     broken = {check.name: check.fix for check in packages if check.ok is False}
-    rest = [check_detectron2(broken), *check_devices(broken), check_operators(), *check_cache(), check_mini()]
-    return [python, *packages, *rest]
+    return [
+        python,
+        *packages,
+        *_finding("detectron2", lambda: [check_detectron2(broken)]),
+        *_finding("devices", lambda: check_devices(broken)),
+        *_finding("operators", lambda: [check_operators()]),
+        *_finding("cache", check_cache),
+        *_finding("embedded model", lambda: [check_mini()]),
+    ]
+
+
+def _finding(name: str, check: Callable[[], list[Check]]) -> list[Check]:
+    """Make checks; what breaks down in them becomes a finding."""
+    try:
+        return check()
+    except Exception as error:
+        return [Check(name, False, f"cannot be checked ({one_line(error) or type(error).__name__})")]
 
 
 def report(console: Console) -> bool:
@@ -261,7 +276,7 @@ def check_operators() -> Check:
 def check_cache() -> list[Check]:
     """Check that the cache folder can be written and has room."""
     from ovseg.errors import EnvironmentProblem
-    from ovseg.system.cache_dir import cache_dir
+    from ovseg.system.cache_dir import cache_advice, cache_dir
 
     try:
         folder = cache_dir()
@@ -270,12 +285,12 @@ def check_cache() -> list[Check]:
     except (EnvironmentProblem, OSError) as error:
         named = os.environ.get("OVSEG_CACHE")
         where = f" (OVSEG_CACHE={named})" if named else ""
-        return [Check("cache", False, f"cannot be written{where}: {one_line(error)}", CACHE_FIX)]
+        return [Check("cache", False, f"cannot be written{where}: {one_line(error)}", cache_advice())]
     free = shutil.disk_usage(folder).free
     room = f"{free / 1024**3:.1f} GiB free for {folder}"
     if free >= LOW_DISK:
         return [Check("cache", True, str(folder)), Check("disk", True, room)]
-    disk = Check("disk", None if free >= NO_DISK else False, f"{room}, a large checkpoint takes 2 GiB", CACHE_FIX)
+    disk = Check("disk", None if free >= NO_DISK else False, f"{room}, a large checkpoint takes 2 GiB", cache_advice())
     return [Check("cache", True, str(folder)), disk]
 
 

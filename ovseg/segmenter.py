@@ -6,20 +6,21 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from typing_extensions import Unpack
 
 from ovseg._version import __version__
 from ovseg.contract import Encoded, SegmentationModel, Words, check_want
-from ovseg.data.images import LoadedImage, expand_inputs, read_image
+from ovseg.data.images import LoadedImage, ReadOptions, check_reading, expand_inputs, read_image
+from ovseg.data.sources import each_image, is_several
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.result.segmentation import Segmentation
-from ovseg.system.device import resolve_device, resolve_dtype
+from ovseg.system.device import check_settings, fits, give_back
 from ovseg.system.overlap import overlapped, worker_threads
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.background import parse_background
@@ -32,34 +33,20 @@ Classes: TypeAlias = Any
 Policy: TypeAlias = "str | Background | Iterable[str] | None"
 Report: TypeAlias = Callable[[Any, InputError], None]
 
+LARGE = 2**26
+"""Bytes of a photograph from which on freed memory is given back to the system at once."""
+
 WORDS_KEPT = 32
 """So many requests keep their embedded words, so that the same words cost nothing the next time."""
 
 
-def check_settings(
-    device: str | torch.device, dtype: str | torch.dtype, batch_size: int
-) -> tuple[torch.device, torch.dtype]:
-    """Resolve device and dtype and check the batch size.
-
-    Raises:
-        ConfigError: The device or dtype is not available, or the batch size is not positive.
-    """
-    if batch_size < 1:
-        raise ConfigError(f"batch size is {batch_size}; expected at least 1")
-    where = resolve_device(device)
-    precision = resolve_dtype(dtype, where)
-    if not precision.is_floating_point:
-        raise ConfigError(f"dtype is {precision}; expected auto, fp32, bf16 or fp16")
-    return where, precision
-
-
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """An image, its pixels (3, h, w) uint8 for the model, and the seconds that their resizing took."""
+    """An image, its pixels (3, h, w) uint8 for the model, and the seconds of its reading and resizing."""
 
     image: LoadedImage
     pixels: torch.Tensor
-    seconds: float
+    timings: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +59,7 @@ class EncodedImage:
         image: The photograph.
         encoded: What the model keeps of it.
         index: Its number in there.
-        timings: Seconds of its preparation and of its encoding.
+        timings: Seconds of its reading, its preparation and its encoding.
         segmenter: Who encoded it.
     """
 
@@ -200,45 +187,49 @@ class Segmenter:
         background: Policy = None,
         templates: str | None = None,
         want: Iterable[str] | None = None,
+        **reading: Unpack[ReadOptions],
     ) -> Segmentation | list[Segmentation]:
         """Segment one image or several.
 
         Args:
-            images: A path, an open binary file, a PIL image, an (H, W, 3) uint8 array, a (3, H, W) tensor; or a list of
-                them; or a folder.
+            images: One image: a path, an open binary file, a PIL image, an (H, W, 3) uint8 array, a (3, H, W) tensor.
+                Several: a list of them, a folder, a batch of four dimensions; see `ovseg.data.sources.is_several`.
             classes: As in `words`.
             background: As in `words`.
             templates: As in `words`.
             want: What is computed beside labels and scores: ``panoptic``, ``instances``, ``class_scores``; None for
                 all that the model gives but the last.
+            **reading: ``bands``, ``max_pixels`` and ``channels`` (``bgr`` for arrays of OpenCV) of
+                `ovseg.data.images.read_image`.
 
         Returns:
-            One result for one image, a list for a list or a folder.
+            One result for one image, a list for several, also for a list of one.
 
         Raises:
             InputError: An image cannot be read.
             VocabularyError: The words cannot be used, or none were given and the model has none of its own.
             ConfigError: The model does not give what is wanted.
         """
-        several = isinstance(images, (list, tuple)) or (isinstance(images, (str, Path)) and Path(images).is_dir())
-        several = several or (isinstance(images, Iterator) and not hasattr(images, "read"))
-        sources, wanted = expand_inputs(images), self._wanted(want)  # mistakes come before the work on words
+        several = is_several(images)
+        sources, wanted = expand_inputs(each_image(images)), self._wanted(want)  # mistakes come before work on words
+        check_reading(**reading)
         start = time.perf_counter()
         words = self.words(classes, background, templates)
         seconds = time.perf_counter() - start
-        results = list(self.stream(sources, words, wanted, words_seconds=seconds))
+        results = list(self.stream(sources, words, wanted, words_seconds=seconds, **reading))
         return results if several else results[0]
 
-    def encode(self, image: Any) -> EncodedImage:
+    def encode(self, image: Any, **reading: Unpack[ReadOptions]) -> EncodedImage:
         """Run everything that knows no words on an image, to ask about it as often as you like.
 
         Args:
             image: As a single image of `__call__`.
+            **reading: As in `__call__`.
 
         Raises:
             InputError: The image cannot be read, or does not fit into memory.
         """
-        return self._encode([self._prepare(image)])[0]
+        return self._encode([self._prepare(image, **reading)])[0]
 
     def answer(
         self,
@@ -255,28 +246,42 @@ class Segmenter:
 
     def stream(
         self,
-        sources: Iterable[Any],
-        words: Words,
+        sources: Any,
+        words: Classes = None,
         want: Iterable[str] | None = None,
         on_error: Report | None = None,
         words_seconds: float = 0.0,
+        **reading: Unpack[ReadOptions],
     ) -> Iterator[Segmentation]:
         """Segment images one batch after another, in order, without keeping results.
 
-        A list of paths is read ahead by threads, while the model works on the images before; whatever else comes is
-        read when its turn comes.
+        A list of paths and a folder are read ahead by threads, while the model works on the images before; whatever
+        else comes is read when its turn comes. Mistakes in the request are errors of the call itself.
 
         Args:
-            sources: Single images, as in `__call__`.
-            words: Of `words`.
+            sources: One image or several, as in `__call__`; a generator is taken image by image.
+            words: Of `words`, or what it takes.
             want: As in `__call__`.
             on_error: Called with the source and the error when an image cannot be read or does not fit into memory;
                 that image is left out. Without it the error is raised.
             words_seconds: What the words took, for the timings of the results.
+            **reading: As in `__call__`.
         """
-        wanted = self._wanted(want)
+        check_reading(**reading)
+        read, wanted = partial(self._prepare, **reading), self._wanted(want)
+        return self._stream(each_image(sources), read, self.words(words), wanted, on_error, words_seconds)
+
+    def _stream(
+        self,
+        sources: Iterable[Any],
+        prepare: Callable[[Any], _Prepared],
+        words: Words,
+        wanted: frozenset[str],
+        on_error: Report | None,
+        words_seconds: float,
+    ) -> Iterator[Segmentation]:
         batch: list[tuple[Any, _Prepared]] = []
-        for source, prepared in self._read(sources):
+        for source, prepared in self._read(sources, prepare):
             try:
                 batch.append((source, prepared()))
             except InputError as error:
@@ -292,28 +297,34 @@ class Segmenter:
     def _wanted(self, want: Iterable[str] | None) -> frozenset[str]:
         return check_want(want, self.model.gives, self.name)
 
-    def _read(self, sources: Iterable[Any]) -> Iterator[tuple[Any, Callable[[], _Prepared]]]:
+    def _read(
+        self, sources: Iterable[Any], prepare: Callable[[Any], _Prepared]
+    ) -> Iterator[tuple[Any, Callable[[], _Prepared]]]:
         """Yield each source with a function that gives its image, from threads where that changes nothing else."""
         if isinstance(sources, list) and all(isinstance(source, (str, Path)) for source in sources):
             threads = min(worker_threads(), len(sources) or 1)
-            yield from overlapped(self._prepare, sources, threads, self.batch_size + threads)
+            yield from overlapped(prepare, sources, threads, self.batch_size + threads)
         else:  # a generator may reuse its memory, and images in memory may be one and the same
-            yield from ((source, partial(self._prepare, source)) for source in sources)
+            yield from ((source, partial(prepare, source)) for source in sources)
 
-    def _prepare(self, source: Any) -> _Prepared:
+    def _prepare(self, source: Any, **reading: Unpack[ReadOptions]) -> _Prepared:
         """Read an image and bring it to the size in which the model sees it."""
-        image = read_image(source)
         start = time.perf_counter()
-        return _Prepared(image, self.model.size_rule(image.pixels), time.perf_counter() - start)
+        image = read_image(source, **reading)
+        read = time.perf_counter()
+        pixels = self.model.size_rule(image.pixels)
+        if image.pixels.nbytes > LARGE:
+            give_back(self.device)  # what decoding took of this thread, before labels and scores take as much
+        return _Prepared(image, pixels, {"read": read - start, "preprocess": time.perf_counter() - read})
 
     def _encode(self, batch: list[_Prepared]) -> list[EncodedImage]:
         """Encode images together; the seconds of each are its share."""
         start = time.perf_counter()
-        with self._memory(", ".join(one.image.name for one in batch)):
+        with fits(self.device, ", ".join(one.image.name for one in batch)):
             encoded = self.model.encode([one.pixels for one in batch])
         seconds = (time.perf_counter() - start) / len(batch)
         return [
-            EncodedImage(one.image, encoded, index, {"preprocess": one.seconds, "model": seconds}, self)
+            EncodedImage(one.image, encoded, index, {**one.timings, "model": seconds}, self)
             for index, one in enumerate(batch)
         ]
 
@@ -348,10 +359,10 @@ class Segmenter:
 
     def _answer(self, one: EncodedImage, words: Words, want: frozenset[str], words_seconds: float) -> Segmentation:
         pixels, start = one.image.pixels, time.perf_counter()
-        with self._memory(one.image.name):
+        with fits(self.device, one.image.name):
             found = self.model.answer(one.encoded, one.index, (pixels.shape[0], pixels.shape[1]), words, want)
             every = None if found.class_scores is None else found.class_scores.float().cpu().numpy()
-            labels, scores = found.labels.cpu().numpy(), found.scores.float().cpu().numpy()
+            labels, scores = found.labels.cpu().numpy(), found.scores.cpu().numpy()
         timings = {**one.timings, "model": one.timings["model"] + time.perf_counter() - start}
         timings |= {"seconds": sum(timings.values()), "words": words_seconds}
         return Segmentation.from_labels(
@@ -364,18 +375,6 @@ class Segmenter:
             instances=found.instances,
             class_scores=every,
         )
-
-    @contextmanager
-    def _memory(self, names: str) -> Iterator[None]:
-        """Say it as an error of the image if it does not fit."""
-        try:
-            yield
-        except RuntimeError as error:
-            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-                raise
-            raise InputError(
-                f"{names} does not fit into the memory of {self.device}; make it smaller, or use another device"
-            ) from error
 
     def _meta(self, one: EncodedImage, words: Words, want: frozenset[str], timings: dict[str, float]) -> dict[str, Any]:
         """Say what made a result; timings are seconds per image, those of the words per request."""
@@ -393,6 +392,7 @@ class Segmenter:
             "want": sorted(want),
             "notes": [*image.notes, *words.notes],
             "settings": model.settings,
+            "batch_size": self.batch_size,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "version": __version__,

@@ -42,7 +42,8 @@ def test_meta_says_what_made_the_result(segmenter, photo, tiny_clip):
     assert meta["settings"]["recalibration"] == "CLIP" and meta["settings"]["protocol"]["window"] == 224
     timings = meta["timings"]
     assert (
-        timings["seconds"] == pytest.approx(timings["preprocess"] + timings["model"], abs=2e-4) and timings["model"] > 0
+        timings["seconds"] == pytest.approx(sum(timings[part] for part in ("read", "preprocess", "model")), abs=2e-4)
+        and min(timings["read"], timings["model"]) > 0
     )
     assert timings["words"] > 0 and meta["notes"] == [] and meta["settings"]["size_rule"]["short_side"] == 336
 
@@ -54,6 +55,67 @@ def test_one_gives_one_and_several_give_a_list(segmenter, photo, photos, pixels)
     assert [result.meta["image"] for result in segmenter(photos, WORDS)] == ["a.jpg", "b.png", "c.webp"]
     with photo.open("rb") as file:
         assert segmenter(file, WORDS).meta["path"] is None
+
+
+def test_one_image_is_one_image_for_every_entrance(segmenter, photo, photos, pixels):
+    expected = segmenter(photo, WORDS).labels
+    kinds = [
+        str(photo),
+        photo,
+        Image.open(photo),
+        np.asarray(Image.open(photo)),
+        photo.open("rb"),
+        segmenter.encode(photo).image,
+    ]
+    kinds.append(torch.from_numpy(np.array(Image.open(photo))).permute(2, 0, 1))
+    for source in kinds:
+        (result,) = segmenter.stream(source, WORDS)
+        np.testing.assert_array_equal(result.labels, expected)
+    batch = np.stack([pixels, pixels[::-1]])
+    for several in (batch, torch.from_numpy(batch).permute(0, 3, 1, 2), list(batch), (one for one in batch)):
+        assert len(list(segmenter.stream(several, WORDS))) == 2
+    assert len(segmenter(batch, WORDS)) == 2 and isinstance(segmenter(batch[:1], WORDS), list)
+    folder = [result.meta["image"] for result in segmenter.stream(photos, WORDS)]
+    assert folder == [result.meta["image"] for result in segmenter(str(photos), WORDS)] == ["a.jpg", "b.png", "c.webp"]
+
+
+def test_without_words_every_entrance_says_the_same(segmenter, photo):
+    calls = [
+        lambda: segmenter(photo),
+        lambda: segmenter(photo, want="class_scores"),
+        lambda: segmenter.stream(photo),
+        lambda: segmenter.stream([photo], None, want="class_scores"),
+        lambda: segmenter.encode(photo).answer(want="class_scores"),
+        lambda: segmenter.answer(segmenter.encode(photo)),
+        lambda: segmenter.words(),
+    ]
+    said = set()
+    for call in calls:
+        with pytest.raises(VocabularyError, match="no classes were given") as error:
+            call()
+        said.add(str(error.value))
+    assert len(said) == 1
+
+
+def test_arrays_of_opencv(segmenter, pixels):
+    expected = segmenter(pixels, WORDS)
+    turned = np.ascontiguousarray(pixels[..., ::-1])
+    tensor = torch.from_numpy(turned).permute(2, 0, 1)
+    for source in (turned, tensor):
+        for result in (
+            segmenter(source, WORDS, channels="bgr"),
+            next(segmenter.stream(source, WORDS, channels="bgr")),
+            segmenter.encode(source, channels="bgr").answer(WORDS),
+        ):
+            np.testing.assert_array_equal(result.image, pixels)
+            np.testing.assert_array_equal(result.labels, expected.labels)
+    grey = segmenter(pixels[..., 0], WORDS, channels="bgr")
+    np.testing.assert_array_equal(grey.image[..., 2], pixels[..., 0])
+    for call in (segmenter, segmenter.stream):
+        with pytest.raises(ConfigError, match="channels is 'grb'; expected one of rgb, bgr"):
+            call(pixels, WORDS, channels="grb")
+        with pytest.raises(ConfigError, match="expected one of them"):
+            call(pixels, WORDS, channels="bgr", bands=(1, 2, 3))
 
 
 def test_all_kinds_of_input_agree(segmenter, pixels):
@@ -208,7 +270,7 @@ def test_mistakes_of_a_call(tiny_clip, photo, pixels):
     nan[0, 0, 0] = torch.nan
     for wrong, message in (
         (nan, "NaN or infinite"),
-        (torch.rand(2, 3, 8, 8), r"shape \(2, 3, 8, 8\); expected \(3, H, W\)"),
+        (torch.rand(3, 8), r"shape \(3, 8\); expected \(3, H, W\)"),
         (np.zeros((8,), np.uint8), r"shape \(8,\); expected \(H, W, 3\)"),
         (pixels[:0], "no pixels"),
         ([], "got no images"),
@@ -280,7 +342,7 @@ def test_without_a_cache_folder_it_works_and_warns(tiny_clip, photo, tmp_path, m
     expected = segmenter(photo, "dog, tree").labels
     segmenter = ovseg.load(tiny_clip, device="cpu")
     monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.warns(RuntimeWarning, match="going on without a text cache"):
+    with pytest.warns(RuntimeWarning, match="going on with embeddings in memory"):
         np.testing.assert_array_equal(segmenter(photo, "dog, tree").labels, expected)
 
 

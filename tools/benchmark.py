@@ -39,7 +39,6 @@ import benchmarks.training_free
 import benchmarks.vocabulary
 import torch
 from benchmarks.common import MIB, PeakMemory, in_fresh_process, positive
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,6 +47,7 @@ from ovseg.errors import OvsegError
 from ovseg.labelling.scores import ScoreRule, segment_map
 from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.library import kernel_devices, load_kernels
+from ovseg.system import terminal
 from ovseg.system.device import resolve_device
 from ovseg.system.files import atomic_write, check_writable
 
@@ -162,7 +162,7 @@ def run_case(case: Case) -> Measurement | None:
 
 def postprocess(args: argparse.Namespace) -> int:
     """Benchmark `segment_map`; the exit status is 1 when it needs too much memory or its labels are wrong."""
-    device, console = resolve_device(args.device), Console()
+    device, console = resolve_device(args.device), terminal.console()
     PeakMemory(device)
     if args.json:
         check_writable(args.json.parent)

@@ -13,12 +13,12 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 import ovseg
 from ovseg.errors import InputError, OvsegError
 from ovseg.result.files import plan_files, write_files
+from ovseg.system import terminal
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"cannot read '{EXAMPLES / 'examples.json'}' ({error.strerror}); run from a checkout"
         ) from error
-    bases = plan_files([EXAMPLES / name for name in words], args.output)
+    places = plan_files([EXAMPLES / name for name in words], args.output)
     segmenter = ovseg.load(args.model, args.device)
     table = Table(title=f"{args.model} on {segmenter.device}", title_justify="left", show_lines=True)
     for column in ("photograph", "found (share of the picture, mean score)", "seconds", "overlay"):
@@ -47,9 +47,9 @@ def main(argv: list[str] | None = None) -> None:
             f"{s.name} {100 * s.area_fraction:.0f} % ({s.score:.2f})"
             for s in sorted(result.segments, key=lambda s: -s.area)
         ]
-        files = write_files(result, bases[str(EXAMPLES / name)])
+        files = write_files(result, places[str(EXAMPLES / name)])
         table.add_row(name, "\n".join(found), f"{result.meta['timings']['seconds']:.2f}", files["overlay"])
-    Console().print(table)
+    terminal.console().print(table)
     print(f"overlays, 16-bit labels and reports: {args.output.resolve()}")
 
 

@@ -26,7 +26,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ovseg.cli.progress import progress
@@ -38,6 +37,7 @@ from ovseg.evaluation.reports.result import value
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.run import Job, evaluate
 from ovseg.recalibration import list_recalibrations
+from ovseg.system import terminal
 from ovseg.system.files import atomic_write
 from ovseg.zoo import list_models
 
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         rows, summaries = run(args, args.output or Path(scratch))
     if rows:
-        Console().print(table(rows))
+        terminal.console().print(table(rows))
         write_tables(args, rows, summaries[0])
     failed = [one for summary in summaries for one in summary["failed"]]
     for one in failed:

@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,6 +44,7 @@ from ovseg.recalibration.clip_dinoiser.losses import correlation_loss, objectnes
 from ovseg.recalibration.clip_dinoiser.method import Inner
 from ovseg.recalibration.clip_dinoiser.pooling import correlations
 from ovseg.recalibration.clip_dinoiser.squares import Pictures
+from ovseg.system import terminal
 from ovseg.system.files import atomic_write, check_writable
 
 MASKS = "masks"
@@ -254,7 +254,7 @@ class Trainer:
         with (
             path.open("a", buffering=1) as log,
             ThreadPoolExecutor(1) as worker,
-            Progress(*columns, console=Console(stderr=True)) as bar,
+            Progress(*columns, console=terminal.console(stderr=True)) as bar,
         ):
             task = bar.add_task("training", total=total, completed=self.step)
             ready: Future[tuple[Tensor, Tensor, Tensor]] = worker.submit(self.batch, self.step)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ovseg.checkpoint.files import read_part
+from ovseg.checkpoint.run_state import read_run_state
 from ovseg.checkpoint.strict import translate
 from ovseg.checkpoint.trained import trained_state
 
@@ -16,18 +17,21 @@ _SCALE = "clip.model.logit_scale"
 
 
 class Weights(NamedTuple):
-    """A checkpoint: its tensors by name, and what to call it."""
+    """A checkpoint: its tensors by name, what to call it, and the state of a training that it is, in words."""
 
     state: Mapping[str, Tensor]
     source: str
+    training: str = ""
 
     @classmethod
     def read(cls, path: str | Path) -> Weights:
-        """Read a file as Detectron2 or safetensors write it.
+        """Read a file as Detectron2 or safetensors write it, or ``last.pt`` of a training (its average, if it has one).
 
         Raises:
             WeightsError: It is missing or cannot be read.
         """
+        if run := read_run_state(path):
+            return cls(run.weights, Path(path).name, str(run))
         return cls(read_part(path, "model"), Path(path).name)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ovseg.checkpoint.strict import translate
+from ovseg.errors import InputError
 
 FORMAT = "ovseg-trained-1"
 
@@ -48,17 +49,31 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], where: str) -
     model.load_state_dict(translate(trained_state(model), state, str, where, name), strict=False)
 
 
-def save_trained(state: dict[str, Tensor], path: Path) -> None:
-    """Write a trained part as safetensors (atomically).
+def save_trained(state: dict[str, Tensor], path: Path, step: int | None = None) -> None:
+    """Write a trained part as safetensors (atomically), with the number of steps that made it, where that is known.
 
     Raises:
         InputError: The file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from ovseg.system.files import atomic_write
 
+    metadata = {"format": FORMAT, **({} if step is None else {"step": str(step)})}
     with atomic_write(path) as temporary:
-        save_file(
-            {key: value.cpu().contiguous().clone() for key, value in state.items()}, temporary, {"format": FORMAT}
-        )
+        try:
+            save_file({key: value.cpu().contiguous().clone() for key, value in state.items()}, temporary, metadata)
+        except SafetensorError as error:  # what its writer makes of a full disk
+            raise InputError(f"cannot write '{path}' ({error}); free some space, or choose another place") from error
+
+
+def trained_step(path: Path) -> int | None:
+    """Return after how many steps `save_trained` has written a file; None where it does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return int((file.metadata() or {})["step"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None

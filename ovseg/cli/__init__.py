@@ -6,7 +6,7 @@ The modules of the commands import nothing heavy by themselves, only in ``run``:
 from __future__ import annotations
 
 import argparse
-import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,12 +14,16 @@ from importlib import import_module
 from typing import NoReturn
 
 from ovseg._version import __version__
+from ovseg.cli.process import Stopped, ends_in_order, lost_output, safe_streams
 from ovseg.errors import EnvironmentProblem, OvsegError, unknown_name
+from ovseg.system.cache_dir import house_libraries
+from ovseg.system.warned import keep
 
 COMMANDS = {
     "segment": "label every pixel of images with your words",
     "models": "list models: licence, size, where weights come from",
     "train": "train a model, on your own data too",
+    "export-checkpoint": "write the model that a training has come to so far",
     "eval": "evaluate a model on a data set: result.json and a report",
     "compare": "compare evaluations: intervals, classes, pictures",
     "datasets": "prepare benchmarks, check and draw data sets",
@@ -36,7 +40,8 @@ examples:
   ovseg models
   ovseg doctor
 
-exit codes: 0 all done, 1 a part failed and the rest was done, 2 a mistake in what was asked for, 130 interrupted
+exit codes: 0 all done, 1 a part failed and the rest was done, 2 a mistake in what was asked for, 130 interrupted,
+129 and 143 ended by SIGHUP and SIGTERM
 """
 
 
@@ -76,30 +81,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 when all went well, 1 when a part failed (the rest was done), 2 for a user's mistake, 130 after ctrl-C.
+        0 when all went well, 1 when a part failed (the rest was done), 2 for a user's mistake, 130 after ctrl-C, 129
+        and 143 when the terminal went away or the process was told to end.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    _be_lenient_about_terminals()
+    with safe_streams() as out:
+        try:
+            status = _guarded(words)
+        except SystemExit:  # help, or a mistake that argparse has told of
+            out.flush()
+            if out.problem is None:
+                raise
+            status = 1
+        out.flush()
+        if problem := lost_output(out):
+            print(f"error: {problem}", file=sys.stderr)
+        return max(status, 1) if out.problem is not None else status
+
+
+def _guarded(words: list[str]) -> int:
+    """Run a command; what goes wrong becomes a line and an exit code."""
     try:
         if words and words[0] not in COMMANDS and not words[0].startswith("-"):
             raise unknown_name("command", words[0], COMMANDS)
         args = build_parser().parse_args(words)
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_args, **_options: _show_warning(message)
+        args.warnings = []  # those that were shown, for commands that count them
+        house_libraries()
+        with warnings.catch_warnings(), ends_in_order():
+            warnings.showwarning = lambda message, *_args, **_options: _show_warning(message, args.warnings)
             # Detectron2 scripts functions at import, which nobody here can mend.
             warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
-            status = _run(args)
-        sys.stdout.flush()
-        return status
+            warnings.filterwarnings("always", module="PIL")  # once for each file, not once for all
+            return _run(args)
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
         print("interrupted; what was written before is complete", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `ovseg models | head`; Python would complain once more when it flushes at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 128 + int(number)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -107,15 +127,19 @@ def _run(args: argparse.Namespace) -> int:
         return int(args.run(args))
     except ModuleNotFoundError as error:
         raise EnvironmentProblem(f"{error}; run `ovseg doctor`, it says what to install") from error
+    except OSError as error:
+        if error.errno is None:  # raised by a library for reasons of its own, not by the system
+            raise
+        named = f"'{error.filename}': " if error.filename else ""
+        reason = error.strerror or error
+        raise EnvironmentProblem(
+            f"{named}{reason}; check the path, its permissions and the space on its disk"
+        ) from error
 
 
-def _show_warning(message: Warning | str) -> None:
-    """Print a warning as one line, without the place in the source."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _be_lenient_about_terminals() -> None:
-    """Let a terminal that lacks a letter (of an emoji, of another script) show its code instead of ending the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+def _show_warning(message: Warning | str, told: list[str]) -> None:
+    """Print a warning as one line, without the place in the source; what a file gives rise to is a note on it."""
+    if not keep(message):
+        line = " ".join(str(message).split())
+        told.append(line)
+        print(f"warning: {line}", file=sys.stderr)

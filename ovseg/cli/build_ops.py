@@ -29,11 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile, and say where the library is."""
-    from rich.console import Console
-
     from ovseg.ops.build import build
+    from ovseg.system import terminal
 
-    console = Console()
+    console = terminal.console()
     with console.status("compiling, a minute or two ...") as status:
         path = build(args.output, args.cuda, lambda text: status.update(f"compiling: {text}"))
     console.print(f"built {path}", soft_wrap=True, markup=False, highlight=False)

@@ -18,13 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is cached, or delete it."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from ovseg.system import terminal
+    from ovseg.system.cache_dir import cache_path
     from ovseg.vocabulary import TextCache
 
-    cache = TextCache()
+    cache = TextCache(cache_path() / "text")
     if args.clear:
         print(f"cleared {cache.clear() / 1e6:.1f} MB in {cache.folder}")
         return 0
@@ -33,6 +34,6 @@ def run(args: argparse.Namespace) -> int:
         view.add_column(column, justify="left" if column == "model" else "right")
     for entry in cache.entries():
         view.add_row(Text(entry.model), str(entry.templates), str(entry.texts), f"{entry.size / 1e6:.2f}")
-    Console().print(view)
+    terminal.console().print(view)
     print(f"{cache.size() / 1e6:.1f} MB of at most {cache.limit / 1e6:.0f} MB; clear with `ovseg cache --clear`")
     return 0

@@ -114,17 +114,17 @@ def _status(args: argparse.Namespace) -> int:
 
 def _print_states(states: list[State], asked: bool) -> None:
     """Print a table, and a line for each that needs one: of the missing ones only where they were asked for."""
-    from rich.console import Console
     from rich.table import Table
 
     from ovseg.data.benchmarks.status import MISSING
+    from ovseg.system import terminal
 
     view = Table()
     for column in ("name", "state", "images"):
         view.add_column(column, justify="right" if column == "images" else "left")
     for s in states:
         view.add_row(s.place.name, s.state, f"{'-' if s.images is None else s.images} of {s.place.rules.count}")
-    Console().print(view)
+    terminal.console().print(view)
     for s in states:
         if s.line and (asked or s.state != MISSING):
             print(s.line if s.line.startswith(s.place.name) else f"{s.place.name}: {s.line}")
@@ -233,9 +233,10 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from ovseg.system import terminal
 
     dataset = report.dataset
     found = int((report.in_images > 0).sum())
@@ -249,7 +250,7 @@ def _print(report: Report) -> None:
     for i in order[: min(found, 20)]:
         share = f"{100 * int(report.pixels[i]) / total:.1f} %"
         view.add_row(str(i), Text(dataset.classes[i].name), str(report.in_images[i]), share)
-    Console().print(view)
+    terminal.console().print(view)
     print(f"{found} of {len(dataset.classes)} classes occur; {100 * report.void / total:.1f} % of the pixels are void")
 
 

@@ -16,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; exit code 1 when something is wrong."""
-    from rich.console import Console
-
     from ovseg.doctor import report
+    from ovseg.system import terminal
 
-    return 0 if report(Console()) else 1
+    return 0 if report(terminal.console()) else 1

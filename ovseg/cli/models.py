@@ -107,20 +107,20 @@ def _rows(node: dict[str, Any], indent: int, prefix: str) -> Iterator[tuple[str,
 
 
 def _print_cards() -> None:
-    from rich.console import Console
     from rich.padding import Padding
 
+    from ovseg.system import terminal
     from ovseg.zoo import list_models
 
-    console = Console(highlight=False)
+    console = terminal.console()
     for card in list_models():
         size = f"{card.size_mb:.1f} MB, " if card.size_mb else ""
         state = "installed" if card.installed else "weights fetched at first use"
-        console.print(f"[bold]{card.name}[/bold]  ({size}{state})")
+        console.print(f"[bold]{card.name}[/bold]  ({size}{state})", highlight=False)
         for line in (
             f"{card.summary}{f' ({card.paper})' if card.paper else ''}",
             f"[dim]weights: {card.source}; their licence: {card.weights_licence}[/dim]",
         ):
-            console.print(Padding(line, (0, 0, 0, 4)))
+            console.print(Padding(line, (0, 0, 0, 4), expand=False), highlight=False)
     print("\nEvery method runs on every CLIP: --model sclip/mini, naclip/ViT-L-14/openai, gem/path/to/folder.")
     print("All settings of one: `ovseg models --details sclip/mini`.")

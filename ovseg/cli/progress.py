@@ -23,7 +23,6 @@ def progress(what: str = "images") -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield _lines(what)
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -33,8 +32,10 @@ def progress(what: str = "images") -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn,
     )
 
+    from ovseg.system import terminal
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=terminal.console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

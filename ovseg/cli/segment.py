@@ -11,25 +11,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from ovseg.cli.formats import add_format_arguments, format_options
 from ovseg.cli.outputs import choose_inputs
+from ovseg.cli.process import typed
+from ovseg.cli.segment_report import Report
 from ovseg.cli.startup import without_collection
+from ovseg.errors import InputError
 from ovseg.system.overlap import overlapped, worker_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from rich.table import Table
-
-    from ovseg.errors import OvsegError
+    from ovseg.result.formats import Place
     from ovseg.result.segmentation import Segmentation
     from ovseg.zoo import Spec
 
-    Done: TypeAlias = tuple[Segmentation, Callable[[], dict[str, str]]]
+_REPORT = "report"
 
 EXAMPLES = """\
 examples:
@@ -37,6 +36,8 @@ examples:
   ovseg segment photos/ --classes words.txt --background words --output out
   ovseg segment a.png b.png --classes voc20 --model sclip/ViT-B-16/openai --device cuda --output out
   ovseg segment photo.jpg --classes "cat, sofa" --background threshold:0.4 --json --output out
+  ovseg segment a.png b.png --classes "field, river" --bands 3,2,1 --max-pixels 200000000 --output out
+  ovseg segment photos/ --classes words.txt --quiet --strict --output out
   ovseg segment photo.jpg --model zero_guidance/mini --output out
 
 examples of text engineering (JSON files by class name; those for voc20 are shipped, see docs/text_engineering.md):
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument(
         "--classes",
+        type=typed,
         help="'cat|kitten, sofa', a file, or a preset such as voc20; docs/words.md lists all forms (default: the "
         "model's own, if it has some, as zero_guidance/mini has)",
     )
@@ -61,22 +63,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", default="", help="settings of a benchmark (voc21, coco171, ...) or common (default: the model's)"
     )
-    parser.add_argument("--background", help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)")
+    parser.add_argument(
+        "--background", type=typed, help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)"
+    )
     parser.add_argument(
         "--templates", help="none | simple | image_of | vild14 | openai80 | maskclip85 (default: that of the model)"
     )
     _add_text_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add_format_arguments(parser)
     parser.add_argument(
-        "--formats",
-        default="overlay,labels,report",
-        help="what is written for each image: overlay, labels, report, archive, coco, coco_instances, coco_panoptic "
-        "(default: %(default)s)",
+        "--bands", metavar="R,G,B", help="bands that are red, green and blue, from 1; or one for grey (default: 1,2,3)"
     )
     parser.add_argument(
-        "--own-ids",
-        action="store_true",
-        help="values of label maps are the ids of your list (COCO categories, id2label, '7: sand'), not places in it",
+        "--max-pixels", type=int, metavar="N", help="refuse larger images (default: 178956970, about 179 megapixels)"
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     parser.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
@@ -84,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the network: slow start, faster images")
     parser.add_argument("--batch-size", type=int, default=1, help="images per pass (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON line per image, and nothing else")
+    parser.add_argument("--quiet", action="store_true", help="print errors alone (and what --json prints)")
+    parser.add_argument("--strict", action="store_true", help="a note or a warning is an error: exit code 1")
 
 
 def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,70 +126,104 @@ def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
     with without_collection():
         from ovseg.contract import check_want
-        from ovseg.result.files import needs_of, plan_files, write_files
+        from ovseg.result.files import check_words, needs_of, plan_files
         from ovseg.zoo import load_spec, resolve
 
-        images, left_out = choose_inputs(args.images)
-        if left_out:
-            what = f"{left_out} results of earlier runs are left out"
-            print(f"note: {what}; name a file itself to segment it", file=sys.stderr)
-        formats = [name.strip() for name in args.formats.split(",")]
-        options = {"own_ids": True} if args.own_ids else {}
-        bases = plan_files(images, args.output, formats, options)
+        report = Report(args.json, args.quiet, args.strict, args.own_ids)
+        formats, options = [name.strip() for name in args.formats.split(",")], format_options(args)
+        needs = needs_of(formats)
+        chosen = choose_inputs(args.images, args.output)
+        notes: dict[str, list[str]] = {}
+        refused: list[InputError] = []
+        places = plan_files(
+            chosen.images,
+            args.output,
+            formats,
+            options,
+            on_error=lambda _, error: refused.append(error),
+            on_note=lambda path, note: notes.setdefault(str(path), []).append(note),
+        )
+        images = [path for path in chosen.images if str(path) in places]
+        if not images:
+            raise InputError("\nerror: ".join(map(str, refused)))
         spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
         _check_words(args, spec)
+        check_words(args.classes, args.output, formats, options)
+        bands, max_pixels = _reading(args)
         segmenter = load_spec(spec, args.device, args.dtype, args.batch_size, args.packed, args.compile)
-        check_want(needs_of(formats), segmenter.model.gives, segmenter.name)
+        check_want(needs, segmenter.model.gives, segmenter.name)
+        for line in chosen.notes:
+            report.note(line)
+        for text in chosen.errors:
+            report.error(text, images=0)
+        for error in refused:
+            report.error(error)
+        report.failed += chosen.failed
         words = segmenter.words(args.classes, args.background, args.templates)
-    failed: list[str] = []
-
-    def report(source: Any, error: OvsegError) -> None:
-        failed.append(str(source))
-        print(f"error: {error}", file=sys.stderr)
 
     def finish(result: Segmentation) -> dict[str, str]:
-        return write_files(result, bases[str(result.meta["path"])], formats, options)
+        result.meta["notes"] += notes.get(result.meta["path"], [])
+        place = places[result.meta["path"]]
+        result.meta["image"] = place.image
+        result.meta["run_notes"] = [*chosen.errors, *chosen.notes]
+        return write(result, place, formats, options)
 
-    results = overlapped(finish, segmenter.stream(images, words, on_error=report), worker_threads(), worker_threads())
-    for result, written in _progress(results, len(images)):
-        files = written()
-        if args.json:
-            print(json.dumps({**files, **result.to_json(**options)}), flush=True)
-        else:
-            _print_result(result)
-    if not args.json:
-        print(f"{len(images) - len(failed)} of {len(images)} images segmented; results in {args.output}")
-    return 1 if failed else 0
+    stream = segmenter.stream(
+        images, words, on_error=lambda _, error: report.error(error), bands=bands, max_pixels=max_pixels
+    )
+    results = overlapped(finish, stream, worker_threads(), worker_threads())
+    with report.progress(len(images)) as progress:
+        for result, written in progress.over(results):
+            try:
+                files = written()
+            except InputError as error:
+                report.error(error)
+            else:
+                report.result(result, files)
+    return report.finish(args.output, args.warnings)
 
 
-def table(result: Segmentation) -> Table:
-    """Return a table of the classes that were found, largest first."""
-    from rich.table import Table
-    from rich.text import Text
+def write(result: Segmentation, place: Place, formats: list[str], options: dict[str, Any]) -> dict[str, str]:
+    """Write the files of a result, and the seconds that they took into its report, which is written last.
 
-    # Text, because a name may hold what rich takes for markup, such as "[/b]" or ":cat:".
-    view = Table()
-    view.add_column("class")
-    view.add_column("area", justify="right")
-    view.add_column("score", justify="right")
-    for segment in sorted(result.segments, key=lambda s: -s.area):
-        view.add_row(Text(segment.name), f"{100 * segment.area_fraction:.1f} %", f"{segment.score:.2f}")
-    rest = 1 - sum(segment.area_fraction for segment in result.segments)
-    if rest > 5e-4:
-        view.add_row("[dim]no class[/dim]", f"{100 * rest:.1f} %", "")
-    return view
+    Raises:
+        InputError: One cannot be written.
+    """
+    from ovseg.result.files import write_files
+
+    start, timings = time.perf_counter(), result.meta["timings"]
+    try:
+        files = write_files(result, place, [name for name in formats if name != _REPORT], options)
+        timings["write"] = round(time.perf_counter() - start, 4)
+        timings["seconds"] = round(timings["seconds"] + timings["write"], 4)
+        return files | write_files(result, place, [name for name in formats if name == _REPORT], options)
+    except OSError as error:  # Pillow's own, which say nothing of the file system
+        raise InputError(f"results of '{result.meta['path']}' cannot be written ({error}); free some space") from error
+
+
+def _reading(args: argparse.Namespace) -> tuple[tuple[int, ...] | None, int]:
+    """Return which bands are used, and how many pixels an image may have.
+
+    Raises:
+        InputError: The bands are no numbers, or not three of them, or one.
+        ConfigError: Not even one pixel is allowed.
+    """
+    from ovseg.data.arrays import check_bands
+    from ovseg.data.decoding import MAX_PIXELS
+    from ovseg.errors import at_least
+
+    bands = None if args.bands is None else check_bands(args.bands.split(","))
+    return bands, MAX_PIXELS if args.max_pixels is None else at_least("--max-pixels", args.max_pixels, 1)
 
 
 def _check_words(args: argparse.Namespace, spec: Spec) -> None:
     """Find mistakes in words, policy and templates before a model is loaded."""
-    from ovseg.result.formats.labels import label_values
     from ovseg.vocabulary import Vocabulary, parse_background
     from ovseg.vocabulary.templates import check_templates
 
     if args.classes is None:
         args.classes = _own_words(spec)
     args.classes = Vocabulary.parse(args.classes)
-    label_values(args.classes, args.own_ids)
     args.background = None if args.background is None else parse_background(args.background)
     if args.templates is not None:
         check_templates(args.templates)
@@ -237,25 +273,3 @@ def _check_text(args: argparse.Namespace, spec: Spec, given: dict[str, Any]) -> 
             raise ConfigError(f"{flag} changes nothing without a file; give one by {needs} FILE")
     for key in given.keys() & options.files.keys():
         options.files[key].require(args.classes)
-
-
-def _progress(results: Iterable[Done], total: int) -> Iterator[Done]:
-    """Show a bar on the terminal while many images are worked on; it goes to stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console, disable = Console(stderr=True), total < 3 or not sys.stderr.isatty()
-    # Rich would lead all that is printed meanwhile through the bar's own stream; results for a pipe must not go there.
-    to_terminal = sys.stdout.isatty()
-    with Progress(console=console, transient=True, redirect_stdout=to_terminal, disable=disable) as progress:
-        yield from progress.track(results, total=total, description="segmenting")
-
-
-def _print_result(result: Segmentation) -> None:
-    from rich.console import Console
-
-    meta = result.meta
-    print(f"{meta['image']} ({meta['model']}, {meta['timings']['seconds']:.2f} s)")
-    Console().print(table(result))
-    for note in result.meta["notes"]:
-        print(f"note: {note}")

@@ -1,14 +1,20 @@
 """Every kind of image that a user may hold, read into one: 8-bit RGB pixels with a name.
 
-The rules, so that nobody has to guess:
+The rules, so that nobody has to guess (docs/images.md has them with examples):
 
-* The EXIF orientation is applied. Embedded colour profiles are ignored, as they were when CLIP was trained.
+* The orientation of EXIF or XMP is applied. Embedded colour profiles are ignored, as they were when CLIP was trained.
+* Metadata that cannot be read never cost the pixels: the image is taken as upright.
 * Transparent pixels are composited on white.
-* Of an animation or a multi-page file the first frame is used, and ``LoadedImage.notes`` says so.
+* Of an animation or a multi-page file the first frame is used.
+* Of more than three bands the first three are red, green and blue, unless ``bands`` says otherwise.
 * Integers of more than 8 bits are scaled by the smallest bit depth that holds their largest value (12-bit data in a
-  16-bit file counts as 12 bits): black stays black, nothing is clipped. Floats must lie in 0..1.
+  16-bit file counts as 12 bits), in grey and colour alike: black stays black, nothing is clipped. Floats must lie in
+  0..1.
 * Arrays are ``(H, W, 3)`` RGB (not OpenCV's BGR) or ``(H, W)`` grey; tensors are ``(3, H, W)`` RGB.
+* Files of more than `MAX_PIXELS` pixels are refused, unless ``max_pixels`` allows them.
 * URLs are not fetched.
+
+Whatever of this changed an image stands in ``LoadedImage.notes``.
 """
 
 from __future__ import annotations
@@ -16,36 +22,29 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ovseg.errors import InputError
-
-IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2",),
-    "AVIF": (".avif",),
-}
-"""Pillow's formats that are tried, with their suffixes. Not all of Pillow's: some of the others start programs."""
-
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
-"""What counts as an image in a folder, lower case; a file that is named by the user may have any name."""
+from ovseg.data.arrays import array_pixels, channel_bands, check_bands, tensor_pixels
+from ovseg.data.decoding import MAX_PIXELS, Reading, decode, pil_pixels
+from ovseg.data.kinds import IMAGE_SUFFIXES, why_unreadable
+from ovseg.errors import InputError, at_least
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters at least, so that "C:/" is none
-_FLOAT_SLACK = 1e-4  # rounding of half precision just outside 0..1
+_NAMED = 5  # files that a message names; the others are counted
+_BESIDE = frozenset(
+    ".aae .bib .cfg .csv .db .geojson .gpx .htm .html .ini .jgw .json .jsonl .kml .log .md .npy .npz .pgw .pkl .prj "
+    ".py .pyc .rst .sh .srt .tfw .thm .tsv .txt .wld .xml .xmp .yaml .yml".split()
+)
+"""Suffixes of what ordinarily lies beside images and is none: a folder's are passed over without a word."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,62 @@ class LoadedImage:
     notes: tuple[str, ...] = ()
 
 
-def read_image(source: Any) -> LoadedImage:
+class ReadOptions(TypedDict, total=False):
+    """The options of `read_image`, for whoever passes them on."""
+
+    bands: Sequence[int] | None
+    max_pixels: int
+    channels: str
+
+
+def check_reading(bands: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS, channels: str = "rgb") -> None:
+    """Find mistakes in options of `read_image` before anything is read.
+
+    Raises:
+        ConfigError: No such order of channels, one beside bands, or not even one pixel is allowed.
+        InputError: The bands are not three numbers, or one.
+    """
+    channel_bands(channels, bands)
+    at_least("max_pixels", max_pixels, 1)
+    if bands is not None:
+        check_bands(bands)
+
+
+@dataclass
+class Inputs:
+    """What was found where images were asked for.
+
+    Attributes:
+        images: In the order given: ``Path`` objects for everything on disk, the objects themselves for the rest.
+        missing: What could not be looked at: paths that lead nowhere, folders without images.
+        unread: Pictures in folders of kinds that are not read, by what to do about them.
+        others: Other files in folders, but for text and the like.
+        folders: Folders in folders.
+    """
+
+    images: list[Any] = field(default_factory=list)
+    missing: list[InputError] = field(default_factory=list)
+    unread: dict[str, list[Path]] = field(default_factory=dict)
+    others: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    def unread_lines(self) -> list[str]:
+        """Return a line for each reason why pictures were left out, with how many and which."""
+        return [
+            f"{name_some(paths)}, for {'it' if len(paths) == 1 else 'each'} {reason}"
+            for reason, paths in self.unread.items()
+        ]
+
+
+def name_some(paths: Sequence[Path], what: str = "file") -> str:
+    """Count files, name the first of them: ``7 files are left out (a.dng, b.dng, c.dng, d.dng, e.dng, ...)``."""
+    named = ", ".join(path.name for path in paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
+    return f"{len(paths)} {what}{' is' if len(paths) == 1 else 's are'} left out ({named})"
+
+
+def read_image(
+    source: Any, bands: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS, channels: str = "rgb"
+) -> LoadedImage:
     """Read one image from a path, a binary file object, a PIL image, a numpy array or a torch tensor.
 
     An image that was read already comes back as it is.
@@ -73,23 +127,32 @@ def read_image(source: Any) -> LoadedImage:
     Args:
         source: A path; an object with ``read()`` that gives bytes; a PIL image of any mode; an array ``(H, W, 3)`` or
             ``(H, W)``; a tensor ``(3, H, W)``. Arrays and tensors hold integers up to 65535, bools, or floats in 0..1.
+        bands: Which bands of the source, counted from 1, are red, green and blue, or one for grey; arrays and tensors
+            may then have any number of them. None is all of three, and the first three of more in files.
+        max_pixels: Files of more pixels are refused.
+        channels: The order of arrays and tensors of three bands: ``rgb``, or ``bgr`` as OpenCV has it. Files and PIL
+            images say theirs themselves.
 
     Raises:
-        InputError: The source is missing, unreadable, damaged, not an image, or has the wrong shape or values.
+        ConfigError: There is no such order, or bands are given beside it.
+        InputError: The source is missing, unreadable, damaged, not an image, too large, lacks a band, or has the wrong
+            shape or values.
     """
+    in_memory = channel_bands(channels, bands)
     if isinstance(source, LoadedImage):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source))
+        return _read_path(Path(source), bands, max_pixels)
     if isinstance(source, Image.Image):
-        name = _base_name(getattr(source, "filename", None))
-        return LoadedImage(_guarded_pixels(source, name), name)
+        reading = Reading(_base_name(getattr(source, "filename", None)), bands, max_pixels)
+        pixels = _guarded_pixels(source, reading)
+        return LoadedImage(pixels, reading.name, None, tuple(reading.notes))
     if isinstance(source, torch.Tensor):
-        return LoadedImage(_tensor_pixels(source), "image")
+        return _of_memory(*tensor_pixels(source, in_memory if source.ndim == 3 else bands))
     if isinstance(source, np.ndarray):
-        return LoadedImage(_array_pixels(source), "image")
+        return _of_memory(*array_pixels(source, bands=in_memory if source.ndim == 3 else bands))
     if hasattr(source, "read"):
-        return _read_file_object(source)
+        return _read_file_object(source, bands, max_pixels)
     hint = "; wrap bytes in io.BytesIO" if isinstance(source, (bytes, bytearray)) else ""
     raise InputError(
         f"got {type(source).__name__} as an image; expected a path, an open binary file, a PIL image, a numpy array "
@@ -112,63 +175,85 @@ def expand_inputs(sources: Any) -> list[Any]:
     Raises:
         InputError: A path does not exist, a folder holds no images, or nothing was given at all.
     """
-    found = list(_flatten(sources))
-    if not found:
+    found = find_inputs(sources)
+    if found.missing:
+        raise found.missing[0]
+    for line in found.unread_lines():
+        warnings.warn(line, UserWarning, stacklevel=2)
+    return found.images
+
+
+def find_inputs(sources: Any) -> Inputs:
+    """Do as `expand_inputs` does, and tell of what is missing and of what was left out instead of raising.
+
+    Raises:
+        InputError: Nothing was given at all.
+    """
+    found = Inputs()
+    _flatten(sources, found)
+    if not found.images and not found.missing and not found.unread:
         raise InputError("got no images; expected at least one file, folder or image")
     return found
 
 
-def output_stems(names: Iterable[str]) -> list[str]:
-    """Choose a file stem for the outputs of each image, so that no two images of a run overwrite each other.
-
-    A name that is alone with its stem gives its stem (``a.jpg`` -> ``a``); names that share one keep their suffix
-    (``a.jpg, a.png`` -> ``a.jpg, a.png``); names that are the same are numbered in order (``a.jpg, a.jpg-2``).
-    Upper and lower case count as the same, as they do on the disks of many computers.
-
-    Args:
-        names: The ``LoadedImage.name`` or file name of each image of the run.
-
-    Returns:
-        As many stems as names, all different.
-    """
-    names = [Path(name).name or "image" for name in names]
-    stems = [Path(name).stem for name in names]
-    count = Counter(stem.casefold() for stem in stems)
-    wanted = [stem if count[stem.casefold()] == 1 else name for stem, name in zip(stems, names, strict=True)]
-    taken: set[str] = set()
-    reserved = {text.casefold() for text in wanted}
-    chosen = []
-    for text in wanted:
-        unique, number = text, 1
-        while unique.casefold() in taken or (number > 1 and unique.casefold() in reserved):
-            number += 1
-            unique = f"{text}-{number}"
-        taken.add(unique.casefold())
-        chosen.append(unique)
-    return chosen
-
-
-def _flatten(source: Any) -> Iterator[Any]:
-    """Yield the images that a source stands for, folders opened."""
+def _flatten(source: Any, found: Inputs) -> None:
+    """Add the images that a source stands for, folders opened."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        _check_exists(path)
-        if not path.is_dir():
-            yield path
-            return
         try:
-            entries = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
-            images = [entry for entry in entries if entry.is_file() and not entry.name.startswith(".")]
-        except OSError as error:
-            raise InputError(f"folder '{path}' cannot be read ({error.strerror}); check its permissions") from error
-        if not images:
-            raise InputError(f"folder '{path}' holds no images; expected files such as .jpg or .png directly in it")
-        yield from images
+            _check_exists(path)
+            if path.is_dir():
+                _open_folder(path, found)
+            else:
+                found.images.append(path)
+        except InputError as error:
+            found.missing.append(error)
     elif isinstance(source, (list, tuple, Iterator)) and not hasattr(source, "read"):
         for item in source:
-            yield from _flatten(item)
+            _flatten(item, found)
     else:
-        yield source
+        found.images.append(source)
+
+
+def _open_folder(folder: Path, found: Inputs) -> None:
+    """Add what a folder holds.
+
+    Raises:
+        InputError: It cannot be read, or holds no images.
+    """
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        inner = [entry for entry in entries if entry.is_dir()]
+        files = [entry for entry in entries if entry.is_file()]
+    except OSError as error:
+        raise InputError(f"folder '{folder}' cannot be read ({error.strerror}); check its permissions") from error
+    own = Inputs(folders=inner)
+    for file in files:
+        suffix = file.suffix.lower()
+        if reason := why_unreadable(suffix):
+            own.unread.setdefault(reason, []).append(file)
+        elif suffix in IMAGE_SUFFIXES:
+            own.images.append(file)
+        elif suffix not in _BESIDE:
+            own.others.append(file)
+    if not own.images:
+        raise InputError(f"folder '{folder}' holds no images{_seen(own, files)}")
+    found.images += own.images
+    found.others += own.others
+    found.folders += inner
+    for reason, paths in own.unread.items():
+        found.unread.setdefault(reason, []).extend(paths)
+
+
+def _seen(own: Inputs, files: Sequence[Path]) -> str:
+    """Say what is in a folder without images."""
+    if own.unread:
+        return f" that can be read: {'; '.join(own.unread_lines())}"
+    kinds = Counter(file.suffix.lower() or "without a suffix" for file in files)
+    seen = [f"{count} {kind}" for kind, count in kinds.most_common(_NAMED)]
+    seen += [f"{len(own.folders)} folders (name one of them)"] if own.folders else []
+    expected = "expected files such as .jpg or .png directly in it"
+    return f", but {', '.join(seen)}; {expected}" if seen else f", it is empty; {expected}"
 
 
 def _check_exists(path: Path) -> None:
@@ -184,23 +269,28 @@ def _check_exists(path: Path) -> None:
         raise InputError(f"image '{str(path)[:200]}' cannot be opened ({reason}); check the path") from error
 
 
-def _read_path(path: Path) -> LoadedImage:
+def _of_memory(pixels: np.ndarray, note: str) -> LoadedImage:
+    return LoadedImage(pixels, "image", None, (f"'image': {note}",) if note else ())
+
+
+def _read_path(path: Path, bands: Sequence[int] | None, max_pixels: int) -> LoadedImage:
     """Read an image file."""
     _check_exists(path)
     if path.is_dir():
         raise InputError(f"'{path}' is a folder; expected one image file, or give the folder where several are allowed")
     if not path.is_file():  # a pipe or device could block or never end
         raise InputError(f"'{path}' is not an ordinary file; save the image to a file first")
+    reading = Reading(str(path), bands, max_pixels)
     try:
         with path.open("rb") as stream:
-            pixels, notes = _decode(stream, str(path))
+            pixels = decode(stream, reading)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"image '{path}' cannot be opened ({reason}); check its permissions") from error
-    return LoadedImage(pixels, path.name, path, notes)
+    return LoadedImage(pixels, path.name, path, tuple(reading.notes))
 
 
-def _read_file_object(stream: Any) -> LoadedImage:
+def _read_file_object(stream: Any, bands: Sequence[int] | None, max_pixels: int) -> LoadedImage:
     """Read an image from an open binary file, from where it stands to its end."""
     name = _base_name(getattr(stream, "name", None))
     try:
@@ -209,8 +299,9 @@ def _read_file_object(stream: Any) -> LoadedImage:
         raise InputError(f"file object '{name}' cannot be read ({error}); open it with mode 'rb'") from error
     if not isinstance(data, bytes):
         raise InputError(f"file object '{name}' gives {type(data).__name__}, expected bytes; open it with mode 'rb'")
-    pixels, notes = _decode(io.BytesIO(data), name)
-    return LoadedImage(pixels, name, None, notes)
+    reading = Reading(name, bands, max_pixels)
+    pixels = decode(io.BytesIO(data), reading)
+    return LoadedImage(pixels, name, None, tuple(reading.notes))
 
 
 def _base_name(name: Any) -> str:
@@ -221,137 +312,14 @@ def _base_name(name: Any) -> str:
     return base if base and not base.startswith("<") else "image"
 
 
-def _decode(stream: BinaryIO, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decode an encoded image; returns pixels ``(H, W, 3)`` uint8 and notes."""
-    head = stream.read(512)
-    stream.seek(0)
-    if not head:
-        raise InputError(f"image '{name}' is empty (0 bytes); get the file again, or seek(0) if it was read before")
-    Image.init()
-    try:
-        image = Image.open(stream, formats=[kind for kind in IMAGE_FORMATS if kind in Image.OPEN])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(_bomb(name)) from error
-    except Exception as error:  # decoders raise nearly anything: SyntaxError, struct.error, KeyError, ...
-        what = "holds text, not an image" if _is_text(head) else "is damaged or in an unknown format"
-        formats = ", ".join(IMAGE_FORMATS)
-        raise InputError(f"'{name}' {what}; expected {formats}: convert it or get it again") from error
-    with image:
-        pixels = _guarded_pixels(image, name)
-        try:
-            frames = getattr(image, "n_frames", 1)
-        except Exception:  # the first frame is whole; damage further on concerns nobody
-            frames = 1
-    # Phones store a second picture (depth, gain map) behind the first in the MPO form of JPEG: not worth a note.
-    notes = (f"'{name}' has {frames} frames; the first was used",) if frames > 1 and image.format != "MPO" else ()
-    return pixels, notes
-
-
-def _is_text(head: bytes) -> bool:
-    """Tell whether the beginning of a file reads as text."""
-    try:
-        text = head.decode("utf-8", errors="strict" if len(head) < 512 else "ignore")
-    except UnicodeDecodeError:
-        return False
-    return all(char.isprintable() or char.isspace() for char in text)
-
-
-def _bomb(name: str) -> str:
-    """Say that Pillow refuses an image for its size; it does so at twice its limit."""
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    return f"image '{name}' has more than {limit:,} pixels; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS"
-
-
-def _guarded_pixels(image: Image.Image, name: str) -> np.ndarray:
+def _guarded_pixels(image: Image.Image, reading: Reading) -> np.ndarray:
     """Convert a PIL image to ``(H, W, 3)`` uint8; what a decoder raises becomes an InputError that names the image."""
     try:
-        return _pil_pixels(image, name)
+        return pil_pixels(image, reading)
     except InputError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(_bomb(name)) from error
-    except Exception as error:  # Pillow decodes here; see _decode
+    except Exception as error:  # Pillow decodes here, and raises nearly anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"image '{name}' is damaged ({reason}); expected a whole image, get the file again") from error
-
-
-def _pil_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """Bring a PIL image of any mode to ``(H, W, 3)`` uint8 RGB, upright."""
-    if 0 in image.size:
-        raise InputError(f"image '{name}' has size {image.width}x{image.height}; expected at least 1x1 pixel")
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        return _array_pixels(np.asarray(image), f"image '{name}'")
-    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"), order="C")
-
-
-def _tensor_pixels(tensor: torch.Tensor) -> np.ndarray:
-    """Bring a tensor ``(3, H, W)`` to ``(H, W, 3)`` uint8."""
-    shape = tuple(tensor.shape)
-    if tensor.ndim != 3 or shape[0] != 3:
-        fix = "give (3, H, W)"
-        if tensor.ndim == 4:
-            fix = "give its images as a list: list(tensor)"
-        elif tensor.ndim == 3 and shape[2] == 3:
-            fix = "use tensor.permute(2, 0, 1)"
-        elif tensor.ndim == 3 and shape[0] == 1:
-            fix = "use tensor.expand(3, -1, -1)"
-        raise InputError(f"image tensor has shape {shape}; expected (3, H, W) RGB; {fix}")
-    if tensor.is_complex():
-        raise InputError(f"image tensor holds {tensor.dtype}; expected uint8, or floats in 0..1")
-    plain = tensor.detach().cpu()
-    if plain.is_floating_point():
-        plain = plain.float()  # numpy has no bfloat16
-    return _array_pixels(plain.permute(1, 2, 0).numpy(), "image tensor")
-
-
-def _array_pixels(array: np.ndarray, what: str = "image array") -> np.ndarray:
-    """Bring an array ``(H, W, 3)`` or ``(H, W)`` to ``(H, W, 3)`` uint8.
-
-    Args:
-        array: uint8, bool, other integers up to 16 bits, or floats in 0..1.
-        what: What it is called in messages.
-    """
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        fix = "give one image in that shape"
-        if array.ndim == 4:
-            fix = "give its images as a list: list(array)"
-        elif array.ndim == 3 and array.shape[0] == 3:
-            fix = "use array.transpose(1, 2, 0)"
-        elif array.ndim == 3 and array.shape[2] == 4:
-            fix = "use PIL.Image.fromarray(array) to keep its transparency, or array[..., :3]"
-        elif array.ndim == 3 and array.shape[2] == 1:
-            fix = "use array[..., 0]"
-        raise InputError(f"{what} has shape {array.shape}; expected (H, W, 3) RGB or (H, W) grey; {fix}")
-    if array.size == 0:
-        raise InputError(f"{what} has shape {array.shape}, so no pixels; expected at least 1x1")
-    scaled = _to_uint8(array, what)
-    return np.array(scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, axis=2), order="C")
-
-
-def _to_uint8(array: np.ndarray, what: str) -> np.ndarray:
-    """Scale bools, integers and floats to 0..255; the shape stays."""
-    if array.dtype == np.uint8:
-        return array
-    kind = array.dtype.kind
-    if kind == "b":
-        return array.astype(np.uint8) * 255
-    if kind not in "uif":
-        raise InputError(f"{what} holds {array.dtype}; expected uint8, or floats in 0..1")
-    low, high = float(array.min()), float(array.max())  # NaN and infinities come through here
-    if not np.isfinite([low, high]).all():
-        raise InputError(f"{what} holds NaN or infinite values; expected finite numbers, use numpy.nan_to_num")
-    got = f"{what} holds {array.dtype} values from {low:g} to {high:g}"
-    if kind == "f":
-        if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
-            fix = "divide by 255" if low >= 0 and high <= 255 else "undo the normalisation or rescale it"
-            raise InputError(f"{got}; expected floats in 0..1; {fix}")
-        return np.rint(array.clip(0, 1) * np.float32(255)).astype(np.uint8)
-    if low < 0 or high > 65535:
-        raise InputError(f"{got}; expected 0..255 (or at most 0..65535); rescale it")
-    bits = max(8, int(high).bit_length())
-    return np.rint(array * np.float32(255 / (2**bits - 1))).astype(np.uint8)
+        raise InputError(
+            f"image '{reading.name}' is damaged ({reason}); expected a whole image, get the file again"
+        ) from error

@@ -40,10 +40,11 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None, whole: b
     if name in benchmark_names():
         return read_benchmark(name, data_root(root), whole)
     folder, _, chosen = name.rpartition(":")
-    if chosen.endswith(".json") and folder and not Path(name).expanduser().is_dir():
-        return read_folder(Path(folder).expanduser(), chosen)
-    if Path(name).expanduser().is_dir() or os.sep in name:
-        return read_folder(Path(name).expanduser())
+    place = Path(os.path.expanduser(name))
+    if chosen.endswith(".json") and folder and not place.is_dir():
+        return read_folder(Path(os.path.expanduser(folder)), chosen)
+    if place.is_dir() or os.sep in name:
+        return read_folder(place)
     raise unknown_name("data set (and no folder of that name)", name, dataset_names())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read_renames(source: str) -> Renames:
         InputError: The file cannot be read, an entry is no pair, or a name stands twice.
         VocabularyError: A new name cannot be used.
     """
-    path = Path(source.strip()).expanduser()
+    path = Path(os.path.expanduser(source.strip()))
     if "=" in source and path.suffix.lower() not in (".txt", ".json"):
         pairs = [_pair(part, source) for part in source.split(",") if part.strip()]
     elif path.suffix.lower() == ".json":

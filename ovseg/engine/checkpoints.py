@@ -5,24 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import torch
+from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ovseg.checkpoint.pickles import read_pickle
+from ovseg.checkpoint.run_files import LAST, MODEL
+from ovseg.checkpoint.run_state import RunState, require_run_state, save_run_state
 from ovseg.checkpoint.trained import load_trained_state, trained_state
-from ovseg.config import new_key
+from ovseg.engine.identity import Identity
 from ovseg.engine.optimizer import trainable_parameters
+from ovseg.engine.pace import log
 from ovseg.errors import ConfigError, InputError, WeightsError
-from ovseg.system.files import atomic_write, check_writable
-
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-
-
-# What may differ between the parts of one run.
-FREE = ("MODEL.DEVICE", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD")
+from ovseg.system.files import check_writable
 
 
 class WeightAverage:
@@ -71,94 +68,125 @@ class Run(Protocol):
     scaler: torch.amp.GradScaler
     average: WeightAverage | None
     device: torch.device
+    max_iter: int
+    identity: Identity
 
 
 class Checkpoint:
-    """``last.pt`` in the folder of a run."""
+    """``last.pt`` in the folder of a run.
 
-    def __init__(self, folder: str, settings: dict[str, str]) -> None:
-        """Make the folder.
+    Attributes:
+        folder: Of the run.
+        before: The state that the run goes on from; None for a new run.
+        step: Steps after which it was saved last.
+        adopted: What has changed in what the run is made of, and was accepted.
+    """
+
+    def __init__(self, folder: str, resume: bool = False) -> None:
+        """Make the folder, and look for a run in it.
 
         Args:
             folder: Of the run.
-            settings: What the run depends on, see `run_settings`.
+            resume: Whether the user asked to go on; without, a folder that holds a run is refused.
 
         Raises:
-            InputError: It cannot be written to.
+            InputError: It cannot be written to, or holds a run or a model.
+            WeightsError: It holds a checkpoint that is broken.
         """
-        self.path = check_writable(folder) / "last.pt"
-        self.settings, self.step = settings, 0
+        self.folder, self.step = check_writable(folder), 0
+        self.path, self.adopted = self.folder / LAST, list[str]()
+        self.before: RunState | None = None
+        if self.path.exists():
+            self.before = require_run_state(self.path)
+            self.step = self.before.step
+            if not resume:
+                raise InputError(
+                    f"'{folder}' holds a run at step {self.step}; go on with --resume, or choose another OUTPUT_DIR"
+                )
+        elif (self.folder / MODEL).exists():
+            raise InputError(f"'{folder}' holds a model and no run to go on with; choose another OUTPUT_DIR")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run that goes on; None for a new one."""
+        return None if self.before is None else int(json.loads(self.before.raw["settings"]["SEED"]))
+
+    def own_start(self, config: Path, weights: str) -> str | None:
+        """Return the hash of the weights that the run started from, where its own folder is what the user goes on by.
+
+        The config there no longer says which they were, and the weights there are those of the run itself.
+
+        Args:
+            config: That the run goes on with.
+            weights: ``MODEL.WEIGHTS``.
+        """
+        if self.before is None or "weights" not in self.before.raw:
+            return None
+        places = (config.parent, Path(weights).parent) if weights else (config.parent,)
+        own = any(place.resolve() == self.folder.resolve() for place in places)
+        return str(self.before.raw["weights"]["start"]) if own else None
 
     def save(self, trainer: Run, step: int) -> None:
-        """Write the state after `step` steps; the one before stays until this one is whole."""
+        """Write the state after `step` steps; the one before stays until this one is whole.
+
+        Raises:
+            TrainingError: A weight is not finite; the file of before is kept.
+            InputError: It cannot be written; likewise.
+        """
         state = {
             "step": step,
-            "settings": self.settings,
+            "steps": trainer.max_iter,
+            **trainer.identity.saved(),
             "model": trained_state(trainer.model),
             "optimizer": trainer.optimizer.state_dict(),
             "scaler": trainer.scaler.state_dict(),
             "average": trainer.average.values if trainer.average else {},
         }
-        with atomic_write(self.path) as temporary:
-            torch.save(state, temporary)
+        save_run_state(self.path, state)
         self.step = step
 
-    def load(self, trainer: Run, resume: bool) -> int:
+    def load(self, trainer: Run, adopt: bool = False) -> int:
         """Go on where the run in the folder stopped.
 
         Args:
             trainer: To be filled.
-            resume: Whether the user asked for it; without, a folder that holds a run is refused.
+            adopt: Go on although the run was made of something else; what has changed is in the log.
 
         Returns:
             The number of steps that were taken; 0 for a new run.
 
         Raises:
-            InputError: The folder holds a run and `resume` was not asked for.
-            ConfigError: It holds a run with other settings.
-            WeightsError: The file is broken or does not fit.
+            ConfigError: The run was made of something else, and `adopt` is not set.
+            WeightsError: The file does not fit.
         """
-        if not self.path.exists():
+        if self.before is None:
             return 0
-        try:
-            saved: dict[str, Any] = read_pickle(self.path)
-            self.step = int(saved["step"])
-        except Exception as error:  # pickle raises whatever comes
-            raise WeightsError(
-                f"'{self.path}' is no checkpoint of a run ({error}); choose another OUTPUT_DIR"
-            ) from error
-        folder = self.path.parent
-        if not resume:
-            raise InputError(
-                f"'{folder}' holds a run at step {self.step}; go on with --resume, or choose another OUTPUT_DIR"
+        changes = trainer.identity.changes(self.before.raw, self.folder)
+        for line in changes:
+            log.info(f"{'adopted' if adopt else 'changed'}: {line}")
+        if changes and not adopt:
+            more = f" (and {len(changes) - 3} more, see above)" if changes[3:] else ""
+            raise ConfigError(
+                f"the run in '{self.folder}' was made of something else: {'; '.join(changes[:3])}{more}; choose "
+                "another OUTPUT_DIR (--output), or go on all the same with --resume --adopt"
             )
-        begun = {new_key(key): value for key, value in saved["settings"].items()}
-        for key, value in self.settings.items():
-            if (before := begun.get(key)) != value:
-                raise ConfigError(
-                    f"{key} is {value} but the run in '{folder}' has {before}; use that, or choose another OUTPUT_DIR"
-                )
-        load_trained_state(trainer.model, saved["model"], str(self.path))
-        trainer.optimizer.load_state_dict(saved["optimizer"])
-        trainer.scaler.load_state_dict(saved["scaler"])
-        if trainer.average:
-            trainer.average.values = {key: value.to(trainer.device) for key, value in saved["average"].items()}
+        self.adopted = changes
+        self._fill(trainer, self.before)
+        if changes and comm.is_main_process():
+            self.save(trainer, self.step)
+            trainer.identity.write(self.folder)
         return self.step
 
-
-def run_settings(cfg: CfgNode) -> dict[str, str]:
-    """Return what a run depends on by dotted key, as JSON."""
-    wanted = ("MODEL", "INPUT", "SOLVER", "SEED", "DATASETS.TRAIN", "DATASETS.VOCABULARY")
-    found = {}
-    for key, value in _flat(cfg):
-        if key.startswith(wanted) and key not in FREE:
-            found[key] = json.dumps(value, default=str)
-    return found
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if hasattr(value, "items"):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    def _fill(self, trainer: Run, state: RunState) -> None:
+        load_trained_state(trainer.model, state.raw["model"], str(self.path))
+        try:
+            trainer.optimizer.load_state_dict(state.raw["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise WeightsError(
+                f"the optimizer of '{self.path}' does not fit this config ({error}); choose another OUTPUT_DIR, and "
+                f"start from its weights with MODEL.WEIGHTS {self.path}"
+            ) from error
+        trainer.scaler.load_state_dict(state.raw["scaler"])
+        if trainer.average:
+            kept = state.raw["average"] or WeightAverage(trainer.model, trainer.average.decay).values
+            trainer.average.values = {key: value.to(trainer.device) for key, value in kept.items()}

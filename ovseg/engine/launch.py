@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,28 +16,31 @@ from ovseg.system.processes import leave_group
 
 
 def launch(
-    main: Callable[..., None],
+    main: Callable[..., int],
     args: tuple[Any, ...],
     processes: int = 1,
     machines: int = 1,
     machine_rank: int = 0,
     address: str = "auto",
-) -> None:
+) -> int:
     """Run a function in every process of a training.
 
     Under torchrun the process group is made from its environment, and the other arguments are not looked at.
 
     Args:
-        main: A function at the top of a module.
+        main: A function at the top of a module, that returns an exit code.
         args: Its arguments; they travel to other processes.
         processes: On this machine: as many as accelerators, or any number on CPUs.
         machines: Number of machines.
         machine_rank: Number of this one.
         address: ``tcp://HOST:PORT`` of the first machine; ``auto`` for one machine.
 
+    Returns:
+        The exit code.
+
     Raises:
         ConfigError: There are not so many accelerators, or several machines without an address.
-        SystemExit: A process ended with an error that it has printed.
+        SystemExit: A process ended with an error that it has printed, or with another exit code.
     """
     from detectron2.engine import launch as spawn
 
@@ -56,9 +60,10 @@ def launch(
         spawn(_reporting, processes, machines, machine_rank, address, (main, args))
     except torch.multiprocessing.ProcessExitedException as error:
         raise SystemExit(error.exit_code or 1) from error
+    return 0
 
 
-def _join(main: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _join(main: Callable[..., int], args: tuple[Any, ...]) -> int:
     """Join the processes of torchrun."""
     from detectron2.utils import comm
 
@@ -68,20 +73,21 @@ def _join(main: Callable[..., None], args: tuple[Any, ...]) -> None:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     comm.create_local_process_group(world)
     try:
-        main(*args)
+        return main(*args)
     finally:
         leave_group()
 
 
-def _reporting(main: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _reporting(main: Callable[..., int], args: tuple[Any, ...]) -> None:
     """Run in a spawned process; a user's mistake ends it with one line, not with a traceback in the parent."""
-    failed = False
+    # As in the first process (ovseg.cli): Detectron2 scripts functions at import, which nobody here can mend.
+    warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     try:
-        main(*args)
+        code = main(*args)
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        failed = True  # leaving here would keep what the error refers to: models, and their group with them
+        code = 2  # leaving here would keep what the error refers to: models, and their group with them
     finally:
         leave_group()
-    if failed:
-        sys.exit(2)
+    if code:
+        sys.exit(code)

@@ -2,110 +2,157 @@
 
 from __future__ import annotations
 
-import ast
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.utils import comm
 
-from ovseg.checkpoint.trained import trained_state
-from ovseg.data.checking import require_sound
-from ovseg.data.registration import load_datasets
+from ovseg._version import __version__
+from ovseg.data.contents import read_contents
+from ovseg.engine.checkpoints import Checkpoint
 from ovseg.engine.expectation import describe
-from ovseg.engine.hooks import Log, Save, Validation, log, report, start_log
+from ovseg.engine.exporting import write_description
+from ovseg.engine.held_out import HELD_OUT, HeldOut, is_share
+from ovseg.engine.hooks import Log, Save, Validation, start_log
+from ovseg.engine.identity import DATA
+from ovseg.engine.options import training_spec, with_seed
+from ovseg.engine.pace import log
+from ovseg.engine.run_data import RunData, chosen_words, load_held_out, load_run_data, load_tests
 from ovseg.engine.trainer import Trainer, seed_everything
-from ovseg.engine.validation import load_test_sets, validate
+from ovseg.engine.validation import describe_tests, validate
 from ovseg.errors import ConfigError
 from ovseg.system.device import resolve_device
 from ovseg.system.files import atomic_write, check_writable
-from ovseg.zoo import Spec, build, resolve
+from ovseg.system.values import dump, plain
+from ovseg.zoo import Spec, build, require_weights
 
-_WORDS = {"true": True, "false": False, "null": None}  # as YAML writes what Python spells otherwise
-CHECKED = 64  # images of each data set that are read before training; all names of files are compared
-
-
-def read_options(words: Sequence[str]) -> dict[str, Any]:
-    """Turn ``KEY VALUE KEY VALUE`` of a command line into nested changes to a config.
-
-    Raises:
-        ConfigError: A value is missing.
-    """
-    if len(words) % 2:
-        raise ConfigError(f"'{words[-1]}' has no value; expected KEY VALUE pairs such as SOLVER.MAX_ITER 1000")
-    changes: dict[str, Any] = {}
-    for key, text in zip(words[::2], words[1::2], strict=True):
-        node = changes
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        try:
-            node[last] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            node[last] = _WORDS.get(text, text)
-    return changes
+RECORD = "training.json"
+"""What a run was told and has found in its data, for people and programs; a start writes it anew."""
 
 
-def train(config: str, changes: dict[str, Any], resume: bool = False, eval_only: bool = False) -> None:
-    """Train a model, or only evaluate it; in every process of a run.
+def train(
+    config: str,
+    changes: dict[str, Any],
+    resume: bool = False,
+    adopt: bool = False,
+    skip_broken: bool = False,
+) -> int:
+    """Train a model; in every process of a run.
 
     Args:
         config: A YAML file, a shipped one, or the name of a model to go on from.
         changes: Nested changes to it.
         resume: Go on with the run in ``OUTPUT_DIR``.
-        eval_only: Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``.
+        adopt: Go on although what the run was made of has changed, or was not recorded by an earlier version.
+        skip_broken: Leave out training images that cannot be used, instead of refusing to start.
+
+    Returns:
+        0: what a validation has left out is in the log.
 
     Raises:
         OvsegError: The data, the config or the folder of the run cannot be used, or the training broke down.
     """
-    spec = resolve(config, overrides=changes)
-    cfg = spec.config
-    tests = load_test_sets(cfg.DATASETS.TEST, cfg.DATASETS.VOCABULARY, cfg.DATASETS.RENAME)
-    folder = check_writable(cfg.OUTPUT_DIR)
-    start_log(folder)
-    if eval_only:
-        for name, scores in validate(_model(spec), tests).items():
-            report(name, scores)
-        return
-    datasets = load_datasets(cfg.DATASETS.TRAIN, cfg.DATASETS.VOCABULARY, rename=cfg.DATASETS.RENAME)
-    for dataset in {dataset.name: dataset for dataset in (*datasets, *tests)}.values():
-        require_sound(dataset, CHECKED)
-    trainer = Trainer(cfg, _model(spec), datasets, resume)
-    for line in describe(trainer):
+    if adopt and not resume:
+        raise ConfigError("--adopt goes on with a run that was made of something else; give --resume, too")
+    spec, lines = training_spec(config, changes)
+    checkpoint = Checkpoint(spec.config.OUTPUT_DIR, resume)
+    spec, seeded = with_seed(spec, config, checkpoint.seed)
+    start_log(checkpoint.folder)
+    for line in (*lines, *seeded):
+        log.info(line)
+    cfg, folder = spec.config, checkpoint.folder
+    kept = HeldOut.read(folder) if checkpoint.before else None
+    data = load_run_data(cfg, kept, skip_broken)
+    start = checkpoint.own_start(spec.path, cfg.MODEL.WEIGHTS)
+    trainer = Trainer(cfg, _model(spec, untrained=True), data, checkpoint, start, adopt)
+    if comm.is_main_process():
+        _write_record(trainer, data, spec, [*lines, *seeded], folder)
+    for line in (*describe(trainer), *describe_tests(data.tests, cfg.TEST.EVAL_PERIOD)):
         log.info(line)
     if trainer.start_iter:
         log.info(f"going on at step {trainer.start_iter} of '{folder}'")
     log_hook = Log(folder, trainer.start_iter)
-    trainer.register_hooks([log_hook, Validation(tests, log_hook), Save()])
+    trainer.register_hooks([log_hook, Save(), Validation(data.tests, log_hook)])
     trainer.fit()
-    if comm.is_main_process():
-        export(trainer, folder)
-        log.info(f"done: ovseg segment IMAGE --model {folder}")
+    log.info(f"done: ovseg segment IMAGE --model {folder}")
     comm.synchronize()
+    return 0
 
 
-def _model(spec: Spec) -> Any:
+def evaluate(config: str, changes: dict[str, Any]) -> int:
+    """Evaluate a model on ``DATASETS.TEST`` as a training validates it; in every process.
+
+    Args:
+        config: As for `train`; the folder of a run stands for what it has learnt, finished or not.
+        changes: Nested changes to it.
+
+    Returns:
+        0, or 1 where images or a whole data set could not be measured; the log names them.
+
+    Raises:
+        WeightsError: The head has no weights.
+        OvsegError: As `train`.
+    """
+    spec, lines = training_spec(config, changes, evaluating=True)
+    require_weights(spec)
+    spec, seeded = with_seed(spec, config, None)
+    cfg = spec.config
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("there is nothing to evaluate on; give --val DIR, or DATASETS.TEST")
+    start_log(check_writable(cfg.OUTPUT_DIR))
+    for line in (*lines, *seeded):
+        log.info(line)
+    run = _run_of(spec)
+    shares = [name for name in cfg.DATASETS.TEST if is_share(name)]
+    tests = load_held_out(cfg, run) if shares else []
+    trained = {one.image.hash for part in _trained_on(run) for one in part.images.values()}
+    tests += load_tests(
+        [name for name in cfg.DATASETS.TEST if name not in shares], chosen_words(cfg), trained, {"test": []}
+    )
+    found = validate(_model(spec), tests)
+    for name, outcome in found.items():
+        log.info(outcome.line(name))
+    comm.synchronize()
+    return int(any(outcome.failed or outcome.problem for outcome in found.values()))
+
+
+def _run_of(spec: Spec) -> Path:
+    """Return the folder of the run whose weights or config these are; that of the config where it is no run."""
+    weights = spec.config.MODEL.WEIGHTS
+    places = [Path(weights).parent] if weights else []
+    return next((place for place in places if (place / DATA).is_file()), spec.path.parent)
+
+
+def _trained_on(run: Path) -> Any:
+    return read_contents(run / DATA) if (run / DATA).is_file() else []
+
+
+def _model(spec: Spec, untrained: bool = False) -> Any:
     """Build the model; what is new in it starts the same in every run of this seed."""
     device = resolve_device(spec.config.MODEL.DEVICE)
     seed_everything(spec.config.SEED)
-    return build(spec).eval().place(device, torch.float32)
+    return build(spec, untrained).eval().place(device, torch.float32)
 
 
-def export(trainer: Trainer, folder: Path) -> None:
-    """Write what `ovseg.load(folder)` needs: config.yaml, classes.json and model.safetensors.
-
-    Raises:
-        InputError: A file cannot be written.
-    """
-    from ovseg.checkpoint.trained import save_trained
-
-    with trainer.averaged():
-        save_trained(trained_state(trainer.model), folder / "model.safetensors")
-    cfg = trainer.cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS, cfg.MODEL.TEXT.VOCABULARY = "", ""  # `ovseg.load` takes those of the folder
-    for name, text in (("classes.json", json.dumps(trainer.classes.to_json(), indent=1)), ("config.yaml", cfg.dump())):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+def _write_record(trainer: Trainer, data: RunData, spec: Spec, lines: list[str], folder: Path) -> None:
+    """Write what the run is, before its first step: so a kill leaves no checkpoint without its classes."""
+    write_description(trainer.cfg, trainer.classes, folder)
+    if not trainer.start_iter:
+        trainer.identity.write(folder)
+    if data.held_out:
+        data.held_out.write(folder)
+        log.info(f"held out for validation: {sum(map(len, data.held_out.images.values()))} images, see '{HELD_OUT}'")
+    record = {
+        "ovseg": __version__,
+        "torch": torch.__version__,
+        "config": spec.name,
+        "seed": trainer.cfg.SEED,
+        "start": trainer.start_iter,
+        "weights": trainer.identity.weights,
+        "notes": lines,
+        "adopted": trainer.checkpoint.adopted,
+        "data": data.record,
+    }
+    with atomic_write(folder / RECORD) as temporary:
+        temporary.write_text(dump(plain(record), indent=1) + "\n", encoding="utf-8")

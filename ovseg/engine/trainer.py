@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ovseg.data.dataset import Dataset
 from ovseg.data.loader import Share, stream, training_batches
 from ovseg.data.mappers import build_mapper
-from ovseg.engine.checkpoints import Checkpoint, WeightAverage, run_settings
+from ovseg.engine.checkpoints import Checkpoint, WeightAverage
+from ovseg.engine.identity import Identity, run_settings, weight_hashes
 from ovseg.engine.optimizer import (
     build_optimizer,
     check_schedule,
@@ -32,6 +32,7 @@ from ovseg.engine.optimizer import (
     learning_rate_factor,
     trainable_parameters,
 )
+from ovseg.engine.run_data import RunData
 from ovseg.errors import ConfigError, TrainingError
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.system.device import is_cpu
@@ -51,25 +52,40 @@ class Trainer(TrainerBase):
         cfg: Its config.
         model: What is trained; in training mode it returns a dict of weighted losses.
         classes: The words that are learnt.
+        identity: What the run is made of, by content.
         optimizer, scaler, average: As their names say; `average` is None without ``SOLVER.EMA``.
         checkpoint: Where its state is kept.
         metrics: Losses (means over the processes), ``lr``, ``grad_norm`` and ``data_seconds`` of the last step.
     """
 
-    def __init__(self, cfg: CfgNode, model: WordedModel, datasets: Sequence[Dataset], resume: bool = False) -> None:
-        """Start fresh, or from the checkpoint in ``OUTPUT_DIR``.
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: WordedModel,
+        data: RunData,
+        checkpoint: Checkpoint,
+        start: str | None = None,
+        adopt: bool = False,
+    ) -> None:
+        """Start fresh, or from the checkpoint in the folder of the run.
 
         Args:
             cfg: The config.
-            model: On its device.
-            datasets: With the same classes.
-            resume: Go on with the run in ``OUTPUT_DIR``, if there is one.
+            model: On its device, in the state that a run of this config starts from.
+            data: What it is trained on.
+            checkpoint: Of the folder of the run.
+            start: Hash of the weights that the run has started from; None where the model still has them.
+            adopt: Go on with a run that was made of something else.
 
         Raises:
             OvsegError: A value of the config cannot be used, or the folder holds another run.
         """
         super().__init__()
-        self.cfg, self.model, self.classes = cfg, model, datasets[0].classes
+        self.cfg, self.model, self.classes = cfg, model, data.train[0].classes
+        weights = weight_hashes(model, bool(cfg.MODEL.WEIGHTS))
+        self.identity = Identity(
+            run_settings(cfg), weights if start is None else {**weights, "start": start}, data.contents
+        )
         worded = model.with_words(model.words(self.classes))
         model.start_training(worded.words)
         self.device = next(model.parameters()).device
@@ -80,10 +96,9 @@ class Trainer(TrainerBase):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average = WeightAverage(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         check_schedule(cfg)
-        self.checkpoint = Checkpoint(cfg.OUTPUT_DIR, run_settings(cfg))
-        self.start_iter = self.checkpoint.load(self, resume)
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.mappers = [build_mapper(cfg, dataset) for dataset in datasets]
+        self.checkpoint, self.max_iter = checkpoint, cfg.SOLVER.MAX_ITER
+        self.start_iter = checkpoint.load(self, adopt)
+        self.mappers = [build_mapper(cfg, dataset) for dataset in data.train]
         self.replica = worded if self.share.world == 1 else _replicate(worded)
         self.metrics: dict[str, float] = {}
 

@@ -54,6 +54,7 @@ class MaskModel(WordedModel, Sectioned):
         head: Names of the trained parts in the state dict, by how they start.
         size_divisibility: Images are padded with zeros to multiples of so many pixels, as the originals do.
         options: Those of the config that make results (`Section.of_results`), for the record.
+        training_state: That of the training whose checkpoint it was filled from, in words; empty for finished weights.
     """
 
     size_divisibility: int = 32
@@ -78,11 +79,13 @@ class MaskModel(WordedModel, Sectioned):
                 f"AutoCLIP weighs texts for patches, but {type(self).__name__} has masks; set MODEL.TEXT.AUTOCLIP to 0"
             )
         self.options = dict(options or {})
+        self.training_state = ""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
-        return {**super().settings, "options": self.options}
+        state = {"training": self.training_state} if self.training_state else {}
+        return {**super().settings, "options": self.options, **state}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -106,6 +109,7 @@ class MaskModel(WordedModel, Sectioned):
         """
         if weights is not None:
             load(self, weights, official)
+            self.training_state = weights.training
         else:
             self.refresh_hash()
 

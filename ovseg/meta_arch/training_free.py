@@ -26,6 +26,7 @@ from ovseg.meta_arch.worded_model import WordedModel, read_clip
 from ovseg.ops.windows import WindowPlan
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.regions import REGIONS, RegionGenerator
+from ovseg.system.progress import report
 from ovseg.system.registry import build
 from ovseg.system.values import plain
 from ovseg.vocabulary import TextOptions
@@ -137,6 +138,7 @@ class TrainingFree(WordedModel):
             for place, rows in _shares(done, len(own), len(plan)):
                 parts[place].append([dense.rows(rows) for dense in passed])
             done += len(own)
+            report("windows", done, len(plan) * len(images))
         return [Seen(parts[i], plan, image, None if regions is None else regions[i]) for i, image in enumerate(normal)]
 
     def label(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -18,7 +17,7 @@ from ovseg.clip.activation import asked
 from ovseg.clip.base import BaseClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
-from ovseg.errors import ConfigError, EnvironmentProblem, InputError
+from ovseg.errors import ConfigError, InputError
 from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import pack_linears
@@ -117,16 +116,9 @@ class WordedModel(nn.Module):
         return result
 
     @cached_property
-    def text_cache(self) -> TextCache | None:
-        """The cache of text embeddings, opened once, for it remembers what it has read of its files.
-
-        Where there can be none (a read-only home), it warns and goes on without.
-        """
-        try:
-            return TextCache()
-        except EnvironmentProblem as problem:
-            warnings.warn(f"{problem}; going on without a text cache", RuntimeWarning, stacklevel=3)
-            return None
+    def text_cache(self) -> TextCache:
+        """The cache of text embeddings, opened once, for it remembers what it has read of its files."""
+        return TextCache()
 
     def words(
         self,

@@ -6,6 +6,7 @@ Every operator is defined here in Python with a plain PyTorch form, which runs o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from ovseg.errors import EnvironmentProblem
-from ovseg.system.cache_dir import cache_dir
+from ovseg.system.cache_dir import cache_path
 
 SOURCES = Path(__file__).parent / "csrc"
 PREBUILT = Path(__file__).parent / "prebuilt"
@@ -63,7 +64,9 @@ def library_name() -> str:
 
 def find_library() -> Path | None:
     """Return the compiled library that fits, or None where there is none."""
-    folders = (PREBUILT, cache_dir() / "ops")
+    folders = [PREBUILT]
+    with contextlib.suppress(EnvironmentProblem):  # no home, no cache
+        folders.append(cache_path() / "ops")
     return next((path for folder in folders if (path := folder / library_name()).is_file()), None)
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovseg.data.images import output_stems
 from ovseg.errors import ConfigError, InputError
-from ovseg.result.formats import FORMATS, Format, list_formats
+from ovseg.result.formats import FORMATS, Format, Place, list_formats
 from ovseg.result.parts import Result
 from ovseg.system.files import check_writable
+from ovseg.system.paths import common_root, relative_names
 from ovseg.system.registry import build, find, options_of
+from ovseg.vocabulary import Vocabulary
 
 STANDARD = ("overlay", "labels", "report")
 """The formats of a run that names none; the report is written last, so that what it speaks of is there."""
 
+NAME_BYTES = 255
+"""What file systems take as the name of a file; on a few with less, writing an image fails by name."""
+
+_LONGEST = max(len(ending) for one in list_formats() for ending in one.endings())
 _HEAD = 400  # bytes of a file in which its mark is looked for
 
 
@@ -40,46 +47,92 @@ def plan_files(
     folder: Path,
     formats: Sequence[str] = STANDARD,
     options: Mapping[str, Any] | None = None,
-) -> dict[str, Path]:
-    """Choose for each image the path of its results without their endings, and make sure that they may be written.
+    on_error: Callable[[Path, InputError], None] | None = None,
+    on_note: Callable[[Path, str], None] | None = None,
+) -> dict[str, Place]:
+    """Choose for each image where its results go, and make sure that they may be written there.
 
-    Results of earlier runs are replaced. An image of this run and a JSON file that is no result never are.
+    They are named by the path of the image below the innermost folder that holds all of them (`relative_names`), if
+    need be shortened. Those of earlier runs are replaced. An image of this run, and a file that should be a result by
+    its name and is none, never are.
 
     Args:
         images: All images of the run.
-        folder: Of the results; it is made.
+        folder: Of the results; it is made, with the folders in it.
         formats: Names of what will be written.
         options: See `write_files`.
+        on_error: Called with an image whose results cannot be written; it is left out. Without it the error is raised.
+        on_note: Called with an image whose results get another name than its own, or under whose name results of
+            another one lie, and with a line on it.
 
     Returns:
-        ``str(image)`` -> ``folder/stem``; see `write_files`.
+        ``str(image)`` -> its place; see `write_files`.
 
     Raises:
         UnknownNameError: There is no such format.
-        ConfigError: None of the formats has an option.
+        ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
-    chosen = _formats(formats, options)
-    images = list(images)
-    stems = output_stems([path.name for path in images])
-    bases = {str(path): folder / stem for path, stem in zip(images, stems, strict=True)}
-    inputs = {os.path.realpath(path) for path in images}
-    for base in bases.values():
-        for one in chosen:
-            for ending in one.endings():
-                _check_replaceable(Path(f"{base}{ending}"), inputs, one.mark)
-    check_writable(folder)
-    return bases
+    paths, chosen = list(images), _formats(formats, options)
+    _check_options(formats, options or {})
+    root, inputs = common_root(paths), {os.path.realpath(path) for path in paths}
+    places: dict[str, Place] = {}
+    owners: dict[Path, Place] = {}
+    for path, name in zip(paths, relative_names(paths, root), strict=True):
+        place = Place(folder, short_name(name, NAME_BYTES - _LONGEST), _below(path, root), path)
+        try:
+            targets = _check_place(place, chosen, inputs, owners)
+        except InputError as error:
+            if on_error is None:
+                raise
+            on_error(path, error)
+            continue
+        places[str(path)] = place
+        owners |= dict.fromkeys(targets, place)
+        if on_note is not None:
+            if place.name != name:
+                on_note(path, f"'{path.name}': its name is too long for results, which are called {place.name}")
+            for note in _strangers(place, chosen):
+                on_note(path, note)
+    for parent in sorted({folder, *(target.parent for target in owners)}):
+        check_writable(parent)
+    return places
+
+
+def short_name(name: str, most: int) -> str:
+    """Shorten the last part of a name to a number of bytes; eight digits of its hash tell it from its like.
+
+    Names that fit stay as they are. The same name always becomes the same.
+    """
+    head, slash, last = name.rpartition("/")
+    if len(os.fsencode(last)) <= most:
+        return name
+    mark = f"-{hashlib.sha256(os.fsencode(last)).hexdigest()[:8]}"
+    while len(os.fsencode(last)) + len(mark) > most:
+        last = last[:-1]
+    return f"{head}{slash}{last}{mark}"
+
+
+def check_words(
+    classes: Vocabulary, folder: Path, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse words that one of the formats cannot hold, before the heavy work; arguments as `plan_files`.
+
+    Raises:
+        InputError: It cannot hold them.
+    """
+    for one in _formats(formats, options):
+        one.check(classes, folder)
 
 
 def write_files(
-    result: Result, base: Path, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
+    result: Result, place: Place, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
     """Write the files of one result, each complete or absent, in the order of the formats.
 
     Args:
         result: Of one image.
-        base: Path without endings, from `plan_files`.
+        place: Of the image, from `plan_files`.
         formats: Names.
         options: Values of options of the formats; each format takes those that it has.
 
@@ -91,28 +144,85 @@ def write_files(
         ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: A place cannot be written to, or the result has not what a format shows.
     """
-    written = {}
-    for one in _formats(formats, options):
-        path = Path(f"{base}{one.ending}")
-        one.save(result, path)
-        written[one.name] = str(path)
-    return written
+    return {one.name: str(one.put(result, place)) for one in _formats(formats, options)}
+
+
+def origin(path: Path) -> str | None:
+    """Return the image that a result of ours was made of, as an absolute path; None where that is not known."""
+    from PIL import Image
+
+    try:
+        if path.suffix == ".json":
+            found = json.loads(path.read_text(encoding="utf-8"))["input"]["path"]
+        else:
+            with Image.open(path, formats=["PNG"]) as picture:
+                found = picture.info.get("Source")
+    except Exception:  # a file of an earlier version, or a damaged one: nothing is known of it
+        return None
+    return str(found) if found else None
+
+
+def _below(path: Path, root: Path) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
 
 
 def _formats(names: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Format]:
+    """Build formats; each takes the options that it has."""
     given = options or {}
-    known = {name: options_of(find(FORMATS, name)).keys() & given.keys() for name in names}
-    if unused := given.keys() - set().union(*known.values()):
+    own = {name: options_of(find(FORMATS, name)).keys() & given.keys() for name in names}
+    return [build(FORMATS, name, {key: given[key] for key in keys}) for name, keys in own.items()]
+
+
+def _check_options(names: Sequence[str], options: Mapping[str, Any]) -> None:
+    known = {key for name in names for key in options_of(find(FORMATS, name))}
+    if unused := options.keys() - known:
         raise ConfigError(f"option '{min(unused)}' changes none of the formats {', '.join(names)}; leave it out")
-    return [build(FORMATS, name, {key: given[key] for key in own}) for name, own in known.items()]
+
+
+def _check_place(place: Place, chosen: Iterable[Format], inputs: set[str], owners: Mapping[Path, Place]) -> list[Path]:
+    """Refuse a place where something would be lost.
+
+    Args:
+        place: Of an image.
+        chosen: What will be written.
+        inputs: Real paths of all images of the run.
+        owners: Which file belongs to which of the other images.
+
+    Returns:
+        The files of this one.
+    """
+    targets: list[Path] = []
+    for one in chosen:
+        one.check_place(place)
+        for target, mark in one.files(place).items():
+            _check_replaceable(target, inputs, mark)
+            if other := owners.get(target):
+                raise InputError(f"'{other.image}' and '{place.image}' would both be written to '{target}'; rename one")
+            targets.append(target)
+    return targets
+
+
+def _strangers(place: Place, chosen: Iterable[Format]) -> Iterator[str]:
+    """Say which results under the name of an image are of another one: those to be replaced, and those that stay."""
+    written = {target for one in chosen for target in one.files(place)}
+    endings = [ending for one in list_formats() for ending in one.endings()]
+    there = sorted(target for target in {*written, *map(place.file, endings)} if target.is_file())
+    of = {target: found for target in there if (found := origin(target)) and found != os.path.abspath(place.source)}
+    for what, files in (
+        ("is replaced", [target for target in of if target in written]),
+        ("stays; delete it, or choose another --output", [target for target in of if target not in written]),
+    ):
+        if files:
+            more = f" (and {len(files) - 1} more)" if files[1:] else ""
+            yield f"'{files[0]}'{more} of another image, '{of[files[0]]}', {what}"
 
 
 def _check_replaceable(target: Path, inputs: set[str], mark: bytes) -> None:
     if os.path.realpath(target) in inputs:
         raise InputError(f"'{target}' is an input and would be overwritten by a result; choose another --output")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise InputError(f"result '{target}' cannot be written: a folder is in its place; choose another --output")
-    if target.suffix == ".json" and target.is_file():
+    if mark and os.path.isfile(target):
         try:
             with target.open("rb") as file:
                 ours = mark in file.read(_HEAD)

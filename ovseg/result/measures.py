@@ -9,6 +9,8 @@ import numpy as np
 
 from ovseg.vocabulary import ClassEntry, Vocabulary
 
+_PIXELS = 2**21  # of a map that are measured at a time
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -42,8 +44,7 @@ def find_segments(labels: np.ndarray, scores: np.ndarray, vocabulary: Vocabulary
     Returns:
         The segments of the classes that are present, by ascending class id.
     """
-    # Slot 0 is "no class".
-    measures = measure(labels + 1, scores, len(vocabulary) + 1)
+    measures = measure(labels, scores, len(vocabulary) + 1, shift=1)  # slot 0 is "no class"
     return [
         Segment(slot - 1, vocabulary[slot - 1].name, found.area, found.area / labels.size, found.score, found.bbox)
         for slot, found in measures.items()
@@ -59,31 +60,38 @@ class Measures(NamedTuple):
     bbox: tuple[int, int, int, int]
 
 
-def measure(ids: np.ndarray, scores: np.ndarray, count: int) -> dict[int, Measures]:
-    """Measure all regions of a map in one pass over its horizontal runs.
+def measure(ids: np.ndarray, scores: np.ndarray, count: int, shift: int = 0) -> dict[int, Measures]:
+    """Measure all regions of a map in one pass over its horizontal runs, some rows at a time.
 
     Args:
-        ids: ``(H, W)`` of any integer dtype, 0..count - 1.
+        ids: ``(H, W)`` of any integer dtype, 0..count - 1 behind the shift.
         scores: ``(H, W)`` float32 in 0..1.
         count: How many ids there may be.
+        shift: Is added to the ids.
 
     Returns:
         The regions that are present, by ascending id.
     """
     width = ids.shape[1]
-    begins = np.ones(ids.shape, dtype=bool)  # where a run of one id in one row begins
-    np.not_equal(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)
-    slot = ids.ravel()[starts]
-    lengths = np.diff(starts, append=ids.size)
-    areas = np.bincount(slot, weights=lengths, minlength=count).astype(np.int64)
-    sums = np.bincount(slot, weights=np.add.reduceat(scores.ravel(), starts, dtype=np.float64), minlength=count)
-    rows, lefts = np.divmod(starts, width)
+    areas, sums = np.zeros(count, dtype=np.int64), np.zeros(count)
     low = np.full((2, count), ids.size)  # smallest column and row of each region
     high = np.zeros((2, count), dtype=np.int64)  # one beyond the largest
-    for axis, (first, last) in enumerate([(lefts, lefts + lengths), (rows, rows + 1)]):
-        np.minimum.at(low[axis], slot, first)
-        np.maximum.at(high[axis], slot, last)
+    step = max(1, _PIXELS // width)
+    for top in range(0, len(ids), step):
+        part = ids[top : top + step] + shift
+        begins = np.ones(part.shape, dtype=bool)  # where a run of one id in one row begins
+        np.not_equal(part[:, 1:], part[:, :-1], out=begins[:, 1:])
+        starts = np.flatnonzero(begins)
+        slot = part.ravel()[starts]
+        lengths = np.diff(starts, append=part.size)
+        areas += np.bincount(slot, weights=lengths, minlength=count).astype(np.int64)
+        own = np.add.reduceat(scores[top : top + step].ravel(), starts, dtype=np.float64)
+        sums += np.bincount(slot, weights=own, minlength=count)
+        rows, lefts = np.divmod(starts, width)
+        rows += top
+        for axis, (first, last) in enumerate([(lefts, lefts + lengths), (rows, rows + 1)]):
+            np.minimum.at(low[axis], slot, first)
+            np.maximum.at(high[axis], slot, last)
     present = np.flatnonzero(areas)
     boxes = np.concatenate([low, high - low]).T[present].tolist()
     means = (sums[present] / areas[present]).clip(0, 1).tolist()

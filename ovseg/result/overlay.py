@@ -1,72 +1,70 @@
-"""Drawing a result: colours over the photograph, contours between regions, and a legend that says what is what."""
+"""Drawing a result: colours over the photograph, contours between regions, ids on them, and the legend beside them."""
 
 from __future__ import annotations
 
-import importlib.util
-import unicodedata
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from ovseg.errors import EnvironmentProblem, InputError
+from ovseg.errors import InputError
+from ovseg.result.id_marks import find_marks
+from ovseg.result.legend import PAPER, add_legend, draw_panel, legend_rows, whole_size
 from ovseg.result.parts import Result
+from ovseg.result.png import LARGE, write_png
+from ovseg.vocabulary.colors import ALPHA
 
-LEGEND_ROWS = 20
-"""Classes that the legend names; the others are counted."""
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
+LEGENDS = ("short", "all", "none")
+"""A legend of the largest classes that are present, of all that are present, or none."""
 
 _SMALL = 256  # photographs with a shorter longest side are enlarged when they get a legend
-_TEXT, _FAINT, _PAPER = (30, 30, 34), (120, 120, 128), (255, 255, 255)
-_NO_CLASS = (150, 150, 150)  # where there is no class the picture is grey; no class has a grey colour
-_FONT_FILES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf", "Arial Unicode.ttf")
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of R, G, B (ITU-R BT.601)
 _LINE = 0.6  # how white the borders are
-_MISSING = "\U0010ffff"  # a code point that no font draws: what it looks like is a font's sign for "cannot draw this"
+_STRIP = 2**20  # pixels that are drawn at a time, within 64 to 256 rows
 
 
-@dataclass(frozen=True)
-class LegendRow:
-    """One line of the legend.
-
-    Attributes:
-        text: Name of the class.
-        share: Share of the picture, 0..1.
-        color: Colour of the swatch; None for none.
-    """
-
-    text: str
-    share: float
-    color: tuple[int, int, int] | None
-
-
-def draw_overlay(result: Result, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+def draw_overlay(result: Result, alpha: float = ALPHA, legend: bool | str = True, ids: bool = False) -> Image.Image:
     """Draw the labels of a result over its photograph, which turns grey, so that every hue in the picture is a class.
 
     Args:
         result: What to draw, ``(H, W)``.
         alpha: Strength of the colours: 0 is the untouched photograph, from 0.5 on it is grey below them, 1 the labels.
-        legend: Add the legend: beside the photograph, or below it where it is more than 1.6 times as wide as high.
-            Photographs whose longest side is under 256 pixels are then enlarged by a whole factor, without smoothing.
+        legend: One of `LEGENDS`; True is short, False none. It stands beside the photograph, or below it where it is
+            more than 1.6 times as wide as high. Photographs whose longest side is under 256 pixels are then enlarged by
+            a whole factor, without smoothing.
+        ids: Write the id of each class where it is widest, and before its name in the legend; so that what is too small
+            to be seen is found all the same.
 
     Returns:
         An RGB image; without legend of exactly the photograph's size.
 
     Raises:
-        InputError: ``alpha`` is not in 0..1.
+        InputError: ``alpha`` is not in 0..1, or there is no such legend.
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is {alpha}; expected a number from 0 (photograph) to 1 (labels)")
+    if isinstance(legend, bool):
+        legend = "short" if legend else "none"
+    if legend not in LEGENDS:
+        raise InputError(f"the legend is '{legend}'; expected {', '.join(LEGENDS)}")
     colors = np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
     arrays = [result.labels, result.image, *([result.panoptic.ids] if result.panoptic is not None else [])]
     height, width = result.labels.shape
-    factor = -(-_SMALL // max(height, width)) if legend and max(height, width) < _SMALL else 1
+    factor = -(-_SMALL // max(height, width)) if legend != "none" and max(height, width) < _SMALL else 1
     if factor > 1:
         arrays = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in arrays]
-    labels, image, *ids = arrays
-    picture = Image.fromarray(blend(image, labels, colors, alpha, *ids))
-    return _add_legend(picture, legend_rows(result)) if legend else picture
+    labels, image, *segments = arrays
+    picture = Image.fromarray(blend(image, labels, colors, alpha, *segments))
+    for mark in find_marks(result, factor) if ids else ():
+        mark.draw(picture)
+    if legend == "none":
+        return picture
+    return add_legend(picture, legend_rows(result, alpha, legend == "all", ids), legend == "all")
 
 
 def blend(
@@ -88,26 +86,38 @@ def blend(
         ``(H, W, 3)`` uint8.
     """
     out = np.empty_like(image)
-    border = _borders(labels, ids)
-    for top in range(0, len(image), 256):  # in strips, for floats of the whole picture would be four times its size
-        rows = slice(top, top + 256)
+    top = 0
+    for strip in blended(image, labels, colors, alpha, ids):
+        out[top : top + len(strip)] = strip
+        top += len(strip)
+    return out
+
+
+def blended(
+    image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float, ids: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Yield what `blend` returns in strips (h, W, 3), from the top: floats of all would be four times its size."""
+    thick = max(1, round(min(labels.shape) / 500))  # thicker borders in bigger pictures
+    step = min(256, max(64, _STRIP // image.shape[1]))
+    for top in range(0, len(image), step):
+        rows, above = slice(top, top + step), min(top, thick)
+        near = slice(top - above, top + step)
+        border = _borders(labels[near], thick, None if ids is None else ids[near])[above:]
         base = image[rows].astype(np.float32)
         base += ((base @ _LUMA)[..., None] - base) * np.float32(min(1.0, 2 * alpha))
         strength = (alpha * (labels[rows] >= 0)).astype(np.float32)
         base += (colors[labels[rows]] - base) * strength[..., None]  # for -1 any colour, its strength is 0
-        base[border[rows]] += (255 - base[border[rows]]) * np.float32(_LINE * min(1.0, 2 * alpha))
-        out[rows] = np.rint(base).astype(np.uint8)
-    return out
+        base[border] += (255 - base[border]) * np.float32(_LINE * min(1.0, 2 * alpha))
+        yield np.rint(base).astype(np.uint8)
 
 
-def _borders(labels: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
-    """Mark pixels whose left or upper neighbour has another label or segment; ``(H, W)`` bool.
+def _borders(labels: np.ndarray, thick: int, ids: np.ndarray | None = None) -> np.ndarray:
+    """Mark pixels that have another label or segment up to ``thick`` pixels to the left or above; ``(H, W)`` bool.
 
-    Thicker in bigger pictures. Where one of the two is in no segment only the labels count, for what no segment covers
-    has a label all the same.
+    Where one of the two is in no segment only the labels count, for what no segment covers has a label all the same.
     """
     border = np.zeros(labels.shape, dtype=bool)
-    for step in range(1, max(1, round(min(labels.shape) / 500)) + 1):
+    for step in range(1, thick + 1):
         for here, there in (np.s_[:, step:], np.s_[:, :-step]), (np.s_[step:], np.s_[:-step]):
             border[here] |= labels[here] != labels[there]
             if ids is not None:
@@ -115,141 +125,71 @@ def _borders(labels: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
     return border
 
 
-def legend_rows(result: Result) -> list[LegendRow]:
-    """List the classes present, biggest first, then how many more there are, then the share of no class."""
-    order = sorted(result.segments, key=lambda segment: (-segment.area, segment.class_id))
-    rows = [LegendRow(s.name, s.area_fraction, result.classes[s.class_id].color) for s in order[:LEGEND_ROWS]]
-    if len(order) > LEGEND_ROWS:
-        rest = sum(segment.area_fraction for segment in order[LEGEND_ROWS:])
-        rows.append(LegendRow(f"+{len(order) - LEGEND_ROWS} more", rest, None))
-    nothing = result.labels.size - sum(segment.area for segment in order)
-    if nothing:
-        rows.append(LegendRow("no class", nothing / result.labels.size, _NO_CLASS))
-    return rows
-
-
-def _add_legend(picture: Image.Image, rows: list[LegendRow]) -> Image.Image:
-    """Put the legend beside the picture, or below it in columns."""
-    width, height = picture.size
-    size = int(np.clip(min(width, height) / 30, 14, 96))
-    entries = _draw_rows(rows, size)
-    step, column = round(size * 1.6), entries[0].width + 2 * size
-    beside = width <= 1.6 * height
-    columns = 1 if beside else max(1, (width - size) // column)
-    per_column = -(-len(entries) // columns)
-    columns = -(-len(entries) // per_column)
-    panel_width, panel_height = column * columns, step * per_column + size
-    if beside:
-        canvas = Image.new("RGB", (width + panel_width, max(height, panel_height)), _PAPER)
-    else:
-        canvas = Image.new("RGB", (max(width, panel_width), height + panel_height), _PAPER)
-    canvas.paste(picture, (0, 0))
-    left, top = (width, 0) if beside else (0, height)
-    for i, entry in enumerate(entries):
-        x = left + size + column * (i // per_column)
-        canvas.paste(entry, (x, top + size // 2 + step * (i % per_column)))
-    return canvas
-
-
-def _draw_rows(rows: list[LegendRow], size: int) -> list[Image.Image]:
-    """Draw each row (swatch, name, share) in an image of its own, all of one width and ``1.6 * size`` high."""
-    texts = [fit_text(row.text, size, max_width=16 * size) for row in rows]
-    shares = [_percent(row.share) for row in rows]
-    plain = _font(None, size)
-    name_width = round(max(font.getlength(text) for text, font in texts))
-    share_width = round(max(plain.getlength(share) for share in shares))
-    height, swatch = round(1.6 * size), size
-    name_left = swatch + size // 2
-    share_right = name_left + name_width + size + share_width
-    drawn = []
-    for row, (text, font), share in zip(rows, texts, shares, strict=True):
-        image = Image.new("RGB", (share_right + 1, height), _PAPER)
-        draw = ImageDraw.Draw(image)
-        top, middle = (height - swatch) // 2, height // 2
-        if row.color:
-            draw.rectangle((0, top, swatch - 1, top + swatch - 1), fill=row.color)
-        # "lm" and "rm": aligned on the vertical middle of the font, so that rows in different fonts stand level.
-        draw.text((name_left, middle), text, fill=_TEXT if row.color else _FAINT, font=font, anchor="lm")
-        draw.text((share_right, middle), share, fill=_FAINT, font=plain, anchor="rm")
-        drawn.append(image)
-    return drawn
-
-
-def _percent(share: float) -> str:
-    """Write a share of 0..1 as short as its size deserves."""
-    if 0 < share < 0.001:
-        return "<0.1%"
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
-
-
-def fit_text(text: str, size: int, max_width: float) -> tuple[str, ImageFont.FreeTypeFont]:
-    """Choose a font for a text and make the text drawable and short enough.
-
-    The first font that has all of its letters is taken, else the one that has the most. Signs that it lacks are
-    replaced: accented letters by bare ones, pictures such as emoji by their Unicode names in brackets, the rest by a
-    question mark.
+def save_overlay(
+    result: Result, path: Path, legend: str = "short", ids: bool = False, text: PngInfo | None = None
+) -> None:
+    """Write what `draw_overlay` draws as a PNG; large pictures strip by strip, without holding them a second time.
 
     Args:
-        text: Any text, of any script and length.
-        size: Font size in pixels.
-        max_width: Pixels; a longer text ends in an ellipsis.
-
-    Returns:
-        The text to draw and the font.
+        result: What to draw, ``(H, W)``.
+        path: Of the file.
+        legend: As in `draw_overlay`.
+        ids: As in `draw_overlay`.
+        text: What the file says of itself.
     """
-    text = " ".join(text[:200].split())
-    candidates = [None, *_font_files()]
-    source = min(candidates, key=lambda file: sum(not _has_glyph(file, char) for char in text))
-    text = "".join(char if _has_glyph(source, char) else _spelled(char) for char in text).strip() or "?"
-    font = _font(source, size)
-    if font.getlength(text) > max_width:
-        keep = len(text)
-        while keep > 1 and font.getlength(text[:keep] + "...") > max_width:
-            keep -= 1
-        text = text[:keep].rstrip() + "..."
-    return text, font
+    height, width = result.labels.shape
+    if height * width <= LARGE:
+        draw_overlay(result, ALPHA, legend, ids).save(path, format="PNG", pnginfo=text)
+        return
+    strips, size = _strips(result, ids), (width, height)
+    if legend != "none":
+        every = legend == "all"
+        panel, beside = draw_panel(width, height, legend_rows(result, ALPHA, every, ids), every)
+        size = whole_size(width, height, panel, beside)
+        strips = _with_panel(strips, np.asarray(panel), beside, size, (width, height))
+    write_png(path, *size, strips, text)
 
 
-def _spelled(char: str) -> str:
-    """Say in plain letters what a sign is that cannot be drawn; joiners and variation marks vanish."""
-    category = unicodedata.category(char)
-    if category[0] in "CM" or category == "Sk":
-        return ""
-    bare = unicodedata.normalize("NFKD", char)[0]
-    if bare.isascii() and bare.isalnum():
-        return bare
-    name = unicodedata.name(char, "").lower().removeprefix("regional indicator symbol letter ")  # flags: (f)(r)
-    return f"({name})" if category[0] == "S" and name else "?"
+def _strips(result: Result, ids: bool) -> Iterator[np.ndarray]:
+    """Yield the picture without its legend in strips, from the top."""
+    colors = np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
+    segments = None if result.panoptic is None else result.panoptic.ids
+    marks, top = find_marks(result) if ids else [], 0
+    for strip in blended(result.image, result.labels, colors, ALPHA, segments):
+        picture = Image.fromarray(strip)
+        for mark in marks:
+            mark.draw(picture, top)
+        yield np.asarray(picture)
+        top += len(strip)
 
 
-@lru_cache(maxsize=1)
-def _font_files() -> tuple[str, ...]:
-    """List font files with more scripts than Pillow's own: matplotlib's, if installed, and the system's."""
-    found = []
-    matplotlib = importlib.util.find_spec("matplotlib")
-    if matplotlib and matplotlib.origin:
-        inside = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        found += [str(inside)] if inside.is_file() else []
-    for name in _FONT_FILES:
-        try:
-            found.append(str(ImageFont.truetype(name, 10).path))
-        except OSError:  # not on this system
-            continue
-    return tuple(found)
+def _with_panel(
+    strips: Iterable[np.ndarray], panel: np.ndarray, beside: bool, size: tuple[int, int], inner: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """Yield the rows of a picture with a panel beside or below it, the rest white.
 
+    Args:
+        strips: Of the picture, from the top.
+        panel: The legend (h, w, 3).
+        beside: Where it goes.
+        size: Width and height of the whole.
+        inner: Width and height of the picture.
+    """
+    width, height = inner
+    top = 0
 
-@lru_cache(maxsize=64)
-def _font(file: str | None, size: int) -> ImageFont.FreeTypeFont:
-    """Load a font; None is the one that comes with Pillow."""
-    font = ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)
-    if not isinstance(font, ImageFont.FreeTypeFont):  # the old bitmap font
-        raise EnvironmentProblem("this Pillow has no FreeType and cannot draw names; run `pip install -U pillow`")
-    return font
+    def on_paper(strip: np.ndarray, left: int) -> np.ndarray:
+        page = np.full((len(strip), size[0], 3), PAPER, dtype=np.uint8)
+        page[:, left : left + strip.shape[1]] = strip
+        return page
 
-
-@lru_cache(maxsize=4096)
-def _has_glyph(file: str | None, char: str) -> bool:
-    """Tell whether a font can draw a character."""
-    # Without shaping, which would put a dotted circle under a lone vowel sign and make it look drawable.
-    font = _font(file, 20).font_variant(layout_engine=ImageFont.Layout.BASIC)
-    return bytes(font.getmask(char)) != bytes(font.getmask(_MISSING))
+    for strip in strips:
+        page = on_paper(strip, 0)
+        if beside:
+            part = panel[top : top + len(strip)]
+            page[: len(part), width:] = part
+        top += len(strip)
+        yield page
+    rest = panel[height:] if beside else panel
+    if len(rest):
+        yield on_paper(rest, width if beside else 0)

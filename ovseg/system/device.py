@@ -6,11 +6,13 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CPU = torch.device("cpu")
@@ -69,6 +71,23 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def check_settings(
+    device: str | torch.device, dtype: str | torch.dtype, batch_size: int
+) -> tuple[torch.device, torch.dtype]:
+    """Resolve device and dtype and check the batch size.
+
+    Raises:
+        ConfigError: The device or dtype is not available, or the batch size is not positive.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch size is {batch_size}; expected at least 1")
+    where = resolve_device(device)
+    precision = resolve_dtype(dtype, where)
+    if not precision.is_floating_point:
+        raise ConfigError(f"dtype is {precision}; expected auto, fp32, bf16 or fp16")
+    return where, precision
+
+
 def device_of_process(name: str, rank: int) -> str:
     """Share accelerators out: ``auto`` and ``cuda`` become ``cuda:1`` in process 1, and so on in turn; others stay."""
     if name not in ("auto", "cuda") or not torch.cuda.is_available():
@@ -79,6 +98,27 @@ def device_of_process(name: str, rank: int) -> str:
 def is_cpu(device: torch.device) -> bool:
     """Tell whether it is the processor, for which other sizes of work are right than for an accelerator."""
     return device.type == "cpu"
+
+
+@contextmanager
+def fits(device: torch.device, what: str) -> Iterator[None]:
+    """Make the error of a full memory, of an accelerator or of the machine, one of what is worked on.
+
+    Args:
+        device: Where the work is done.
+        what: Names of the images.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"{what} does not fit into the memory of {device}; make it smaller, or use another device"
+        ) from error
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -17,8 +17,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes ``path`` in one step when the block ends without an error.
 
     Whoever opens ``path`` sees the old content or the new one, whole, even when the process is killed half-way
-    (then a hidden ``.*.tmp*`` file may stay behind). The temporary file has the suffix of ``path``, because Pillow and
-    numpy choose the format by it. On an error in the block it is removed and ``path`` stays as it was.
+    (by SIGKILL or a power cut; then a hidden ``.*.tmp*`` file may stay behind). The temporary file has the suffix of
+    ``path``, because Pillow and numpy choose the format by it. On an error in the block it is removed and ``path``
+    stays as it was.
 
     Args:
         path: The file to create or replace; its folder must exist (see `check_writable`).
@@ -30,7 +31,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: The folder is missing or not writable, ``path`` is a folder, or the disk is full.
     """
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):  # unlike that of Path it says no to names that are too long
         raise InputError(f"cannot write '{target}': it is a folder; expected a file name, for example '{target}/out'")
     temporary = target.parent / f".{secrets.token_hex(6)}.tmp{target.suffix}"
     try:
@@ -79,7 +80,7 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 def _cannot_write(target: Path, error: OSError) -> str:
     """Say in one line why a file could not be written and what to do about it."""
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         return f"cannot write '{target}': there is no folder '{target.parent}'; create it first"
     return f"cannot write '{target}' ({error.strerror or error}); choose another place or free some space"
 

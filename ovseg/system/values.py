@@ -34,8 +34,13 @@ def plain(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump(value: Any, indent: int | None = None) -> str:
-    """Write JSON values as text, names in their own script."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    """Write JSON values as text, names in their own script.
+
+    What Python makes of a file name that is no UTF-8 (`os.fsdecode`) has no letters; it is written as JSON's escapes,
+    so that reading it gives the same name back.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def short_hash(content: str | bytes) -> str:

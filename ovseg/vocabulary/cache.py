@@ -27,7 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.system.cache_dir import cache_advice, cache_dir
 
 LIMIT_VARIABLE = "OVSEG_TEXT_CACHE_MB"
 DEFAULT_LIMIT_MB = 512
@@ -95,11 +96,12 @@ def text_space(
 class TextCache:
     """Embeddings of texts on disk, least recently used files dropped beyond a size limit.
 
-    A cache must never stop the work it speeds up: a file that is damaged is deleted and a folder that cannot be
-    written to is left alone, each with a warning.
+    A cache must never stop the work it speeds up: a file that is damaged is deleted, and where the folder cannot be
+    made or written to embeddings stay in memory, each with a warning.
 
     Args:
-        folder: Where to keep them; None is ``text`` in the cache folder of ovseg.
+        folder: Where to keep them; None is ``text`` in the cache folder of ovseg. The attribute is None where that has
+            no place.
         limit_mb: Size limit in MB (10**6 bytes); None reads the variable ``OVSEG_TEXT_CACHE_MB``, else 512.
 
     Raises:
@@ -107,18 +109,16 @@ class TextCache:
     """
 
     def __init__(self, folder: str | Path | None = None, limit_mb: float | None = None) -> None:
-        if folder is None:
-            from ovseg.system.cache_dir import cache_dir
-
-            folder = cache_dir() / "text"
-        self.folder = Path(folder)
+        self._told: set[str] = set()
+        self._memory: dict[tuple[str, str], Tensor] = {}  # what could not be written, by space and text
+        self.folder = _standard_folder() if folder is None else Path(folder)
         self.limit = _limit_bytes(os.environ.get(LIMIT_VARIABLE, DEFAULT_LIMIT_MB) if limit_mb is None else limit_mb)
         self._headers: dict[Path, _Header] = {}  # shards never change, so a header is read once per process
-        self._told: set[str] = set()
 
     def get(self, space: TextSpace, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return the embeddings ``(D,)`` float32 of those texts that are known."""
-        missing, found = set(texts), {}
+        found = {text: self._memory[space.key, text] for text in texts if (space.key, text) in self._memory}
+        missing = set(texts) - found.keys()
         for path in self._shards(space.key):
             header = self._header(path)
             here = missing & header.rows.keys() if header else set()
@@ -139,15 +139,16 @@ class TextCache:
             self._write(space, texts, embeddings)
             self._merge(space)
             self.evict()
-        except OSError as error:
-            reason = error.strerror or error
-            self._warn("write", f"text cache {self.folder} cannot be written ({reason}); going on without")
+        except (OSError, EnvironmentProblem) as error:
+            self._memory.update({(space.key, text): row for text, row in zip(texts, embeddings, strict=True)})
+            reason = error if isinstance(error, EnvironmentProblem) else self._cannot_write(error)
+            self._warn("write", f"{reason}; going on with embeddings in memory")
 
     def entries(self) -> list[CacheEntry]:
         """Return all readable files, most recently used first."""
         found = []
         for path in self._shards():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 stat = path.stat()
                 if header := self._header(path):
                     size, used = stat.st_size, stat.st_mtime
@@ -176,6 +177,7 @@ class TextCache:
             with contextlib.suppress(OSError):  # other files are still in it
                 path.parent.rmdir()
         self._headers.clear()
+        self._memory.clear()
         return freed
 
     def evict(self) -> None:
@@ -190,13 +192,18 @@ class TextCache:
             else:
                 kept += size
 
+    def _cannot_write(self, error: OSError) -> str:
+        return f"text cache {self.folder} cannot be written ({error.strerror or error}); mend it, or `{cache_advice()}`"
+
     def _shards(self, key: str = "*") -> list[Path]:
+        if self.folder is None:
+            return []
         return sorted(path for path in self.folder.glob(f"{key}/*.safetensors") if _OURS.search(path.as_posix()))
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         """Yield time of last use, bytes and path of every file of ours, temporary ones included."""
-        for path in self.folder.glob("*/*"):
-            with contextlib.suppress(FileNotFoundError):
+        for path in self.folder.glob("*/*") if self.folder else ():
+            with contextlib.suppress(OSError):
                 if _OURS.search(path.as_posix()):
                     stat = path.stat()
                     yield stat.st_mtime, stat.st_size, path
@@ -224,7 +231,7 @@ class TextCache:
             return None
 
     def _write(self, space: TextSpace, texts: Sequence[str], embeddings: Tensor) -> Path:
-        folder = self.folder / space.key
+        folder = (self.folder or cache_dir() / "text") / space.key  # without a folder this says why
         folder.mkdir(parents=True, exist_ok=True)
         name = uuid.uuid4().hex
         temporary, target = folder / f".{name}.tmp", folder / f"{name}.safetensors"
@@ -267,6 +274,13 @@ class TextCache:
         if kind not in self._told:
             self._told.add(kind)
             warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _standard_folder() -> Path | None:
+    try:
+        return cache_dir() / "text"
+    except EnvironmentProblem:  # told where something is to be written
+        return None
 
 
 def _limit_bytes(limit_mb: float | str) -> int:

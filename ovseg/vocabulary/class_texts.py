@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def read_class_texts(source: str, single: bool = False) -> ClassTexts:
     Raises:
         VocabularyError: The file is missing, is no UTF-8 JSON, or its content has another form.
     """
-    path = _FOLDER / source if source in list_class_texts() else Path(source).expanduser()
+    path = _FOLDER / source if source in list_class_texts() else Path(os.path.expanduser(source))
     try:
         content = path.read_bytes()
         data = json.loads(content.decode("utf-8-sig"))

@@ -12,11 +12,11 @@ from typing import Any, overload
 
 from ovseg.errors import OvsegError, VocabularyError
 from ovseg.system.values import short_hash
-from ovseg.vocabulary.colors import Color, color_of, spread_colors
+from ovseg.vocabulary.colors import Color, spread_colors
 from ovseg.vocabulary.names import check_unique, clean_name, shown, spoken
 from ovseg.vocabulary.parsing import parse_classes
 
-_DERIVED: Color = (-1, -1, -1)
+_UNCHOSEN: Color = (-1, -1, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +26,14 @@ class ClassEntry:
     Attributes:
         names: The display name, then synonyms; each is a query of its own and the best one counts.
         is_thing: Countable object (True) or stuff such as sky and grass (False).
-        color: sRGB, 0..255; left out, it follows from the display name, see `ovseg.vocabulary.colors`.
+        color: sRGB, 0..255; left out, the vocabulary chooses it, see `ovseg.vocabulary.colors`.
         id: The class in the user's own files, such as a COCO category's, from 0; None where the user gave none. What
             labels count is the position all the same, so two classes of different ids are equal.
     """
 
     names: tuple[str, ...]
     is_thing: bool = True
-    color: Color = dataclasses.field(default=_DERIVED, compare=False)
+    color: Color = dataclasses.field(default=_UNCHOSEN, compare=False)
     id: int | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -47,8 +47,6 @@ class ClassEntry:
         object.__setattr__(self, "names", tuple(clean_name(name, "a class name") for name in self.names))
         if self.id is not None and self.id < 0:
             raise VocabularyError(f"class {self.names[0]!r} has the id {self.id}; expected a whole number from 0")
-        if self.color == _DERIVED:
-            object.__setattr__(self, "color", color_of(self.names[0]))
 
     @property
     def name(self) -> str:
@@ -85,19 +83,17 @@ class Vocabulary(Sequence[ClassEntry]):
         classes = tuple(self.classes)
         if not classes:
             raise VocabularyError("the vocabulary has no classes; give at least one name, such as 'cat, sofa'")
-        given = [entry.id for entry in classes if entry.id is not None]
-        if len(set(given)) < len(given):
-            twice = next(own for own in given if given.count(own) > 1)
+        ids = [entry.id for entry in classes if entry.id is not None]
+        if len(set(ids)) < len(ids):
+            twice = next(own for own in ids if ids.count(own) > 1)
             raise VocabularyError(f"the id {twice} stands twice in the vocabulary; every class has its own")
         check_unique([(name, f"class {i}") for i, entry in enumerate(classes) for name in entry.names])
-        colors = spread_colors([entry.name for entry in classes])
-        # A colour that was given by hand stays; one that is the name's own makes room where two look alike.
-        own = [entry.color == color_of(entry.name) for entry in classes]
-        recolored = [
-            dataclasses.replace(entry, color=color) if mine else entry
-            for entry, color, mine in zip(classes, colors, own, strict=True)
-        ]
-        object.__setattr__(self, "classes", tuple(recolored))
+        # A colour that was given, or that another vocabulary has chosen, stays; the others keep away from it.
+        given = {i: entry.color for i, entry in enumerate(classes) if entry.color != _UNCHOSEN}
+        if len(given) < len(classes):
+            colors = spread_colors([entry.name for entry in classes], given)
+            classes = tuple(dataclasses.replace(entry, color=c) for entry, c in zip(classes, colors, strict=True))
+        object.__setattr__(self, "classes", classes)
 
     @classmethod
     def parse(cls, source: str | Path | Vocabulary | Iterable[Any] | dict[str, Any]) -> Vocabulary:

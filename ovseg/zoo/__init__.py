@@ -6,17 +6,21 @@ A name is one of
 - ``sclip/ViT-B-16/openai``: a method, an architecture and a tag of open_clip or the path of a weights file;
 - ``sclip/mini``: a method on the CLIP and with the size rule of a card;
 - a folder with ``open_clip_config.json`` (plain CLIP; put a method before it for more: ``sclip/path/to/folder``), or
-  with a ``config.yaml`` of its own;
-- a YAML config: a file, or a shipped one such as ``san/san_mini_scenes.yaml``.
+  with a ``config.yaml`` of its own, such as that of a training, finished or not;
+- a YAML config: a file, or a shipped one such as ``san/san_mini_scenes.yaml``; where its head is trained it says by
+  ``MODEL.WEIGHTS`` with which weights.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.errors import ConfigError
+from ovseg.checkpoint.run_files import LAST
+from ovseg.config import config_root
+from ovseg.errors import ConfigError, WeightsError
 from ovseg.zoo.card import Card, list_models
 from ovseg.zoo.names import resolve
 from ovseg.zoo.released import find_released
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
     from ovseg.segmenter import Segmenter
 
-__all__ = ["Card", "Spec", "build", "list_models", "load", "load_spec", "model_config", "resolve"]
+__all__ = ["Card", "Spec", "build", "list_models", "load", "load_spec", "model_config", "require_weights", "resolve"]
 
 
 def load(
@@ -71,15 +75,20 @@ def load_spec(
     compiled: bool = False,
 ) -> Segmenter:
     """Load what a name stands for, for who has resolved it already; the rest is as in `load`."""
-    from ovseg.segmenter import Segmenter, check_settings
+    from ovseg.segmenter import Segmenter
+    from ovseg.system.device import check_settings
 
     check_settings(device, dtype, batch_size)  # before the weights are read
     built, words = build(spec), spec.config.MODEL.TEXT.VOCABULARY
     return Segmenter(built, spec.name, device, dtype, batch_size, words, packed, compiled)
 
 
-def build(spec: Spec) -> Any:
+def build(spec: Spec, untrained: bool = False) -> Any:
     """Build a model on the CPU, with its weights; those of a released model are fetched unless the config names some.
+
+    Args:
+        spec: What to build.
+        untrained: A head without weights is meant, for it is to be trained.
 
     Raises:
         UnknownNameError: The architecture, a method or a tag is unknown; near matches are named.
@@ -87,11 +96,10 @@ def build(spec: Spec) -> Any:
         ConfigError: The config is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
-    cfg = spec.config
-    from ovseg.meta_arch import ARCHITECTURES
-
-    kind = ARCHITECTURES.all()[cfg.MODEL.META_ARCHITECTURE]
-    if cfg.MODEL.WEIGHTS and "weights" not in inspect.signature(kind).parameters:
+    cfg, kind = spec.config, _kind(spec)
+    if not untrained:
+        require_weights(spec)
+    if cfg.MODEL.WEIGHTS and not _is_trained(kind):
         raise ConfigError(
             f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', but {kind.__name__} has no trained part; leave it out"
         )
@@ -99,7 +107,56 @@ def build(spec: Spec) -> Any:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = str(find_released(spec.card))
-    return kind(cfg)
+    model = kind(cfg)
+    if state := getattr(model, "training_state", ""):
+        warnings.warn(f"'{cfg.MODEL.WEIGHTS}' is the checkpoint of a training at {state}", stacklevel=2)
+    elif left := _is_behind(cfg.MODEL.WEIGHTS):
+        warnings.warn(left, stacklevel=2)
+    return model
+
+
+def require_weights(spec: Spec) -> None:
+    """Refuse a model whose head would have random weights; nothing is read for it.
+
+    Raises:
+        WeightsError: It would.
+    """
+    kind, released = _kind(spec), spec.card is not None and spec.card.weights == "released"
+    if not _is_trained(kind) or spec.config.MODEL.WEIGHTS or released:
+        return
+    shipped = [card for card in list_models() if config_root() / card.config == spec.path]
+    given = f"take the model '{shipped[0].name}'" if shipped else f"train it: ovseg train --config-file {spec.name}"
+    raise WeightsError(
+        f"'{spec.name}' has no trained weights: the head of its {kind.__name__} would be random; expected a file as "
+        f"MODEL.WEIGHTS, or {given}"
+    )
+
+
+def _kind(spec: Spec) -> Any:
+    from ovseg.meta_arch import ARCHITECTURES
+
+    return ARCHITECTURES.all()[spec.config.MODEL.META_ARCHITECTURE]
+
+
+def _is_trained(kind: Any) -> bool:
+    return "weights" in inspect.signature(kind).parameters
+
+
+def _is_behind(weights: str) -> str:
+    """Say that the training in whose folder these weights lie has gone on since; empty if it has not."""
+    from ovseg.checkpoint.run_state import peek
+    from ovseg.checkpoint.trained import trained_step
+
+    path = Path(weights)
+    if path.suffix != ".safetensors" or not (path.parent / LAST).is_file() or (step := trained_step(path)) is None:
+        return ""
+    run = peek(path.parent / LAST)
+    if run is None or run.step <= step:
+        return ""
+    return (
+        f"'{weights}' is of step {step}, and its training is at {run} by now; `ovseg export-checkpoint "
+        f"{path.parent}` brings it there"
+    )
 
 
 def model_config(model: str | Path, overrides: dict[str, Any] | None = None, protocol: str = "") -> CfgNode:

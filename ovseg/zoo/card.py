@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.config import config_root, read_config, shipped_configs
-from ovseg.system.cache_dir import cache_dir
+from ovseg.errors import EnvironmentProblem
+from ovseg.system.cache_dir import cache_path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CLIP_FILE = "open_clip_model.safetensors"
@@ -65,7 +66,12 @@ class Card:
     @property
     def installed(self) -> bool:
         """Whether the weights are on this machine, embedded or in the cache folder."""
-        return place(self).is_file() if self.weights == "released" else bool(self.size_mb)
+        if self.weights != "released":
+            return bool(self.size_mb)
+        try:
+            return place(self).is_file()
+        except EnvironmentProblem:  # no home, no cache
+            return False
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -73,8 +79,12 @@ class Card:
 
 
 def place(card: Card) -> Path:
-    """Return where a released file that was fetched by hand is looked for."""
-    return cache_dir() / "weights" / card.file
+    """Return where a released file that was fetched by hand is looked for.
+
+    Raises:
+        EnvironmentProblem: There is no place for a cache.
+    """
+    return cache_path() / "weights" / card.file
 
 
 def list_models() -> list[Card]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
+from ovseg.checkpoint.run_files import CLASSES, CONFIG, LAST, MODEL
 from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.system.values import merge
@@ -39,7 +41,9 @@ def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | N
     *below, asked = spec.layers
     common = _common(spec) if protocol == COMMON else ()
     given = (Layer(ASKED, overrides),) if overrides else ()
-    return Spec(spec.path, (*below, *common, asked, *given), spec.card, name)
+    whole = Spec(spec.path, (*below, *common, asked, *given), spec.card, name)
+    learnt = _learnt_words(whole.settings.get("MODEL", {}))
+    return Spec(spec.path, (*below, *common, asked, *learnt, *given), spec.card, name)
 
 
 def _find(model: str, protocol: str) -> Spec:
@@ -49,7 +53,7 @@ def _find(model: str, protocol: str) -> Spec:
         return _with_method(method, rest, protocol)
     card = None
     if model.endswith((".yaml", ".yml")):
-        path, asked = find_config(model), {}
+        path, asked = find_config(model), _words_beside(find_config(model), CONFIG)
     elif card := _card(model):
         path, asked = config_root() / card.config, _weights_of(card)
     else:
@@ -60,7 +64,7 @@ def _find(model: str, protocol: str) -> Spec:
 def _folder(model: str) -> tuple[Path, dict[str, Any]]:
     """Resolve a folder with a CLIP, or with a config of its own."""
     # Absolute, for a bare name in a config, which "./mini" is as a path, is that of an embedded CLIP.
-    folder = Path(model).expanduser().resolve()
+    folder = Path(os.path.expanduser(model)).resolve()
     if not folder.is_dir():
         raise _not_found(model, folder)
     changes = {} if not (folder / "open_clip_config.json").is_file() else _clip(FOLDER=str(folder))
@@ -102,10 +106,33 @@ def _clips() -> dict[str, Card]:
 
 
 def _trained(folder: Path) -> dict[str, Any]:
-    """Return the weights and words that a training has left in a folder, where it has."""
-    weights, words = folder / "model.safetensors", folder / "classes.json"
-    found: dict[str, Any] = {"WEIGHTS": str(weights)} if weights.is_file() else {}
-    return {"MODEL": {**found, **({"TEXT": {"VOCABULARY": str(words)}} if words.is_file() else {})}}
+    """Return the weights and words that a training has left in a folder, where it has; its checkpoint if it is on."""
+    found = next((folder / name for name in (MODEL, LAST) if (folder / name).is_file()), None)
+    return merge({"MODEL": {"WEIGHTS": str(found)} if found else {}}, _words_beside(folder / MODEL, MODEL))
+
+
+def _learnt_words(model: dict[str, Any]) -> tuple[Layer, ...]:
+    """Return the words that weights have learnt: they belong to the weights, whatever config these are put into.
+
+    Args:
+        model: The settings below ``MODEL``.
+    """
+    weights = str(model.get("WEIGHTS", ""))
+    found = _words_beside(Path(weights).expanduser(), MODEL, LAST) if weights else {}
+    if not found:
+        return ()
+    others = {
+        kind: {"TRAINED_VOCABULARY": ""}
+        for kind, section in model.items()
+        if isinstance(section, dict) and section.get("TRAINED_VOCABULARY")
+    }
+    return (Layer(f"{CLASSES} beside {weights}", {"MODEL": {**found["MODEL"], **others}}),)
+
+
+def _words_beside(file: Path, *names: str) -> dict[str, Any]:
+    """Return the words that a training has learnt, for a file of its folder that has one of these names."""
+    words = file.parent / CLASSES
+    return {"MODEL": {"TEXT": {"VOCABULARY": str(words)}}} if file.name in names and words.is_file() else {}
 
 
 def _methods() -> dict[str, str]:
@@ -173,7 +200,7 @@ def list_protocols(path: Path) -> list[str]:
 
 
 def _clip_source(method: str, rest: str, clips: dict[str, Card]) -> dict[str, Any]:
-    path = Path(rest).expanduser().resolve()  # absolute, as in `_folder`
+    path = Path(os.path.expanduser(rest)).resolve()  # absolute, as in `_folder`
     if path.is_dir():
         return _clip(FOLDER=str(path))
     if path.is_file():
@@ -182,7 +209,7 @@ def _clip_source(method: str, rest: str, clips: dict[str, Card]) -> dict[str, An
         raise WeightsError(f"folder '{rest}' does not exist; check the path (relative paths start at {Path.cwd()})")
     architecture, slash, pretrained = rest.partition("/")
     if slash and pretrained:
-        expanded = str(Path(pretrained).expanduser()) if pretrained.startswith("~") else pretrained
+        expanded = os.path.expanduser(pretrained) if pretrained.startswith("~") else pretrained
         return _clip(ARCH=architecture, PRETRAINED=expanded)
     near = difflib.get_close_matches(rest, clips, n=1, cutoff=0.5)
     hint = f"did you mean '{method}/{near[0]}'?" if near else f"expected for example '{method}/ViT-B-16/openai'"

@@ -16,9 +16,7 @@ def find_released(card: Card) -> Path:
         WeightsError: It can be had by hand only or the hub cannot be reached (then the message says in two lines what
             to fetch and where to put it), or the checksum is another.
     """
-    path = place(card)
-    if not path.is_file():
-        path = _from_hub(card)
+    path = place(card) if card.installed else _from_hub(card)
     if card.sha256 and (found := _sha256(path)) != card.sha256:
         raise WeightsError(f"{path} has sha256 {found}, expected {card.sha256}; it is damaged, fetch it anew")
     return path

@@ -49,6 +49,11 @@ class Spec:
         return reduce(merge, (layer.settings for layer in self.layers), {})
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All that its files and the changes say, nested; defaults are not in it."""
+        return reduce(merge, (layer.settings for layer in (*read_layers(self.path), *self.layers)), {})
+
+    @property
     def sources(self) -> dict[str, str]:
         """Where the settings come from, by dotted key such as ``MODEL.PROTOCOL.WINDOW``; defaults are not in it."""
         found: dict[str, str] = {}

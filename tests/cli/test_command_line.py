@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -43,12 +44,14 @@ def test_examples_of_segment_work(capsys, tmp_path, monkeypatch, tiny_clip, phot
     (tmp_path / "words.txt").write_text("cat\nsofa\n")
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((photos / "b.png").read_bytes())
+    written = set()
     for line in examples(shown_help(capsys, "segment")):
         words = shlex.split(line)[1:]
         model = [] if "zero_guidance/mini" in words else ["--model", str(tiny_clip)]
         assert main([*words, *model, "--device", "cpu"]) == 0, line
-    written = sorted(path.name for path in (tmp_path / "out").glob("*.labels.png"))
-    assert written == [f"{stem}.labels.png" for stem in ("a", "b", "c", "photo")]
+        written |= {path.name for path in (tmp_path / "out").glob("*.labels.png")}
+        shutil.rmtree(tmp_path / "out")  # they share names, and --strict minds results of other images
+    assert written == {f"{stem}.labels.png" for stem in ("a", "b", "c", "photo")}
 
 
 def test_help_imports_nothing_heavy():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ovseg.cli import main
+from ovseg.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -28,15 +30,21 @@ def losses(folder):
 
 def test_own_data_from_folder_to_new_image(ovseg, training_config, own_data, tmp_path):
     folder = tmp_path / "mine"
-    base = ("train", "--config-file", training_config, "--data", own_data, "--output", folder)
-    assert ovseg(*base, "SOLVER.MAX_ITER", "20")[0] == 0
+    base = ("train", "--config-file", training_config, "--data", own_data, "--val", "10%", "--output", folder)
+    status, out, _ = ovseg(*base, "SOLVER.MAX_ITER", "20")
+    assert status == 0 and "validation at the end on 'own (10% held out)': 1 images" in out.replace(
+        str(own_data), "own"
+    )
     status, out, _ = ovseg(*base, "--resume", "SOLVER.MAX_ITER", 30, "TEST.EVAL_PERIOD", 25)
-    assert status == 0 and "going on at step 20" in out and out.count("own: mIoU") == 2
+    assert status == 0 and "going on at step 20" in out and out.count("own (10% held out): mIoU") == 2
     assert len(losses(folder)) == 30 and sum(losses(folder)[-5:]) < sum(losses(folder)[:5])
     weights = ("MODEL.WEIGHTS", folder / "model.safetensors")
-    status, again, _ = ovseg("train", "--config-file", folder / "config.yaml", "--eval-only", *weights)
-    score = out.rpartition("own: mIoU ")[2].partition(" over")[0]
-    assert status == 0 and f"own: mIoU {score} over the 2 classes present" in again
+    score = out.rpartition("own (10% held out): mIoU ")[2].splitlines()[0]
+    for config in ((folder / "config.yaml", *weights), (folder,)):
+        status, again, _ = ovseg("train", "--eval-only", "--config-file", *config)
+        assert status == 0 and f"own (10% held out): mIoU {score}" in again
+    status, again, _ = ovseg("train", "--eval-only", "--config-file", folder, "--val", own_data)
+    assert status == 0 and re.search(r"own: mIoU .*; 11 of its images were trained on: this is no measure", again)
     pixels = np.zeros((40, 48, 3), np.uint8)
     pixels[8:24, 4:16] = 255, 0, 0
     Image.fromarray(pixels).save(tmp_path / "new.png")
@@ -83,3 +91,78 @@ def test_an_architecture_that_learns_nothing(ovseg, training_config):
     status, _, err = ovseg("train", "--config-file", training_config, "MODEL.META_ARCHITECTURE", "TrainingFree")
     assert status == 2 and "MODEL.SAN left out, which TrainingFree does not read" in err
     assert err.splitlines()[-1].startswith("error: ") and "no trainable parameter" in err.splitlines()[-1]
+
+
+def test_options_on_both_sides_of_a_flag(ovseg, training_config, tmp_path):
+    base, out = ("train", "--config-file", training_config), ("--output", tmp_path / "a")
+    assert ovseg(*base, "SOLVER.MAX_ITER", 3, "--resume", "SOLVER.CHECKPOINT_PERIOD", 1, *out)[0] == 0
+    assert ovseg(*base, "SOLVER.MAX_ITER", 5, "--resume", "SEED", 0, *out, "SOLVER.LOG_PERIOD", 1)[0] == 0
+    assert len(losses(tmp_path / "a")) == 5
+    with pytest.raises(SystemExit) as left:
+        ovseg(*base, "SOLVER.MAX_ITER", 3, "--resum3", "SEED", 0)
+    assert left.value.code == 2
+
+
+def test_a_head_without_weights_is_refused_by_every_entrance(ovseg, training_config, own_data, tmp_path, photo):
+    """Before any data are read."""
+    calls = (
+        ("train", "--config-file", training_config, "--eval-only", "--val", tmp_path / "nowhere"),
+        ("segment", photo, "--model", training_config, "--classes", "a, b", "--output", tmp_path / "o"),
+        ("eval", "--model", training_config, "--dataset", own_data, "--output", tmp_path / "e"),
+    )
+    for words in calls:
+        status, _, err = ovseg(*words)
+        assert status == 2 and "has no trained weights: the head of its SAN would be random" in err, words
+    status, _, err = ovseg("train", "--config-file", "san/mini.yaml", "--eval-only", "--val", own_data)
+    assert status == 2 and "take the model 'mini'" in err
+
+
+def test_the_checkpoint_of_a_run_is_a_model_for_every_entrance(ovseg, training_config, own_data, tmp_path, photo):
+    folder, val = tmp_path / "mine", ("--val", own_data)
+    base = ("train", "--config-file", training_config, "--output", folder, "SOLVER.MAX_ITER", 4)
+    assert ovseg(*base)[0] == 0
+    (folder / "model.safetensors").unlink()
+    only = ("train", "--eval-only", *val, "OUTPUT_DIR", tmp_path / "only")
+    lines = set()
+    for words in (("--config-file", folder), ("--config-file", training_config, "MODEL.WEIGHTS", folder / "last.pt")):
+        status, out, err = ovseg(*only, *words)
+        assert status == 0 and "is the checkpoint of a training at step 4 of 4" in err
+        lines.add(out.partition("mIoU")[2])
+    assert len(lines) == 1
+    status, _, err = ovseg("segment", photo, "--model", folder, "--output", tmp_path / "out")
+    assert status == 0 and err.count("last.pt' is the checkpoint of a training at step 4 of 4") == 1
+    report = json.loads((tmp_path / "out/photo.json").read_text())
+    assert [entry["name"] for entry in report["classes"]] == ["glorp", "blix"]
+    status, out, _ = ovseg("export-checkpoint", folder)
+    assert status == 0 and out.startswith("step 4 of 4") and (folder / "model.safetensors").exists()
+
+
+def test_own_classes_and_not_those_of_the_recipe(ovseg, own_data, tmp_path):
+    """README's own line, on data whose classes the recipe does not know."""
+    base = ("train", "--config-file", "san/san_mini_scenes.yaml", "--data", own_data, "--output", tmp_path / "mine")
+    status, out, _ = ovseg(*base, "SOLVER.MAX_ITER", 1, "SOLVER.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0)
+    assert status == 0 and "DATASETS.VOCABULARY 'scenes' of the recipe belongs to data/scenes/train" in out
+    learnt = json.loads((tmp_path / "mine/classes.json").read_text())
+    assert learnt == Vocabulary.parse(own_data / "classes.txt").to_json()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--val", "50"], "or a share such as 50%"),
+        (["--val", "0%"], "more than 0% and less than 100%"),
+        (["--eval-only", "--resume"], "--resume with --eval-only, which trains nothing"),
+        (["--adopt"], "give --resume, too"),
+    ],
+)
+def test_flags_that_do_not_go_together(ovseg, training_config, words, message):
+    status, _, err = ovseg("train", "--config-file", training_config, *words)
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_nothing_to_evaluate_on(ovseg, training_config, tmp_path):
+    assert ovseg("train", "--config-file", training_config, "SOLVER.MAX_ITER", 1)[0] == 0
+    status, _, err = ovseg("train", "--config-file", tmp_path / "run", "--eval-only")
+    assert status == 2 and "nothing to evaluate on; give --val DIR" in err
+    status, _, err = ovseg("train", "--config-file", tmp_path / "run", "--eval-only", "--val", "10%")
+    assert status == 2 and "is held out by a training" in err

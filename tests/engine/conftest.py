@@ -3,14 +3,61 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from ovseg.engine import run
+from ovseg.engine.trainer import Trainer
 from tests.meta_arch.models import settings, shipped
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the log of a run."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def curve(folder: Path) -> list[float]:
+    """Return the losses of a run."""
+    return [row["loss"] for row in rows(folder) if "loss" in row]
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End a run in the middle of a step, as a kill does: without any farewell."""
+    real = Trainer.run_step
+
+    def run_step(self: Trainer) -> None:
+        if self.iter == step:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(Trainer, "run_step", run_step)
+
+
+@pytest.fixture
+def train(training_config: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Train with changes to the solver; returns the folder of the run."""
+
+    def start(
+        name: str = "run",
+        resume: bool = False,
+        changes: dict[str, Any] | None = None,
+        config: Path = training_config,
+        adopt: bool = False,
+        skip_broken: bool = False,
+        **solver: Any,
+    ) -> Path:
+        folder = tmp_path / name
+        whole = {"OUTPUT_DIR": str(folder), "SOLVER": solver, **(changes or {})}
+        run.train(str(config), whole, resume, adopt, skip_broken)
+        return folder
+
+    return start
 
 
 @pytest.fixture

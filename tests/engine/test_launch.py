@@ -35,7 +35,7 @@ def start(words, **environment):
 
 
 def test_kill_9_in_the_middle(training_config, tmp_path):
-    words = ["tools/train_net.py", "--config-file", training_config, "--resume", "SOLVER.MAX_ITER", 20]
+    words = ["tools/train_net.py", "--config-file", training_config, "--val", "25%", "--resume", "SOLVER.MAX_ITER", 20]
     with start([*words, "OUTPUT_DIR", tmp_path / "killed"]) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "killed/last.pt").exists() and time.monotonic() < deadline and process.poll() is None:
@@ -46,6 +46,8 @@ def test_kill_9_in_the_middle(training_config, tmp_path):
     for name in ("killed", "whole"):
         assert main(["train", *map(str, words[1:]), "OUTPUT_DIR", str(tmp_path / name)]) == 0
     assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+    held_out = [(tmp_path / name / "held_out.json").read_text() for name in ("killed", "whole")]
+    assert held_out[0] == held_out[1]
 
 
 @pytest.mark.parametrize("launcher", ["detectron2", "torchrun"])

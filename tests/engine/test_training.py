@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,42 +11,9 @@ from safetensors.torch import load_file
 
 import ovseg
 from ovseg.checkpoint.trained import load_trained_state, save_trained, trained_state
-from ovseg.engine import run
-from ovseg.engine.checkpoints import Checkpoint
 from ovseg.engine.trainer import Trainer
 from ovseg.errors import ConfigError, InputError, TrainingError, WeightsError
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def curve(folder):
-    return [row["loss"] for row in rows(folder) if "loss" in row]
-
-
-@pytest.fixture
-def train(training_config, tmp_path):
-    """Train with changes to the solver; returns the folder of the run."""
-
-    def start(name="run", resume=False, changes=None, **solver):
-        folder = tmp_path / name
-        run.train(str(training_config), {"OUTPUT_DIR": str(folder), "SOLVER": solver, **(changes or {})}, resume)
-        return folder
-
-    return start
-
-
-def killed_at(monkeypatch, step):
-    """End a run in the middle of a step, as a kill does: without any farewell."""
-    real = Trainer.run_step
-
-    def run_step(self):
-        if self.iter == step:
-            raise KeyboardInterrupt
-        real(self)
-
-    monkeypatch.setattr(Trainer, "run_step", run_step)
+from tests.engine.conftest import curve, killed_at, rows
 
 
 def test_a_run(train, own_data, capsys):
@@ -99,7 +64,7 @@ def test_killed_and_resumed_the_curve_is_the_same(train, monkeypatch, step, opti
 
 def test_another_config_does_not_resume(train):
     folder = train(MAX_ITER=1)
-    with pytest.raises(ConfigError, match=r"SOLVER.BASE_LR is 0.5 but the run in '.*' has 0.003"):
+    with pytest.raises(ConfigError, match=r"the run in '.*' was made .*: SOLVER.BASE_LR: was 0.003, is 0.5; choose"):
         train(resume=True, BASE_LR=0.5)
     train(resume=True, MAX_ITER=3)
     assert len(curve(folder)) == 3
@@ -217,22 +182,3 @@ def test_trained_weights_are_loaded_strictly(train, tmp_path):
             load_trained_state(model, change, "file")
     save_trained({**state, "void_row": torch.zeros(1, 32)}, folder / "model.safetensors")
     assert not ovseg.load(str(folder), "cpu").model.void_row.any()
-
-
-def test_a_run_of_an_earlier_version_has_the_same_settings(tmp_path):
-    saved = {"MODEL.MAFT.QUERIES": "100", "MODEL.FCCLIP.QUERIES": "250", "SEED": "0"}
-    torch.save({"step": 3, "settings": saved}, tmp_path / "last.pt")
-    trainer = SimpleNamespace(model=None)
-    with pytest.raises(ConfigError, match=r"MODEL.MAFTPlus.QUERIES is 50 but the run in '.*' has 100"):
-        Checkpoint(tmp_path, {"SEED": "0", "MODEL.MAFTPlus.QUERIES": "50"}).load(trainer, resume=True)
-    with pytest.raises(KeyError, match="model"):  # the settings are those of the run, which has no weights here
-        Checkpoint(tmp_path, {"SEED": "0", "MODEL.MAFTPlus.QUERIES": "100"}).load(trainer, resume=True)
-
-
-def test_options_of_the_command_line():
-    found = run.read_options(["SOLVER.MAX_ITER", "10", "OUTPUT_DIR", "runs/x", "INPUT.CROP.SIZE", "(1, 2)"])
-    assert found == {"SOLVER": {"MAX_ITER": 10}, "OUTPUT_DIR": "runs/x", "INPUT": {"CROP": {"SIZE": (1, 2)}}}
-    words = run.read_options(["A.B", "true", "A.C", "false", "A.D", "null", "A.E", "None", "A.F", "nothing"])
-    assert words == {"A": {"B": True, "C": False, "D": None, "E": None, "F": "nothing"}}
-    with pytest.raises(ConfigError, match="'OUTPUT_DIR' has no value"):
-        run.read_options(["OUTPUT_DIR"])

@@ -16,6 +16,7 @@ from ovseg.clip.conv_clip import check_config
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.result.segmentation import Segmentation
 from ovseg.segmenter import Segmenter
+from ovseg.zoo import build, resolve
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["road|street", "car|bus", "sand|beach", "sea|water", "table", "cup|mug"]
@@ -84,7 +85,8 @@ def segmenter(request, tmp_path_factory) -> Segmenter:
     config = next((ROOT / "configs").rglob(f"{name}.yaml"))
     model = {"CLIP": {"FOLDER": str(folder)}, "PROTOCOL": {"SHORT_SIDE": 160}, "TEXT": {"TEMPLATES": "simple"}}
     torch.manual_seed(6)
-    return ovseg.load(str(config), device="cpu", overrides={"MODEL": {**model, **section}})
+    spec = resolve(str(config), overrides={"MODEL": {**model, **section}})
+    return Segmenter(build(spec, untrained=True), name, "cpu")
 
 
 def compare(one: Segmentation, other: Segmentation) -> None:

@@ -13,18 +13,32 @@ from PIL import Image
 from ovseg.cli import main
 from ovseg.errors import InputError, UnknownNameError
 from ovseg.result.files import STANDARD, is_picture_of_ours, plan_files, write_files
-from ovseg.result.formats import FORMATS, list_formats
+from ovseg.result.formats import FORMATS, Place, list_formats
 from ovseg.result.formats.labels import read_label_png
 from ovseg.result.objects import Instance, Panoptic, PanopticSegment
 from ovseg.result.segmentation import Segmentation
 from ovseg.system.registry import build
-from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary import ClassEntry, Vocabulary
 
 NAMES = [one.name for one in list_formats()]
 RARE = {"coco_panoptic": "no panoptic segments", "coco_instances": "no instances"}
+FOLDERS = {"dataset": ["classes.txt", "images/photo.jpg", "labels/photo.png"]}
+"""What formats write that is not called after the image and an ending."""
 
 
-def make(parts: bool = True) -> Segmentation:
+def place_of(folder: Path, image: str = "photo.jpg") -> Place:
+    """An image beside a folder of results, and where these go."""
+    source = folder.parent / "photographs" / image
+    source.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(len(image)).integers(0, 256, (6, 8, 3), np.uint8)).save(source)
+    return plan_files([source], folder)[str(source)]
+
+
+def found_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def make(parts: bool = True, words: str = "cat, sofa", source: Path | None = None) -> Segmentation:
     """A result of 6 x 8 pixels, with or without a segment and an object."""
     labels = np.zeros((6, 8), np.int32)
     labels[2:4, 3:7] = 1
@@ -32,51 +46,62 @@ def make(parts: bool = True) -> Segmentation:
     own = labels == 1
     panoptic = Panoptic(own.astype(np.int32) * 300, (PanopticSegment(300, 1, True, 0.5),)) if parts else None
     instances = (Instance.from_mask(own, 1, 0.5),) if parts else None
-    words, image = Vocabulary.parse(["cat", "sofa"]), np.zeros((6, 8, 3), np.uint8)
-    meta = {"image": "a.jpg"}
+    classes, image = Vocabulary.parse(words), np.zeros((6, 8, 3), np.uint8)
+    meta = {"image": "a.jpg", "path": str(source) if source else None}
     every = np.stack([labels == 0, labels == 1]).astype(np.float32) if parts else None
-    return Segmentation.from_labels(labels, np.full((6, 8), 0.5), words, image, meta, panoptic, instances, every)
+    return Segmentation.from_labels(labels, np.full((6, 8), 0.5), classes, image, meta, panoptic, instances, every)
 
 
 def test_names_and_endings_are_unambiguous() -> None:
     endings = [ending for one in list_formats() for ending in one.endings()]
-    assert len({*NAMES}) == len(NAMES) >= 7 and len({*endings}) == len(endings)
+    assert len({*NAMES}) == len(NAMES) >= 9 and len({*endings}) == len(endings)
     assert all(one.mark for one in list_formats() if any(e.endswith(".json") for e in one.endings()))
     assert {*STANDARD} <= {*NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format(name: str, tmp_path: Path) -> None:
-    result, base, one = make(), tmp_path / "photo", build(FORMATS, name)
-    assert write_files(result, base, [name]) == {name: f"{base}{one.ending}"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"photo{ending}" for ending in one.endings())
-    assert plan_files([tmp_path / "photo.jpg"], tmp_path, [name])  # what it has written it may write again
-    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    write_files(result, base, [name])
-    assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    place, one = place_of(tmp_path / "out"), build(FORMATS, name)
+    result = make(source=place.source)
+    written = write_files(result, place, [name])
+    assert [*written] == [name] and Path(written[name]) == next(iter(one.files(place)))
+    expected = FOLDERS.get(name) or sorted(f"photo{ending}" for ending in one.endings())
+    assert found_in(tmp_path / "out") == expected
+    notes: list[str] = []
+    assert plan_files([place.source], place.folder, [name], on_note=lambda _, note: notes.append(note))
+    assert notes == []  # what it has written it may write again
+    first = {path: (tmp_path / "out" / path).read_bytes() for path in expected}
+    write_files(result, place, [name])
+    assert first == {path: (tmp_path / "out" / path).read_bytes() for path in found_in(tmp_path / "out")}
     for ending in one.endings():
         assert is_picture_of_ours(Path(f"x{ending}")) == ending.endswith(".png")
+    assert not is_picture_of_ours(Path("x.png"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_model_does_not_give_is_no_half_file(name: str, tmp_path: Path) -> None:
+    place = place_of(tmp_path / "out")
     if name not in RARE:
-        assert [*write_files(make(False), tmp_path / "photo", [name])] == [name]
+        assert [*write_files(make(False), place, [name])] == [name]
         return
     with pytest.raises(InputError, match=RARE[name]):
-        write_files(make(False), tmp_path / "photo", [name])
-    assert list(tmp_path.iterdir()) == []
+        write_files(make(False), place, [name])
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_contents(tmp_path: Path) -> None:
-    result = make()
-    files = {name: Path(path) for name, path in write_files(result, tmp_path / "a", NAMES).items()}
-    np.testing.assert_array_equal(read_label_png(files["labels"]), result.labels)
+    place = place_of(tmp_path / "out", "cam1/a.jpg")
+    result = make(source=place.source)
+    files = {name: Path(path) for name, path in write_files(result, place, NAMES).items()}
+    for path in files["labels"], files["png"]:
+        np.testing.assert_array_equal(read_label_png(path), result.labels)
     again = Segmentation.load(files["archive"])
     np.testing.assert_array_equal(again.labels, result.labels)
     assert again.panoptic is not None and again.instances == result.instances and again.meta == result.meta
     np.testing.assert_array_equal(again.class_scores, result.class_scores)
-    assert json.loads(files["report"].read_text()) == result.to_json()
+    found = json.loads(files["report"].read_text())
+    assert found == result.to_json()
+    assert found["input"]["path"] == str(place.source) and len(found["input"]["pixels"]) == 16
     with Image.open(files["overlay"]) as picture:
         assert picture.mode == "RGB" and picture.width > 8
     for name, wanted in ("coco", result.to_coco()), ("coco_instances", result.to_coco_instances()):
@@ -85,17 +110,27 @@ def test_contents(tmp_path: Path) -> None:
     with Image.open(files["coco_panoptic"]) as picture:
         values = np.asarray(picture).astype(int)
     assert ((values @ [1, 256, 65536] == 300) == (result.labels == 1)).all()
-    beside = json.loads((tmp_path / "a.panoptic.json").read_text())
+    beside = json.loads((tmp_path / "out/a.panoptic.json").read_text())
     assert beside.pop("info") and beside == result.to_coco_panoptic(png_name="a.panoptic.png")
+
+
+def test_the_colours_that_were_given_by_hand_come_back(tmp_path: Path) -> None:
+    words = Vocabulary((ClassEntry(("cat",), color=(1, 2, 3)), ClassEntry(("sofa",))))
+    plain = make()
+    result = Segmentation(plain.labels, plain.scores, words, plain.image)
+    again = Segmentation.load(result.save(tmp_path / "x.npz"))
+    assert [entry.color for entry in again.classes] == [entry.color for entry in words]
 
 
 @pytest.mark.parametrize("name", [one.name for one in list_formats() if one.mark])
 def test_the_files_of_others_stay(name: str, tmp_path: Path) -> None:
-    ending = next(ending for ending in build(FORMATS, name).endings() if ending.endswith(".json"))
-    (tmp_path / f"photo{ending}").write_text('{"images": [], "annotations": []}')
+    place = place_of(tmp_path / "out")
+    marked = [path for path, mark in build(FORMATS, name).files(place).items() if mark]
+    marked[0].parent.mkdir(exist_ok=True)
+    marked[0].write_text('{"images": [], "annotations": []}')
     with pytest.raises(InputError, match="is no result of ovseg and would be overwritten"):
-        plan_files([Path("photo.jpg")], tmp_path, [name])
-    assert plan_files([Path("photo.jpg")], tmp_path, ["labels"]) == {"photo.jpg": tmp_path / "photo"}
+        plan_files([place.source], place.folder, [name])
+    assert plan_files([place.source], place.folder, ["labels"]) == {str(place.source): place}
 
 
 def test_an_unknown_format_is_found_before_the_work(

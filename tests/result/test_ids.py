@@ -13,6 +13,7 @@ from PIL import Image
 from ovseg.cli import main
 from ovseg.errors import ConfigError, InputError
 from ovseg.result.files import plan_files, write_files
+from ovseg.result.formats import Place
 from ovseg.result.formats.labels import read_label_png
 from ovseg.result.objects import Instance, Panoptic, PanopticSegment
 from ovseg.result.segmentation import Segmentation
@@ -54,7 +55,7 @@ def make(words: Vocabulary) -> Segmentation:
 def test_coco_tools_read_the_categories_of_the_list(result: Segmentation, tmp_path: Path) -> None:
     from pycocotools.coco import COCO
 
-    write_files(result, tmp_path / "a", ["coco", "coco_instances"])
+    write_files(result, Place(tmp_path, "a", "a.jpg", tmp_path / "a.jpg"), ["coco", "coco_instances"])
     for ending, found in ((".coco.json", [7, 3, 90]), (".instances.json", [90])):
         coco = COCO(tmp_path / f"a{ending}")
         assert {one["id"]: one["name"] for one in coco.loadCats(coco.getCatIds())} == NAMES
@@ -65,7 +66,7 @@ def test_coco_tools_read_the_categories_of_the_list(result: Segmentation, tmp_pa
 
 
 def test_panoptic_files_have_them(result: Segmentation, tmp_path: Path) -> None:
-    write_files(result, tmp_path / "a", ["coco_panoptic"])
+    write_files(result, Place(tmp_path, "a", "a.jpg", tmp_path / "a.jpg"), ["coco_panoptic"])
     found = json.loads((tmp_path / "a.panoptic.json").read_text())
     assert {one["id"]: one["name"] for one in found["categories"]} == NAMES
     assert [one["category_id"] for one in found["annotations"][0]["segments_info"]] == [90]

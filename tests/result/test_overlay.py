@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-import ovseg.result.overlay
 from ovseg.errors import InputError
-from ovseg.result.overlay import LEGEND_ROWS, blend, fit_text, legend_rows
+from ovseg.result.id_marks import find_marks
+from ovseg.result.legend import LEGEND_ROWS, legend_rows, percent, swatch
+from ovseg.result.overlay import blend, save_overlay
 from ovseg.result.segmentation import Segmentation
 from ovseg.vocabulary import Vocabulary
 
@@ -97,7 +100,7 @@ def test_legend_is_sorted_and_counts_the_rest() -> None:
     result = make(labels, [f"name {i}" for i in range(count)])
     rows = legend_rows(result)
     assert [row.text for row in rows] == [f"name {i}" for i in range(24, 4, -1)] + ["+5 more", "no class"]
-    assert [row.color for row in rows[:3]] == [result.classes[i].color for i in (24, 23, 22)]
+    assert [row.color for row in rows[:3]] == [swatch(result.classes[i].color) for i in (24, 23, 22)]
     assert rows[-2].share == pytest.approx(15 / 400) and rows[-1].share == 75 / 400
     assert sum(row.share for row in rows) == pytest.approx(1)
 
@@ -106,11 +109,49 @@ def test_legend_leaves_out_what_is_absent() -> None:
     assert [row.text for row in legend_rows(make(np.full((4, 4), 1)))] == ["sofa"]
 
 
-def test_legend_shows_the_swatches() -> None:
-    result = make(stripes(300, 300))
-    panel = np.asarray(result.overlay())[:, 300:].reshape(-1, 3)
-    for entry in result.classes:
-        assert (panel == entry.color).all(1).sum() >= 14 * 14
+@pytest.mark.parametrize("alpha", [0.5, 0.8])
+def test_swatches_are_the_colours_of_the_picture(alpha: float) -> None:
+    result = make(stripes(300, 300), image=np.full((300, 300, 3), 128, np.uint8))
+    drawn = np.asarray(result.overlay(alpha))
+    panel = drawn[:, 300:].reshape(-1, 3)
+    for index, column in enumerate((110, 190, 260)):
+        assert (panel == drawn[150, column]).all(1).sum() >= 14 * 14
+        assert not (panel == result.classes[index].color).all(1).any()
+
+
+def test_a_legend_of_all_names_what_the_short_one_counts() -> None:
+    labels = np.zeros((400, 500), np.int32)
+    labels[0, : LEGEND_ROWS + 9] = np.arange(LEGEND_ROWS + 9)
+    result = make(labels, [f"name {i}" for i in range(40)])
+    short, full = legend_rows(result), legend_rows(result, every=True)
+    assert len(short) == LEGEND_ROWS + 1 and [row.text for row in full] == [f"name {i}" for i in range(LEGEND_ROWS + 9)]
+    assert percent(full[-1].share or 0) == "<0.1%" and percent(full[-1].share or 0, exact=True) == "0.0005%"
+    assert result.overlay(legend="all").width > result.overlay().width
+    with pytest.raises(InputError, match="the legend is 'long'; expected short, all, none"):
+        result.overlay(legend="long")
+
+
+def test_ids_are_written_where_the_classes_are() -> None:
+    labels = np.zeros((300, 400), np.int32)
+    labels[200:203, 350:353] = 2  # 0.0075 % of the picture
+    result = make(labels, image=np.full((300, 400, 3), 90, np.uint8))
+    plain = np.asarray(result.overlay(legend=False)).astype(int)
+    drawn = np.asarray(result.overlay(legend=False, ids=True)).astype(int)
+    changed = np.abs(drawn - plain).max(2) > 60
+    assert changed[130:170, 150:200].any()  # in the middle of the large one
+    near = np.zeros_like(changed)
+    near[180:225, 325:375] = True
+    assert changed[near].any() and changed.sum() < 2000
+    assert drawn[201, 351].tolist() == plain[201, 351].tolist()  # the ring leaves what it points at
+    assert [row.prefix for row in legend_rows(result, ids=True)] == ["0", "2"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (30, 30)])
+def test_ids_in_pictures_of_any_size(size: tuple[int, int]) -> None:
+    result = make(np.arange(size[0] * size[1]).reshape(size) % 3)
+    assert result.overlay(legend=False, ids=True).size == size[::-1]
+    for legend in (True, "all"):
+        assert result.overlay(legend=legend, ids=True).tobytes() != result.overlay(legend=legend).tobytes()
 
 
 def test_legend_goes_below_wide_pictures() -> None:
@@ -131,46 +172,31 @@ def test_legend_goes_below_wide_pictures() -> None:
     ],
 )
 def test_percent(share: float, text: str) -> None:
-    assert ovseg.result.overlay._percent(share) == text
-
-
-NAMES = [
-    "cat 🐱",
-    "👩‍🚀",
-    "🇫🇷",
-    "חתול",
-    "قطة على الأريكة",
-    "猫",
-    "кошка",
-    "é́́́",
-    "ไทย",
-    "a" * 900,
-    "x\u200fy",
-    "\U0010fffd",
-]
-
-
-@pytest.mark.parametrize("pillow_only", [False, True])
-def test_names_in_any_script(monkeypatch: pytest.MonkeyPatch, pillow_only: bool) -> None:
-    if pillow_only:  # a system without further fonts
-        monkeypatch.setattr(ovseg.result.overlay, "_font_files", lambda: ())
-    labels = np.arange(300)[None].repeat(300, 0) * len(NAMES) // 300
-    drawn = make(labels, NAMES).overlay()
-    assert drawn.width < 300 + 24 * 14 and isinstance(drawn, Image.Image)
-    for name in NAMES:
-        text, font = fit_text(name, 14, 224)
-        assert text and font.getlength(text) <= 224
-
-
-def test_undrawable_signs_are_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ovseg.result.overlay, "_font_files", lambda: ())
-    assert fit_text("cat 🐱", 14, 500)[0] == "cat (cat face)"
-    assert fit_text("👩‍🚀", 14, 500)[0] == "(woman)(rocket)"
-    assert fit_text("🇫🇷", 14, 500)[0] == "(f)(r)"
-    assert fit_text("猫", 14, 500)[0] == "?"
-    assert fit_text("café", 14, 500)[0] in ("café", "cafe")
-    assert fit_text("a" * 900, 14, 100)[0].endswith("a...")
+    assert percent(share) == text
 
 
 def test_same_call_same_picture() -> None:
     assert make(stripes(300, 300)).overlay().tobytes() == make(stripes(300, 300)).overlay().tobytes()
+
+
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("legend", ["short", "all", "none"])
+@pytest.mark.parametrize("size", [(700, 500), (300, 900)])
+def test_large_pictures_are_the_same_in_strips(
+    size: tuple[int, int], legend: str, ids: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    labels = stripes(*size)
+    labels[250:262, 40:44] = 2  # across the border of two strips
+    result = make(labels)
+    monkeypatch.setattr("ovseg.result.overlay.LARGE", 0)
+    save_overlay(result, tmp_path / "a.png", legend, ids)
+    with Image.open(tmp_path / "a.png") as written:
+        np.testing.assert_array_equal(np.asarray(written), np.asarray(result.overlay(legend=legend, ids=ids)))
+
+
+def test_a_line_thinner_than_the_map_of_places_is_found() -> None:
+    labels = np.zeros((1200, 1500), np.int32)
+    labels[701, 3:1400] = 1
+    marks = {mark.text: mark for mark in find_marks(make(labels))}
+    x, y, _ = marks["1"].ring or (0, 0, 0)
+    assert labels[int(y), int(x)] == 1 and marks["0"].ring is None

@@ -372,7 +372,7 @@ TINY_SAN = {
 def test_a_load_reads_each_file_and_builds_the_config_once(released, tmp_path, tiny_clip, monkeypatch):
     own = {"MODEL": {"CLIP": {"FOLDER": str(tiny_clip)}}}
     torch.manual_seed(0)
-    model = build(resolve("san/san-vit-b-16.yaml", overrides={"MODEL": {**TINY_SAN["MODEL"], **own["MODEL"]}}))
+    model = build(resolve("san/san-vit-b-16.yaml", overrides={"MODEL": {**TINY_SAN["MODEL"], **own["MODEL"]}}), True)
     official = {official_name(key, model.front_blocks): value for key, value in model.state_dict().items()}
     (tmp_path / "weights").mkdir()
     torch.save({"model": official}, tmp_path / "weights/san_vit_b_16.pth")

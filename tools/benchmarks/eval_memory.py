@@ -19,7 +19,6 @@ from unittest import mock
 
 import torch
 from PIL import Image
-from rich.console import Console
 
 from benchmarks.common import CPU, PeakMemory, Recorder, Stage, in_fresh_process, positive
 from benchmarks.evaluation import make_scene
@@ -33,6 +32,7 @@ from ovseg.errors import EnvironmentProblem
 from ovseg.evaluation.runs.measures import Measures
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.ops.library import load_kernels
+from ovseg.system import terminal
 from ovseg.system.device import give_back
 from ovseg.vocabulary import Vocabulary
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     import_stages().kind_of(args.config)  # mistakes come before the work
     figures: list[Figure] = []
     limits = dict(zip(RUNS, (args.labels_limit, args.objects_limit), strict=True))
-    with tempfile.TemporaryDirectory() as folder, Console().status("writing random weights ...") as status:
+    with tempfile.TemporaryDirectory() as folder, terminal.console().status("writing random weights ...") as status:
         work, kernels = Path(folder), load_kernels()
         if kernels is not None:  # the cache is another one, in which they shall be, too
             (work / "cache/ops").mkdir(parents=True)

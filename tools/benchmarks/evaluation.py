@@ -17,12 +17,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from ovseg.data.dataset import Segments
 from ovseg.evaluation import PanopticEvaluator, SemanticEvaluator, from_ids
+from ovseg.system import terminal
 from ovseg.system.files import atomic_write, check_writable
 
 TOLERANCE = 1e-9
@@ -266,4 +266,4 @@ def print_table(seconds: dict[str, float], ratios: dict[str, float], title: str)
     view.add_column("times faster", justify="right")
     for name, value in seconds.items():
         view.add_row(name, f"{1000 * value:.1f}", f"{ratios[name]:.1f}" if name in ratios else "")
-    Console().print(view)
+    terminal.console().print(view)

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from ovseg.errors import InputError
+from ovseg.system import terminal
 from ovseg.system.files import atomic_write, check_writable
 
 
@@ -66,7 +66,7 @@ def check_report_arguments(args: argparse.Namespace) -> dict[str, float]:
 
 def report(title: str, figures: Sequence[Figure], args: argparse.Namespace, before: dict[str, float]) -> int:
     """Print and write the figures; return the exit status, 1 where a limit does not hold."""
-    console = Console()
+    console = terminal.console()
     console.print(make_table(f"{title}; {machine()}", figures, before))
     failed = [figure for figure in figures if not figure.holds]
     for figure in failed:

@@ -21,7 +21,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,6 +42,7 @@ from benchmarks.words import random_words, vocabulary_with_synonyms
 from ovseg.config import config_root
 from ovseg.contract import INSTANCES, LABELS, PANOPTIC, Answer, Encoded, Words
 from ovseg.errors import unknown_name
+from ovseg.system import terminal
 from ovseg.system.device import give_back
 
 SQUARE, WIDE = (640, 640), (1080, 1920)
@@ -258,7 +258,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [row for row in shipped_rows() if args.rows in row.name]
     if not rows:
         raise unknown_name("row", args.rows, [row.name for row in shipped_rows()])
-    with Console().status("measuring ...") as status:
+    with terminal.console().status("measuring ...") as status:
         figures = measure(rows, modes, args.repeats, status.update)
     return report(f"in units of one {UNIT} of {UNIT_ARCH} at {UNIT_SIZE} px", figures, args, before)
 

@@ -39,6 +39,7 @@ from benchmarks.common import (
 from benchmarks.words import random_words, vocabulary_with_synonyms
 from ovseg.config import config_root
 from ovseg.contract import CLASS_SCORES, LABELS
+from ovseg.system import terminal
 from ovseg.system.files import atomic_write, check_writable
 
 SHIPPED = {"san": "san/san-vit-b-16.yaml", "fcclip": "fcclip/fcclip-convnext-l.yaml"}
@@ -153,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     PeakMemory(CPU)
     if args.json:
         check_writable(args.json.parent)
-    console = Console()
+    console = terminal.console()
     shipped = {name: str(config_root() / path) for name, path in SHIPPED.items()}
     configs = {name: shipped.get(name, name) for name in args.models.split(",")}
     for config in configs.values():

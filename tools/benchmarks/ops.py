@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import MIB, PeakMemory, in_fresh_process, positive
 from benchmarks.ops_cases import CASES, Call, OpCase
 from ovseg.errors import InputError, unknown_name
 from ovseg.ops.library import kernel_devices, load_kernels
+from ovseg.system import terminal
 from ovseg.system.device import resolve_device
 from ovseg.system.files import atomic_write, check_writable
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; the status is 1 where a limit does not hold or an operator became slower."""
-    device, console, cases = resolve_device(args.device), Console(), choose(args.only)
+    device, console, cases = resolve_device(args.device), terminal.console(), choose(args.only)
     PeakMemory(device)
     before = read_speedups(args.compare) if args.compare else {}
     if args.json:

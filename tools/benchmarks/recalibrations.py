@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from benchmarks.words import plain_vocabulary, random_words
 from ovseg.clip import ViTClip
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.recalibration import Recalibration, build_recalibration, list_recalibrations
+from ovseg.system import terminal
 from ovseg.system.device import resolve_device
 from ovseg.system.files import atomic_write
 
@@ -107,4 +107,4 @@ def print_table(rows: list[dict[str, Any]], baseline_ms: float, where: str) -> N
     view.add_column("x baseline", justify="right")
     for row in sorted(rows, key=lambda row: row["ratio"]):
         view.add_row(row["method"], "yes" if row["attention_only"] else "", f"{row['ms']:.0f}", f"{row['ratio']:.2f}")
-    Console().print(view)
+    terminal.console().print(view)

@@ -18,7 +18,7 @@ KIND = Kind("benchmark", BENCHMARKS)
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of all data sets: the given one, else ``$DETECTRON2_DATASETS``, else ``datasets``."""
-    return Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
+    return Path(os.path.expanduser(root or os.environ.get("DETECTRON2_DATASETS") or "datasets"))
 
 
 def benchmark_names() -> dict[str, tuple[Benchmark, str]]:

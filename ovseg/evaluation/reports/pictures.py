@@ -18,9 +18,11 @@ from ovseg.evaluation.runs.image_log import ImageRecord
 from ovseg.evaluation.runs.job import LABELS
 from ovseg.evaluation.runs.worker import nearest, read_truth
 from ovseg.result.formats.labels import read_label_png
+from ovseg.result.legend import swatch
 from ovseg.result.overlay import blend
 from ovseg.result.segmentation import Segmentation
 from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.colors import ALPHA
 
 RIGHT, WRONG, VOID_COLOR = (225, 229, 234), (213, 94, 0), (255, 255, 255)
 MOST = 640  # pixels of the longer side, beyond which pictures are made smaller before they are drawn
@@ -51,7 +53,7 @@ def load(folder: Path, dataset: Dataset, record: ImageRecord) -> tuple[np.ndarra
 def overlay(pixels: np.ndarray, labels: np.ndarray, classes: Vocabulary) -> Image.Image:
     """Draw labels over a photograph, which turns grey."""
     colors = np.array([entry.color for entry in classes], dtype=np.uint8).reshape(-1, 3)
-    return Image.fromarray(blend(pixels, labels, colors, 0.6))
+    return Image.fromarray(blend(pixels, labels, colors, ALPHA))
 
 
 def mistakes(truth: np.ndarray, labels: np.ndarray) -> Image.Image:
@@ -66,7 +68,7 @@ def key(classes: Vocabulary, labels: np.ndarray, most: int = 8) -> str:
     values, counts = np.unique(labels, return_counts=True)
     order = [int(v) for _, v in sorted(zip(-counts, values, strict=True)) if v >= 0]
     marks = [
-        f'<span class="key" style="background:rgb{classes[i].color}"></span>{escape(classes[i].name)}'
+        f'<span class="key" style="background:rgb{swatch(classes[i].color)}"></span>{escape(classes[i].name)}'
         for i in order[:most]
     ]
     return "".join(marks) + (f" and {len(order) - most} more" if len(order) > most else "")

@@ -45,10 +45,13 @@ class Typographic(Condition):
             raise InputError(f"typographic has severity {self.severity}; expected 1 to {len(HEIGHTS)}")
 
     def image(self, pixels: np.ndarray, image_id: str, vocabulary: Vocabulary, present: Collection[int]) -> np.ndarray:
-        """Return the photo with the words; word and place are the same at all severities as far as they fit."""
+        """Return the photo with the words; word and place are the same at all severities as far as they fit.
+
+        A name that no font here has is not written.
+        """
         from PIL import Image, ImageDraw
 
-        from ovseg.result.overlay import fit_text
+        from ovseg.result.lettering import fit_text
 
         word = self.word(image_id, vocabulary, present)
         if not word:
@@ -56,12 +59,18 @@ class Typographic(Condition):
         height, width = pixels.shape[:2]
         size = max(_SMALLEST, round(HEIGHTS[self.severity - 1] * min(height, width)))
         rim = max(1, size // 12)
-        text, font = fit_text(word, size, width - 2 * rim)
+        line = fit_text(word, size, width - 2 * rim)
+        if line is None:  # no font here has its letters
+            return pixels
         picture = Image.fromarray(pixels)
         draw = ImageDraw.Draw(picture)
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=rim)
+        boxes = [draw.textbbox((at, 0), text, font=font, stroke_width=rim) for at, text, font in line.parts()]
+        left, top = (min(box[side] for box in boxes) for side in (0, 1))
+        right, bottom = (max(box[side] for box in boxes) for side in (2, 3))
         x, y = self.rng(image_id).random(2) * np.maximum([width - (right - left), height - (bottom - top)], 0)
-        draw.text((x - left, y - top), text, font=font, fill="white", stroke_width=rim, stroke_fill="black")
+        for at, text, font in line.parts():
+            place = (x - left + at, y - top)
+            draw.text(place, text, font=font, fill="white", stroke_width=rim, stroke_fill="black")
         return np.asarray(picture)
 
     def word(self, image_id: str, vocabulary: Vocabulary, present: Collection[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,7 +98,7 @@ class Models:
         """
         plan = opened.job.plan
         if plan.predictions:
-            saved = SavedSource(Path(plan.predictions).expanduser(), opened.dataset.classes, opened.names)
+            saved = SavedSource(Path(os.path.expanduser(plan.predictions)), opened.dataset.classes, opened.names)
             saved.check(opened.evaluated)
             return saved
         key = plan.model_key, device_of_process(plan.device, rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from torch import nn
@@ -20,7 +21,7 @@ def load_found(file: str | Path) -> nn.Conv2d:
     Raises:
         WeightsError: The file is missing or unreadable, or its tensors are others; names them.
     """
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     state = read_part(path, "decoder")
     weight = state.get("weight")
     if weight is None or weight.ndim != 4:

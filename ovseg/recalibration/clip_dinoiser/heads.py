@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ def load_heads(file: str | Path | LightHeads) -> LightHeads:
     """
     if isinstance(file, LightHeads):
         return file
-    path = next((path for path in (Path(file).expanduser(), PACKAGE / file) if path.is_file()), None)
+    path = next((path for path in (Path(os.path.expanduser(file)), PACKAGE / file) if path.is_file()), None)
     if path is None:
         raise WeightsError(f"no heads of CLIP-DINOiser at '{file}'; {_HOW}")
     state = read_part(path, "model_state_dict")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class Archive(Format):
             InputError: The meta data has no JSON form.
         """
         parts = to_json(result.panoptic, result.instances)
-        header = {"classes": result.classes.to_json(), "meta": plain(result.meta), **parts}
+        colors = [entry.color for entry in result.classes]
+        header = {"classes": result.classes.to_json(), "colors": colors, "meta": plain(result.meta), **parts}
         packed = np.frombuffer(dump(header).encode(), dtype=np.uint8)
         arrays: dict[str, Any] = {
             "labels": result.labels,
@@ -59,6 +61,9 @@ def read_archive(path: str | os.PathLike[str]) -> dict[str, Any]:
             ids, every = (stored[key] if key in stored else None for key in ("ids", "class_scores"))
         header = json.loads(arrays.pop("header").tobytes())
         words = Vocabulary.parse(header["classes"])
+        if "colors" in header:  # files of earlier versions have none
+            pairs = zip(words, header["colors"], strict=True)
+            words = Vocabulary(tuple(replace(entry, color=tuple(color)) for entry, color in pairs))
         parts = {**from_json(header, ids), "class_scores": every}
         return {**arrays, "vocabulary": words, "meta": header["meta"], **parts}
     except FileNotFoundError as error:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ovseg.errors import InputError
-from ovseg.result.formats.base import Format
+from ovseg.result.formats.base import Format, png_info
 from ovseg.result.parts import Result
+from ovseg.result.png import LARGE, write_png
 from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.colors import Color
 
 NO_CLASS = -1
 """Label of a pixel that belongs to no class."""
@@ -19,6 +22,7 @@ PNG_NO_CLASS = 65535
 """How the 16-bit PNG writes `NO_CLASS`."""
 
 
+_STRIP = 128  # rows of a large picture that are written at a time
 _OWN = ("values", "ids of the list")
 """Text in a PNG whose values are no positions, so that nobody reads it as if they were."""
 
@@ -38,34 +42,68 @@ class Labels(Format):
         """
         self.own_ids = own_ids
 
+    def check(self, classes: Vocabulary, folder: Path) -> None:
+        """Refuse classes that the file cannot hold."""
+        label_values(classes, self.own_ids)
+
     def write(self, result: Result, path: Path) -> None:
         """Write a grey PNG of 16 bits.
 
         Raises:
             InputError: There are more classes, or larger ids, than it can count, or no ids.
         """
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
-
-        values = np.array([*label_values(result.classes, self.own_ids), PNG_NO_CLASS], np.uint16)
-        text = PngInfo()
-        if self.own_ids:
-            text.add_text(*_OWN)
-        Image.fromarray(values[result.labels]).save(path, format="PNG", pnginfo=text)  # the last is at NO_CLASS, -1
+        save_ids(result, path, PNG_NO_CLASS, self.own_ids)
 
 
-def label_values(classes: Vocabulary, own_ids: bool) -> list[int]:
+def save_ids(result: Result, path: Path, void: int, own_ids: bool = False, colors: Sequence[Color] = ()) -> None:
+    """Write the label map as a PNG of one channel.
+
+    Args:
+        result: Whose labels are written.
+        path: Of the file.
+        void: The value where there is no class: 65535 makes 16 bits, 255 makes 8.
+        own_ids: See `Labels`.
+        colors: Of the values from 0, for a file with a palette; then ``void`` is 255.
+
+    Raises:
+        InputError: As `label_values`.
+    """
+    from PIL import Image
+
+    values = np.array(
+        [*label_values(result.classes, own_ids, void), void], np.uint16 if void == PNG_NO_CLASS else np.uint8
+    )
+    text = png_info(result)
+    if own_ids:
+        text.add_text(*_OWN)
+    height, width = result.labels.shape  # the last value is at NO_CLASS, -1
+    if height * width > LARGE:
+        strips = (values[result.labels[top : top + _STRIP]] for top in range(0, height, _STRIP))
+        write_png(path, width, height, strips, text, colors)
+        return
+    picture = Image.fromarray(values[result.labels])
+    if colors:
+        picture = picture.convert("P")
+        picture.putpalette([value for color in colors for value in color])
+    picture.save(path, format="PNG", pnginfo=text)
+
+
+def label_values(classes: Vocabulary, own_ids: bool, void: int = PNG_NO_CLASS) -> list[int]:
     """Return the value of each class in a label map.
 
     Args:
         classes: The vocabulary.
         own_ids: See `Labels`.
+        void: The value where there is no class, which is the largest.
 
     Raises:
         InputError: There are more classes, or larger ids, than a label map can count, or no ids.
     """
-    if len(classes) > PNG_NO_CLASS:
-        raise InputError(f"got {len(classes)} classes; a label PNG counts up to {PNG_NO_CLASS}: save as .npz")
+    what, fix = f"a label PNG of {void.bit_length()} bits", "save as .npz"
+    if void < PNG_NO_CLASS:
+        fix = "leave --uint8 and --palette out"
+    if len(classes) > void:
+        raise InputError(f"got {len(classes)} classes; {what} counts up to {void}: {fix}")
     if not own_ids:
         return list(range(len(classes)))
     if classes.ids is None:
@@ -73,11 +111,9 @@ def label_values(classes: Vocabulary, own_ids: bool) -> list[int]:
             "own ids were asked for and the list of classes gives none; leave --own-ids, or give ids as in "
             "'7: sand, 3: sea'"
         )
-    if (highest := max(classes.ids)) >= PNG_NO_CLASS:
+    if (highest := max(classes.ids)) >= void:
         name = classes.names[classes.ids.index(highest)]
-        raise InputError(
-            f"the class {name!r} has the id {highest}; a label PNG holds ids up to {PNG_NO_CLASS - 1}: leave --own-ids"
-        )
+        raise InputError(f"the class {name!r} has the id {highest}; {what} holds ids up to {void - 1}: leave --own-ids")
     return classes.ids
 
 

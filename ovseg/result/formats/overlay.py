@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ovseg.result.formats.base import Format
+from ovseg.errors import one_of
+from ovseg.result.formats.base import Format, png_info
 from ovseg.result.parts import Result
 
 
@@ -15,8 +16,21 @@ class Overlay(Format):
     ending = ".overlay.png"
     summary = "picture with coloured labels and a legend"
 
+    def __init__(self, *, legend: str = "short", ids: bool = False) -> None:
+        """Choose what is written.
+
+        Args:
+            legend: ``short`` (the largest classes), ``all`` or ``none``.
+            ids: Write the id of each class that is present into the picture.
+
+        Raises:
+            ConfigError: There is no such legend.
+        """
+        self.legend = one_of("legend", legend, ("short", "all", "none"))
+        self.ids = ids
+
     def write(self, result: Result, path: Path) -> None:
         """Write an RGB PNG."""
-        from ovseg.result.overlay import draw_overlay
+        from ovseg.result.overlay import save_overlay
 
-        draw_overlay(result).save(path, format="PNG")
+        save_overlay(result, path, self.legend, self.ids, png_info(result))

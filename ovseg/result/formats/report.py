@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ovseg.result.formats.base import Format
 from ovseg.result.formats.labels import PNG_NO_CLASS, label_values
@@ -11,6 +15,7 @@ from ovseg.result.measures import summarise
 from ovseg.result.objects import to_json
 from ovseg.result.parts import Result
 from ovseg.system.values import dump, plain
+from ovseg.vocabulary import Vocabulary
 
 
 class Report(Format):
@@ -25,6 +30,10 @@ class Report(Format):
         """Choose what the summary says of label maps; see `ovseg.result.formats.labels.Labels`."""
         self.own_ids = own_ids
 
+    def check(self, classes: Vocabulary, folder: Path) -> None:
+        """Refuse classes that label maps cannot hold."""
+        label_values(classes, self.own_ids)
+
     def write(self, result: Result, path: Path) -> None:
         """Write the JSON.
 
@@ -36,6 +45,9 @@ class Report(Format):
 
 def report(result: Result, own_ids: bool = False) -> dict[str, Any]:
     """Return the summary as JSON values: every class of the vocabulary in the user's order, and the meta data.
+
+    ``input`` says of what: the name of the image, the absolute path of its file, and a hash of its pixels as they were
+    segmented.
 
     Args:
         result: Of one image.
@@ -53,6 +65,11 @@ def report(result: Result, own_ids: bool = False) -> dict[str, Any]:
         "width": width,
         "height": height,
         "label_values": {"class": "its label", "no_class": PNG_NO_CLASS},
+        "input": {
+            "name": str(result.meta.get("image", "")),
+            "path": os.path.abspath(result.meta["path"]) if result.meta.get("path") else None,
+            "pixels": hashlib.sha256(np.ascontiguousarray(result.image).data).hexdigest()[:16],
+        },
         "classes": [
             {**summarise(ids[i], entry, present.get(i)), "label": values[i]} for i, entry in enumerate(result.classes)
         ],

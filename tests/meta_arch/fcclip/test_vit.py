@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-import ovseg
+from ovseg import zoo
 from ovseg.errors import ConfigError
+from ovseg.segmenter import Segmenter
 from tests.meta_arch import models
 from tests.meta_arch.models import picture, shipped, training_picture, words
 from tests.meta_arch.tester import ask
@@ -63,7 +64,7 @@ def test_a_method_that_is_no_graph_says_so(tiny_clip):
 
 
 def test_the_shipped_config_fits_the_embedded_clip():
-    segmenter = ovseg.load(str(shipped("fcclip_vit")), device="cpu")
+    segmenter = Segmenter(zoo.build(zoo.resolve(shipped("fcclip_vit")), untrained=True), "fcclip", "cpu")
     trained = sum(p.numel() for p in segmenter.model.parameters() if p.requires_grad)
     assert trained * 2 < 4e6  # bytes in half precision
     result = segmenter(picture(96, 96), ["cat", "lemon"])

@@ -1,0 +1,130 @@
+"""Images and labels of a run as a data set of the layout ``images/ + labels/ + classes.txt``, to check and to train on.
+
+Labels have 8 bits and 255 for no class, with more than 255 classes 16 bits and 65535. Images are copied, so that the
+folder is whole wherever it goes; those that are turned by EXIF, which not every tool heeds, or whose suffix no data set
+has, are written as PNG the way up that they were labelled.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from ovseg.data.images import IMAGE_SUFFIXES
+from ovseg.errors import InputError, VocabularyError
+from ovseg.result.formats.base import PNG_MARK, Format, Place
+from ovseg.result.formats.labels import PNG_NO_CLASS, label_values, save_ids
+from ovseg.result.formats.png import VOID
+from ovseg.result.parts import Result
+from ovseg.system.files import atomic_write, check_writable
+from ovseg.vocabulary import Vocabulary
+
+CLASSES = "classes.txt"
+_ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
+
+
+class DatasetFormat(Format):
+    """A folder that `ovseg datasets check` reads as it is."""
+
+    name = "dataset"
+    ending = ".png"
+    summary = "images/, labels/ and classes.txt, as `ovseg datasets check` and `ovseg train --data` read them"
+    mark = PNG_MARK
+
+    def endings(self) -> tuple[str, ...]:
+        """Return none: its files lie in folders of their own."""
+        return ()
+
+    def files(self, place: Place) -> dict[Path, bytes]:
+        """Return the label, which is replaced only if we wrote it, and the image, unless it lies there already."""
+        image = _image(place)
+        return {_label(place): self.mark} | ({} if _is_source(image, place) else {image: b""})
+
+    def check(self, classes: Vocabulary, folder: Path) -> None:
+        """Refuse words that a line of classes.txt cannot carry, and a folder with other classes."""
+        label_values(classes, own_ids=False)
+        lines = _lines(classes)
+        with tempfile.TemporaryDirectory() as temporary:
+            probe = Path(temporary) / CLASSES
+            probe.write_bytes(lines)
+            try:
+                readable = [entry.names for entry in Vocabulary.parse(probe)]
+            except VocabularyError as error:
+                raise InputError(f"{CLASSES} cannot hold these words ({error}); rename the class") from error
+        wrong = [entry.name for entry in classes if entry.names not in readable]
+        if wrong or len(readable) != len(classes):
+            raise InputError(f"{CLASSES} cannot hold the words {wrong[:3]}: they would be read as others; rename them")
+        there = folder / CLASSES
+        if there.exists() and there.read_bytes() != lines:
+            raise InputError(f"'{there}' lists other classes, and its labels would change; choose another --output")
+
+    def check_place(self, place: Place) -> None:
+        """Refuse to replace images of others, or to put a second image beside one label."""
+        image, label = _image(place), _label(place)
+        own = label.is_file() and self.mark in label.read_bytes()[:400]
+        if image.exists() and not own and not filecmp.cmp(image, place.source, shallow=False):
+            raise InputError(f"'{image}' is no image of an earlier run and would be replaced; choose another --output")
+        found = image.parent.iterdir() if image.parent.is_dir() else ()
+        others = [
+            path
+            for path in found
+            if path.stem == image.stem and path.suffix.lower() in IMAGE_SUFFIXES - {image.suffix.lower()}
+        ]
+        if others:
+            raise InputError(f"'{others[0]}' would share its label with '{image.name}'; choose another --output")
+
+    def write(self, result: Result, path: Path) -> None:
+        """Write the label alone.
+
+        Raises:
+            InputError: There are more classes than it can count.
+        """
+        save_ids(result, path, VOID if len(result.classes) <= VOID else PNG_NO_CLASS)
+
+    def put(self, result: Result, place: Place) -> Path:
+        """Write label, image and classes, each complete or not at all; the image is left where it is the source."""
+        label, image = _label(place), _image(place)
+        for path in (label, image):
+            check_writable(path.parent)
+        self.save(result, label)
+        if not _is_source(image, place):
+            with atomic_write(image) as temporary:
+                if image.suffix == place.source.suffix:
+                    shutil.copyfile(place.source, temporary)
+                else:
+                    Image.fromarray(result.image).save(temporary, format="PNG")
+        with atomic_write(place.folder / CLASSES) as temporary:
+            temporary.write_bytes(_lines(result.classes))
+        return label
+
+
+def _label(place: Place) -> Path:
+    return place.folder / "labels" / f"{place.name}.png"
+
+
+def _image(place: Place) -> Path:
+    """Return where the image goes, with its own suffix if it is copied."""
+    return place.folder / "images" / f"{place.name}{place.source.suffix if _is_copied(place.source) else '.png'}"
+
+
+def _is_copied(source: Path) -> bool:
+    if source.suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    try:
+        with Image.open(source) as image:
+            return image.getexif().get(_ORIENTATION, 1) == 1
+    except Exception:  # whatever Pillow raises at metadata that it cannot read
+        return False
+
+
+def _is_source(image: Path, place: Place) -> bool:
+    """Tell whether the image lies in the data set already: somebody labels the images of one."""
+    return image.exists() and image.samefile(place.source)
+
+
+def _lines(classes: Vocabulary) -> bytes:
+    return "".join("|".join(entry.names) + "\n" for entry in classes).encode()
