@@ -459,6 +459,18 @@ def test_panoptic_pictures_of_other_kinds(folder, mode, reason):
         assert stripes(dataset) == [-1, 0, 1, 2]
 
 
+def test_images_where_exports_have_them(folder):
+    """FiftyOne has data/ beside labels.json; Roboflow has them beside the file."""
+    write(folder, lambda c: None)
+    for place in ("data", ""):
+        for path in folder.rglob("im*.jpg"):
+            (folder / place).mkdir(exist_ok=True)
+            path.rename(folder / place / path.name)
+        dataset = read_folder(folder)
+        assert not dataset.problems and dataset.root == str(folder / place)
+        assert [stripes(dataset, i) for i in range(2)] == SOUND
+
+
 def test_a_picture_of_several_images_is_nobodys(folder):
     dataset = read_folder(write(folder, lambda c: c["annotations"][1].update(file_name="im0.png"), PANOPTIC_3))
     assert [Path(record["file_name"]).name for record in dataset.records] == ["im2.jpg"]
