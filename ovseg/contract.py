@@ -87,8 +87,9 @@ class Answer:
     """What an image shows, at the size that was asked for.
 
     Attributes:
-        labels: (H, W) int32 class ids on the model's device; -1 no class.
-        scores: (H, W) float32 in 0..1.
+        labels: (H, W) int32 class ids on the model's device; -1 no class. From `ovseg.result.parts.COMPACT` pixels on
+            int16, as long as the classes fit.
+        scores: (H, W) float32 in 0..1; from there on float16.
         panoptic: At most one segment for every pixel; None unless wanted.
         instances: Objects by falling score, which may overlap; None unless wanted.
         class_scores: (K, H, W) float32, 0 or more, of all classes; None unless wanted. Sums over masks may exceed 1,

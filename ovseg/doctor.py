@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -77,10 +77,25 @@ class Check:
 def run_checks() -> list[Check]:
     """Look at the whole installation; what is broken becomes a finding, never an exception."""
     python = Check("python", True, f"{platform.python_version()} at {sys.executable}")
-    packages = check_packages()
+    packages = _finding("packages", check_packages)
     broken = {check.name: check.fix for check in packages if check.ok is False}
-    rest = [check_detectron2(broken), *check_devices(broken), check_operators(), *check_cache(), check_mini()]
-    return [python, *packages, *rest]
+    return [
+        python,
+        *packages,
+        *_finding("detectron2", lambda: [check_detectron2(broken)]),
+        *_finding("devices", lambda: check_devices(broken)),
+        *_finding("operators", lambda: [check_operators()]),
+        *_finding("cache", check_cache),
+        *_finding("embedded model", lambda: [check_mini()]),
+    ]
+
+
+def _finding(name: str, check: Callable[[], list[Check]]) -> list[Check]:
+    """Make checks; what breaks down in them becomes a finding."""
+    try:
+        return check()
+    except Exception as error:
+        return [Check(name, False, f"cannot be checked ({one_line(error) or type(error).__name__})")]
 
 
 def report(console: Console) -> bool:

@@ -20,7 +20,7 @@ from ovseg.data.images import LoadedImage, ReadOptions, check_reading, expand_in
 from ovseg.data.sources import each_image, is_several
 from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.result.segmentation import Segmentation
-from ovseg.system.device import check_settings, fits
+from ovseg.system.device import check_settings, fits, give_back
 from ovseg.system.overlap import overlapped, worker_threads
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.background import parse_background
@@ -32,6 +32,9 @@ Classes: TypeAlias = Any
 """Whatever `Vocabulary.parse` accepts, or `Words` of `Segmenter.words`."""
 Policy: TypeAlias = "str | Background | Iterable[str] | None"
 Report: TypeAlias = Callable[[Any, InputError], None]
+
+LARGE = 2**26
+"""Bytes of a photograph from which on freed memory is given back to the system at once."""
 
 WORDS_KEPT = 32
 """So many requests keep their embedded words, so that the same words cost nothing the next time."""
@@ -310,6 +313,8 @@ class Segmenter:
         image = read_image(source, **reading)
         read = time.perf_counter()
         pixels = self.model.size_rule(image.pixels)
+        if image.pixels.nbytes > LARGE:
+            give_back(self.device)  # what decoding took of this thread, before labels and scores take as much
         return _Prepared(image, pixels, {"read": read - start, "preprocess": time.perf_counter() - read})
 
     def _encode(self, batch: list[_Prepared]) -> list[EncodedImage]:
@@ -357,7 +362,7 @@ class Segmenter:
         with fits(self.device, one.image.name):
             found = self.model.answer(one.encoded, one.index, (pixels.shape[0], pixels.shape[1]), words, want)
             every = None if found.class_scores is None else found.class_scores.float().cpu().numpy()
-            labels, scores = found.labels.cpu().numpy(), found.scores.float().cpu().numpy()
+            labels, scores = found.labels.cpu().numpy(), found.scores.cpu().numpy()
         timings = {**one.timings, "model": one.timings["model"] + time.perf_counter() - start}
         timings |= {"seconds": sum(timings.values()), "words": words_seconds}
         return Segmentation.from_labels(

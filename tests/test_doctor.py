@@ -186,3 +186,14 @@ def test_platform_cache(monkeypatch: pytest.MonkeyPatch, platform: str, variable
         assert cache_module.platform_cache() == Path("/named")
         monkeypatch.delenv(variable)
     assert cache_module.platform_cache().name == tail
+
+
+def test_a_check_that_breaks_down_is_a_finding(monkeypatch):
+    def break_down(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("check_packages", "check_detectron2", "check_devices", "check_operators", "check_cache", "check_mini"):
+        monkeypatch.setattr(doctor, name, break_down)
+    checks = doctor.run_checks()
+    assert [check.ok for check in checks] == [True] + [False] * 6
+    assert all("home directory" in check.detail for check in checks[1:])

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ovseg.errors import OvsegError
+from ovseg.system import terminal
 from ovseg.vocabulary import Vocabulary, list_presets
 from ovseg.vocabulary.colors import EYES, bound_for, smallest_distances
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         missed += short
         numbers = (f"{found[eye]:.1f}" for eye in EYES)
         table.add_row(name, str(len(vocabulary)), str(bound or "-"), *numbers, "MISSED" if short else "")
-    Console(width=120).print(table)
+    terminal.console().print(table)
     print(f"{missed} of {len(sources)} vocabularies miss their bound" if missed else "every bound is kept")
     return int(bool(missed))
 

@@ -140,8 +140,8 @@ def flag(value: Any) -> bool | None:
 
 
 def is_path(value: Any) -> bool:
-    """Whether a value can be the name of a file."""
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
+    """Whether a value can be the name of a file, which messages can say in one line."""
+    if not isinstance(value, str) or not value.strip() or any(ord(letter) < 32 for letter in value):
         return False
     try:
         os.fsencode(value)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import ConfigError
+from ovseg.labelling.maps import empty_maps
 from ovseg.labelling.mask_resize import MaskResize
 from ovseg.result.objects import Instance, PackedMask, PanopticSegment, pack_masks
 from ovseg.system.device import is_cpu
@@ -40,16 +41,15 @@ def semantic_map(
         column_class: Class (K,) of each column; columns of class -1 compete but give no class. None is 0..K-1.
 
     Returns:
-        Labels (H, W) int32, -1 for no class, and scores (H, W) float32: the sum of the winner, cut at 1. It says how
-        much of one query the pixel has, so it is low where no mask is.
+        Labels (H, W), -1 for no class, and scores (H, W): the sum of the winner, cut at 1; of the dtypes of
+        `empty_maps`. It says how much of one query the pixel has, so it is low where no mask is.
 
     Raises:
         ConfigError: There is no query or no class, or the shapes do not fit together.
     """
     columns = _check(probabilities, mask_logits, resize, column_class)
     shares = probabilities[:, :-1].float()
-    labels = torch.empty(resize.size, dtype=torch.int32, device=mask_logits.device)
-    scores = torch.empty(resize.size, device=mask_logits.device)
+    labels, scores = empty_maps(resize.size, int(columns.max()) + 1, mask_logits.device)
     for tile in resize.tiles(mask_logits.device):
         masks = resize.probabilities(mask_logits, tile)
         winner, best = _best_class(shares, masks.flatten(1))

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import ConfigError
+from ovseg.labelling.maps import empty_maps
 from ovseg.ops.class_argmax import Race, class_argmax, first_competing, runs
 from ovseg.refinement import affinity, close_labels, propagate
+from ovseg.result.parts import COMPACT
 
 _CHUNK = 2**24  # pixels of whole maps that are computed at a time
+_BAND = 2**22  # pixels of a band of compact maps
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def segment_map(
         image: (3, H, W) at the output size, normalised; needed for the refinement.
 
     Returns:
-        Labels (H, W) int32, -1 for no class, and scores (H, W) float32: the probability of the best query in 0..1.
+        Labels (H, W), -1 for no class, and scores (H, W): the probability of the best query in 0..1; of the dtypes of
+        `empty_maps`.
 
     Raises:
         ConfigError: There is no query, or the refinement has no image.
@@ -184,13 +188,12 @@ class _Stream:
         self.weights = affinity(image[None], rule.pamr_dilations) if rule.pamr_steps and image is not None else None
 
     def best(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the class (H, W) int32 of the best of the kept queries, and its probability (H, W) among all."""
+        """Return the class (H, W) of the best of the kept queries, and its probability (H, W) among all."""
         rule = self.rule
         if self.weights is not None or rule.min_max or rule.keep_peak:
             labels, scores = self._whole(keep, query_to_class)
         else:
-            matrices, scale, softmax = (self.rows, self.columns), rule.logit_scale, rule.softmax
-            labels, scores = class_argmax(self.logits, *matrices, query_to_class, keep, scale, softmax)
+            labels, scores = self._tiled(keep, query_to_class)
         return labels, scores if rule.softmax else scores.clamp_(0, 1)  # CLIPer's probabilities may exceed 1
 
     def maps(self) -> Iterator[Tensor]:
@@ -217,10 +220,22 @@ class _Stream:
             maps = ((maps - low) / (high - low + least)).mul_(self.rule.logit_scale)
         return maps
 
+    def _tiled(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
+        """Label tile by tile; compact maps are filled in bands, so that no wide ones stand beside them."""
+        scale, softmax = self.rule.logit_scale, self.rule.softmax
+        if self.size[0] * self.size[1] < COMPACT:
+            return class_argmax(self.logits, self.rows, self.columns, query_to_class, keep, scale, softmax)
+        labels, scores = empty_maps(self.size, int(query_to_class.max()) + 1, self.logits.device)
+        step = max(1, _BAND // self.size[1])
+        for top in range(0, self.size[0], step):
+            band, rows = slice(top, top + step), self.rows[top : top + step]
+            found = class_argmax(self.logits, rows, self.columns, query_to_class, keep, scale, softmax)
+            labels[band], scores[band] = found
+        return labels, scores
+
     def _whole(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
         """Label all pixels at once, a few maps at a time."""
-        labels = torch.empty(self.size, dtype=torch.int32, device=self.logits.device)
-        scores = torch.empty(self.size, device=self.logits.device)
+        labels, scores = empty_maps(self.size, int(query_to_class.max()) + 1, self.logits.device)
         race = Race(labels, scores, self.rule.softmax)
         order, kept = first_competing(keep), int(keep.sum())
         for part, competes in runs(order, kept, max(1, _CHUNK // labels.numel())):

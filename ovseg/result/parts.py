@@ -10,17 +10,21 @@ from ovseg.result.measures import Segment
 from ovseg.result.objects import Instance, Panoptic
 from ovseg.vocabulary import Vocabulary
 
+COMPACT = 2**26
+"""From so many pixels on labels are int16 and scores float16: with the photograph 7 bytes a pixel, where 11 are more
+than a machine may have. The notes of such a result say so."""
+
 
 class Result(Protocol):
     """A label and a score for every pixel of one image; `ovseg.result.segmentation.Segmentation` checks its parts."""
 
     @property
     def labels(self) -> np.ndarray:
-        """``(H, W)`` int32; class ids, -1 = no class."""
+        """``(H, W)`` int32, or int16 from `COMPACT` pixels on; class ids, -1 = no class."""
 
     @property
     def scores(self) -> np.ndarray:
-        """``(H, W)`` float32 in 0..1."""
+        """``(H, W)`` float32, or float16 from `COMPACT` pixels on, in 0..1."""
 
     @property
     def classes(self) -> Vocabulary:

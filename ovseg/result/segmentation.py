@@ -23,6 +23,7 @@ from ovseg.result.formats.labels import NO_CLASS
 from ovseg.result.formats.report import report
 from ovseg.result.measures import Segment, find_segments
 from ovseg.result.objects import Instance, Panoptic, check_parts
+from ovseg.result.parts import COMPACT
 from ovseg.system.registry import build
 from ovseg.vocabulary import Vocabulary
 
@@ -41,8 +42,8 @@ class Segmentation:
     """A label and a score for every pixel of one image, at its original size. Checked when it is made.
 
     Attributes:
-        labels: ``(H, W)`` int32; class ids, -1 = no class.
-        scores: ``(H, W)`` float32 in 0..1; how sure the model is of each label.
+        labels: ``(H, W)`` int32, or int16 from `COMPACT` pixels on; class ids, -1 = no class.
+        scores: ``(H, W)`` float32, or float16 from `COMPACT` pixels on, in 0..1; how sure the model is of each label.
         classes: The vocabulary as the user gave it.
         image: ``(H, W, 3)`` uint8 RGB; the photograph, kept for `overlay`.
         meta: What made this result (model, weights hash, vocabulary hash, background policy, ...); JSON values.
@@ -66,10 +67,11 @@ class Segmentation:
     def __post_init__(self) -> None:
         """Check shapes, dtypes and ranges."""
         shape = self.labels.shape
-        if self.labels.ndim != 2 or self.labels.size == 0 or self.labels.dtype != np.int32:
+        whole, real = _dtypes(self.labels, self.scores)
+        if self.labels.ndim != 2 or self.labels.size == 0 or self.labels.dtype != whole:
             raise InputError(f"labels are {shape} {self.labels.dtype}; expected (H, W) int32 with at least one pixel")
         for what, array, expected, dtype in (
-            ("scores are", self.scores, shape, np.float32),
+            ("scores are", self.scores, shape, real),
             ("image is", self.image, (*shape, 3), np.uint8),
         ):
             if array.shape != expected or array.dtype != dtype:
@@ -120,13 +122,16 @@ class Segmentation:
             low, high = int(labels.min()), int(labels.max())
             if low < limit.min or high > limit.max:
                 raise InputError(f"labels reach from {low} to {high}; expected -1 (no class) or class ids")
-        scores = np.ascontiguousarray(scores, dtype=np.float32)
+        whole, real = _dtypes(labels, scores)
+        scores = np.ascontiguousarray(scores, dtype=real)
         low_score, high_score = (scores.min(), scores.max()) if scores.size else (0, 1)
         if (low_score < 0 or high_score > 1) and low_score >= -_SCORE_SLACK and high_score <= 1 + _SCORE_SLACK:
             scores = scores.clip(0, 1)  # a copy, which scores in range need not
-        labels = np.ascontiguousarray(labels, dtype=np.int32)
-        image = np.ascontiguousarray(image)
-        return cls(labels, scores, vocabulary, image, dict(meta or {}), panoptic, instances, class_scores)
+        labels, image, meta = np.ascontiguousarray(labels, dtype=whole), np.ascontiguousarray(image), dict(meta or {})
+        if real is np.float16:
+            note = f"scores of {labels.size / 1e6:.0f} megapixels are kept in 16 bits, rounded to 0.0005"
+            meta["notes"] = [*meta.get("notes", []), note]
+        return cls(labels, scores, vocabulary, image, meta, panoptic, instances, class_scores)
 
     @functools.cached_property
     def segments(self) -> list[Segment]:
@@ -270,3 +275,12 @@ class Segmentation:
             class_id=ids,
             data={"class_name": np.array([segment.name for segment in self.segments], dtype=str)},
         )
+
+
+def _dtypes(labels: np.ndarray, scores: np.ndarray) -> tuple[type[np.integer[Any]], type[np.floating[Any]]]:
+    """Return the dtypes of a result: 32 bits, but 16 where they came so and are so many that memory counts."""
+    compact = labels.size >= COMPACT
+    return (
+        np.int16 if compact and labels.dtype == np.int16 else np.int32,
+        np.float16 if compact and scores.dtype == np.float16 else np.float32,
+    )

@@ -71,6 +71,7 @@ CASES = {
     "eval": (["eval", "--model", "mini", "--dataset", "none", "--output", "o"], {2}),
     "train": (["train", "--config-file", "none.yaml"], {2}),
     "build-ops": (["build-ops"], {2}),
+    "export-checkpoint": (["export-checkpoint", "none"], {2}),
     "install-detectron2": (["install-detectron2"], {0}),
     "segment ~nobody": (["segment", "a.png", "--model", "~nobody/x", "--classes", "a", "--output", "o"], {2}),
 }

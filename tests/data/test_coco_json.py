@@ -239,6 +239,7 @@ NO_CAT_CLASS = [[-1, -1, 0, -1], [-1, 1, -1, -1]]
             SOUND[1:],
         ),
         (one("file_name", ..., of="images"), "image number 1 is left out: its file_name is None; name", SOUND[1:]),
+        (one("file_name", "a\nb", of="images"), "image number 1 is left out: its file_name is 'a\\nb'", SOUND[1:]),
         (one("file_name", "a\0b", of="images"), "image number 1 is left out: its file_name is 'a\\x00b'", SOUND[1:]),
         (one("id", None, of="images"), "image 'im0.jpg' is left out: its id is None; give it a number", None),
         (one("width", -16, of="images"), "image 'im0.jpg' has height 12 and width -16; expected its size", SOUND),
@@ -456,6 +457,18 @@ def test_panoptic_pictures_of_other_kinds(folder, mode, reason):
         assert check_dataset(dataset).images == 1
     else:
         assert stripes(dataset) == [-1, 0, 1, 2]
+
+
+def test_images_where_exports_have_them(folder):
+    """FiftyOne has data/ beside labels.json; Roboflow has them beside the file."""
+    write(folder, lambda c: None)
+    for place in ("data", ""):
+        for path in folder.rglob("im*.jpg"):
+            (folder / place).mkdir(exist_ok=True)
+            path.rename(folder / place / path.name)
+        dataset = read_folder(folder)
+        assert not dataset.problems and dataset.root == str(folder / place)
+        assert [stripes(dataset, i) for i in range(2)] == SOUND
 
 
 def test_a_picture_of_several_images_is_nobodys(folder):

@@ -156,11 +156,11 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.json.parent)
     console = terminal.console()
     shipped = {name: str(config_root() / path) for name, path in SHIPPED.items()}
-    configs = {Path(name).stem: shipped.get(name, name) for name in args.models.split(",")}
-    for config in configs.values():
+    configs = [(Path(name).stem, shipped.get(name, name)) for name in args.models.split(",")]
+    for _, config in configs:
         import_stages().kind_of(config)  # mistakes come before the work
     models, problems = [], []
-    for name, config in configs.items():
+    for name, config in configs:
         with console.status(f"{name} ...") as status:
             found = measure(name, config, args, status.update)
         print_model(found, args, console)

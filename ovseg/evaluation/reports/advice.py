@@ -30,7 +30,8 @@ def before(plan: Plan, dataset: Dataset, total: int) -> list[str]:
 
 def after(dataset: Dataset, log: Log, results: dict[str, Any]) -> list[str]:
     """Return what is seen when all images are done: absent classes, thresholds, sizes, failures."""
-    return [*_absent(dataset, results), *_threshold(dataset, log, results), *_sizes(log), *_kinds(log, results)]
+    found = [*_absent(dataset, results), *_threshold(dataset, log, results)]
+    return [*found, *_sizes(log), *_empty(log), *_kinds(log, results)]
 
 
 def _permuted(log: Log) -> Iterator[str]:
@@ -131,6 +132,12 @@ def _sizes(log: Log) -> Iterator[str]:
             f"{len(brought)} predictions are of another size than the ground truth ({brought[0].name}): they were "
             "brought to it by the nearest pixel, which costs accuracy at borders"
         )
+
+
+def _empty(log: Log) -> Iterator[str]:
+    """Say that segments are listed which no pixel shows."""
+    lines = [note for r in log.good for note in r.notes if "has no pixel of segment" in note]
+    yield from brief(lines)
 
 
 def _kinds(log: Log, results: dict[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ovseg.data.dataset import SEMANTIC, Dataset, Segments
+from ovseg.data.dataset import PANOPTIC, SEMANTIC, Dataset, Segments
 from ovseg.data.images import LoadedImage, read_image
 from ovseg.errors import InputError
 from ovseg.evaluation.runs.image_log import ImageRecord
@@ -108,7 +108,8 @@ def read_truth(
     size = _truth_size(record) or (height, width)
     alike = abs(size[0] * width - size[1] * height) <= max(*size, height, width)  # equal but for a rounded pixel
     if size == (height, width) or not alike or set(tasks) - {SEMANTIC, "calibration"}:
-        return dataset.read_segments(record, (height, width)), ()
+        found = dataset.read_segments(record, (height, width))
+        return found, found.empty if dataset.kind == PANOPTIC else ()
     note = f"ground truth is {size[1]}x{size[0]}, the image {width}x{height}"
     return dataset.read_segments(record, size), (note,)
 

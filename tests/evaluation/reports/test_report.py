@@ -181,3 +181,26 @@ def test_nothing_is_labelled(tmp_path: Path) -> None:
     summary = run(data, tmp_path / "run")
     assert summary["counts"]["evaluated"] == 20 and summary["metrics"]["semantic"]["miou_present"]["value"] is None
     assert (tmp_path / "run/report.html").is_file()
+
+
+def test_what_reading_got_around_is_in_the_result(tiny_clip: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("images", "panoptic"):
+        (data / name).mkdir(parents=True)
+    infos = [{"id": 5, "category_id": 1}, {"id": 6, "category_id": 1}, {"id": 7, "category_id": 9}]
+    ids = np.zeros((20, 30, 3), np.uint8)
+    ids[5:, :, 0], ids[15:, :, 0] = 5, 7
+    for name in ("images", "panoptic"):
+        Image.fromarray(ids).save(data / name / "a.png")
+    content = {
+        "images": [{"id": 0, "file_name": "a.png"}],
+        "annotations": [{"image_id": 0, "file_name": "a.png", "segments_info": infos}],
+        "categories": [{"id": 1, "name": "cat", "isthing": 1}],
+    }
+    (data / "panoptic.json").write_text(json.dumps(content))
+    runs = evaluate([Job(Plan(str(data), str(tiny_clip)), tmp_path / "run")])
+    assert runs is not None
+    finish(runs)
+    warnings = json.loads((tmp_path / "run/result.json").read_text())["warnings"]
+    assert [line for line in warnings if "segment 7 of 'a.png' is left out: it has category 9" in line]
+    assert [line for line in warnings if "has no pixel of segment 6, which its JSON lists" in line]
