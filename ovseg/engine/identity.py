@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from ovseg.checkpoint.trained import trained_state
 from ovseg.config import new_key
 from ovseg.data.contents import Contents, differences, read_contents, write_contents
 from ovseg.errors import InputError
-from ovseg.system.values import dump, short_hash
+from ovseg.system.values import changes, dump, flat, short_hash
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -86,12 +86,8 @@ class Identity:
         """
         begun = {new_key(key): value for key, value in saved["settings"].items()}
         free = NAMES if "data" in saved else ()
-        keys = [key for key in {**begun, **self.settings} if key not in (*FREE, *free)]
-        found = [
-            f"{key}: was {begun.get(key, 'not there')}, is {self.settings.get(key, 'not there')}"
-            for key in keys
-            if begun.get(key) != self.settings.get(key)
-        ]
+        was, is_ = ({key: one[key] for key in one if key not in (*FREE, *free)} for one in (begun, self.settings))
+        found = changes(was, is_)
         if "data" not in saved:
             return [*found, "images, labels, classes and frozen weights: an earlier version has not recorded them"]
         for key, was in saved["weights"].items():
@@ -168,16 +164,8 @@ def weight_hashes(model: nn.Module, started: bool) -> dict[str, str]:
 def run_settings(cfg: CfgNode) -> dict[str, str]:
     """Return what a run depends on by dotted key, as JSON."""
     wanted = ("MODEL", "INPUT", "SOLVER", "SEED", "DATASETS.TRAIN", "DATASETS.VOCABULARY", "DATASETS.RENAME")
-    found = {}
-    for key, value in _flat(cfg):
-        if key.startswith(wanted) and key not in FREE:
-            found[key] = json.dumps(value, default=str)
-    return found
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if hasattr(value, "items"):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return {
+        key: json.dumps(value, default=str)
+        for key, value in flat(cfg).items()
+        if key.startswith(wanted) and key not in FREE and not isinstance(value, Mapping)
+    }

@@ -98,7 +98,7 @@ def test_another_content_does_not_resume(
 
 def test_other_words_and_other_settings_do_not_resume(train: Train) -> None:
     train(MAX_ITER=3)
-    with pytest.raises(ConfigError, match=r"INPUT.COLOR_AUG_SSD: was true, is false; SOLVER.BASE_LR: was 0.003"):
+    with pytest.raises(ConfigError, match=r"INPUT.COLOR_AUG_SSD was true, is false; SOLVER.BASE_LR was 0.003"):
         train(resume=True, BASE_LR=0.5, changes={"INPUT": {"COLOR_AUG_SSD": False}})
     with pytest.raises(ConfigError, match="classes: the values of the files stand for others of them"):
         train("other", MAX_ITER=3, changes={"DATASETS": {"RENAME": "glorp=mumph", "VOCABULARY": "mumph"}})
@@ -165,7 +165,7 @@ def test_sections_that_were_renamed_are_the_same_settings(tmp_path: Path) -> Non
 
     saved = {"settings": {"MODEL.MAFT.QUERIES": "100", "SEED": "0"}}
     now = Identity({"MODEL.MAFTPlus.QUERIES": "50", "SEED": "0"}, {}, ())
-    assert now.changes(saved, tmp_path)[:-1] == ["MODEL.MAFTPlus.QUERIES: was 100, is 50"]
+    assert now.changes(saved, tmp_path)[:-1] == ["MODEL.MAFTPlus.QUERIES was 100, is 50"]
     same = Identity({"MODEL.MAFTPlus.QUERIES": "100", "SEED": "0"}, {}, ())
     assert len(same.changes(saved, tmp_path)) == 1
 

@@ -64,7 +64,7 @@ def test_killed_and_resumed_the_curve_is_the_same(train, monkeypatch, step, opti
 
 def test_another_config_does_not_resume(train):
     folder = train(MAX_ITER=1)
-    with pytest.raises(ConfigError, match=r"the run in '.*' was made .*: SOLVER.BASE_LR: was 0.003, is 0.5; choose"):
+    with pytest.raises(ConfigError, match=r"the run in '.*' was made .*: SOLVER.BASE_LR was 0.003, is 0.5; choose"):
         train(resume=True, BASE_LR=0.5)
     train(resume=True, MAX_ITER=3)
     assert len(curve(folder)) == 3
