@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,12 +53,12 @@ def load(path: Path, said: Findings) -> dict[str, Any]:
     Raises:
         InputError: It has not.
     """
-    twice: dict[str, None] = {}
+    twice: set[str] = set()
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            twice.update(dict.fromkeys(key for key in found if sum(key == other for other, _ in pairs) > 1))
+            twice.update(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         return found
 
     try:
@@ -75,7 +76,7 @@ def load(path: Path, said: Findings) -> dict[str, Any]:
         ) from error
     said.problems += [
         f"'{path.name}': key {key!r} stands twice in one object, and only the last of them counts; delete one"
-        for key in twice
+        for key in sorted(twice)
     ]
     return data
 

@@ -18,7 +18,7 @@ from ovseg.data.benchmarks.fetch import fetch, file_hash, unfinished
 from ovseg.data.benchmarks.labels import in_threads
 from ovseg.data.benchmarks.manifest import read_manifest, write_manifest
 from ovseg.data.benchmarks.parts import count_here, mask_file, part_notes, read_here, shortage
-from ovseg.data.dataset import INSTANCE, Dataset
+from ovseg.data.dataset import INSTANCE, Dataset, missing_image
 from ovseg.data.images import read_image
 from ovseg.errors import InputError
 from ovseg.system.files import atomic_write, check_writable
@@ -72,7 +72,8 @@ def prepare(place: Place) -> Outcome:
     unusable = place.rules.convert(place)
     dataset = read_here(place)
     found = verify(dataset, unusable)
-    problems += [*dataset.problems, *dataset.left_out, *found.broken.values(), *count_problems(place, dataset)]
+    listing = dict.fromkeys((*dataset.problems, *dataset.left_out, *found.broken.values()))  # each line once
+    problems += [*listing, *count_problems(place, dataset)]
     present = int(found.present.sum())
     with atomic_write(place.made / "classes.json") as temporary:
         temporary.write_text(json.dumps(classes.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -182,6 +183,8 @@ def verify(dataset: Dataset, unusable: dict[str, str]) -> Verified:
 def _verify(dataset: Dataset, record: dict[str, Any]) -> tuple[str, str, str, np.ndarray]:
     """Return the id of an image, the checksum of its masks, what is wrong, and its classes."""
     key = str(record["image_id"])
+    if not Path(record["file_name"]).exists():
+        return key, "", missing_image(record["file_name"]), np.zeros(0, np.int64)
     try:
         segments = dataset.read_segments(record, read_image(record["file_name"]).pixels.shape[:2])
     except InputError as error:
