@@ -111,7 +111,7 @@ def only_void(folder: Path) -> None:
         (times_100, "labels hold the values 0, 100, 200, multiples of 100, but class ids are 0 to 2; divide"),
         (white_masks, "all of 'blix' would be void; class ids are 0 to 1, save 1 in place of 255"),
         (
-            lambda folder: (folder / "classes.txt").write_text("0: a\n1: b\n"),
+            numbered,
             "'classes.txt' has numbers beside the names",
         ),
         (only_void, "no pixel of any image has a class; expected some of glorp, blix"),
