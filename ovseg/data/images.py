@@ -1,6 +1,6 @@
 """Every kind of image that a user may hold, read into one: 8-bit RGB pixels with a name.
 
-The rules, so that nobody has to guess (docs/images.md has them with examples):
+The rules, so that nobody has to guess (docs/pictures.md has them all):
 
 * The orientation of EXIF or XMP is applied. Embedded colour profiles are ignored, as they were when CLIP was trained.
 * Metadata that cannot be read never cost the pixels: the image is taken as upright.
