@@ -94,7 +94,8 @@ class Inputs:
         missing: What could not be looked at: paths that lead nowhere, folders without images.
         unread: Pictures in folders of kinds that are not read, by what to do about them.
         others: Other files in folders, but for text and the like.
-        folders: Folders in folders.
+        folders: Folders in folders that were not named themselves.
+        opened: Folders that were named, without links.
     """
 
     images: list[Any] = field(default_factory=list)
@@ -102,6 +103,7 @@ class Inputs:
     unread: dict[str, list[Path]] = field(default_factory=dict)
     others: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    opened: set[str] = field(default_factory=set)
 
     def unread_lines(self) -> list[str]:
         """Return a line for each reason why pictures were left out, with how many and which."""
@@ -191,6 +193,7 @@ def find_inputs(sources: Any) -> Inputs:
     """
     found = Inputs()
     _flatten(sources, found)
+    found.folders = [folder for folder in found.folders if os.path.realpath(folder) not in found.opened]
     if not found.images and not found.missing and not found.unread:
         raise InputError("got no images; expected at least one file, folder or image")
     return found
@@ -203,6 +206,7 @@ def _flatten(source: Any, found: Inputs) -> None:
         try:
             _check_exists(path)
             if path.is_dir():
+                found.opened.add(os.path.realpath(path))
                 _open_folder(path, found)
             else:
                 found.images.append(path)

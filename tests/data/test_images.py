@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ovseg.data.images import LoadedImage, expand_inputs, read_image
+from ovseg.data.images import LoadedImage, expand_inputs, find_inputs, read_image
 from ovseg.data.kinds import IMAGE_FORMATS
 from ovseg.errors import InputError
 
@@ -369,3 +369,11 @@ def test_expand_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(InputError, match="holds no images"):
         expand_inputs(tmp_path)
+
+
+def test_a_folder_in_a_folder_that_is_named_too_is_not_left_out(tmp_path: Path) -> None:
+    for folder in ("a", "a/in", "a/out"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (2, 2)).save(tmp_path / folder / "x.png")
+    found = find_inputs([tmp_path / "a", tmp_path / "a" / ".." / "a" / "in"])
+    assert len(found.images) == 2 and found.folders == [tmp_path / "a" / "out"]

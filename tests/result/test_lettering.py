@@ -1,6 +1,8 @@
 """Names in any script, on machines with and without fonts and libraries for it."""
 
-from __future__ import re
+from __future__ import annotations
+
+import re
 
 import numpy as np
 import pytest
