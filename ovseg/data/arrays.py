@@ -119,6 +119,8 @@ def array_pixels(
         fix = "give one image in that shape"
         if array.ndim == 4:
             fix = "give its images as a list: list(array)"
+        elif array.ndim == 1:
+            fix = "give what it holds as a list: list(array)"
         elif array.ndim == 3 and array.shape[0] == 3:
             fix = "use array.transpose(1, 2, 0)"
         elif array.ndim == 3 and array.shape[2] == 4:

@@ -144,7 +144,7 @@ def read_image(
     if isinstance(source, LoadedImage):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source), bands, max_pixels)
+        return _read_path(_path_of(source), bands, max_pixels)
     if isinstance(source, Image.Image):
         reading = Reading(_base_name(getattr(source, "filename", None)), bands, max_pixels)
         pixels = _guarded_pixels(source, reading)
@@ -156,6 +156,7 @@ def read_image(
     if hasattr(source, "read"):
         return _read_file_object(source, bands, max_pixels)
     hint = "; wrap bytes in io.BytesIO" if isinstance(source, (bytes, bytearray)) else ""
+    hint = "; one image is expected here, give one after another" if isinstance(source, (list, tuple)) else hint
     raise InputError(
         f"got {type(source).__name__} as an image; expected a path, an open binary file, a PIL image, a numpy array "
         f"(H, W, 3) or a tensor (3, H, W){hint}"
@@ -202,8 +203,8 @@ def find_inputs(sources: Any) -> Inputs:
 def _flatten(source: Any, found: Inputs) -> None:
     """Add the images that a source stands for, folders opened."""
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
         try:
+            path = _path_of(source)
             _check_exists(path)
             if path.is_dir():
                 found.opened.add(os.path.realpath(path))
@@ -258,6 +259,13 @@ def _seen(own: Inputs, files: Sequence[Path]) -> str:
     seen += [f"{len(own.folders)} folders (name one of them)"] if own.folders else []
     expected = "expected files such as .jpg or .png directly in it"
     return f", but {', '.join(seen)}; {expected}" if seen else f", it is empty; {expected}"
+
+
+def _path_of(source: str | os.PathLike[str]) -> Path:
+    """Return a path; an empty one would be the folder that one happens to be in."""
+    if not os.fspath(source):
+        raise InputError("got an empty path as an image; expected the path of a file or folder")
+    return Path(source)
 
 
 def _check_exists(path: Path) -> None:
