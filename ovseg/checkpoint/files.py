@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ovseg.checkpoint.pickles import read_pickle
+from ovseg.checkpoint.scripted import is_scripted, read_scripted
 from ovseg.errors import WeightsError
-from ovseg.system.device import CPU
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
@@ -148,11 +147,6 @@ def _read_any(path: Path) -> tuple[Any, bool, dict[str, str]]:
             return load_file(path), False, remarks
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            scripted = any(entry.endswith("/constants.pkl") for entry in archive.namelist())
-        if scripted:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # deprecated, but OpenAI's own files are such archives
-                return dict(torch.jit.load(str(path), map_location=CPU).state_dict()), True, {}
+    if zipfile.is_zipfile(path) and is_scripted(path):
+        return read_scripted(path), True, {}
     return read_pickle(path), False, {}

@@ -92,7 +92,7 @@ def read_pickle(path: Path) -> Any:
             return torch.load(path, map_location=CPU, weights_only=True)
     except pickle.UnpicklingError:  # it holds something else; what, the reader below tells
         pass
-    reader = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler, load=_load)
+    reader = SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=_load)
     try:
         return torch.load(path, map_location=CPU, weights_only=False, pickle_module=reader)
     except _Refused as error:
@@ -104,11 +104,11 @@ def read_pickle(path: Path) -> Any:
 
 
 def _load(file: Any, **options: Any) -> Any:
-    return _Unpickler(file, **options).load()
+    return Unpickler(file, **options).load()
 
 
 # That in Python: the one in C has no way to say which objects may be given a state.
-class _Unpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ignore]
+class Unpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ignore]
     """Knows the names of data, and of no function but those that make it."""
 
     def find_class(self, module: str, name: str) -> Any:
