@@ -34,6 +34,7 @@ from ovseg.evaluation.reports.compare import compare
 from ovseg.evaluation.reports.compare_report import write_comparison
 from ovseg.evaluation.reports.finish import finish
 from ovseg.evaluation.reports.result import value
+from ovseg.evaluation.runs.claim import FRESH, RESUME
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.run import Job, evaluate
 from ovseg.recalibration import list_recalibrations
@@ -197,6 +198,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--processes", type=int, default=1, help="on this machine, one for each GPU")
     parser.add_argument("--output", type=Path, help="keep runs, reports and a comparison of each split in this folder")
+    parser.add_argument("--fresh", action="store_true", help="start the runs in --output anew")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     parser.add_argument("--markdown", type=Path, help="write a Markdown table here")
     parser.add_argument("--into", type=Path, help=f"write the table between the '{BLOCK}' marks of this Markdown file")
@@ -215,7 +217,7 @@ def run(args: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], l
     """
     jobs = make_jobs(args, folder)
     with progress() as report:
-        runs = evaluate(jobs, args.processes, report) or []
+        runs = evaluate(jobs, args.processes, report, FRESH if args.fresh else RESUME) or []
     summaries = [finish([one]) for one in runs]
     rows = [row(job, summary) for job, summary in zip(jobs, summaries, strict=False)]
     for split in args.splits.split(",") if args.output and len({one["model"] for one in rows}) > 1 else ():

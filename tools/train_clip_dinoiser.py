@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from train_mini_clip import rewind
 
 import ovseg
+from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.checkpoint.strict import load_strict
 from ovseg.clip import Context, Need, ViTClip
 from ovseg.clip.normalise import normalise
@@ -46,6 +47,7 @@ from ovseg.recalibration.clip_dinoiser.pooling import correlations
 from ovseg.recalibration.clip_dinoiser.squares import Pictures
 from ovseg.system import terminal
 from ovseg.system.files import atomic_write, check_writable
+from ovseg.system.values import changes, dump, short_hash
 
 MASKS = "masks"
 SAVE_EVERY = 100  # steps
@@ -199,6 +201,15 @@ class Trainer:
         self.clip: ViTClip = ovseg.load(f"clip/{args.clip}", args.device).model.clip
         self.teachers = Teachers(args, self.clip)
         self.pictures = Pictures(args.data, self.teachers.use_masks, args.crop)
+        # What the names above stand for: weights by their hashes, pictures by their names and sizes.
+        modules = {"guide": self.teachers.guide, "found": self.teachers.found, "eye": self.teachers.found_guide}
+        states = {name: hash_tensors(module.state_dict().items()) for name, module in modules.items() if module}
+        files = [
+            (path.relative_to(args.data).as_posix(), path.stat().st_size)
+            for pair in self.pictures.files
+            for path in filter(None, pair)
+        ]
+        self.settings |= {"weights": self.clip.weights_hash, "teachers": dump(states), "files": short_hash(dump(files))}
         generator = torch.Generator().manual_seed(args.seed)
         count = len(self.pictures)
         self.chosen = torch.randint(count, (args.images,), generator=generator) if args.images else torch.arange(count)
@@ -215,11 +226,10 @@ class Trainer:
             self._resume(torch.load(self.checkpoint, self.clip.device, weights_only=True))
 
     def _resume(self, saved: dict[str, Any]) -> None:
-        changed = [key for key, value in self.settings.items() if saved.get("settings", {}).get(key) != value]
-        if changed:
+        if changed := changes(saved.get("settings", {}), self.settings):
             raise ConfigError(
-                f"'{self.args.output}' holds a run with another --{changed[0].replace('_', '-')}; "
-                "choose another --output, or the arguments it was started with"
+                f"'{self.args.output}' holds a run of something else ({'; '.join(changed)}); choose another --output, "
+                "or what it was started with"
             )
         load_strict(self.heads, saved["model_state_dict"], self.checkpoint.name, "these heads")
         self.optimizer.load_state_dict(saved["optimizer"])

@@ -34,6 +34,7 @@ from ovseg.data.scenes.composer import Composer, draw_concepts
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
 from ovseg.system.device import resolve_device
 from ovseg.system.files import atomic_write, check_writable, rewind
+from ovseg.system.values import changes, short_hash
 
 ASSETS = Path(__file__).resolve().parents[1] / "ovseg/assets/mini"
 SLOTS = 4
@@ -113,19 +114,26 @@ class Trainer:
         """Start fresh, or from the checkpoint in ``args.output``.
 
         Raises:
-            OvsegError: An argument, the config or the bank cannot be used.
+            OvsegError: An argument, the config or the bank cannot be used, or the checkpoint is of others.
         """
         self.args, self.device = args, resolve_device(args.device)
         self.phases = parse_phases(args.phases)
         self.config, self.preprocess = read_config(args.config)
         self.bank = Bank.load(args.bank)
         self.pool = torch.tensor([i for i, concept in enumerate(self.bank.concepts) if not concept.novel])
+        told = {name: getattr(args, name) for name in ("phases", "batch", "lr", "weight_decay", "seed")}
+        self.settings = told | {name: short_hash(getattr(args, name).read_bytes()) for name in ("bank", "config")}
         self.checkpoint = check_writable(args.output) / "checkpoint.pt"
         self.worker = ThreadPoolExecutor(1)
         self.step, self.elapsed = 0, 0.0
         torch.manual_seed(args.seed)
         saved = torch.load(self.checkpoint, "cpu", weights_only=True) if self.checkpoint.exists() else None
         if saved:
+            if changed := changes(saved.get("settings", {}), self.settings):
+                raise ConfigError(
+                    f"'{args.output}' holds a run of something else ({'; '.join(changed)}); choose another --output, "
+                    "or what it was started with"
+                )
             self.step, self.elapsed = saved["step"], saved["elapsed"]
             print(f"resuming at step {self.step}, {self.elapsed / 60:.1f} minutes", flush=True)
         self._enter_phase(saved["model"] if saved else None, saved["optimizers"] if saved else [])
@@ -222,7 +230,7 @@ class Trainer:
         """Write the checkpoint (atomically)."""
         state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
         with atomic_write(self.checkpoint) as temporary:
-            torch.save({**state, "step": self.step, "elapsed": self.elapsed}, temporary)
+            torch.save({**state, "step": self.step, "elapsed": self.elapsed, "settings": self.settings}, temporary)
 
     def run(self) -> None:
         """Train until the time is spent, logging to ``log.jsonl``; then export and plot."""

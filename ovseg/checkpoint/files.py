@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ovseg.checkpoint.pickles import read_pickle
+from ovseg.checkpoint.scripted import is_scripted, read_scripted
 from ovseg.errors import WeightsError
-from ovseg.system.device import CPU
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
@@ -91,6 +90,9 @@ def _only_tensors(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
     strange = [key for key, value in found.items() if not isinstance(value, Tensor)]
     if strange:
         raise WeightsError(f"{path} holds '{strange[0]}', which is no tensor; expected a state dict: tensors by name")
+    if bare := [key for key, value in found.items() if value.layout != torch.strided or value.is_meta]:
+        what = "a place without values" if found[bare[0]].is_meta else "a sparse tensor"
+        raise WeightsError(f"{path} holds '{bare[0]}', which is {what}; expected dense tensors: save it anew")
     return found
 
 
@@ -101,7 +103,8 @@ def _is_array(value: Any) -> bool:
 def _read(path: Path) -> tuple[Any, bool, dict[str, str]]:
     """Return what a file holds, whether it is a TorchScript archive, and what it says of itself."""
     if not path.is_file():
-        raise WeightsError(f"weights file {path} does not exist; expected a .safetensors, .pt or .bin file")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise WeightsError(f"weights file {path} {found}; expected a .safetensors, .pt or .bin file")
     try:
         return _read_any(path)
     except WeightsError:
@@ -111,11 +114,30 @@ def _read(path: Path) -> tuple[Any, bool, dict[str, str]]:
         raise WeightsError(f"{path} cannot be read ({reason}); expected tensors only: get it again") from error
 
 
+def _what_else(start: bytes) -> str:
+    """Return what a file is that lies where weights should, and the mend, by its first 512 bytes; empty for neither."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not text:
+        return "empty; get it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "the pointer that git-lfs keeps in its place; fetch it with `git lfs pull`"
+    if text.startswith(b"<"):
+        return "a web page, of an error or a login perhaps; look at it in a browser, and get the file again"
+    if all(byte in b"\t\r\n" or byte >= 32 for byte in start) and start.isascii():
+        return f"text ('{' '.join(start[:60].decode().split())}'); get it again"
+    if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
+        return "an archive (gzip or tar); unpack it"
+    return ""
+
+
 def _read_any(path: Path) -> tuple[Any, bool, dict[str, str]]:
     """Read a file by its content, whatever its suffix: safetensors, TorchScript archive, or tensors in a pickle."""
     with path.open("rb") as file:
-        start = file.read(9)
-    if len(start) == 9 and start[8:] == b"{":
+        start = file.read(512)
+    safetensors = start[5:9] == b"\0\0\0{"  # behind the size of what follows
+    if not safetensors and (other := _what_else(start)):
+        raise WeightsError(f"{path} cannot be read: it is {other}")
+    if safetensors:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
@@ -125,11 +147,6 @@ def _read_any(path: Path) -> tuple[Any, bool, dict[str, str]]:
             return load_file(path), False, remarks
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            scripted = any(entry.endswith("/constants.pkl") for entry in archive.namelist())
-        if scripted:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # deprecated, but OpenAI's own files are such archives
-                return dict(torch.jit.load(str(path), map_location=CPU).state_dict()), True, {}
+    if zipfile.is_zipfile(path) and is_scripted(path):
+        return read_scripted(path), True, {}
     return read_pickle(path), False, {}

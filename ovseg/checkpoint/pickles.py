@@ -46,6 +46,15 @@ _RECORDS = (
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 """Where NumPy 1 and 2 keep what makes numbers and arrays."""
 
+_TENSORS = (
+    "_rebuild_parameter",
+    "_rebuild_parameter_with_state",
+    "_rebuild_tensor",
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+)
+"""What makes tensors, in `torch._utils`."""
+
 
 class StandIn:
     """An object of a checkpoint that is neither a tensor nor a plain value; it drops whatever it is given."""
@@ -83,7 +92,7 @@ def read_pickle(path: Path) -> Any:
             return torch.load(path, map_location=CPU, weights_only=True)
     except pickle.UnpicklingError:  # it holds something else; what, the reader below tells
         pass
-    reader = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler, load=_load)
+    reader = SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=_load)
     try:
         return torch.load(path, map_location=CPU, weights_only=False, pickle_module=reader)
     except _Refused as error:
@@ -95,11 +104,11 @@ def read_pickle(path: Path) -> Any:
 
 
 def _load(file: Any, **options: Any) -> Any:
-    return _Unpickler(file, **options).load()
+    return Unpickler(file, **options).load()
 
 
 # That in Python: the one in C has no way to say which objects may be given a state.
-class _Unpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ignore]
+class Unpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ignore]
     """Knows the names of data, and of no function but those that make it."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -115,31 +124,56 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ig
 
     def load_build(self) -> None:
         """Give an object its state, if it is one that only keeps it."""
-        owner = self.stack[-2]  # type: ignore[attr-defined,unused-ignore]
+        owner, state = self.stack[-2:]  # type: ignore[attr-defined,unused-ignore]
         if not isinstance(owner, StandIn | np.ndarray | np.dtype | collections.OrderedDict):
             raise _Refused(f"a state of {type(owner).__name__}")
+        if isinstance(owner, np.dtype) and not _is_plain(owner, state):
+            raise _Refused("a type of NumPy's with parts or flags of its own")
         super().load_build()  # type: ignore[misc,unused-ignore]
 
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
+def _dtype(name: str, *_align_and_copy: Any) -> np.dtype[Any]:
+    """Return a type of NumPy's by its name (``f8``), a copy, for a pickle goes on to give it a state."""
+    return np.dtype(str(name), align=False, copy=True)
+
+
+def _is_plain(dtype: np.dtype[Any], state: Any) -> bool:
+    """Tell whether a state changes no more of a type than the order of its bytes.
+
+    The flags of a type say whether its bytes are addresses of objects: false ones would have NumPy follow whatever
+    addresses the file names.
+    """
+    _, _, base, names, fields, size, alignment, flags = state[:8]
+    sizes = size in (-1, dtype.itemsize) and alignment in (-1, dtype.alignment)
+    return base is names is fields is dtype.names is None and sizes and flags == dtype.flags
+
+
+def _empty_array(*_kind_shape_and_type: Any) -> np.ndarray[Any, Any]:
+    """Return what a pickle goes on to give its shape, type and values, which NumPy compares with each other."""
+    return np.empty(0, np.uint8)
+
+
 def _known() -> dict[tuple[str, str], Any]:
     """Return what makes tensors, plain values, and the numbers and arrays of NumPy, by module and name."""
     makers: dict[tuple[str, str], Any] = {
-        **{("torch._utils", name): getattr(torch._utils, name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
-        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+        **{("torch._utils", name): getattr(torch._utils, name) for name in _TENSORS},
+        ("torch._tensor", "_rebuild_from_type_v2"): torch._tensor._rebuild_from_type_v2,
+        ("torch", "Tensor"): torch.Tensor,
         ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,
+        ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
         ("torch", "Size"): torch.Size,
         ("torch", "device"): torch.device,
         ("_codecs", "encode"): _encode,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): _dtype,
+        ("numpy", "ndarray"): StandIn,  # called, it would take any bytes for addresses of objects
     }
     for module in _NUMPY:
-        scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-        makers |= {(module, "scalar"): scalar, (module, "_reconstruct"): array}
-    plain = {kind.__name__: kind for kind in (bool, complex, dict, float, frozenset, int, list, set, slice, str, tuple)}
-    for name, kind in {**plain, "long": int, "unicode": str}.items():  # the last two are what Python 2 called them
+        makers |= {(module, "scalar"): np.float64(0).__reduce__()[0], (module, "_reconstruct"): _empty_array}
+    kinds = (bool, bytearray, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple)
+    plain = {kind.__name__: kind for kind in kinds}
+    for name, kind in {**plain, "long": int, "unicode": str, "xrange": range}.items():  # the last: names of Python 2
         makers |= {("builtins", name): kind, ("__builtin__", name): kind}
     for name in ("OrderedDict", "defaultdict", "Counter", "deque"):
         makers["collections", name] = getattr(collections, name)

@@ -125,6 +125,7 @@ def _done_before(run: Run) -> str:
     if not run.before:
         return ""
     of, made = len(run.dataset.records), "by the same weights, settings and words on the same data"
+    made += ", as far as that could be compared" if run.notes else ""
     if run.before == of:
         return f"'{run.folder}' holds the finished run, made {made}: these are its numbers, nothing was evaluated anew"
     return f"{run.before} of {of} images of '{run.folder}' were evaluated before, {made}"

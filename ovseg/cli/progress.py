@@ -11,17 +11,15 @@ EVERY = 30.0  # seconds between lines where there is no terminal
 
 
 @contextlib.contextmanager
-def progress(what: str = "images") -> Iterator[Callable[[int, int], None]]:
+def progress() -> Iterator[Callable[[int, int, str], None]]:
     """Show progress on the error stream.
 
-    Args:
-        what: Is counted.
-
     Yields:
-        What is to be called with the number that is done and the number of all.
+        What is to be called with the number that is done, the number of all, and what is counted; when that is another
+        thing than before, time is counted anew.
     """
     if not sys.stderr.isatty():
-        yield _lines(what)
+        yield _lines()
         return
     from rich.progress import (
         BarColumn,
@@ -36,16 +34,25 @@ def progress(what: str = "images") -> Iterator[Callable[[int, int], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=terminal.console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks = {}
+
+        def report(done: int, total: int, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield report
 
 
-def _lines(what: str) -> Callable[[int, int], None]:
+def _lines() -> Callable[[int, int, str], None]:
     start = shown = time.monotonic()
+    counted = ""
 
-    def report(done: int, total: int) -> None:
-        nonlocal shown
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal start, shown, counted
         now = time.monotonic()
+        if what != counted:
+            start, counted = now if counted else start, what
         if now - shown >= EVERY and done:
             shown = now
             left = round((now - start) / done * (total - done))

@@ -119,6 +119,8 @@ def array_pixels(
         fix = "give one image in that shape"
         if array.ndim == 4:
             fix = "give its images as a list: list(array)"
+        elif array.ndim == 1:
+            fix = "give what it holds as a list: list(array)"
         elif array.ndim == 3 and array.shape[0] == 3:
             fix = "use array.transpose(1, 2, 0)"
         elif array.ndim == 3 and array.shape[2] == 4:
@@ -134,6 +136,15 @@ def array_pixels(
     if scaled is not array:
         return np.ascontiguousarray(scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, axis=2)), note
     return np.array(scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, axis=2), order="C"), note
+
+
+def full_scale(values: np.ndarray) -> int:
+    """Return the largest value that an array could hold: 1 of floats, else by the smallest bit depth that fits."""
+    return 2 ** _bits(values.max()) - 1 if values.dtype.kind in "ui" else 1
+
+
+def _bits(high: float) -> int:
+    return max(8, int(high).bit_length())
 
 
 def to_uint8(array: np.ndarray, what: str) -> tuple[np.ndarray, str]:
@@ -167,7 +178,7 @@ def to_uint8(array: np.ndarray, what: str) -> tuple[np.ndarray, str]:
         return out, ""
     if low < 0 or high > 65535:
         raise InputError(f"{got}; expected 0..255 (or at most 0..65535); rescale it")
-    bits = max(8, int(high).bit_length())
+    bits = _bits(high)
     table = np.rint(np.arange(2**bits) * np.float32(255 / (2**bits - 1))).astype(np.uint8)
     wide = array.dtype.itemsize
     note = f"its {8 * wide}-bit values reach {high:.0f} and were scaled as {bits}-bit ones"

@@ -154,10 +154,14 @@ def file_differences(before: Contents, now: Contents, of: Collection[str] | None
         found.append("classes: the values of the files stand for others of them")
     both = [name for name in now.images if name in before.images]
     pairs = {name: (before.images[name], now.images[name]) for name in both if of is None or name in of}
+    gone = [name for name, (was, is_) in pairs.items() if was.image.hash and not is_.image.hash]
+    for name in gone:
+        del pairs[name]
     image, truth = ("predictions", "classes of predictions") if now.kind == PREDICTIONS else ("images", "labels")
     changes = {
         f"{image}: {{}} added": [name for name in now.images if name not in before.images],
         f"{image}: {{}} removed": [name for name in before.images if name not in now.images],
+        f"{image}: {{}} without their file": gone,
         f"{image}: {{}} changed": [name for name, (was, is_) in pairs.items() if was.image.hash != is_.image.hash],
         f"{truth}: {{}} changed": [name for name, (was, is_) in pairs.items() if not was.same_truth(is_)],
     }

@@ -12,10 +12,10 @@ from xml.parsers import expat
 import numpy as np
 from PIL import Image
 
-from ovseg.data.arrays import STRIP_PIXELS, array_pixels, check_bands
+from ovseg.data.arrays import STRIP_PIXELS, array_pixels, check_bands, full_scale
 from ovseg.data.deep import SAMPLES, Bands, MissingCodec, has_eight_bits, is_deep, read_bands
 from ovseg.data.kinds import IMAGE_FORMATS, is_tiff, open_image, why_unreadable
-from ovseg.data.metadata import broken_chunks, without_metadata
+from ovseg.data.metadata import PNG_PIXELS, broken_chunks, without_metadata
 from ovseg.data.orientation import UPRIGHT, read_orientation, turn, turn_back
 from ovseg.errors import InputError
 from ovseg.system.warned import collected
@@ -26,6 +26,7 @@ MAX_PIXELS = 178_956_970
 _HEAD = 4096
 _USUAL = (1, 2, 3)
 _ALPHA_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
+_LOOSE_ALPHA = ("BMP", "TGA")  # formats in which many programs leave the fourth byte at zero
 
 
 @dataclass
@@ -95,27 +96,53 @@ def decode(stream: BinaryIO, reading: Reading) -> np.ndarray:
 
 
 def _decode(stream: BinaryIO, head: bytes, reading: Reading) -> np.ndarray:
+    stream.seek(0)
+    wrong = broken_chunks(stream)
+    if pixels_wrong := [kind for kind in wrong if kind in PNG_PIXELS]:
+        raise InputError(_damaged(head, ValueError(f"wrong checksum of {', '.join(pixels_wrong)}"), reading.name))
+    which = f" ({', '.join(wrong)})" if wrong else ""
     try:
-        return _pixels_of_file(stream, head, reading)
+        pixels = _pixels_of_file(stream, head, reading)
     except InputError:
         raise
     except Exception as error:  # readers raise nearly anything: SyntaxError, struct.error, KeyError, ...
-        stream.seek(0)
-        data = stream.read()
-        bare = without_metadata(data)
-        if bare is not None and bare != data:
-            again = Reading(reading.name, reading.bands, reading.max_pixels)
-            try:
-                pixels = _pixels_of_file(io.BytesIO(bare), bare[:_HEAD], again)
-            except InputError:
-                raise
-            except Exception:
-                raise InputError(_damaged(head, error, reading.name)) from error
-            which = ", ".join(broken_chunks(data))
-            reading.note(f"its metadata are broken{f' ({which})' if which else ''}: it was read without, as upright")
-            reading.notes += again.notes
-            return pixels
-        raise InputError(_damaged(head, error, reading.name)) from error
+        return _bare_pixels(stream, head, reading, which, error)
+    reading.note(f"its metadata are broken{which}; its pixels are sound" if wrong else "")
+    return pixels
+
+
+def _bare_pixels(stream: BinaryIO, head: bytes, reading: Reading, which: str, error: Exception) -> np.ndarray:
+    """Read a file without its metadata, at first with what says which way up it is.
+
+    Args:
+        stream: The file.
+        head: Its first bytes.
+        reading: How; gets the notes.
+        which: Metadata that are known to be broken.
+        error: What came of reading it with them.
+
+    Raises:
+        InputError: It cannot be read without them either.
+    """
+    stream.seek(0)
+    data = stream.read()
+    for oriented in (True, False):
+        bare = without_metadata(data, oriented)
+        if bare is None or bare == data:
+            continue
+        again = Reading(reading.name, reading.bands, reading.max_pixels)
+        try:
+            pixels = _pixels_of_file(io.BytesIO(bare), bare[:_HEAD], again)
+        except InputError:
+            raise
+        except Exception as other:  # what is left is broken, too, and says more of it
+            error = other
+            continue
+        told = any("orientation" in note for note in again.notes)
+        reading.note(f"its metadata are broken{which}: it was read without{'' if told else ', as upright'}")
+        reading.notes += again.notes
+        return pixels
+    raise InputError(_damaged(head, error, reading.name)) from error
 
 
 def _damaged(head: bytes, error: Exception, name: str) -> str:
@@ -213,6 +240,10 @@ def pil_pixels(image: Image.Image, reading: Reading) -> np.ndarray:
         values = np.asarray(image)
         pixels, scaled = array_pixels(values, f"image '{reading.name}'", reading.bands)
         reading.note(scaled)
+        if "transparency" in image.info and reading.bands is None:  # one grey of 16 bits stands for it
+            clear = values == image.info["transparency"]
+            pixels[clear] = 255
+            reading.note("its transparent parts became white" if clear.any() else "")
         return np.ascontiguousarray(turn(pixels, orientation))
     out = np.empty((*turn(np.empty((image.height, image.width, 0)), orientation).shape[:2], 3), dtype=np.uint8)
     stored = turn_back(out, orientation)
@@ -234,7 +265,11 @@ def _converter(image: Image.Image, reading: Reading) -> Callable[[Image.Image], 
             return lambda strip: _chosen(strip.convert("RGBA" if clear else "RGB"), bands, reading.name)
         return lambda strip: _chosen(strip, bands, reading.name)
     if clear:
-        reading.note("its transparent parts became white" if _shows_through(image) else "")
+        least, most = _opacity(image)
+        if most == 0 and image.format in _LOOSE_ALPHA:
+            reading.note("all of it is transparent, as some programs write what is opaque; its colours were used")
+            return lambda strip: np.asarray(strip.convert("RGB"))
+        reading.note("its transparent parts became white" if least < 255 else "")
         return _on_white
     if image.mode == "CMYK":
         reading.note("its CMYK was converted to RGB without a colour profile")
@@ -245,12 +280,12 @@ def _chosen(strip: Image.Image, bands: Sequence[int], name: str) -> np.ndarray:
     return array_pixels(np.asarray(strip), f"image '{name}'", bands)[0]
 
 
-def _shows_through(image: Image.Image) -> bool:
-    """Tell whether any pixel is not opaque; where one colour stands for transparency, it may be."""
+def _opacity(image: Image.Image) -> tuple[int, int]:
+    """Return the least and the most opaque a pixel is, 0..255; where one colour stands for transparency, it may be."""
     if image.mode not in _ALPHA_MODES:
-        return True
+        return 0, 255
     extremes: Any = image.getextrema()  # of each band
-    return bool(extremes[-1][0] < 255)
+    return extremes[-1]
 
 
 def _on_white(strip: Image.Image) -> np.ndarray:
@@ -284,7 +319,7 @@ def _usual_bands(count: int, colour: bool) -> str:
 def _blend_on_white(pixels: np.ndarray, found: Bands, reading: Reading) -> np.ndarray:
     """Put 8-bit colours on white where the last band says that they are not opaque."""
     alpha = found.values[..., -1:]
-    whole = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1
+    whole = full_scale(found.values)  # of all bands: opaque in a file of 12 bits is 4095, not 65535
     if alpha.min() >= whole:
         return pixels
     reading.note("its transparent parts became white")

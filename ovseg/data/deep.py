@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ovseg.data.arrays import full_scale
 from ovseg.data.kinds import is_tiff
 from ovseg.data.metadata import without_metadata
 from ovseg.errors import InputError
@@ -21,7 +22,12 @@ SAMPLES = 277
 """The tag of TIFF that counts the bands."""
 
 _BITS, _PHOTOMETRIC, _EXTRA = 258, 262, 338  # others
-_PLAIN = (0, 1, 2)  # photometric: grey or RGB, and not colours of print, of a palette, of video or of the eye
+_WHITE_IS_ZERO = 0
+_PLAIN = (
+    _WHITE_IS_ZERO,
+    1,
+    2,
+)  # photometric: grey or RGB, and not colours of print, of a palette, of video or of the eye
 _PPM_16 = re.compile(rb"P6(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+65535\s")
 _PREMULTIPLIED, _ALPHA = 1, 2  # kinds of extra samples
 
@@ -53,7 +59,8 @@ def is_deep(image: Image.Image, head: bytes) -> bool:
         extra = tuple(tags.get(_EXTRA, ()))
         alpha = bool(extra) and extra[0] in (_PREMULTIPLIED, _ALPHA)
         colours = samples - alpha
-        return tags.get(_PHOTOMETRIC, 1) in _PLAIN and ((bits > 8 and samples > 1) or colours not in (1, 3))
+        kind = tags.get(_PHOTOMETRIC, 1)
+        return kind in _PLAIN and ((bits > 8 and (samples > 1 or kind == _WHITE_IS_ZERO)) or colours not in (1, 3))
     if image.format == "PNG":
         return head[24] == 16 and head[25] in (2, 4, 6)
     if image.format == "JPEG2000":
@@ -109,8 +116,8 @@ def _tiff(data: bytes, name: str, check_size: Callable[[int, int], None]) -> Ban
                     "imagecodecs`, or save it without compression"
                 ) from error
             values, axes = _by_opencv(data).values, "YXS"
-        if page.photometric == 0 and values.dtype.kind == "u":  # white is zero
-            values = np.iinfo(values.dtype).max - values
+        if page.photometric == _WHITE_IS_ZERO:
+            values = full_scale(values) - values
     if axes == "SYX":
         values = np.moveaxis(values, 0, -1)
     if values.ndim not in (2, 3) or axes not in ("YX", "YXS", "SYX"):

@@ -1,6 +1,6 @@
 """Every kind of image that a user may hold, read into one: 8-bit RGB pixels with a name.
 
-The rules, so that nobody has to guess (docs/images.md has them with examples):
+The rules, so that nobody has to guess (docs/pictures.md has them all):
 
 * The orientation of EXIF or XMP is applied. Embedded colour profiles are ignored, as they were when CLIP was trained.
 * Metadata that cannot be read never cost the pixels: the image is taken as upright.
@@ -94,7 +94,8 @@ class Inputs:
         missing: What could not be looked at: paths that lead nowhere, folders without images.
         unread: Pictures in folders of kinds that are not read, by what to do about them.
         others: Other files in folders, but for text and the like.
-        folders: Folders in folders.
+        folders: Folders in folders that were not named themselves.
+        opened: Folders that were named, without links.
     """
 
     images: list[Any] = field(default_factory=list)
@@ -102,6 +103,7 @@ class Inputs:
     unread: dict[str, list[Path]] = field(default_factory=dict)
     others: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    opened: set[str] = field(default_factory=set)
 
     def unread_lines(self) -> list[str]:
         """Return a line for each reason why pictures were left out, with how many and which."""
@@ -142,7 +144,7 @@ def read_image(
     if isinstance(source, LoadedImage):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source), bands, max_pixels)
+        return _read_path(_path_of(source), bands, max_pixels)
     if isinstance(source, Image.Image):
         reading = Reading(_base_name(getattr(source, "filename", None)), bands, max_pixels)
         pixels = _guarded_pixels(source, reading)
@@ -154,6 +156,7 @@ def read_image(
     if hasattr(source, "read"):
         return _read_file_object(source, bands, max_pixels)
     hint = "; wrap bytes in io.BytesIO" if isinstance(source, (bytes, bytearray)) else ""
+    hint = "; one image is expected here, give one after another" if isinstance(source, (list, tuple)) else hint
     raise InputError(
         f"got {type(source).__name__} as an image; expected a path, an open binary file, a PIL image, a numpy array "
         f"(H, W, 3) or a tensor (3, H, W){hint}"
@@ -191,6 +194,7 @@ def find_inputs(sources: Any) -> Inputs:
     """
     found = Inputs()
     _flatten(sources, found)
+    found.folders = [folder for folder in found.folders if os.path.realpath(folder) not in found.opened]
     if not found.images and not found.missing and not found.unread:
         raise InputError("got no images; expected at least one file, folder or image")
     return found
@@ -199,10 +203,11 @@ def find_inputs(sources: Any) -> Inputs:
 def _flatten(source: Any, found: Inputs) -> None:
     """Add the images that a source stands for, folders opened."""
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
         try:
+            path = _path_of(source)
             _check_exists(path)
             if path.is_dir():
+                found.opened.add(os.path.realpath(path))
                 _open_folder(path, found)
             else:
                 found.images.append(path)
@@ -254,6 +259,13 @@ def _seen(own: Inputs, files: Sequence[Path]) -> str:
     seen += [f"{len(own.folders)} folders (name one of them)"] if own.folders else []
     expected = "expected files such as .jpg or .png directly in it"
     return f", but {', '.join(seen)}; {expected}" if seen else f", it is empty; {expected}"
+
+
+def _path_of(source: str | os.PathLike[str]) -> Path:
+    """Return a path; an empty one would be the folder that one happens to be in."""
+    if not os.fspath(source):
+        raise InputError("got an empty path as an image; expected the path of a file or folder")
+    return Path(source)
 
 
 def _check_exists(path: Path) -> None:

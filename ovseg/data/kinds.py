@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from PIL import Image
 
 from ovseg.errors import InputError
+from ovseg.system.warned import collecting
 
 IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".mpo"),
@@ -102,6 +104,7 @@ def open_image(stream: BinaryIO, head: bytes, name: str) -> Image.Image:
     if reason := missing_reader(head):
         raise InputError(f"'{name}' {reason}")
     Image.init()
+    logging.getLogger("PIL.TiffImagePlugin").addFilter(_unheard)  # one more time changes nothing
     failure: Exception = LookupError("no reader takes it")
     for kind in IMAGE_FORMATS:
         factory = _heif_opener() if kind == "HEIF" else Image.OPEN[kind][0] if kind in Image.OPEN else None
@@ -118,6 +121,11 @@ def open_image(stream: BinaryIO, head: bytes, name: str) -> Image.Image:
             raise InputError(f"'{name}' {_RAW_FIX}")
         return image
     raise failure
+
+
+def _unheard(_: logging.LogRecord) -> bool:
+    """Drop what Pillow logs of a TIFF while a file is read: it raises as well, and others then read the file."""
+    return not collecting()
 
 
 def _accepts(kind: str, head: bytes) -> bool:

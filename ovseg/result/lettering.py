@@ -19,6 +19,7 @@ SHIPPED = Path(__file__).parents[1] / "assets" / "fonts" / "DroidSansFallback.tt
 """Japanese, Chinese and Korean; see the README beside it."""
 
 _SYSTEM = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "arial.ttf", "Arial Unicode.ttf")
+_LONGEST = 200  # letters that are measured of a text
 _MISSING = "\U0010ffff"  # a code point that no font draws: what it looks like is a font's sign for "cannot draw this"
 
 
@@ -62,20 +63,27 @@ def fit_text(text: str, size: int, max_width: float) -> Line | None:
     Args:
         text: Any text, of any script and length.
         size: Font size in pixels.
-        max_width: Pixels; a longer text ends in an ellipsis.
+        max_width: Pixels; of a longer text the middle is left out.
 
     Returns:
         The line; None where the text has letters that no font here has, so that it could not be read.
     """
-    spelled = _drawable(" ".join(text[:200].split()))
+    whole = " ".join(text.split())
+    spelled = _drawable(whole if len(whole) <= _LONGEST else _cut(whole, _LONGEST))
     if not spelled:
         return None
     line = _lay(spelled, size)
     keep = len(spelled)
     while line.width > max_width and keep > 1:
         keep = max(1, min(keep - 1, int(keep * max_width / line.width) + 2))
-        line = _lay(spelled[:keep].rstrip() + "...", size)
+        line = _lay(_cut(spelled, keep), size)
     return line
+
+
+def _cut(text: str, keep: int) -> str:
+    """Leave the middle of a text out; names that begin alike are told apart by their ends."""
+    end = keep // 3
+    return f"{text[: keep - end].rstrip()}...{text[len(text) - end :].lstrip()}"
 
 
 def plain_font(size: int) -> ImageFont.FreeTypeFont:

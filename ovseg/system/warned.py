@@ -25,6 +25,11 @@ def collected() -> Iterator[list[str]]:
         _HERE.lines = before
 
 
+def collecting() -> bool:
+    """Tell whether somebody collects in this thread."""
+    return getattr(_HERE, "lines", None) is not None
+
+
 def keep(message: Warning | str) -> bool:
     """Keep a warning for whoever collects in this thread; False where nobody does."""
     lines: list[str] | None = getattr(_HERE, "lines", None)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ovseg.errors import VocabularyError, unknown_name
+from ovseg.vocabulary.marks import bare
 from ovseg.vocabulary.names import clean_name, fold, shown, some
 from ovseg.vocabulary.numbering import Numbered, take_numbers
 
 Item = tuple[object, str]
 """An entry and where it stands, such as ``"class 3"``."""
 
-_KNOWN = ("name", "synonyms", "is_thing", "isthing", "id")
+_NAMES = ("name", "title", "label")  # COCO and most others, Supervisely, lists of programs
+_MEANT = ("synonyms", "is_thing", "isthing", "id")
 # What COCO and LVIS say of a category besides; it changes nothing here.
 _UNUSED = (
     *("supercategory", "color", "keypoints", "skeleton", "frequency", "synset", "def", "image_count"),
@@ -25,8 +28,6 @@ COMMAS = ",\uff0c\u3001\u060c\ufe50\uff64"
 PIPES = "|\uff5c"
 """What divides synonyms, and its full-width form."""
 
-_QUOTES = {**{q: q for q in "\"'`"}, "\u201c": "\u201d", "\u2018": "\u2019", "\u201e": "\u201c", "\xab": "\xbb"}
-_QUOTES |= {"\u300c": "\u300d", "\u300e": "\u300f"}  # corner brackets, as in Japanese
 # What may divide classes or synonyms and is not ours; each with what messages call it.
 _FOREIGN = {
     re.compile(rf"\s*[{COMMAS}]\s*"): "a comma",
@@ -46,17 +47,16 @@ class RawClass(NamedTuple):
     where: str = ""
 
 
-def read_entries(items: Sequence[Item], notes: list[str], foreign_keys: bool = False) -> list[RawClass]:
+def read_entries(items: Sequence[Item], notes: list[str]) -> list[RawClass]:
     """Read classes, each a name, ``"name|synonym"``, a list of names, or a dict.
 
     Args:
         items: Entries.
         notes: Gets a line for everything that was read as something else than it says.
-        foreign_keys: Whether a dict may have keys that mean nothing here; elsewhere they are most likely misspelt.
 
     Raises:
         VocabularyError: An entry is none of these, or could be read in two ways.
-        UnknownNameError: A key of a dict is unknown.
+        UnknownNameError: A key of a dict is most likely misspelt.
     """
     texts = [(item, where) for item, where in items if isinstance(item, str)]
     if len(texts) == len(items):
@@ -64,7 +64,7 @@ def read_entries(items: Sequence[Item], notes: list[str], foreign_keys: bool = F
     found = []
     for item, where in items:
         if isinstance(item, Mapping):
-            found.append(read_dict(item, where, notes, foreign_keys))
+            found.append(read_dict(item, where, notes))
         elif isinstance(item, (list, tuple)):
             if not item:
                 raise VocabularyError(f"{where} is an empty list; expected at least one name, fill it or remove it")
@@ -80,17 +80,15 @@ def read_entries(items: Sequence[Item], notes: list[str], foreign_keys: bool = F
 
 
 def read_names(items: Sequence[tuple[str, str]], notes: list[str]) -> list[RawClass]:
-    """Read classes that are one text each, whose quotes and numbers are no part of the names.
+    """Read classes that are one text each, whose bullets, quotes and numbers are no part of the names.
 
     Raises:
         VocabularyError: See `read_entries`.
     """
-    bare = [(_unquote(text.strip(), where), where) for text, where in items]
-    if quoted := [text for (one, _), (text, _) in zip(bare, items, strict=True) if one != text.strip()]:
-        notes.append(f"quotation marks were left out: {some(quoted)}")
-    numbered = take_numbers(bare, notes)
+    texts = bare(items, notes)
+    numbered = take_numbers(texts, notes)
     if numbered is None:
-        return [RawClass(_split_synonyms(text, where), where=where) for text, where in bare]
+        return [RawClass(_split_synonyms(text, where), where=where) for text, where in texts]
     return [read_numbered(one, notes) for one in numbered]
 
 
@@ -103,27 +101,30 @@ def read_numbered(one: Numbered, notes: list[str]) -> RawClass:
     word, parts = find_divider(one.text.strip()) or ("", [])
     if len(parts) < 2:
         return RawClass(_split_synonyms(one.text, one.where), id=one.id, where=one.where)
-    numbers = [part for part in parts if any(c.isdigit() for c in part) and not any(c.isalpha() for c in part)]
-    if numbers:
-        raise VocabularyError(
-            f"{one.where} ({shown(one.text)}) has the number {numbers[0]} among its names; give such a table a "
-            "first line that names its columns, such as 'id,name'"
-        )
+    _check_numbers(parts, one.text, one.where)
     _say_once(notes, f"one id is one class, so {word} was read as between synonyms", one.text)
     names = _first_of_each([clean_name(part, one.where) for part in parts])
     return RawClass(tuple(names), id=one.id, where=one.where)
 
 
-def read_dict(item: Mapping[Any, Any], where: str, notes: list[str], foreign_keys: bool) -> RawClass:
+def read_dict(item: Mapping[Any, Any], where: str, notes: list[str]) -> RawClass:
     """Read ``{"name", "synonyms", "is_thing", "id"}``; COCO writes ``isthing``, and LVIS the name among the synonyms.
+
+    What other tools write besides is left out.
 
     Raises:
         VocabularyError: A value is not allowed.
-        UnknownNameError: A key is unknown.
+        UnknownNameError: A key is most likely misspelt.
     """
-    for key in item:
-        if not foreign_keys and key not in _KNOWN and key not in _UNUSED:
-            raise unknown_name(f"key in {where}", str(key), _KNOWN)
+    own = next((key for key in _NAMES if key in item), "name")
+    foreign = [str(key) for key in item if key not in (own, *_MEANT, *_UNUSED)]
+    for key in foreign:
+        if key not in _NAMES and get_close_matches(key.lower(), _MEANT, cutoff=0.75):
+            raise unknown_name(f"key in {where}", key, _MEANT)
+    if foreign:
+        _say_once(notes, f"keys that mean nothing here were left out, such as {foreign[0]}", str(item.get(own)))
+    if own not in item:
+        raise VocabularyError(f"{where} ({shown(dict(item))}) has no name; give it one by the key 'name'")
     synonyms = item.get("synonyms", [])
     if not isinstance(synonyms, (list, tuple)):
         raise VocabularyError(f"{where} has synonyms {shown(synonyms)}; expected a list of names")
@@ -132,7 +133,7 @@ def read_dict(item: Mapping[Any, Any], where: str, notes: list[str], foreign_key
         thing = {"true": True, "false": False, "1": True, "0": False}.get(thing.lower(), thing)
     if thing not in (True, False):  # 0 and 1 included
         raise VocabularyError(f"{where} has is_thing {shown(thing)}; expected true or false")
-    names = [clean_name(name, where) for name in (item.get("name"), *synonyms)]
+    names = [clean_name(name, where) for name in (item[own], *synonyms)]
     kept = tuple(_first_of_each(names))
     if len(kept) < len(names):
         _say_once(notes, "synonyms that repeat a name of their own class were left out", names[0])
@@ -211,6 +212,8 @@ def _split_synonyms(text: str, where: str) -> tuple[str, ...]:
         VocabularyError: The text has such a divider, or a name is not allowed.
     """
     found = find_divider(text)
+    names = re.split(f"[{PIPES}]", text)
+    _check_numbers(found[1] if found else names, text, where)
     if found and len(found[1]) == 1:
         raise VocabularyError(f"{where} ({shown(text)}) holds {found[0]} beside the name; remove it")
     if found and found[1]:
@@ -219,20 +222,18 @@ def _split_synonyms(text: str, where: str) -> tuple[str, ...]:
             f"{where} ({shown(text)}) holds {found[0]}, which may mean classes or synonyms; write synonyms as "
             f"{shown(synonyms if len(synonyms) <= 40 else 'a|b')}, and separate classes as entries (lines) of their own"
         )
-    return tuple(clean_name(name, where) for name in re.split(f"[{PIPES}]", text))
+    return tuple(clean_name(name, where) for name in names)
 
 
-def _unquote(text: str, where: str) -> str:
-    """Take quotation marks off a text that stands in them.
+def _check_numbers(parts: Sequence[str], text: str, where: str) -> None:
+    """Refuse numbers among the names of one class: they are cells of a table.
 
     Raises:
-        VocabularyError: One of a pair is missing.
+        VocabularyError: Says how to write such a table.
     """
-    close = _QUOTES.get(text[:1])
-    if close and len(text) > 2 and text.endswith(close) and close not in text[1:-1] and text[0] not in text[1:-1]:
-        return text[1:-1].strip()
-    if len(text) > 1 and (close or text[-1] in '"`\u201d\xbb'):
+    numbers = [part.strip() for part in parts if any(map(str.isdigit, part)) and not any(map(str.isalpha, part))]
+    if numbers and len(numbers) < len(parts):
         raise VocabularyError(
-            f"{where} ({shown(text)}) has a quotation mark without another at the other end of the name; remove it"
+            f"{where} ({shown(text)}) has the number {numbers[0]} among its names; give such a table a first line that "
+            "names its columns, such as 'id,name', with commas or tabs between them"
         )
-    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from ovseg.errors import VocabularyError
@@ -10,10 +11,13 @@ MAX_LENGTH = 1000
 # Invisible or unusable in one line of text: control characters, lone surrogates, line and paragraph separators.
 # Format characters (Cf) stay legal: emoji sequences and right-to-left marks need them.
 _FORBIDDEN = {"Cc", "Cs", "Zl", "Zp"}
-# Soft hyphen, zero-width space, word joiner, byte order mark: nobody sees them, and no name means something by them.
-_ALIKE: dict[int, str | None] = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+# Soft hyphen, zero-width space, word joiner, byte order mark, marks of the direction of writing, variants of emoji:
+# nobody sees them, and no name means something by them.
+_UNSEEN = "\u00ad\u200b\u2060\ufeff\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufe0e\ufe0f"
+_ALIKE: dict[int, str | None] = dict.fromkeys(map(ord, _UNSEEN))
 _ALIKE |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-") | dict.fromkeys(map(ord, "\u2018\u2019"), "'")
 _ALIKE |= {ord("_"): " "}
+_FOREIGN_ID = re.compile(r"(?:[nvasr][0-9]{8}|/[mgt]/\w+)(?!\w)")
 
 
 def fold(name: str) -> str:
@@ -59,13 +63,18 @@ def clean_name(value: object, where: str) -> str:
     if not isinstance(value, str):
         hint = f', in quotes: "{value}"' if isinstance(value, (int, float)) else ""
         raise VocabularyError(f"{where} is {shown(value)} ({type(value).__name__}); expected a name (a string){hint}")
-    name = value.strip()
+    name = value.strip().strip("\ufeff\u200b\u2060").strip()  # of files that were joined, of pages that were copied
     if all(unicodedata.category(c) in ("Cf", "Zs") for c in name):
         raise VocabularyError(f"{where} is empty; expected a name, give it one or remove it")
     if len(name) > MAX_LENGTH:
         raise VocabularyError(f"{where} ({shown(name)}) has {len(name)} characters; at most {MAX_LENGTH}, shorten it")
     if any(unicodedata.category(c) in _FORBIDDEN for c in name):
         raise VocabularyError(f"{where} ({shown(name)}) holds a line break or control character; remove it")
+    if foreign := _FOREIGN_ID.match(name):
+        raise VocabularyError(
+            f"{where} ({shown(name)}) begins with {foreign[0]}, an id of WordNet or Open Images, which no model "
+            "reads; leave it out, or name the columns in a first line, such as 'code,name'"
+        )
     if "|" in name:
         raise VocabularyError(f"{where} ({shown(name)}) holds a '|', which separates synonyms; remove it")
     return name

@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ovseg.errors import VocabularyError
-from ovseg.vocabulary.names import shown, some
+from ovseg.vocabulary.names import fold, shown, some
 
 # A mark between number and name makes it a number beside the name; a lone space may be part of it ("2 door car").
 _ID = "(?P<id>[0-9\uff10-\uff19]{1,9})"
-_BEFORE = re.compile(_ID + r"(?P<mark>\s*(?:[)\t;\uff09\uff1a]|[:=.,](?![0-9]))\s*|\s+-\s+|\s+)(?P<name>\S.*)")
+_OPEN = r"(?:[(\[\uff08](?=[0-9]+[)\]\uff09]))?"
+_BEFORE = re.compile(
+    _OPEN + _ID + r"(?P<mark>\s*(?:[)\]\t;\uff09\uff1a]|[:=.,](?![0-9]))\s*|\s+-\s+|\s+)(?P<name>\S.*)"
+)
 _BEHIND = re.compile(r"(?P<name>.*[^\s0-9:=,;\uff1a])(?P<mark>\s*[:=\t,;\uff1a]\s*)" + _ID)
-_AGAIN = re.compile(r"\s[0-9]{1,9}\s*(?:[:=)]|\.\s)\s*\S")
+_AGAIN = re.compile(r"[\s;\uff1b,][0-9]{1,9}\s*(?:[:=)](?![0-9])|\.\s)\s*\S|[:=]\s*[0-9]{1,9}\s*[;\uff1b,]")
+_COLOR = re.compile(r".*(?:\s[0-9]+){3}|[0-9]+\s+[0-9]+\s.*")
+_TITLED = re.compile(
+    r"(?:id|idx|index|class|label|category)\s*#?\s*(?P<id>[0-9]+)\s*[:=]\s*(?P<name>\S.*)", re.IGNORECASE
+)
 
 
 class Numbered(NamedTuple):
@@ -50,6 +57,10 @@ def take_numbers(items: Sequence[tuple[str, str]], notes: list[str]) -> list[Num
             names = [match.string for match in found]
             notes.append(f"the number at the start was read as part of the name: {some(names)}")
             continue
+        if not any(marked) and len({fold(match["name"]) for match in found}) < len(found):
+            # "1 dollar bill, 5 dollar bill": without the numbers they would be one
+            notes.append(f"numbers at the start were read as parts of the names: {some([m.string for m in found])}")
+            continue
         _check_clear(items, found, marked)
         notes.append(f"numbers {side} the names were read as ids: {some([match.string for match in found])}")
         places = [where for _, where in items]
@@ -65,6 +76,11 @@ def _check_clear(items: Sequence[tuple[str, str]], found: list[re.Match[str]], m
                 f"{where} ({shown(text)}) has more than one number with a name; put a comma or a line end between "
                 "classes"
             )
+        if _COLOR.fullmatch(match["name"]):
+            raise VocabularyError(
+                f"{where} ({shown(text)}) has several numbers with a name; give such a table a first line that names "
+                "its columns, such as 'id,name,r,g,b', with commas or tabs between all of them"
+            )
     numbers = [int(match["id"]) for match in found]
     if not all(marked) and numbers not in (list(range(len(items))), list(range(1, len(items) + 1))):
         first = marked.index(False)
@@ -77,7 +93,13 @@ def _check_clear(items: Sequence[tuple[str, str]], found: list[re.Match[str]], m
 
 
 def _check_bare(items: Sequence[tuple[str, str]], notes: list[str]) -> None:
-    """Refuse numbers between names, where they are most likely ids."""
+    """Refuse numbers between names, where they are most likely ids, and words that call a number an id."""
+    for text, where in items:
+        if titled := _TITLED.fullmatch(text):
+            raise VocabularyError(
+                f"{where} ({shown(text)}) has words about an id before its name; write "
+                f"{shown(titled['id'] + ': ' + titled['name'])}"
+            )
     bare = [(text, where) for text, where in items if text.isdecimal()]
     if bare and len(bare) == len(items):
         notes.append(f"all names are numbers, and the model is asked for these: {some([text for text, _ in bare])}")

@@ -11,15 +11,20 @@ import tokenize
 from typing import Any
 
 from ovseg.errors import VocabularyError
-from ovseg.vocabulary.entries import COMMAS
+from ovseg.vocabulary.entries import COMMAS, find_divider
 from ovseg.vocabulary.names import shown
 
 _COMMAS = re.compile(f"[{COMMAS[1:]}]")
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ASSIGNED = re.compile(r"^\w+\s*[=:]\s*(?=[\[({])")
-_DOT = re.compile(r"\s*\.(?:\s+|$)")
-_BETWEEN = r"/|\s[&+\u2013\u2014-]\s|[\xb7\u2022]|:(?=\s*[^\W\d])"  # marks that stand between words elsewhere
+_DOT = re.compile(r"\s*(?:\.+(?:\s+|$)|[\u3002\uff61]\s*)")
+_SHORT = re.compile(r"\b(?:dr|jr|mr|mrs|ms|mt|no|prof|sr|st|vs)\.\s+\S", re.IGNORECASE)
+# Marks that stand between words elsewhere.
+_BETWEEN = r"[/\uff0f]|\s(?:[&+\u2013\u2014-]|[-=]*>)\s|[\xb7\u2022\u30fb\uff65\u3002]|:(?=\s*[^\W\d])"
 _JOINERS = re.compile(rf"{_BETWEEN}|\.(?=\s|\S*[^\W\d])")
+_AND = re.compile(r"\s+(?:and|or|&)\s+|(?<=[\u3040-\u9fff])\s+(?=[\u3040-\u9fff])")
+_AND_SO_ON = re.compile(r".*(?:\.\.|\u2026)|etc\.?", re.IGNORECASE)
+_MARKUP = re.compile(r"<[^>]*>.*</", re.DOTALL)
 _HEADING = re.compile(r"(?:names?|class(?:es)?|labels?|categories)\s*[:=]", re.IGNORECASE)
 
 
@@ -40,6 +45,8 @@ def split_text(text: str, notes: list[str]) -> Any:
     found = unpack(text, notes)
     if found is not None:
         return found
+    if _MARKUP.match(text):
+        raise VocabularyError(f"{shown(text)} is XML or HTML; write its names with commas between them")
     if "\n" in text or "\r" in text:
         return text
     if comma := _COMMAS.search(text):
@@ -52,7 +59,7 @@ def split_text(text: str, notes: list[str]) -> Any:
     if re.search(r"[^\s.]\.$", text) and text.count(".") == 1:
         notes.append(f"the dot at the end was left out: {shown(text)}")
         text = text[:-1]
-    return split_commas(text)
+    return _ended(split_commas(text), notes) if not text.endswith(",") else split_commas(text)
 
 
 def split_commas(text: str) -> list[str]:
@@ -63,12 +70,36 @@ def split_commas(text: str) -> list[str]:
     return words
 
 
+def _ended(words: list[str], notes: list[str]) -> list[str]:
+    """Look at the end of a list, which in a sentence has an "and" before it, or an "and so on" for it.
+
+    Raises:
+        VocabularyError: It goes on with names that are not there.
+    """
+    last = words[-1].strip()
+    if _AND_SO_ON.fullmatch(last):
+        raise VocabularyError(f"the list ends with {shown(last)}, which is no class; write all names, and leave it out")
+    if before := re.match(r"(?:and|or|&)\s+(?=\S)", last):
+        notes.append(f"{before[0].strip()!r} before the last name was left out: {shown(last)}")
+        return [*words[:-1], last[before.end() :]]
+    _say_joined(last, notes)
+    return words
+
+
+def _say_joined(word: str, notes: list[str]) -> None:
+    """Note a name that reads like two."""
+    if len(both := _AND.split(word)) > 1:
+        notes.append(f"{shown(word)} was read as one class; for several write {shown(', '.join(both))}")
+
+
 def check_lone(word: str, notes: list[str]) -> None:
     """Refuse a lone word that may be several; note one that reads like two.
 
     Raises:
         VocabularyError: Something in it stands between words elsewhere.
     """
+    if find_divider(word) or re.match(r"[0-9]+\s*[:=]", word):
+        return  # read as what it is, or refused for that
     if joined := _JOINERS.search(word):
         parts = [part.strip() for part in re.split(rf"{_BETWEEN}|\.\s+", word)]
         parts = [part for part in (parts if len(parts) > 1 else word.split(".")) if part]
@@ -76,8 +107,7 @@ def check_lone(word: str, notes: list[str]) -> None:
             f"{shown(word)} has {joined[0].strip()!r} in it, and there is no file of this name; write "
             f"{shown(', '.join(parts))} for several classes, or {shown(word + ',')} for one of this name"
         )
-    if len(both := re.split(r"\s+(?:and|or)\s+", word)) > 1:
-        notes.append(f"{shown(word)} was read as one class; for several write {shown(', '.join(both))}")
+    _say_joined(word, notes)
 
 
 def unpack(text: str, notes: list[str]) -> Any:
@@ -171,11 +201,16 @@ def _literal(text: str) -> Any:
 
 def _split_dots(text: str, notes: list[str]) -> list[str] | None:
     """Split words with dots behind them, as GroundingDINO takes them; None where the dots may mean something else."""
-    inner = text[:-1] if text.endswith(".") else text
-    if not (re.search(r"\s\.\s", text) or text.endswith(".")) or not inner.strip(" ."):
+    ended = text[-1] in ".\u3002\uff61"
+    if not (re.search(r"\s\.\s", text) or ended) or not text.strip(" .\u3002\uff61"):
         return None
     words = [word for word in _DOT.split(text) if word.strip()]
     if len(words) == 1:
-        check_lone(words[0], notes)
+        check_lone(text if ended and "." in words[0] else words[0], notes)
+    elif short := _SHORT.search(text):
+        raise VocabularyError(
+            f"{shown(text)} has a dot between classes, or in a name with {shown(short[0][:-2].strip())}; write commas "
+            "between classes"
+        )
     notes.append(f"dots were read as between classes: {shown(text)}")
     return words

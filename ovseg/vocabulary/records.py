@@ -28,7 +28,7 @@ def read_data(data: object, name: str, notes: list[str]) -> list[RawClass]:
 
     Raises:
         VocabularyError: It is none of these, or several at once.
-        UnknownNameError: An entry has an unknown key.
+        UnknownNameError: An entry has a misspelt key.
     """
     if isinstance(data, (list, tuple)):
         return read_entries([(item, f"{name} class {i}") for i, item in enumerate(data)], notes)
@@ -46,7 +46,7 @@ def read_data(data: object, name: str, notes: list[str]) -> list[RawClass]:
     where = f"{name} {key}"
     if isinstance(found, (list, tuple)):
         items = [(item, f"{name} class {i}") for i, item in enumerate(found)]
-        classes = read_entries(items, notes, foreign_keys=True)
+        classes = read_entries(items, notes)
     elif isinstance(found, Mapping):
         classes = _read_map(found, where, notes)
     else:
@@ -70,6 +70,8 @@ def _read_map(data: Mapping[Any, Any], name: str, notes: list[str]) -> list[RawC
             for i, (key, value) in enumerate(data.items())
         ]
     if not keys:
+        if place := _find_list(data):
+            raise VocabularyError(f"{name} has names under {shown(place)}; save that part as a file of its own")
         raise VocabularyError(f"{name} holds {shown(dict(data))}; {_EXPECTED}")
     return [_read_value(int(key), value, f"{name} id {key}", notes) for key, value in data.items()]
 
@@ -79,12 +81,24 @@ def _read_value(own: int, value: object, where: str, notes: list[str]) -> RawCla
     if isinstance(value, str):
         return read_numbered(Numbered(own, value, where), notes)
     if isinstance(value, Mapping):
-        found = read_dict(value, where, notes, foreign_keys=True)
+        found = read_dict(value, where, notes)
         if found.id not in (None, own):
             raise VocabularyError(f"{where} has the id {found.id} inside; expected the same as its key")
     else:
         (found,) = read_entries([(value, where)], notes)
     return found._replace(id=own)
+
+
+def _find_list(data: object, path: str = "") -> str:
+    """Return where in a file of another form a list of names is; empty where there is none."""
+    inner = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in inner:
+        place = f"{path}.{key}" if path else str(key)
+        if str(key).lower() in _LISTS and isinstance(value, (list, Mapping)):
+            return place
+        if deeper := _find_list(value, place):
+            return deeper
+    return ""
 
 
 def _is_id(value: object) -> bool:

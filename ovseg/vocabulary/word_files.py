@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shlex
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,17 @@ _MARKS = {  # the longer ones first: UTF-32 begins as UTF-16 does
 _NO_TEXT = {
     b"PK\x03\x04": "an archive or an office document: save the sheet as CSV (UTF-8)",
     b"\xd0\xcf\x11\xe0": "an office document: save the sheet as CSV (UTF-8)",
+    b"\x1f\x8b": "compressed: unpack it (gunzip)",
+    b"{\\rtf": "rich text: save it as plain text (UTF-8)",
     b"%PDF": "a PDF: copy the names into a .txt file, one a line",
 }
-_LINES = re.compile(r"\r\n|\r|\n")
+_LINES = re.compile(r"\r*\n|\r")
 _COMMENT = re.compile(r"#|//")
-_BULLET = re.compile(r"[-*•]\s+(?=\S)")
-_NAME_COLUMNS = ("name", "names", "class_name", "classname", "label", "labels", "label_name")
+_OTHER_FORM = re.compile(r"[{}]|^\[(?!\d+\]).*\],?$|^\|.*\|$|^---$|^\w+\s*:$|^\w+\s*[:=]\s*[\[(]")
+_NAME_COLUMNS = (
+    *("name", "names", "class_name", "classname", "label", "labels", "label_name", "category_name", "categories"),
+    *("displayname", "display_name", "title"),
+)
 _GROUP_COLUMNS = ("class", "classes", "category")  # of names where there is no other, else of groups of them
 _ID_COLUMNS = ("id", "idx", "index", "class_id", "category_id", "label_id")
 
@@ -78,15 +84,8 @@ def read_lines(text: str, name: str, notes: list[str]) -> list[RawClass]:
     table = _read_table(lines, notes)
     if table is not None:
         return table
-    if all(_BULLET.match(line) for line, _ in lines):
-        notes.append("bullets before the names were left out")
-        lines = [(_BULLET.sub("", line, count=1), where) for line, where in lines]
-    for divider in ",;":
-        if all(line.endswith(divider) for line, _ in lines[:-1] or lines):
-            notes.append(f"{divider!r} at the end of the lines was left out")
-            lines = [(line.removesuffix(divider).rstrip(), where) for line, where in lines]
     for line, where in lines:
-        if re.search(r"[{}]|^\[.*\]$|^---$|^\w+\s*:$", line):
+        if _OTHER_FORM.search(line):
             raise VocabularyError(
                 f"{where} ({shown(line)}) belongs to some other form than a list of names; write one class a line, or "
                 "save JSON as .json and YAML as .yaml"
@@ -128,7 +127,8 @@ def _read_table(lines: list[tuple[str, str]], notes: list[str]) -> list[RawClass
     """Read a table with a line that names its columns; None where there is no such line."""
     first = lines[0][0]
     divider = next((one for one in "\t;," if one in first), "")
-    head = [cell.strip().strip("\"'").lower().replace(" ", "_") for cell in first.split(divider)] if divider else []
+    cells = first.split(divider) if divider else [first]
+    head = [cell.strip().strip("\"'").lower().replace(" ", "_") for cell in cells]
     rows = list(csv.reader(io.StringIO("\n".join(line for line, _ in lines[1:])), delimiter=divider or ","))
     rows = [[cell.strip() for cell in row] for row in rows]
     named = [place for place, cell in enumerate(head) if cell in _NAME_COLUMNS]
@@ -189,7 +189,8 @@ def _decode(data: bytes, path: Path, notes: list[str]) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise VocabularyError(
             f"vocabulary file {shown(str(path))} is not {encoding.removesuffix('-sig').upper()} text (line {line}); "
-            f"save it as UTF-8, for example by `iconv -f LATIN1 -t UTF-8 {path.name}`"
+            f"save it as UTF-8, as by `iconv -f CP1252 -t UTF-8 {shlex.quote(path.name)} > utf8.txt` (CP1252 is that "
+            "of Western Windows; GBK, SHIFT_JIS, KOI8-R are others)"
         ) from None
     if encoding in ("utf-16", "utf-32"):
         notes.append(f"{path.name} was read as {encoding.upper()}")

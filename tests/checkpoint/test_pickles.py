@@ -10,6 +10,7 @@ import pathlib
 import pickle
 import sys
 import types
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,53 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, call, zipped):
             read(path)
         assert "\n" not in str(caught.value) and "save(w.get('state_dict', w)" in str(caught.value)
     assert not mark.exists()
+
+
+def test_tensors_of_all_kinds(tmp_path):
+    """Of types that got a storage of their own later, and with attributes."""
+    marked = torch.ones(2)
+    marked.expert = np.int64(3)
+    state = {"a": torch.ones(2).to(torch.uint16), "b": marked, "c": torch.nn.Parameter(torch.zeros(1))}
+    state["c"].expert = 1
+    content = {"state_dict": state, "epoch": np.int64(1), "raw": bytearray(b"x"), "r": range(3)}
+    path = save(content, tmp_path / "a", True)
+    found, _ = read_state_dict(path)
+    assert all(torch.equal(found[key], value) for key, value in state.items()) and found["a"].dtype == torch.uint16
+
+
+ADDRESS = b"c_codecs\nencode\nX\x08\x00\x00\x00AAAAAAAAX\x06\x00\x00\x00latin1\x86R"  # eight bytes
+FLAGLESS = (
+    b"cnumpy\ndtype\nX\x02\x00\x00\x00O8\x89\x88\x87R(K\x03X\x01\x00\x00\x00|NNN"
+    + 2 * b"J\xff\xff\xff\xff"
+    + b"K\x00tb"
+)
+ARRAY = b"_reconstruct\ncnumpy\nndarray\nK\x00\x85X\x01\x00\x00\x00b\x87R"
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+@pytest.mark.parametrize(
+    "hostile",
+    [b"scalar\n" + FLAGLESS + ADDRESS + b"\x86R", ARRAY + b"(K\x01K\x01\x85" + FLAGLESS + b"\x89" + ADDRESS + b"tb"],
+)
+def test_bytes_are_never_taken_for_addresses_of_objects(tmp_path, hostile, module):
+    """A type of objects whose flags deny it makes NumPy follow any address: the process dies, or worse."""
+    path = rewritten(tmp_path / "a.pt", b"\x80\x02c" + module + b"\n" + hostile + b".")
+    with pytest.raises(WeightsError, match="it names a type of NumPy's with parts or flags of its own"):
+        read_pickle(path)
+
+
+def test_arrays_are_not_made_over_bytes(tmp_path):
+    content = b"\x80\x02cnumpy\nndarray\nK\x01\x85X\x01\x00\x00\x00O" + ADDRESS + b"\x87R."
+    assert isinstance(read_pickle(rewritten(tmp_path / "a.pt", content)), StandIn)
+
+
+def rewritten(path: pathlib.Path, content: bytes) -> pathlib.Path:
+    """Put a pickle of one's own into an archive of `torch.save`."""
+    save(WEIGHTS, path.with_suffix(".base"), True)
+    with zipfile.ZipFile(path.with_suffix(".base")) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry, content if entry.filename.endswith("data.pkl") else old.read(entry))
+    return path
 
 
 def test_nothing_but_records_is_given_a_state(tmp_path):

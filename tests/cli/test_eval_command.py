@@ -17,6 +17,8 @@ from PIL import Image
 
 from ovseg.cli import main
 from ovseg.cli.progress import _lines
+from ovseg.evaluation.runs.plan import Plan
+from ovseg.evaluation.runs.run import Job, evaluate
 
 
 @pytest.fixture
@@ -103,9 +105,22 @@ def test_compare_wants_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 10.0, 40.0, 50.0])
+    clock = iter([0.0, 10.0, 40.0, 50.0, 60.0, 100.0])
     monkeypatch.setattr("ovseg.cli.progress.time.monotonic", lambda: next(clock))
-    report = _lines("images")
+    report = _lines()
     for done in (1, 4, 5):
-        report(done, 364)
-    assert capsys.readouterr().err == "4 of 364 images, 1:00:00 left\n"
+        report(done, 364, "files")
+    for done in (1, 2):  # another thing is counted by a clock of its own
+        report(done, 364, "images")
+    assert capsys.readouterr().err == "4 of 364 files, 1:00:00 left\n2 of 364 images, 2:00:40 left\n"
+
+
+def test_looking_at_files_is_shown(data: Path, tmp_path: Path) -> None:
+    """The first pass over a data set takes minutes on large ones."""
+    seen: list[tuple[int, int, str]] = []
+    plan = Plan(str(data), predictions=str(data / "labels"))
+    assert evaluate([Job(plan, tmp_path / "run")], report=lambda *what: seen.append(what))
+    count = len(list((data / "images").iterdir()))
+    done, total = [what for what in seen if what[2] == "images"], [what for what in seen if "known by" in what[2]]
+    assert seen[0][2] == "images looked at: their files are known by content"
+    assert done[-1] == (count, count, "images") and [what[:2] for what in total] == [(count, count)] * 2

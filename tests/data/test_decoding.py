@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -62,6 +63,11 @@ MEND = {
     "PNG text with a wrong checksum": (png_with(chunk(b"tEXt", b"a\0bc", 0)), 1, r"metadata are broken \(tEXt\)"),
     "PNG profile with a wrong checksum": (png_with(chunk(b"iCCP", b"p\0\0abc", 0)), 1, r"broken \(iCCP\)"),
     "PNG time with a wrong checksum": (png_with(chunk(b"tIME", b"abcdefg", 1)), 1, r"broken \(tIME\)"),
+    "PNG text with a wrong checksum behind the pixels": (
+        png_with(chunk(b"tEXt", b"a\0bc", 0), at=-12),
+        1,
+        r"broken \(tEXt\); its pixels are sound",
+    ),
     "PNG EXIF that is none": (png_with(chunk(b"eXIf", b"not a tiff header at all")), 1, UPRIGHT),
     "PNG text without end": (png_with(chunk(b"zTXt", b"abc\0\0" + b"x" * 20)), 1, ""),
     "JPEG EXIF that is none": (jpeg_with(0xE1, b"Exif\0\0NOTTIFF" * 3), 1, UPRIGHT),
@@ -113,7 +119,7 @@ def test_without_metadata_pixels_are_the_same(kind: str) -> None:
     with Image.open(io.BytesIO(bare)) as image, Image.open(io.BytesIO(data)) as before:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(before))
         assert not image.getexif()
-    assert without_metadata(bare) == bare and broken_chunks(data) == []
+    assert without_metadata(bare) == bare and broken_chunks(io.BytesIO(data)) == []
     assert without_metadata(data[:40]) is None or without_metadata(data[:40]) != data
 
 
@@ -297,3 +303,91 @@ def test_warnings_go_to_whoever_reads() -> None:
         with collected() as inner:
             assert keep("within")
     assert lines == ["odd file"] and inner == ["within"] and not keep("again")
+
+
+def test_orientation_is_heeded_beside_other_metadata_that_are_broken(tmp_path: Path) -> None:
+    turned, text = entry(3, b"\6\0"), chunk(b"tEXt", b"a\0bc", 0)
+    whole = encoded("JPEG", quality=95, exif=turned)
+    at = 2 + 2 + int.from_bytes(whole[4:6], "big")
+    segments = (b"\xff\xe2\0\x0eICC_PROFILE\0", b"\xff\xee\0\x07Adobe", b"\xff\xe0\0\x06JFIF")
+    for data in (
+        png_with(chunk(b"eXIf", turned[6:]), text),
+        png_with(text, chunk(b"eXIf", turned[6:])),
+        *(whole[:at] + segment + whole[at:] for segment in segments),
+    ):
+        loaded = read_image(io.BytesIO(data))
+        assert loaded.pixels.shape == (64, 48, 3)
+        assert np.abs(loaded.pixels.astype(int) - turn(RGB, 6)).mean() < 3
+        assert [note for note in loaded.notes if "turned" in note]
+        assert [note for note in loaded.notes if "broken" in note and "upright" not in note]
+
+
+@pytest.mark.parametrize("kind", ["IDAT", "IHDR"])
+def test_pixels_with_a_wrong_checksum_are_damaged(kind: str) -> None:
+    data = bytearray(png_with())
+    at = data.index(kind.encode())
+    data[at + 4 + int.from_bytes(data[at - 4 : at], "big")] ^= 1  # its checksum
+    with pytest.raises(InputError, match=f"damaged \\(wrong checksum of {kind}"):
+        read_image(io.BytesIO(bytes(data)))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_png_without_an_end_is_whole_and_one_with_fewer_pixels_is_not(bits: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 2**bits, (32, 32, 3)).astype(f">u{bits // 8}")
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, bits, 2, 0, 0, 0))
+    loaded = read_image(io.BytesIO(start + chunk(b"IDAT", packed)))
+    assert np.abs(loaded.pixels - pixels / ((2**bits - 1) / 255)).max() <= 0.5
+    for text in (b"", chunk(b"tEXt", b"a\0bc", 0)):
+        with pytest.raises(InputError, match="is damaged \\("):
+            read_image(io.BytesIO(start + text + chunk(b"IDAT", packed[: len(packed) // 2])))
+
+
+@pytest.mark.parametrize("bits", [8, 9, 10, 12, 14, 15, 16])
+@pytest.mark.parametrize("kind", ["tif", "png"])
+def test_transparency_has_as_many_bits_as_the_colours(bits: int, kind: str, tmp_path: Path) -> None:
+    most, path = 2**bits - 1, tmp_path / f"deep.{kind}"
+    values = np.full((4, 6, 4), most, dtype=np.uint16)
+    values[..., 1:3] = 0
+    values[2:, :, 3] = 0
+    if kind == "tif":
+        tifffile.imwrite(path, values, photometric="rgb", extrasamples=["unassalpha"])
+    else:
+        cv2.imwrite(str(path), values[..., [2, 1, 0, 3]])
+    loaded = read_image(path)
+    np.testing.assert_array_equal(loaded.pixels[:2], np.broadcast_to((255, 0, 0), (2, 6, 3)))
+    np.testing.assert_array_equal(loaded.pixels[2:], np.full((2, 6, 3), 255))
+    assert any("transparent parts" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_white_may_be_zero(dtype: type, tmp_path: Path) -> None:
+    most = 255 if dtype == np.uint8 else 4095
+    values = np.rint(np.linspace(0, most, 48)).astype(dtype).reshape(6, 8)
+    tifffile.imwrite(tmp_path / "white.tif", most - values, photometric="miniswhite")
+    loaded = read_image(tmp_path / "white.tif")
+    assert np.abs(loaded.pixels[..., 0] - values * (255 / most)).max() <= 0.51
+
+
+def test_one_grey_of_16_bits_stands_for_transparent() -> None:
+    rows = np.array([[0, 257, 65535], [0, 512, 30000]], dtype=">u2")
+    raw = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"tRNS", b"\0\0") + chunk(b"IDAT", raw) + chunk(b"IEND", b"")
+    loaded = read_image(io.BytesIO(data))
+    assert loaded.pixels[..., 0].tolist() == [[255, 1, 255], [255, 2, 117]]
+    assert "transparent" in loaded.notes[0]
+
+
+def test_tga_that_leaves_its_alpha_at_zero_keeps_its_colours(tmp_path: Path) -> None:
+    path = tmp_path / "a.tga"
+    Image.fromarray(np.dstack([RGB, np.zeros_like(RGB[..., :1])])).save(path)
+    loaded = read_image(path)
+    np.testing.assert_array_equal(loaded.pixels, RGB)
+    assert "all of it is transparent" in loaded.notes[0]
+
+
+def test_many_bands_are_read_without_a_word_on_stderr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, 8), np.uint8), photometric="minisblack", planarconfig="contig")
+    assert read_image(tmp_path / "a.tif").pixels.shape == (4, 5, 3)
+    assert not caplog.records

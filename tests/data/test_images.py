@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ovseg.data.images import LoadedImage, expand_inputs, read_image
+from ovseg.data.images import LoadedImage, expand_inputs, find_inputs, read_image
 from ovseg.data.kinds import IMAGE_FORMATS
 from ovseg.errors import InputError
 
@@ -369,3 +369,26 @@ def test_expand_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(InputError, match="holds no images"):
         expand_inputs(tmp_path)
+
+
+def test_a_folder_in_a_folder_that_is_named_too_is_not_left_out(tmp_path: Path) -> None:
+    for folder in ("a", "a/in", "a/out"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (2, 2)).save(tmp_path / folder / "x.png")
+    found = find_inputs([tmp_path / "a", tmp_path / "a" / ".." / "a" / "in"])
+    assert len(found.images) == 2 and found.folders == [tmp_path / "a" / "out"]
+
+
+def test_an_empty_path_is_not_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
+    monkeypatch.chdir(tmp_path)
+    for read in (read_image, expand_inputs):
+        with pytest.raises(InputError, match="empty path"):
+            read("")
+
+
+def test_several_where_one_is_expected_are_refused_with_the_mend() -> None:
+    with pytest.raises(InputError, match="one image is expected here"):
+        read_image(["a.jpg"])
+    with pytest.raises(InputError, match=r"list\(array\)"):
+        read_image(np.array(["a.jpg", "b.jpg"], dtype=object))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,11 +98,16 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
 
 
 def test_another_run_is_not_overwritten(
-    script: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    script: ModuleType, arguments: list[str], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    data = shutil.copytree(scenes, tmp_path / "scenes")
+    arguments = [str(data), *arguments[1:]]
     assert script.main([*arguments, "--steps", "1"]) == 0
     assert script.main([*arguments, "--steps", "1", "--gamma", "0.5"]) == 2
-    assert "holds a run with another --gamma; choose another --output" in capsys.readouterr().err
+    assert "holds a run of something else (gamma was 0.2, is 0.5); choose another" in capsys.readouterr().err
+    next(iter(data.rglob("*.png"))).write_bytes(b"another picture")
+    assert script.main([*arguments, "--steps", "1"]) == 2
+    assert "holds a run of something else (files was" in capsys.readouterr().err
 
 
 def test_a_guide_and_found_teach_without_masks(
@@ -155,7 +161,7 @@ def test_mistakes_are_one_line(
 
 
 def test_folders_without_images_or_masks(
-    script: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, arguments: list[str], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert script.main([str(tmp_path), *arguments[1:]]) == 2
     assert "masks need panoptic.json, images/ and panoptic/" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -201,4 +202,16 @@ def test_a_checkpoint_of_another_config_is_refused_in_one_line(
     capsys.readouterr()
     assert script.main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: the checkpoint does not fit the model of --config") and error.count("\n") == 1
+    assert "holds a run of something else (config was" in error and error.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_bank_or_batch_is_refused(
+    script: ModuleType, arguments: list[str], tiny_bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bank has the same name and shapes; its drawings are others."""
+    script.Trainer(script.parse_args(arguments)).save()
+    assert script.main([*arguments, "--batch", "4"]) == 2
+    assert "(batch was 8, is 4); choose another --output" in capsys.readouterr().err
+    dataclasses.replace(tiny_bank, sprites=255 - tiny_bank.sprites).save(tmp_path / "bank.safetensors")
+    assert script.main(arguments) == 2
+    assert "holds a run of something else (bank was" in capsys.readouterr().err

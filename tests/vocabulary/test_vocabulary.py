@@ -151,7 +151,7 @@ def test_accepted_sources(source: Any, expected: list[list[str]]) -> None:
         (None, "NoneType"),
         ({"cat": "dog"}, "categories"),
         ([{"name": "cat", "synonims": []}], "did you mean synonyms"),
-        ([{"synonyms": ["cat"]}], "class 0 is None"),
+        ([{"synonyms": ["cat"]}], "has no name; give it one"),
         ([{"name": "cat", "synonyms": "kitten"}], "list of names"),
         ([{"name": "cat", "is_thing": "no"}], "true or false"),
         ("cat, words.txt", "words or a file"),

@@ -74,22 +74,20 @@ def read_entries(folders: Sequence[Path]) -> tuple[list[Entry], list[int]]:
         raise ConfigError(f"got {len(folders)} folder to compare; expected two or more folders of `ovseg eval`")
     summaries = [read_result(folder) for folder in folders]
     names = _names(folders, [summary["model"]["model"] for summary in summaries])
-    entries = [
-        Entry(
-            name,
-            folder,
-            summary,
-            read_contents(folder / DATA)[0],
-            {record.index: record for record in read_log(folder).good},
-        )
-        for name, folder, summary in zip(names, folders, summaries, strict=True)
-    ]
+    entries = [_entry(*known) for known in zip(names, folders, summaries, strict=True)]
     for entry in entries[1:]:
         _check_alike(entries[0], entry)
     shared = sorted(set.intersection(*(set(entry.images) for entry in entries)))
     if not shared:
         raise InputError(f"'{folders[0]}' and the others share no image that was evaluated; mend their failures first")
     return entries, shared
+
+
+def _entry(name: str, folder: Path, summary: dict[str, Any]) -> Entry:
+    contents = read_contents(folder / DATA)
+    if not contents:
+        raise InputError(f"'{folder / DATA}' is empty; expected what the run has written, run ovseg eval again")
+    return Entry(name, folder, summary, contents[0], {record.index: record for record in read_log(folder).good})
 
 
 def _names(folders: Sequence[Path], models: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ovseg.data.contents import contents_of
+from ovseg.data.contents import contents_of, differences
 from ovseg.data.dataset import Dataset
 from ovseg.errors import OvsegError
 from ovseg.evaluation.reports import page
@@ -146,16 +147,20 @@ def _pictures(entries: Sequence[Entry], summary: dict[str, Any]) -> tuple[str, l
         dataset = read_plan(entries[0].folder).open_dataset()
     except OvsegError as error:
         return "", [f"images are not drawn: {error}"]
+    if other := differences(replace(entries[0].contents, images={}), contents_of(replace(dataset, records=[]))):
+        return "", [f"images are not drawn: the data set is another by now ({'; '.join(other)})"]
     shown = entries[:DRAWN_MODELS]
+    chosen = differing(shown)[:PICTURES]
     figures = []
-    for index in differing(shown)[:PICTURES]:
-        if not _as_measured(entries[0], dataset, index):
-            continue
-        try:
-            figures.append(_figure(shown, dataset, index))
-        except OvsegError:
-            continue  # its files are gone; the numbers do not need it
+    for index in chosen:
+        with contextlib.suppress(OvsegError):  # its files are gone; the numbers do not need it
+            if _as_measured(entries[0], dataset, index):
+                figures.append(_figure(shown, dataset, index))
     more = [f"of {len(entries)} models the first {len(shown)} are drawn"] if len(entries) > len(shown) else []
+    if gone := len(chosen) - len(figures):
+        more.append(
+            f"{gone} of {len(chosen)} images are not drawn: they are others by now, or gone, or their labels are"
+        )
     return "\n".join(figures), more
 
 

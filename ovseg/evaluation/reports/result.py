@@ -91,14 +91,19 @@ def read_result(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         fits = found["format"] == FORMAT
+        whole = not fits or {"model", "dataset", "vocabulary", "metrics", "timing"} <= set(found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{folder}' holds no {RESULT}; expected a folder that `ovseg eval` has finished") from error
+    if not whole:
+        raise InputError(
+            f"'{folder / RESULT}' is not whole; run ovseg eval again, which writes it from what it measured"
+        )
     if not fits:
         raise InputError(
             f"'{folder}' was written in format {found['format']}; expected {FORMAT}, run ovseg eval again with --adopt"
         )
-    whole: dict[str, Any] = found
-    return whole
+    result: dict[str, Any] = found
+    return result
 
 
 def per_class(dataset: Dataset, results: dict[str, Any], novel: list[bool] | None) -> list[dict[str, Any]]:

@@ -20,6 +20,9 @@ from ovseg.evaluation.runs.sources import Source
 from ovseg.evaluation.runs.worker import look
 from ovseg.system.values import changes, flat
 
+NAMED = 8
+"""So many things that could not be compared are named."""
+
 
 def check_adoptable(opened: Opened, held: Kept, identity: dict[str, Any]) -> list[str]:
     """Compare what is known of a run with what is asked for now.
@@ -76,9 +79,11 @@ def adopt(opened: Opened, held: Kept, source: Source | None) -> list[str]:
     own = {} if source is None else source.description
     sources = [{**own, "versions": one.get("versions", {})} for one in held.log.sources]
     close_log(folder, Log(sources or [own], images))
+    unknown = _unknown(opened, held)
+    more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
     return [
         f"{len(images)} images were taken over from a run that did not keep what made it; not compared: "
-        f"{', '.join(_unknown(opened, held))}"
+        f"{', '.join(unknown[:NAMED])}{more}"
     ]
 
 
@@ -87,17 +92,15 @@ def _known(opened: Opened, held: Kept) -> dict[str, Any]:
     known = made_by(held.log.source) if held.log.sources else {}
     if "identity" in held.values:
         return {**held.values["identity"], **known}
-    if held.values:
-        asked = opened.request(read_plan(opened.job.folder))
-        known |= {key: asked[key] for key in ("tasks", "novel", "boundary", "distractors", "seed")}
-        known["condition"] = held.values["condition"]
-    return known
+    asked = opened.request(read_plan(opened.job.folder))
+    known |= {key: asked[key] for key in ("tasks", "novel", "boundary", "distractors", "seed")}
+    return known | {key: held.values[key] for key in ("condition",) if key in held.values}
 
 
 def _unknown(opened: Opened, held: Kept) -> list[str]:
     known, now = _known(opened, held), opened.made_by
     found = [] if held.contents else ["contents of images", "places of labels"]
-    found += [key for key in ("ovseg", "measures", *now) if key not in known]
+    found += [key for key in ("ovseg", "measures", "condition", *now) if key not in known]
     return found + _paired(known.get("settings", {}), now.get("settings", {}))[1]
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from ovseg.data.contents import Contents, contents_of, differences, write_contents
 from ovseg.errors import InputError, one_of
 from ovseg.evaluation.runs.adopt import adopt, check_adoptable
-from ovseg.evaluation.runs.folder import DATA, NOTHING, Kept, clear, read_kept, write_kept
+from ovseg.evaluation.runs.folder import DATA, NOTHING, Kept, check_ways, clear, read_kept, write_kept
 from ovseg.evaluation.runs.image_log import made_by
-from ovseg.evaluation.runs.job import Models, Opened
+from ovseg.evaluation.runs.job import Models, Opened, Report
 from ovseg.evaluation.runs.saved import SavedSource
 from ovseg.evaluation.runs.sources import Source
 from ovseg.system.values import changes
@@ -26,6 +26,8 @@ from ovseg.system.values import changes
 RESUME, FRESH, ADOPT = "resume", "fresh", "adopt"
 """How a folder that holds a run is begun with: gone on with if all is equal; emptied of what the run wrote; or, where
 an earlier version did not keep what made it, gone on with if all is equal that can be compared."""
+LOOKED_AT = "images looked at: their files are known by content"
+"""What a `Report` counts before and after the work."""
 SAID = 6
 """So many differences are spelled out."""
 
@@ -49,7 +51,7 @@ class _Claim:
         return {**self.opened.request(), **self.opened.made_by}
 
 
-def claim(opened: Sequence[Opened], begin: str, models: Models) -> list[Opened]:
+def claim(opened: Sequence[Opened], begin: str, models: Models, report: Report) -> list[Opened]:
     """Make sure that what the folders hold was made by what is asked for now, and write that down where it is new.
 
     Data are compared first, then models are loaded; nothing is written or deleted before all is compared.
@@ -58,18 +60,21 @@ def claim(opened: Sequence[Opened], begin: str, models: Models) -> list[Opened]:
         opened: The jobs.
         begin: `RESUME`, `FRESH` or `ADOPT`.
         models: Load what gives the labels.
+        report: Told how many images were looked at.
 
     Returns:
         The jobs with `Opened.made_by`.
 
     Raises:
-        InputError: A folder holds something else; the line says what differs, and what to do.
+        InputError: A folder holds something else; the line says what differs, and what to do. Or as `check_ways`.
         OvsegError: As `Models.source`.
     """
     one_of("begin", begin, (RESUME, FRESH, ADOPT))
     kept = [NOTHING if begin == FRESH else read_kept(one.job.folder) for one in opened]
     _refuse_unknown(opened, kept, begin)
-    claims = _look(opened, kept)
+    for job in opened:
+        check_ways(job)
+    claims = _look(opened, kept, report)
     for one in claims:
         if one.held.identity:
             asked = one.opened.request()
@@ -95,22 +100,28 @@ def claim(opened: Sequence[Opened], begin: str, models: Models) -> list[Opened]:
 def _refuse_unknown(opened: Sequence[Opened], kept: Sequence[Kept], begin: str) -> None:
     """Refuse runs that do not say what made them, unless they are to be taken over and can be."""
     for one, held in zip(opened, kept, strict=True):
-        saved = one.job.plan.predictions  # quickly evaluated again, and there is nothing to compare them with
-        if not (held.empty or held.identity) and (saved or begin == RESUME):
-            take_over = "" if saved else "take it over with --adopt, which compares what can be compared, "
+        # Saved predictions are quickly evaluated again, and there is nothing to compare them with.
+        can = held.adoptable and not one.job.plan.predictions
+        if not (held.empty or held.identity) and not (can and begin == ADOPT):
+            earlier = " (one of an earlier version?)" if held.adoptable else ""
+            take_over = "take it over with --adopt, which compares what can be compared, " if can else ""
             raise InputError(
-                f"'{one.job.folder}' holds a run that does not say what made its numbers (one of an earlier version?); "
-                f"{take_over}start anew with --fresh, or choose another --output"
+                f"'{one.job.folder}' holds a run that does not say what made its numbers{earlier}; {take_over}start "
+                "anew with --fresh, or choose another --output"
             )
 
 
-def check_unchanged(opened: Sequence[Opened]) -> None:
+def check_unchanged(opened: Sequence[Opened], report: Report) -> None:
     """Make sure that the data are still what they were when the work began, and keep the times of their files.
+
+    Args:
+        opened: The jobs, with their work done.
+        report: Told how many images were looked at.
 
     Raises:
         InputError: An image that was measured, its ground truth or its prediction is another by now.
     """
-    for one in _look(opened, [read_kept(one.job.folder) for one in opened]):
+    for one in _look(opened, [read_kept(one.job.folder) for one in opened], report):
         if one.opened.job.plan.predictions:
             one = _with_source(one, Models().source(one.opened))
         if changed := _changed(one.held.contents, one.contents, one.held):
@@ -121,13 +132,14 @@ def check_unchanged(opened: Sequence[Opened]) -> None:
         write_contents(one.opened.job.folder / DATA, one.contents)
 
 
-def _look(opened: Sequence[Opened], kept: Sequence[Kept]) -> list[_Claim]:
+def _look(opened: Sequence[Opened], kept: Sequence[Kept], report: Report) -> list[_Claim]:
     """Look at the data sets, each once."""
     found: dict[int, Contents] = {}
     for one in opened:
         if id(one.dataset) not in found:
             same = (held for other, held in zip(opened, kept, strict=True) if other.dataset is one.dataset)
-            found[id(one.dataset)] = contents_of(one.dataset, next((h.contents[0] for h in same if h.contents), None))
+            known = next((held.contents[0] for held in same if held.contents), None)
+            found[id(one.dataset)] = contents_of(one.dataset, known, lambda done, of: report(done, of, LOOKED_AT))
     return [_Claim(one, held, found[id(one.dataset)]) for one, held in zip(opened, kept, strict=True)]
 
 

@@ -13,7 +13,7 @@ from ovseg.data.contents import Contents, read_contents, write_contents
 from ovseg.errors import InputError
 from ovseg.evaluation.runs.image_log import WHOLE, Log, read_log
 from ovseg.evaluation.runs.job import LABELS, Opened
-from ovseg.evaluation.runs.plan import PLAN
+from ovseg.evaluation.runs.plan import PLAN, read_plan
 from ovseg.evaluation.runs.saved import CLASS_LISTS
 from ovseg.system.files import atomic_write
 from ovseg.system.paths import relative_names
@@ -30,7 +30,7 @@ class Kept:
     """What a folder holds of a run.
 
     Attributes:
-        values: Of ``run.json``; empty if there is none that can be read.
+        values: Of ``run.json``; empty if there is none that tells what was asked for.
         contents: Of ``data.jsonl``: the data set and, if there are any, saved predictions; empty likewise.
         log: What was measured.
     """
@@ -48,6 +48,11 @@ class Kept:
     def identity(self) -> dict[str, Any]:
         """What made it; empty where that is not known in full."""
         return dict(self.values.get("identity", {})) if self.contents else {}
+
+    @property
+    def adoptable(self) -> bool:
+        """Whether it tells enough of what made it that it can be compared: what was asked for, and with which model."""
+        return bool(self.values) and bool(self.log.sources or not self.log.images)
 
     @property
     def adopted(self) -> list[str]:
@@ -101,17 +106,11 @@ def clear(folder: Path) -> None:
     Raises:
         InputError: A file cannot be deleted.
     """
-    log = Log()
-    with contextlib.suppress(InputError):  # of several makings
-        log = read_log(folder)
-    held = Kept(_values(folder), _contents(folder), log)
-    if held.empty and not (folder / PLAN).is_file() and not (folder / "records").is_dir():
+    labels = written_labels(folder)
+    if not labels:
         return
-    old = [Path(name).stem for name in held.old_names]
-    stems = {*relative_names([name for one in held.contents for name in one.images], "."), *old}
-    labels = {f"{stem}.png" for stem in stems} | {record.labels for record in log.images.values() if record.labels}
     files = [folder / name for name in (RESULT, PER_CLASS, REPORT, WHOLE, DATA)]
-    files += [folder / LABELS / name for name in (*labels, CLASS_LISTS[0])] + [*(folder / "records").glob("*.jsonl")]
+    files += [folder / LABELS / name for name in labels] + [*(folder / "records").glob("*.jsonl")]
     try:
         for path in (*files, folder / PLAN):  # that one last: a half of a run is still known as one
             path.unlink(missing_ok=True)
@@ -122,10 +121,43 @@ def clear(folder: Path) -> None:
             place.rmdir()
 
 
+def written_labels(folder: Path) -> set[str]:
+    """Return what a run wrote, or was about to write, below the folder of labels; nothing where there is no run."""
+    log = Log()
+    with contextlib.suppress(InputError):  # of several makings
+        log = read_log(folder)
+    held = Kept(_values(folder), _contents(folder), log)
+    if held.empty and not (folder / PLAN).is_file() and not (folder / "records").is_dir():
+        return set()
+    old = [Path(name).stem for name in (*held.old_names, *(record.name for record in log.images.values()))]
+    stems = {*relative_names([name for one in held.contents for name in one.images], "."), *old}
+    records = {record.labels for record in log.images.values() if record.labels}
+    return {f"{stem}.png" for stem in stems} | records | {CLASS_LISTS[0]}
+
+
+def check_ways(opened: Opened) -> None:
+    """Make sure that no file is written over which a run in the folder has not written.
+
+    Raises:
+        InputError: There is one; or the predictions that are evaluated are the labels of the folder.
+    """
+    folder, predictions = opened.job.folder / LABELS, opened.job.plan.predictions
+    if predictions and Path(predictions).expanduser().resolve() == folder.resolve():
+        raise InputError(f"--predictions '{predictions}' would be written over; choose another --output")
+    own = written_labels(opened.job.folder)
+    for name in (CLASS_LISTS[0], *opened.label_files):
+        if name not in own and (folder / name).exists():
+            raise InputError(
+                f"'{folder / name}' is of no run, and would be written over; move it, or choose another --output"
+            )
+
+
 def _values(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        values = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        return values if isinstance(values, dict) else {}
+    with contextlib.suppress(OSError, ValueError, InputError):
+        read_plan(folder)
+        values: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        if isinstance(values.get("identity", {}), dict) and isinstance(values.get("adopted", []), list):
+            return values
     return {}
 
 

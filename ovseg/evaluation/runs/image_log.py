@@ -102,7 +102,8 @@ def read_log(folder: Path) -> Log:
     for path in [folder / WHOLE, *sorted((folder / "records").glob("*.jsonl"))]:
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         for line in text.split("\n"):  # and at nothing else: names may have other ends of lines
-            with contextlib.suppress(json.JSONDecodeError):  # the line that a kill has cut in two, perhaps in a letter
+            # Not the line that a kill has cut in two, perhaps in a letter; nor what is no line of a log.
+            with contextlib.suppress(ValueError, TypeError, KeyError):
                 _take(log, json.loads(line), folder)
     return log
 

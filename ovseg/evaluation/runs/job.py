@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 
 from ovseg._version import __version__
 from ovseg.data.dataset import Dataset
+from ovseg.errors import InputError
 from ovseg.evaluation.runs.measures import VERSION, Measures, choose_tasks
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.saved import SavedSource
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 LABELS = "labels"
 """Folder of the predicted labels, 16-bit PNGs in the ids of the evaluation's vocabulary (65535 no class)."""
+
+
+Report = Callable[[int, int, str], None]
+"""Told about progress: how many are done, of how many, and of what."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ def open_jobs(jobs: Sequence[Job]) -> list[Opened]:
 
     Raises:
         OvsegError: As `Plan.check`, `Plan.open_dataset` and `Plan.open_measures`, or a folder cannot be written to.
+        InputError: A folder is the data set.
     """
     read: dict[str, tuple[Dataset, tuple[str, ...]]] = {}
     cut: dict[tuple[str, int | None], Dataset] = {}
@@ -131,6 +137,8 @@ def open_jobs(jobs: Sequence[Job]) -> list[Opened]:
     for job in jobs:
         plan = job.plan
         plan.check()
+        if job.folder.resolve() == Path(plan.dataset).expanduser().resolve():
+            raise InputError(f"--output '{job.folder}' is the data set, which results would mix with; choose another")
         if plan.dataset_key not in read:
             dataset = plan.open_dataset()
             read[plan.dataset_key] = dataset, tuple(map(dataset.image_name, dataset.records))

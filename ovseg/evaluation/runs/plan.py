@@ -209,6 +209,6 @@ def read_plan(folder: Path) -> Plan:
         values = found.get("request", found)  # earlier versions wrote nothing else
         known = {entry.name for entry in dataclasses.fields(Plan)} - {"condition"}
         plan = Plan(**{key: value for key, value in values.items() if key in known})
+        return dataclasses.replace(plan, tasks=tuple(plan.tasks))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"'{folder}' holds no evaluation ({PLAN}); expected a folder of `ovseg eval`") from error
-    return dataclasses.replace(plan, tasks=tuple(plan.tasks))

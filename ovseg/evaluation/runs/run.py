@@ -8,12 +8,13 @@ changes a bit of them. The first process compares what makes the numbers with wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
@@ -28,19 +29,21 @@ from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
 from ovseg.evaluation.runs.claim import RESUME, check_unchanged, claim
 from ovseg.evaluation.runs.folder import read_kept
 from ovseg.evaluation.runs.image_log import ImageRecord, Log, appending, close_log, made_by, read_log
-from ovseg.evaluation.runs.job import LABELS, Job, Models, Opened, open_jobs
+from ovseg.evaluation.runs.job import LABELS, Job, Models, Opened, Report, open_jobs
 from ovseg.evaluation.runs.measures import Measures
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.worker import Worker
 from ovseg.system.device import peak_memory
 from ovseg.system.files import atomic_write
+from ovseg.system.lock import only_here
 from ovseg.system.processes import ctrl_c_is_ours, leave_group
 from ovseg.system.values import changes
 
 __all__ = ["Job", "Run", "evaluate"]
 
-Report = Callable[[int, int], None]
-"""Called with the number of images that are done, and of all."""
+
+IMAGES = "images"
+"""What a `Report` of the work counts."""
 
 Item = tuple[int, int]
 """Number of a job and place of an image in its data set."""
@@ -81,36 +84,50 @@ def evaluate(
     Args:
         jobs: What to evaluate; a model that several in a row share is loaded once.
         processes: On this machine; each loads the model.
-        report: Told about progress.
+        report: Told about progress: of the images, and before that of looking at their files.
         begin: What becomes of runs that the folders hold: see `ovseg.evaluation.runs.claim`.
 
     Returns:
         The runs; None on all processes of torchrun but the first.
 
     Raises:
-        InputError: A folder holds numbers of something else; the line says what differs.
+        InputError: A folder holds numbers of something else, which the line says, or another process is at work in it.
         OvsegError: A plan cannot be carried out; images that cannot be evaluated are in the logs instead.
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; expected at least 1")
     opened = open_jobs(jobs)
-    tell = report or (lambda done, total: None)
-    if torch.distributed.is_torchelastic_launched():
-        missing = _run_own_part(opened, tell, begin)
-        if missing is None:
-            return None
-    else:
-        models = Models()
-        opened = claim(opened, begin, models)
-        missing = _missing(opened)
-        if processes == 1 or len(missing) < 2:
-            work(opened, missing, tell, models)
+    tell = report or _silent
+    with contextlib.ExitStack() as held:
+        if torch.distributed.is_torchelastic_launched():
+            missing = _run_own_part(opened, tell, begin, held)
+            if missing is None:
+                return None
         else:
-            models.let_go()
-            _spawn(opened, missing, min(processes, len(missing)), tell)
-    if missing:
-        check_unchanged(opened)
-    return [_close(one, [number for number, _ in missing].count(place)) for place, one in enumerate(opened)]
+            models = Models()
+            opened = _begin(opened, begin, models, tell, held)
+            missing = _missing(opened)
+            if processes == 1 or len(missing) < 2:
+                work(opened, missing, tell, models)
+            else:
+                models.let_go()
+                _spawn(opened, missing, min(processes, len(missing)), tell)
+        if missing:
+            check_unchanged(opened, tell)
+        return [_close(one, [number for number, _ in missing].count(place)) for place, one in enumerate(opened)]
+
+
+def _silent(_done: int, _total: int, _what: str) -> None:
+    pass
+
+
+def _begin(
+    opened: Sequence[Opened], begin: str, models: Models, report: Report, held: contextlib.ExitStack
+) -> list[Opened]:
+    """Keep others out of the folders for as long as `held` says, and claim them."""
+    for one in opened:
+        held.enter_context(only_here(one.job.folder))
+    return claim(opened, begin, models, report)
 
 
 def _close(opened: Opened, fresh: int) -> Run:
@@ -151,7 +168,7 @@ def work(opened: Sequence[Opened], items: Sequence[Item], report: Report, models
             for _, index in group:
                 append(dataclasses.replace(_evaluate(worker, index, one), peak=peak_memory(models.device)))
                 done += 1
-                report(done, len(items))
+                report(done, len(items), IMAGES)
 
 
 def _evaluate(worker: Worker, index: int, opened: Opened) -> ImageRecord:
@@ -196,37 +213,40 @@ def versions() -> dict[str, str]:
 
 
 def _missing(opened: Sequence[Opened]) -> list[Item]:
-    """Return the images to evaluate: those without a record, and those that failed."""
+    """Return the images to evaluate: those without a record, those that failed, and those whose labels are gone."""
     items: list[Item] = []
     for number, one in enumerate(opened):
-        done = {record.index for record in read_log(one.job.folder).good}
+        labels = one.job.folder / LABELS
+        done = {record.index for record in read_log(one.job.folder).good if (labels / record.labels).is_file()}
         items += [(number, index) for index in range(len(one.dataset.records)) if index not in done]
     return items
 
 
-def _run_own_part(opened: list[Opened], report: Report, begin: str) -> list[Item] | None:
+def _run_own_part(opened: list[Opened], report: Report, begin: str, held: contextlib.ExitStack) -> list[Item] | None:
     """Run the part of this process of torchrun; returns all that was missing on the first one, when all are done."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.distributed.init_process_group("gloo")
     models = Models()
     try:
-        opened[:] = _claim_together(opened, begin, models, rank)
+        opened[:] = _claim_together(opened, begin, models, rank, report, held)
         missing = _missing(opened)
         torch.distributed.barrier()  # before anybody writes: all must see the same logs
         local = int(os.environ.get("LOCAL_RANK", rank))
-        work(opened, missing[rank::world], report if rank == 0 else lambda done, total: None, models, local)
+        work(opened, missing[rank::world], report if rank == 0 else _silent, models, local)
         torch.distributed.barrier()
     finally:
         leave_group()
     return missing if rank == 0 else None
 
 
-def _claim_together(opened: list[Opened], begin: str, models: Models, rank: int) -> list[Opened]:
+def _claim_together(
+    opened: list[Opened], begin: str, models: Models, rank: int, report: Report, held: contextlib.ExitStack
+) -> list[Opened]:
     """Claim the folders in the first process, and tell the others; its mistakes are those of all."""
     told: list[Any] = [None]
     if rank == 0:
         try:
-            opened = claim(opened, begin, models)
+            opened = _begin(opened, begin, models, report, held)
             told = [[one.made_by for one in opened]]
         except OvsegError as error:
             told = [error]
@@ -258,7 +278,7 @@ def _spawn(opened: Sequence[Opened], items: Sequence[Item], processes: int, repo
         for done, message in enumerate(_messages(workers, queue), 1):
             if isinstance(message, OvsegError):
                 raise message
-            report(done, len(items))
+            report(done, len(items), IMAGES)
     finally:
         for worker in workers:
             if worker.is_alive():  # after an error or ctrl-C
@@ -287,6 +307,6 @@ def _work_in_process(opened: Sequence[Opened], items: Sequence[Item], rank: int,
     """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
     torch.set_num_threads(threads)
     try:
-        work(opened, items, lambda done, total: queue.put(done), Models(), rank)
+        work(opened, items, lambda done, _total, _what: queue.put(done), Models(), rank)
     except OvsegError as error:
         queue.put(error)

@@ -215,6 +215,35 @@ def test_images_that_have_changed_since_are_not_drawn(data: Path, tmp_path: Path
     folders = runs(data, "half", "perfect")
     for path in (data / "images").iterdir():
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
-    summary, entries = compare(folders, resamples=10)
-    write_comparison(tmp_path / "out", summary, entries)
-    assert "data:image/png" not in (tmp_path / "out/compare.html").read_text()
+    page = compared(folders, tmp_path)
+    assert "data:image/png" not in page and "8 of 8 images are not drawn: they are others by now" in page
+
+
+def test_pictures_are_not_drawn_in_the_colours_of_other_classes(data: Path, tmp_path: Path) -> None:
+    """Not an image has changed, but what the values of the labels mean."""
+    folders = runs(data, "half", "perfect")
+    assert "data:image/png" in compared(folders, tmp_path)
+    (data / "classes.txt").write_text("sofa\ncat\nmoon\n")
+    page = compared(folders, tmp_path)
+    assert "data:image/png" not in page and "another by now (classes: 2 in another order (cat, sofa" in page
+
+
+def compared(folders: list[Path], out: Path) -> str:
+    write_comparison(out, *compare(folders, resamples=10))
+    return (out / "compare.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("result.json", "[]", "holds no result.json"),
+        ("result.json", '{"format": 2}', "result.json' is not whole; run ovseg eval again"),
+        ("data.jsonl", "", "data.jsonl' is empty"),
+        ("images.jsonl", "1\n", "share no image that was evaluated"),
+    ],
+)
+def test_damaged_runs_are_one_line(data: Path, name: str, content: str, said: str) -> None:
+    folders = runs(data, "half", "perfect")
+    (folders[1] / name).write_text(content)
+    with pytest.raises(InputError, match=said):
+        compare(folders)

@@ -333,11 +333,16 @@ def test_predictions_of_earlier_runs_are_evaluated_again(data: Path, tmp_path: P
     assert len(run(plan, tmp_path / "run", FRESH).log.good) == 3
 
 
-def test_a_log_without_a_plan_is_no_dead_end(data: Path, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "broken", ["{", "[]", "{}", '{"identity": [1]}', '{"identity": "x"}', '{"dataset": "x", "tasks": 3}']
+)
+def test_a_log_without_a_plan_is_no_dead_end(data: Path, model: Path, tmp_path: Path, broken: str) -> None:
+    """What was asked for is unknown then (distractors, seed, ...): the numbers cannot be taken over."""
     run(asked_for(data, model), tmp_path / "run")
-    (tmp_path / "run/run.json").write_text("{")
-    with pytest.raises(InputError, match="does not say what made its numbers"):
-        run(asked_for(data, model), tmp_path / "run")
+    (tmp_path / "run/run.json").write_text(broken)
+    for begin in (claims.RESUME, ADOPT):
+        with pytest.raises(InputError, match="does not say what made its numbers; start anew with --fresh"):
+            run(dataclasses.replace(asked_for(data, model), distractors=0), tmp_path / "run", begin)
     assert len(run(asked_for(data, model), tmp_path / "run", FRESH).log.good) == 3
 
 
