@@ -105,7 +105,12 @@ LONG = "an old chair of red painted wood with a seat of straw and the back of it
 def test_long_names_are_cut_with_a_note_or_read_in_windows(segment):
     status, stderr, cut = segment(classes=f"{LONG}, dog")
     (note,) = [note for note in cut["meta"]["notes"] if "tokens" in note]
-    assert status == 0 and stderr.count(note) == 1 and "the rest of longer texts was cut" in note and "'an old chair" in note
+    assert (
+        status == 0
+        and stderr.count(note) == 1
+        and "the rest of longer texts was cut" in note
+        and "'an old chair" in note
+    )
     status, stderr, whole = segment("--long-text", classes=f"{LONG}, dog")
     assert status == 0 and whole["meta"]["settings"]["text"] == {"long_text": True}
     assert any("were read in windows" in note for note in whole["meta"]["notes"])
