@@ -6,6 +6,7 @@ The modules of the commands import nothing heavy by themselves, only in ``run``:
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import warnings
@@ -17,6 +18,7 @@ from ovseg._version import __version__
 from ovseg.cli.process import Stopped, ends_in_order, lost_output, safe_streams
 from ovseg.errors import EnvironmentProblem, OvsegError, unknown_name
 from ovseg.system.cache_dir import house_libraries
+from ovseg.system.terminal import one_line
 from ovseg.system.warned import keep
 
 COMMANDS = {
@@ -107,6 +109,7 @@ def _guarded(words: list[str]) -> int:
         args = build_parser().parse_args(words)
         args.warnings = []  # those that were shown, for commands that count them
         house_libraries()
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what it tries again; the outcome is our line
         with warnings.catch_warnings(), ends_in_order():
             warnings.showwarning = lambda message, *_args, **_options: _show_warning(message, args.warnings)
             # Detectron2 scripts functions at import, which nobody here can mend.
@@ -114,7 +117,8 @@ def _guarded(words: list[str]) -> int:
             warnings.filterwarnings("always", module="PIL")  # once for each file, not once for all
             return _run(args)
     except OvsegError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).split("\nerror: "):  # several at once
+            print(f"error: {one_line(line)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
@@ -140,6 +144,6 @@ def _run(args: argparse.Namespace) -> int:
 def _show_warning(message: Warning | str, told: list[str]) -> None:
     """Print a warning as one line, without the place in the source; what a file gives rise to is a note on it."""
     if not keep(message):
-        line = " ".join(str(message).split())
+        line = one_line(" ".join(str(message).split()))
         told.append(line)
         print(f"warning: {line}", file=sys.stderr)

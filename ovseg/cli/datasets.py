@@ -268,6 +268,7 @@ def _print_findings(report: Report) -> None:
 def _print_lines(name: str, lines: list[str]) -> None:
     """Print lines behind their name; those beyond a number of each kind are counted."""
     from ovseg.data.findings import brief
+    from ovseg.system import terminal
 
     for line in brief(lines):
-        print(f"{name}: {' '.join(line.splitlines())}")  # names of files may hold line breaks
+        print(f"{name}: {terminal.one_line(line)}")

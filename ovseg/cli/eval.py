@@ -137,6 +137,7 @@ def _print(summary: dict[str, Any], notes: list[str], folder: Path) -> None:
     from ovseg.evaluation.reports.page import percent
     from ovseg.evaluation.reports.report import TILES
     from ovseg.evaluation.reports.result import value
+    from ovseg.system.terminal import one_line
 
     counts = summary["counts"]
     names = {"present": counts.get("classes_present", 0), "all": counts["classes_all"]}
@@ -145,9 +146,9 @@ def _print(summary: dict[str, Any], notes: list[str], folder: Path) -> None:
         if number is not None:
             print(f"{percent(number):>6}  {text.format(**names)}")
     for line in notes:
-        print(f"note: {line}", file=sys.stderr)
+        print(f"note: {one_line(line)}", file=sys.stderr)
     for line in summary["warnings"]:
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {one_line(line)}", file=sys.stderr)
     for one in summary["failed"]:
-        print(f"error: {one['image']}: {one['error']}", file=sys.stderr)
+        print(f"error: {one_line(one['image'])}: {one_line(one['error'])}", file=sys.stderr)
     print(f"{counts['evaluated']} of {counts['images']} images evaluated; {folder / 'report.html'}")

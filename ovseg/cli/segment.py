@@ -160,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
             report.error(error)
         report.failed += chosen.failed
         words = segmenter.words(args.classes, args.background, args.templates)
+        report.words(words.notes)
 
     def finish(result: Segmentation) -> dict[str, str]:
         result.meta["notes"] += notes.get(result.meta["path"], [])

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,40 +40,53 @@ class Report:
         self.as_json, self.quiet, self.strict, self.own_ids = as_json, quiet, strict, own_ids
         self.failed, self.done = 0, 0
         self.noted: dict[str, None] = {}  # each note once, in order
+        self._on_words: frozenset[str] = frozenset()
         self.seconds: Counter[str] = Counter()
         self._start = time.perf_counter()
 
     def error(self, text: object, images: int = 1) -> None:
         """Tell of a mistake that costs some images."""
         self.failed += images
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {terminal.one_line(text)}", file=sys.stderr)
 
     def note(self, text: str) -> None:
         """Tell of something about the run."""
         if text not in self.noted:
             self.noted[text] = None
+            line = terminal.one_line(text)
             if self.strict:
-                print(f"error: {text} (a note, and an error by --strict)", file=sys.stderr)
+                print(f"error: {line} (a note, and an error by --strict)", file=sys.stderr)
             elif not self.quiet:
-                print(f"note: {text}", file=sys.stderr)
+                print(f"note: {line}", file=sys.stderr)
+
+    def words(self, notes: Sequence[str]) -> None:
+        """Tell once what is noted on the words; each result has it, too, and JSON lines tell it there alone."""
+        self._on_words = frozenset(notes)
+        if self.as_json and not self.strict:
+            self.noted |= dict.fromkeys(notes)
+            return
+        for note in notes:
+            self.note(note)
 
     def result(self, result: Segmentation, files: dict[str, str]) -> None:
-        """Tell of a result, with its notes."""
+        """Tell of a result, with the notes that are its own."""
         self.done += 1
         meta = result.meta
         self.seconds.update({part: meta["timings"].get(part, 0.0) for part in _PARTS})
         if self.as_json:
             print(json.dumps({**files, **result.to_json(self.own_ids)}), flush=True)
         elif not self.quiet:
-            print(f"{meta['image']} ({meta['model']}, {meta['timings']['seconds']:.2f} s)")
+            print(f"{terminal.one_line(meta['image'])} ({meta['model']}, {meta['timings']['seconds']:.2f} s)")
             terminal.console().print(table(result))
         for note in meta["notes"]:
+            if note in self._on_words:
+                continue
             if self.strict:
                 self.note(note)
             else:
                 self.noted[note] = None
                 if not self.quiet and not self.as_json:
-                    print(f"note: {note}")
+                    print(f"note: {terminal.one_line(note)}")
 
     def finish(self, output: Path, warned: list[str]) -> int:
         """Print the counts and return the exit code.

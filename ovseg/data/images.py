@@ -229,7 +229,7 @@ def _open_folder(folder: Path, found: Inputs) -> None:
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
         inner = [entry for entry in entries if entry.is_dir()]
-        files = [entry for entry in entries if entry.is_file()]
+        files = [entry for entry in entries if entry not in inner]  # links that lead nowhere and pipes, too
     except OSError as error:
         raise InputError(f"folder '{folder}' cannot be read ({error.strerror}); check its permissions") from error
     own = Inputs(folders=inner)
@@ -238,12 +238,13 @@ def _open_folder(folder: Path, found: Inputs) -> None:
         if reason := why_unreadable(suffix):
             own.unread.setdefault(reason, []).append(file)
         elif suffix in IMAGE_SUFFIXES:
-            own.images.append(file)
+            _flatten(file, own)
         elif suffix not in _BESIDE:
             own.others.append(file)
-    if not own.images:
+    if not own.images and not own.missing:
         raise InputError(f"folder '{folder}' holds no images{_seen(own, files)}")
     found.images += own.images
+    found.missing += own.missing
     found.others += own.others
     found.folders += inner
     for reason, paths in own.unread.items():

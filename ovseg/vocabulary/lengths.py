@@ -73,8 +73,8 @@ def say_long(tower: object, recipe: Recipe, templates: Sequence[str], long_text:
 
 
 def _told(one: _Long, long_text: bool) -> str:
-    told = f"{shown(one.text)} has {one.tokens} in {shown(one.prompt)}" if one.text != one.prompt else ""
-    told = told or f"{shown(one.text)} has {one.tokens}"
+    told = f"{_ends(one.text)} has {one.tokens} in {_ends(one.prompt)}" if one.text != one.prompt else ""
+    told = told or f"{_ends(one.text)} has {one.tokens}"
     return told if long_text else f"{told}, what is read ends with {shown(one.read[-40:])}"
 
 
@@ -118,4 +118,9 @@ def _check_distinct(tower: LimitedTower, recipe: Recipe, templates: Sequence[str
 
 
 def _named(owner: int, text: str) -> str:
-    return f"the background word {shown(text)}" if owner < 0 else f"class {owner} ({shown(text)})"
+    return f"the background word {_ends(text)}" if owner < 0 else f"class {owner} ({_ends(text)})"
+
+
+def _ends(text: str) -> str:
+    """Show both ends of a long text: such texts often differ at the end alone."""
+    return shown(text if len(text) <= 50 else f"{text[:22]} ... {text[-22:]}")

@@ -87,8 +87,8 @@ def _ended(words: list[str], notes: list[str]) -> list[str]:
 
 
 def _say_joined(word: str, notes: list[str]) -> None:
-    """Note a name that reads like two."""
-    if len(both := _AND.split(word)) > 1:
+    """Note a name that reads like two, and no longer phrase."""
+    if len(both := _AND.split(word)) > 1 and all(len(part.split()) <= 3 for part in both):
         notes.append(f"{shown(word)} was read as one class; for several write {shown(', '.join(both))}")
 
 

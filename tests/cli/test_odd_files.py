@@ -217,3 +217,40 @@ def test_planning_without_handlers_raises(photo, tmp_path):
     with pytest.raises(InputError, match="no result of ovseg"):
         plan_files([photo], tmp_path)
     assert NAME_BYTES == 255
+
+
+def test_names_are_told_without_what_a_terminal_obeys(segment, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("red\x1b[31m.jpg", "two\nlines.jpg"):
+        shutil.copy(photo, folder / name)
+    (folder / "bro\x1bken.jpg").write_bytes(b"no picture")
+    status, out, err = segment(folder)
+    assert status == 1 and "\x1b" not in out + err
+    assert "red\\x1b[31m.jpg (" in out and "two\\nlines.jpg (" in out and "bro\\x1bken.jpg" in err
+
+
+def test_what_in_a_folder_is_no_file_is_named(segment, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(photo, folder / "a.jpg")
+    (folder / "nowhere.jpg").symlink_to("gone.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    status, out, err = segment(folder)
+    assert status == 1 and "1 of 4 images segmented" in out
+    for name in ("nowhere.jpg", "loop.jpg", "pipe.jpg"):
+        assert len([line for line in err.splitlines() if name in line]) == 1, err
+
+
+def test_notes_on_words_are_told_once(segment, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photo, folder / name)
+    status, out, err = segment(folder, "--background", "wet_road,")
+    assert status == 0 and "2 of 2 images segmented" in out and "1 note;" in out
+    assert err.count("underscores are shown") == 1 and "underscores" not in out
+    for name in ("a", "b"):
+        report = json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))
+        assert any("underscores" in note for note in report["meta"]["notes"])

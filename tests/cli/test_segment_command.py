@@ -134,12 +134,12 @@ def test_ways_to_give_classes(segment, photo, tmp_path):
         ("[/b], :cat:, [red]", 3),
         ("cat", 1),
     ):
-        status, stdout, _ = segment(photo, "--output", tmp_path / "out", classes=given)
+        status, stdout, stderr = segment(photo, "--output", tmp_path / "out", classes=given)
         assert status == 0
         report = json.loads((tmp_path / "out/photo.json").read_text(encoding="utf-8"))
         assert len(report["classes"]) == expected
         assert all(entry["name"] in stdout for entry in report["classes"][:6] if entry["area"] > 50)
-    assert "note: a single class has nothing to differ from" in stdout
+    assert "note: a single class has nothing to differ from" in stderr
 
 
 def test_model_options(segment, photo, tmp_path, tiny_clip):

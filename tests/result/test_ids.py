@@ -125,7 +125,7 @@ def test_the_command_line(
     words = ["--model", str(tiny_clip), "--templates", "simple", "--device", "cpu", "--output", str(out)]
     formats = ["--formats", "labels,report,coco"]
     assert main(["segment", str(photo), "--classes", str(categories), *words, *formats, "--own-ids"]) == 0
-    assert "note: the ids of the list are kept (7, 3, 90)" in capsys.readouterr().out
+    assert "note: the ids of the list are kept (7, 3, 90)" in capsys.readouterr().err
     report = json.loads((out / "photo.json").read_text())
     assert {one["label"]: one["name"] for one in report["classes"]} == NAMES
     assert any("ids of the list" in note for note in report["meta"]["notes"])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError, VocabularyError
 from ovseg.vocabulary import Background, Queries, TextCache, TextEmbedder, TextOptions, Vocabulary
+from ovseg.vocabulary.lengths import _ends
 
 LIMIT = 8  # two of them around the text
 
@@ -119,3 +120,8 @@ def test_a_tower_without_a_limit() -> None:
 
 def test_long_text_is_recorded() -> None:
     assert TextOptions(long_text=True).to_json() == {"long_text": True}
+
+
+def test_texts_that_differ_at_the_end_are_told_by_both_ends() -> None:
+    start = "a very old wooden chair with carved legs and a red cushion beside the window of the living "
+    assert _ends(f"{start}room") != _ends(f"{start}hall") and len(_ends(f"{start}room")) < 60

@@ -189,3 +189,18 @@ def test_names_that_look_like_those_of_others_are_kept_apart(tmp_path: Path) -> 
     source.check(("a.jpg", "a.png", "b.tif"))
     contents = source.contents(("a.jpg", "a.png", "b.tif"), None)
     assert [bool(one.image.hash) for one in contents.images.values()] == [True] * 3
+
+
+def test_label_maps_with_ids_of_a_list_are_refused(data: Dataset, tmp_path: Path) -> None:
+    words = Vocabulary.parse("7: cat, 3: sofa, 90: wall")
+    for index, name in enumerate(NAMES):
+        labels = truth(data, index)
+        path = tmp_path / "saved" / f"{name}.labels.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo = np.zeros((*labels.shape, 3), np.uint8)
+        meta = {"image": name, "path": None, "notes": []}
+        result = Segmentation.from_labels(labels, np.ones(labels.shape, np.float32), words, photo, meta)
+        result.save(path, own_ids=True)
+    found = finish([run(tmp_path / "run", tmp_path / "saved")])
+    assert found["counts"]["evaluated"] == 0 and len(found["failed"]) == len(NAMES)
+    assert all("holds the ids of a list" in one["error"] for one in found["failed"])
