@@ -239,7 +239,7 @@ def closed() -> io.BytesIO:
 
 BAD_SOURCES: dict[str, tuple[Callable[[], Any], str]] = {
     "missing file": (lambda: "no/such/photo.jpg", "not found"),
-    "empty path": (lambda: "", "is a folder"),
+    "empty path": (lambda: "", "empty path"),
     "zero byte in the path": (lambda: "a\0b.jpg", "check the path"),
     "endless path": (lambda: "a" * 5000 + ".jpg", "check the path"),
     "url": (lambda: "https://example.org/cat.jpg", "URLs are not fetched; download it"),
