@@ -26,16 +26,21 @@ MARK = b'"made by ovseg"'
 MADE_BY = {"description": "made by ovseg"}
 """``info`` of COCO files that we write; by the `MARK` in it they are told from those of others."""
 
+_ROWS = 256  # of a mask that are laid out at a time
+
 
 def by_class(result: Result, image_id: int, file_name: str, annotation_id: int) -> dict[str, Any]:
     """Return a COCO dictionary with one annotation for each class that is present; see `Segmentation.to_coco`."""
     from pycocotools import mask as coco_mask
 
     ids = category_ids(result.classes)
-    labels = np.asfortranarray(result.labels)  # RLE runs down the columns
+    labels = result.labels
+    mask = np.empty(labels.shape, dtype=np.uint8, order="F")  # RLE runs down the columns
     annotations = []
     for number, segment in enumerate(result.segments, start=annotation_id):
-        rle = coco_mask.encode((labels == segment.class_id).view(np.uint8))
+        for top in range(0, len(labels), _ROWS):  # labels the other way round would be a copy of them all
+            mask[top : top + _ROWS] = labels[top : top + _ROWS] == segment.class_id
+        rle = coco_mask.encode(mask)
         packed = {"size": list(labels.shape), "counts": rle["counts"].decode("ascii")}
         annotations.append(
             _annotation(number, image_id, ids[segment.class_id], packed, segment.area, segment.bbox, segment.score)
