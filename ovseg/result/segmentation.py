@@ -130,7 +130,7 @@ class Segmentation:
         labels, image, meta = np.ascontiguousarray(labels, dtype=whole), np.ascontiguousarray(image), dict(meta or {})
         if real is np.float16:
             note = f"scores of {labels.size / 1e6:.0f} megapixels are kept in 16 bits, rounded to 0.0005"
-            meta["notes"] = [*meta.get("notes", []), note]
+            meta["notes"] = list(dict.fromkeys([*meta.get("notes", []), note]))  # an archive has it already
         return cls(labels, scores, vocabulary, image, meta, panoptic, instances, class_scores)
 
     @functools.cached_property

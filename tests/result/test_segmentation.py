@@ -374,3 +374,12 @@ def check_detections(detections: Any, result: Segmentation) -> None:
         assert detections.xyxy[i].tolist() == [x, y, x + width, y + height]
         assert detections.class_id[i] == segment.class_id and detections.data["class_name"][i] == segment.name
         np.testing.assert_array_equal(detections.mask[i], result.labels == segment.class_id)
+
+
+def test_npz_of_a_very_large_result_says_no_more_than_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovseg.result.segmentation.COMPACT", 4)
+    labels, scores = np.zeros((2, 3), np.int16), np.full((2, 3), 0.5, np.float16)
+    before = Segmentation.from_labels(labels, scores, Vocabulary.parse("cat"), np.zeros((2, 3, 3), np.uint8))
+    loaded = Segmentation.load(before.save(tmp_path / "a.npz"))
+    assert loaded.scores.dtype == np.float16 and loaded.labels.dtype == np.int16
+    assert loaded.meta == before.meta and len(before.meta["notes"]) == 1
