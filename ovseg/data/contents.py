@@ -12,7 +12,6 @@ look at each file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -27,7 +26,7 @@ import numpy as np
 
 from ovseg.data.dataset import Dataset
 from ovseg.errors import InputError
-from ovseg.system.files import atomic_write
+from ovseg.system.files import atomic_write, file_hash
 from ovseg.system.values import dump, short_hash
 from ovseg.vocabulary import Vocabulary
 
@@ -37,7 +36,6 @@ PREDICTIONS = "predictions"
 NAMED = 3
 """So many images are named in a line on what changed; the others are counted."""
 _YOUNG = 2_000_000_000  # ns: a file this young may be written to again without that its times, as kept, would show it
-_CHUNK = 1 << 20
 _AT_ONCE = 64  # images that a thread looks at before it tells
 
 
@@ -286,17 +284,9 @@ def _stamp(path: str, known: Sequence[Stamp]) -> Stamp:
                 return one
         # Times are looked up before and judged before the file is read: who writes to it meanwhile is found out later.
         young = max(found.st_mtime_ns, found.st_ctime_ns) > time.time_ns() - _YOUNG
-        return Stamp(found.st_size, 0 if young else found.st_mtime_ns, found.st_ctime_ns, _hash(path))
+        return Stamp(found.st_size, 0 if young else found.st_mtime_ns, found.st_ctime_ns, file_hash(path)[:16])
     except OSError:
         return _NOTHING
-
-
-def _hash(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()[:16]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from ovseg.data.dataset import LABEL_VALUES, SEMANTIC, UNLISTED, VOID, Dataset
 from ovseg.data.mask_files import read_label_image
 from ovseg.data.matching import counted, listed
 from ovseg.errors import InputError
+from ovseg.system.files import file_hash
 
 SAMPLE = 16
 """Label images that are looked at where not all are read anyway."""
@@ -187,7 +188,7 @@ def area_hints(dataset: Dataset, in_images: np.ndarray, void: int, total: int, i
 def same_files(paths: Iterable[str | os.PathLike[str]]) -> list[list[str]]:
     """Return groups of files that hold the same bytes; those that cannot be read are in none."""
     groups: list[list[str]] = [list(map(str, paths))]
-    for mark in (_size, _head, _whole):
+    for mark in (_size, _head, file_hash):
         split: list[list[str]] = []
         for group in groups:
             by_mark: dict[object, list[str]] = defaultdict(list)
@@ -225,8 +226,3 @@ def _size(path: Path) -> int:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.sha256(file.read(_HEAD)).digest()
-
-
-def _whole(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -34,6 +34,7 @@ import zipfile
 from pathlib import Path
 
 from ovseg.errors import EnvironmentProblem
+from ovseg.system.files import file_hash
 
 DISTRIBUTION, VERSION = "sal-detectron2", "0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
@@ -145,7 +146,7 @@ def check_sha256(wheel: Path) -> None:
     Raises:
         EnvironmentProblem: The file is not the one that was tested.
     """
-    got = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    got = file_hash(wheel)
     if got != SHA256:
         raise EnvironmentProblem(
             f"{wheel.name} has sha256 {got}, expected {SHA256}; do not use it: clear pip's cache with "

@@ -1,8 +1,9 @@
-"""Writing files so that a reader never sees half of one: a temporary file in the same folder, then a rename."""
+"""Files: written so that a reader never sees half of one (a temporary file beside it, then a rename), and hashed."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ovseg.errors import InputError
+
+_CHUNK = 1 << 20  # bytes
 
 
 @contextlib.contextmanager
@@ -101,3 +104,16 @@ def rewind(log: Path, step: int) -> None:
             rows.append(json.loads(line))
     with atomic_write(log) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
+
+
+def file_hash(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
+    """Return the checksum of a file in hex digits, read a piece at a time.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.new(algorithm)
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

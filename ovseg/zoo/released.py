@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ovseg.errors import WeightsError
+from ovseg.system.files import file_hash
 from ovseg.zoo.card import Card, place
 
 
@@ -17,7 +17,7 @@ def find_released(card: Card) -> Path:
             to fetch and where to put it), or the checksum is another.
     """
     path = place(card) if card.installed else _from_hub(card)
-    if card.sha256 and (found := _sha256(path)) != card.sha256:
+    if card.sha256 and (found := file_hash(path)) != card.sha256:
         raise WeightsError(f"{path} has sha256 {found}, expected {card.sha256}; it is damaged, fetch it anew")
     return path
 
@@ -39,11 +39,3 @@ def _explain(card: Card, problem: str) -> str:
         f"the weights of {card.name} {problem}; fetch {card.file} from {card.link}\n"
         f"and put it at {place(card)}, or give its path as MODEL.WEIGHTS"
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

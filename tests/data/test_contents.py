@@ -38,9 +38,9 @@ def folder(tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let all files be old enough to be trusted, and note which are read."""
     found: list[str] = []
-    real = module._hash
+    real = module.file_hash
     monkeypatch.setattr(module, "_YOUNG", 0)
-    monkeypatch.setattr(module, "_hash", lambda path: found.append(Path(path).name) or real(path))
+    monkeypatch.setattr(module, "file_hash", lambda path: found.append(Path(path).name) or real(path))
     return found
 
 

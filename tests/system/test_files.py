@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ovseg.errors import InputError
-from ovseg.system.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write, check_writable, file_hash
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -111,3 +112,10 @@ def test_check_writable_without_permission(tmp_path: Path) -> None:
 def test_check_writable_on_a_refusing_file_system() -> None:
     with pytest.raises(InputError, match="cannot be written to"):
         check_writable("/proc/ovseg-output")
+
+
+def test_checksums_of_files_of_several_pieces(tmp_path: Path) -> None:
+    content = b"ab" * (1 << 20) + b"c"
+    (tmp_path / "a").write_bytes(content)
+    assert file_hash(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    assert file_hash(str(tmp_path / "a"), "md5") == hashlib.md5(content).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import tarfile
 import urllib.request
@@ -15,6 +14,7 @@ from urllib.error import HTTPError
 
 from ovseg.data.benchmarks.base import DOWNLOADS, Place, Source
 from ovseg.errors import InputError
+from ovseg.system.files import file_hash
 
 CHUNK = 1 << 20
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
@@ -106,15 +106,6 @@ def _receive(answer: Any, part: Path, have: int, what: str) -> None:
 
 def _cannot(url: str, path: Path, reason: str) -> str:
     return f"cannot download '{url}' ({reason}); run again to go on, or fetch it by hand into '{path}'"
-
-
-def file_hash(path: Path, algorithm: str = "sha256") -> str:
-    """Return the checksum of a file."""
-    digest = hashlib.new(algorithm)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def unpack(archive: Path, into: Path) -> None:

@@ -14,14 +14,14 @@ import PIL
 
 from ovseg._version import __version__
 from ovseg.data.benchmarks.base import Missing, Place, Source
-from ovseg.data.benchmarks.fetch import fetch, file_hash, unfinished
+from ovseg.data.benchmarks.fetch import fetch, unfinished
 from ovseg.data.benchmarks.labels import in_threads
 from ovseg.data.benchmarks.manifest import read_manifest, write_manifest
 from ovseg.data.benchmarks.parts import count_here, mask_file, part_notes, read_here, shortage
 from ovseg.data.dataset import INSTANCE, Dataset, missing_image
 from ovseg.data.images import read_image
 from ovseg.errors import InputError
-from ovseg.system.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write, check_writable, file_hash
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import ClassVar
 import pytest
 
 from ovseg.data.benchmarks import BENCHMARKS
-from ovseg.data.benchmarks.fetch import download, file_hash, unpack
+from ovseg.data.benchmarks.fetch import download, unpack
 from ovseg.errors import InputError
+from ovseg.system.files import file_hash
 from tests.data.benchmarks.conftest import save_image, save_labels, stripes
 
 CONTENT = bytes(range(256)) * 20_000
