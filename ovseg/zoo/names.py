@@ -118,7 +118,7 @@ def _learnt_words(model: dict[str, Any]) -> tuple[Layer, ...]:
         model: The settings below ``MODEL``.
     """
     weights = str(model.get("WEIGHTS", ""))
-    found = _words_beside(Path(weights).expanduser(), MODEL, LAST) if weights else {}
+    found = _words_beside(Path(os.path.expanduser(weights)), MODEL, LAST) if weights else {}
     if not found:
         return ()
     others = {

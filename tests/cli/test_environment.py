@@ -74,6 +74,11 @@ CASES = {
     "export-checkpoint": (["export-checkpoint", "none"], {2}),
     "install-detectron2": (["install-detectron2"], {0}),
     "segment ~nobody": (["segment", "a.png", "--model", "~nobody/x", "--classes", "a", "--output", "o"], {2}),
+    "eval ~nosuchuser": (["eval", "--model", "mini", "--dataset", "~nosuchuser/x", "--output", "o"], {2}),
+    "train ~nosuchuser": (
+        ["train", "--config-file", "san/san_mini_scenes.yaml", "--data", "none", "MODEL.WEIGHTS", "~nosuchuser/x"],
+        {2},
+    ),
 }
 
 

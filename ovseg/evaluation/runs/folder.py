@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,7 @@ def check_ways(opened: Opened) -> None:
         InputError: There is one; or the predictions that are evaluated are the labels of the folder.
     """
     folder, predictions = opened.job.folder / LABELS, opened.job.plan.predictions
-    if predictions and Path(predictions).expanduser().resolve() == folder.resolve():
+    if predictions and Path(os.path.expanduser(predictions)).resolve() == folder.resolve():
         raise InputError(f"--predictions '{predictions}' would be written over; choose another --output")
     own = written_labels(opened.job.folder)
     for name in (CLASS_LISTS[0], *opened.label_files):

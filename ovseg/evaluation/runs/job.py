@@ -137,7 +137,7 @@ def open_jobs(jobs: Sequence[Job]) -> list[Opened]:
     for job in jobs:
         plan = job.plan
         plan.check()
-        if job.folder.resolve() == Path(plan.dataset).expanduser().resolve():
+        if job.folder.resolve() == Path(os.path.expanduser(plan.dataset)).resolve():
             raise InputError(f"--output '{job.folder}' is the data set, which results would mix with; choose another")
         if plan.dataset_key not in read:
             dataset = plan.open_dataset()
