@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.errors import WeightsError
+from ovseg.system.values import some
 
 DERIVED = (r"attn_mask", r"text\.attn_mask", r"text\.transformer\.embeddings\.position_ids")
 """Buffers of a CLIP that follow from its configuration; some versions and TorchScript archives store them."""
@@ -76,7 +77,7 @@ def translate(
         if name in state and not _fits(state[name], own[key])
     ]
     found = (("misses", missing), ("has unexpected", strange), ("has mis-shaped", odd))
-    if problems := [f"it {what} {_first(keys)}" for what, keys in found if keys]:
+    if problems := [f"it {what} {some(keys)}" for what, keys in found if keys]:
         raise WeightsError(f"{source} does not fit {model}: {'; '.join(problems)}; is it for another config?")
     check_finite({name: state[name] for name in known}, source)  # masks, infinite by design, are among what is derived
     return {key: state[name].reshape(own[key].shape) for key, name in names.items()}
@@ -98,7 +99,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
         first = tensors[broken[0]]
         count = int((~torch.isfinite(first)).sum())
         raise WeightsError(
-            f"{source} holds NaN or infinite values in {_first(broken)} ({count} of {first.numel()} in {broken[0]}); "
+            f"{source} holds NaN or infinite values in {some(broken)} ({count} of {first.numel()} in {broken[0]}); "
             "expected finite weights: get the file again, or take an earlier checkpoint"
         )
 
@@ -121,8 +122,3 @@ def _squeezed(tensor: Tensor) -> tuple[int, ...]:
     if tensor.numel() == 1:
         return ()
     return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
-
-
-def _first(keys: list[str], count: int = 3) -> str:
-    more = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return ", ".join(keys[:count]) + more

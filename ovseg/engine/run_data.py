@@ -16,6 +16,7 @@ from ovseg.engine.held_out import HeldOut, draw, is_share
 from ovseg.engine.pace import log
 from ovseg.engine.soundness import Examined, examine
 from ovseg.errors import ConfigError, InputError
+from ovseg.system.values import some
 from ovseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -214,8 +215,7 @@ def _compare_classes(learnt: Vocabulary, test: Dataset) -> None:
     known = {name.casefold() for name in learnt.queries}
     new = [entry.name for entry in test.classes if known.isdisjoint(name.casefold() for name in entry.names)]
     if new and test.kind != "prompts":
-        named = ", ".join(new[:10]) + (f" and {len(new) - 10} more" if new[10:] else "")
-        _say([f"'{test.name}': {len(new)} of its {len(test.classes)} classes are not learnt here: {named}"])
+        _say([f"'{test.name}': {len(new)} of its {len(test.classes)} classes are not learnt here: {some(new, 10)}"])
 
 
 def load_held_out(cfg: CfgNode, folder: Path, trained: Collection[str]) -> list[TestSet]:

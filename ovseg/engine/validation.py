@@ -25,6 +25,7 @@ from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.worker import Worker
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.segmenter import Segmenter
+from ovseg.system.values import some
 
 Scores = dict[str, dict[str, Any]]
 """For each task that a data set can judge the numbers of its result, as in ``result.json``."""
@@ -68,11 +69,8 @@ class Outcome:
             return f"{name}: validation failed, there is no number: {self.problem}"
         said = [f"{name}: {_numbers(self.scores)}"]
         if self.failed:
-            named = [f"'{image}' ({reason})" for image, reason in list(self.failed.items())[:3]]
-            more = f" and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
-            said.append(
-                f"{len(self.failed)} of {self.images + len(self.failed)} images left out: {', '.join(named)}{more}"
-            )
+            named = some([f"'{image}' ({reason})" for image, reason in self.failed.items()])
+            said.append(f"{len(self.failed)} of {self.images + len(self.failed)} images left out: {named}")
         if self.trained_on:
             said.append(f"{self.trained_on} of its images were trained on: this is no measure of how new ones fare")
         return "; ".join(said)

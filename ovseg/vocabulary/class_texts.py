@@ -16,7 +16,7 @@ from typing import Any
 
 from ovseg.errors import VocabularyError
 from ovseg.system.values import short_hash
-from ovseg.vocabulary.names import fold, shown
+from ovseg.vocabulary.names import fold, shown, some
 from ovseg.vocabulary.vocabulary import ClassEntry
 
 _FOLDER = Path(__file__).with_name("texts")
@@ -53,7 +53,7 @@ class ClassTexts:
                 found[i] = self.texts[keys[0]]
             else:
                 missing.append(entry.name)
-        return found, [f"{self.file} has no entry for {_some(missing)}{self._hint(missing)}"] if missing else []
+        return found, [f"{self.file} has no entry for {some(missing, 5)}{self._hint(missing)}"] if missing else []
 
     def require(self, classes: Sequence[ClassEntry]) -> None:
         """Refuse a file that has nothing to say of any of the classes.
@@ -64,8 +64,8 @@ class ClassTexts:
         if not self.of(classes)[0]:
             names = [entry.name for entry in classes]
             raise VocabularyError(
-                f"{self.file} has no entry for any class of {_some(names)}{self._hint(names)}; its entries are for"
-                f" {_some(list(self.texts))}"
+                f"{self.file} has no entry for any class of {some(names, 5)}{self._hint(names)}; its entries are for"
+                f" {some(list(self.texts), 5)}"
             )
 
     def _hint(self, missing: list[str]) -> str:
@@ -131,8 +131,3 @@ def _checked(data: Any, file: str, single: bool) -> dict[str, tuple[str, ...]]:
         places[key] = name
         texts[name.strip()] = cleaned
     return texts
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(shown(name) for name in names[:5]) + more

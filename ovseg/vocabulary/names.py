@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from ovseg.errors import VocabularyError
+from ovseg.system import values
 
 MAX_LENGTH = 1000
 # Invisible or unusable in one line of text: control characters, lone surrogates, line and paragraph separators.
@@ -45,9 +46,8 @@ def shown(value: object) -> str:
 
 
 def some(names: list[str], most: int = 3) -> str:
-    """Return the first names of a list, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shown(name) for name in names[:most]) + more
+    """Return the first names of a list as messages show them, and how many more there are."""
+    return values.some([shown(name) for name in names], most)
 
 
 def clean_name(value: object, where: str) -> str:

@@ -18,7 +18,7 @@ from ovseg.evaluation.runs.job import LABELS, Opened
 from ovseg.evaluation.runs.plan import read_plan
 from ovseg.evaluation.runs.sources import Source
 from ovseg.evaluation.runs.worker import look
-from ovseg.system.values import changes, flat
+from ovseg.system.values import changes, flat, some
 
 NAMED = 8
 """So many things that could not be compared are named."""
@@ -79,11 +79,9 @@ def adopt(opened: Opened, held: Kept, source: Source | None) -> list[str]:
     own = {} if source is None else source.description
     sources = [{**own, "versions": one.get("versions", {})} for one in held.log.sources]
     close_log(folder, Log(sources or [own], images))
-    unknown = _unknown(opened, held)
-    more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
     return [
         f"{len(images)} images were taken over from a run that did not keep what made it; not compared: "
-        f"{', '.join(unknown[:NAMED])}{more}"
+        f"{some(_unknown(opened, held), NAMED)}"
     ]
 
 
