@@ -120,12 +120,17 @@ def test_numbers_of_something_else_are_refused_before_any_work(
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
+def command(data: Path, model: Path) -> list[str]:
+    """Return an evaluation by the command line; the folder of the run is to be added."""
+    return ["eval", "--dataset", str(data), "--model", str(model), "--templates", "none", "--output"]
+
+
 @pytest.mark.parametrize(("how", "killed"), [([], False), ([], True), (["--processes", "2"], True)])
 def test_further_training_by_the_command_line(
     data: Path, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], how: list[str], killed: bool
 ) -> None:
     """The old weights' number is never the new ones', whether the run was finished or stopped half-way."""
-    words = ["eval", "--dataset", str(data), "--model", str(model), "--templates", "none", "--output"]
+    words = command(data, model)
     assert main([*words, str(tmp_path / "run")]) == 0
     capfd.readouterr()
     if killed:
@@ -143,17 +148,7 @@ def test_further_training_by_the_command_line(
 def test_two_processes_of_torchrun_refuse_as_one(data: Path, model: Path, tmp_path: Path) -> None:
     finish([run(asked_for(data, model), tmp_path / "run")])
     train_on(model)
-    words = [
-        "eval",
-        "--model",
-        str(model),
-        "--templates",
-        "none",
-        "--dataset",
-        str(data),
-        "--output",
-        str(tmp_path / "run"),
-    ]
+    words = [*command(data, model), str(tmp_path / "run")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     torchrun += ["-m", "ovseg.cli"]
     options: dict[str, Any] = {"capture_output": True, "text": True, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
