@@ -29,7 +29,7 @@ _NOTE = ".{}.files"  # by layout
 _SMALL = 1_000_000  # bytes, below which a file has no lines of its own
 TOKENIZER = re.compile(
     r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
-    r"|(spiece|sentencepiece\.bpe|tokenizer)\.model|(pre)?processor_config\.json"
+    r"|(spiece|sentencepiece\.bpe|tokenizer)\.model|(pre)?processor_config\.json|scheduler_config\.json"
 )
 
 
@@ -54,8 +54,19 @@ LAYOUTS = {
         "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), "hf-hub:"
     ),
     "tokenizer": Layout("", (), ""),
+    "diffusers": Layout("model_index.json", (), "diffusion:"),
 }
-"""``hf``: as transformers saves models. ``open_clip``: as open_clip does. ``tokenizer``: no weights at all."""
+"""``hf``: as transformers saves models. ``open_clip``: as open_clip does. ``tokenizer``: no weights at all.
+``diffusers``: the parts of Stable Diffusion, each in a folder of its own."""
+
+_PARTS = {  # of Stable Diffusion, with their weights
+    "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "text_encoder": ("model.safetensors", "pytorch_model.bin"),
+    "tokenizer": (),
+    "scheduler": (),
+    "feature_extractor": (),
+}
 
 
 def fetch_repository(
@@ -104,7 +115,8 @@ def fetch_repository(
     stated = f", licence {known}" if known else ""
     say(f"fetching {len(missing)} files of {repo}: {megabytes(size)}{stated}; they are kept in '{place}'")
     for one in missing:
-        with quietly((files[one][1].size or _SMALL) < _SMALL):
+        own = files[one][1].size
+        with quietly(own is not None and own < _SMALL):
             bring(*files[one], known)
     return place
 
@@ -145,7 +157,8 @@ def _files_in(folder: Path, layout: str, repo: str) -> list[str]:
     with contextlib.suppress(OSError, ValueError):
         return [str(one) for one in json.loads((folder / _NOTE.format(layout)).read_text(encoding="utf-8"))]
     with contextlib.suppress(OSError, NotThere):
-        return choose([one.name for one in folder.iterdir() if one.exists()], layout, repo)
+        there = [one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()]
+        return choose(there, layout, repo)
     return []
 
 
@@ -153,7 +166,7 @@ def choose(names: Sequence[str], layout: str, repo: str) -> list[str]:
     """Return which files of a repository make a model.
 
     Args:
-        names: All files that it has; those in folders are passed over.
+        names: All files that it has, with their folders; other folders than those of the layout are passed over.
         layout: A key of `LAYOUTS`.
         repo: Its name, for messages.
 
@@ -170,12 +183,27 @@ def choose(names: Sequence[str], layout: str, repo: str) -> list[str]:
         others = [one for one in LAYOUTS.values() if one.config in tops]
         mend = f"write '{others[0].prefix}{repo}'" if others else f"it has {some(tops, 8) or 'no files'}"
         raise NotThere(f"{repo} has no {wanted.config}, which '{wanted.prefix}{repo}' means; {mend}")
-    for weights in wanted.weights:
-        if found := _weights(tops, weights):
-            return [wanted.config, *tokenizer, *found]
+    if layout == "diffusers":
+        return [wanted.config, *(one for part in _PARTS for one in _part(names, part, repo))]
+    return [wanted.config, *tokenizer, *_best(tops, wanted.weights, repo)]
+
+
+def _part(names: Sequence[str], part: str, repo: str) -> list[str]:
+    """Return the files of a part of Stable Diffusion."""
+    inside = sorted(name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/"))
+    small = [name for name in inside if TOKENIZER.fullmatch(name) or name == "config.json"]
+    weights = _best(inside, _PARTS[part], f"{repo}/{part}") if _PARTS[part] else []
+    return [f"{part}/{name}" for name in (*small, *weights)]
+
+
+def _best(names: Sequence[str], wanted: Sequence[str], where: str) -> list[str]:
+    """Return the files of the weights that are liked best among those that are there."""
+    for weights in wanted:
+        if found := _weights(names, weights):
+            return found
     raise NotThere(
-        f"{repo} has no weights that can be read; expected {' or '.join(wanted.weights)}, whole or in shards, "
-        f"it has {some(tops, 8)}"
+        f"{where} has no weights that can be read; expected {' or '.join(wanted)}, whole or in shards, it has "
+        f"{some(names, 8) or 'no files'}"
     )
 
 

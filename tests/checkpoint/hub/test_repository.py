@@ -97,6 +97,29 @@ def test_a_wrong_shard_is_thrown_away(hub):
     assert local_repository(REPO) is None and len(stored()) == 3
 
 
+def test_the_parts_of_stable_diffusion(hub):
+    small = {
+        "model_index.json": b"{}",
+        "unet/config.json": b"{}",
+        "tokenizer/merges.txt": b"",
+        "vae/config.json": b"{}",
+    }
+    small |= {"scheduler/scheduler_config.json": b"{}", "feature_extractor/preprocessor_config.json": b"{}"}
+    weights = {"unet/diffusion_pytorch_model.safetensors": b"1", "vae/diffusion_pytorch_model.bin": b"2"}
+    weights |= {"text_encoder/model.safetensors": b"3"}
+    left = {"unet/diffusion_pytorch_model.fp16.safetensors": b"4", "safety_checker/model.safetensors": b"5"}
+    left |= {"text_encoder/pytorch_model.bin": b"6", "v2.ckpt": b"7", "unet/deeper/config.json": b"8"}
+    hub.repos[REPO] = {**small, **weights, **left}
+    folder = fetch_repository(REPO, "diffusers")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.name.startswith(".")}
+    assert {name for name in there if "." in name} == {*small, *weights}
+    hub.requests.clear()
+    assert fetch_repository(REPO, "diffusers") == folder and not hub.requests
+    del hub.repos[REPO]["vae/diffusion_pytorch_model.bin"]
+    with pytest.raises(DownloadError, match=r"authors/model/vae has no weights that can be read"):
+        fetch_repository(REPO, "diffusers", hub.commit(REPO))
+
+
 @pytest.mark.parametrize(
     ("layout", "files", "message"),
     [
@@ -130,7 +153,7 @@ def test_what_is_not_there_or_not_for_everybody(hub, monkeypatch):
     monkeypatch.setenv("OVSEG_OFFLINE", "1")
     with pytest.raises(DownloadError, match=r"OVSEG_OFFLINE=1 is set; unset it, or fetch .*put them into"):
         fetch_repository(REPO)
-    with pytest.raises(ConfigError, match="layout is 'flax'; expected one of hf, open_clip, tokenizer"):
+    with pytest.raises(ConfigError, match="layout is 'flax'; expected one of hf, open_clip, tokenizer, diffusers"):
         fetch_repository(REPO, "flax")
 
 
