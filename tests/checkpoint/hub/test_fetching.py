@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,14 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from ovseg.checkpoint.hub import Source, fetch, fetch_first, local, quietly, stored
-from ovseg.errors import DownloadError
+from ovseg.errors import DownloadError, InputError
 from tests.hub_double import HubDouble, sha256
 
 REPO, FILE = "authors/model", "model.safetensors"
@@ -95,14 +98,12 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub, source, capsys):
     assert fetch(source).read_bytes() == DATA
     starts = [one.start for one in hub.requests if one.method == "GET" and (one.cdn or source.url)]
     assert starts == [0, 100_000, 150_000]
-    assert "100000 bytes came of 300000; trying again" in capsys.readouterr().err
+    assert "200000 bytes did not come; trying again" in capsys.readouterr().err
 
 
 def test_a_download_that_was_given_up_is_gone_on_with_by_the_next_run(hub, source):
     hub.breaks = [100_000, 0, 0, 0, 0]
-    message = refused(
-        r"broke off \(100000 bytes came of 300000\); run again to go on: 100000 bytes are kept in", source
-    )
+    message = refused(r"broke off \(200000 bytes did not come\); run again to go on: 100000 bytes are kept in", source)
     assert parts() == [100_000] and local(source) is None and str(stored()[0].path) in message
     hub.requests.clear()
     assert fetch(source).read_bytes() == DATA
@@ -420,3 +421,46 @@ def test_what_open_clip_has_fetched_is_used(hub, tmp_path, monkeypatch):
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(DATA)
     assert fetch(Source(url=hub.url("clip/models/tiny.pt"), sha256=sha256(DATA))) == theirs and not hub.requests
+
+
+class Bare(BaseHTTPRequestHandler):
+    """A server that says neither size nor checksum, and to HEAD not even that it has something."""
+
+    answers: ClassVar[list[bytes]] = []
+
+    def log_message(self, *_args: Any) -> None:
+        """Print nothing."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(405)
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(self.answers[0])
+
+
+def test_a_server_that_says_nothing_of_a_file(hub, monkeypatch):
+    monkeypatch.setattr(Bare, "answers", [DATA])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bare) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        bare = Source(url=f"http://127.0.0.1:{server.server_port}/a/weights.pt")
+        refused("a download of unknown size", bare)
+        assert fetch(bare, consent=True).read_bytes() == DATA
+        other = replace(bare, file="other.pt", sha256=sha256(DATA)[:8])
+        monkeypatch.setattr(Bare, "answers", [DATA[:1000]])
+        refused(r"gave 1000 bytes with sha256 .*; they were thrown away", other, consent=True)
+        refused(r"broke off \(1000 bytes came, expected 300000\)", replace(other, size=len(DATA)), consent=True)
+        server.shutdown()
+
+
+def test_a_record_that_cannot_be_written_is_a_line(hub, monkeypatch):
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        raise InputError(f"cannot write '{path}' (No space left on device); choose another place")
+        yield path
+
+    monkeypatch.setattr("ovseg.checkpoint.hub.store.atomic_write", full)
+    refused("No space left on device", SOURCE)
+    assert local(SOURCE) is None
