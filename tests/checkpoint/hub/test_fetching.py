@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -313,6 +314,26 @@ def test_a_server_that_says_later(hub, capsys):
     start = time.monotonic()
     refused("gave 429 .*; run again after 3600 s, as it asks", Source(REPO, "config.json"))
     assert time.monotonic() - start < 1
+
+
+def test_a_server_may_name_the_hour(hub, capsys):
+    hub.later = [(503, formatdate(time.time() - 5, usegmt=True)), (503, "soon")]
+    assert fetch(SOURCE).read_bytes() == DATA
+    assert capsys.readouterr().err.count("trying again in 0 s") == 2
+    hub.later = [(503, formatdate(time.time() + 3600, usegmt=True))]
+    refused("gave 503 Service Unavailable for .*; run again later", Source(REPO, "config.json"))
+
+
+def test_interrupted_by_hand_is_gone_on_with(hub, tmp_path):
+    hub.stalls = [50_000]
+    process = subprocess.Popen([sys.executable, "-c", FETCH, REPO, FILE], env=hub.environment(tmp_path))
+    while not parts():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) != 0 and parts()[0] <= 50_000
+    have = parts()[0]
+    assert fetch(SOURCE).read_bytes() == DATA and hub.requests[-1].start == have
 
 
 def test_no_connection_at_all(hub, tmp_path, monkeypatch):
