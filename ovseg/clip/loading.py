@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
-from ovseg.checkpoint.files import read_state_dict, read_weights
+from ovseg.checkpoint.clip_files import read_clip
+from ovseg.checkpoint.shards import FOLDER_WEIGHTS, weights_of
 from ovseg.checkpoint.strict import DERIVED, load_strict
 from ovseg.clip import activation
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
@@ -42,7 +43,6 @@ class Loadable(Protocol):
 
 Clip = TypeVar("Clip", bound=Loadable)
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
-_FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def load(kind: type[Clip], arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> Clip:
@@ -124,7 +124,7 @@ def folder_config(folder: str | Path) -> FolderConfig:
     folder = embedded if (embedded / "open_clip_config.json").is_file() else Path(folder)
     config_path = folder / "open_clip_config.json"
     if not config_path.is_file():
-        raise WeightsError(f"{config_path} does not exist; expected a folder with it and {_FOLDER_WEIGHTS[0]}")
+        raise WeightsError(f"{config_path} does not exist; expected a folder with it and {FOLDER_WEIGHTS[0]}")
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         return FolderConfig(folder, dict(config["model_cfg"]), dict(config.get("preprocess_cfg", {})))
@@ -135,7 +135,7 @@ def folder_config(folder: str | Path) -> FolderConfig:
 def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
     """Load a folder with a config and weights; see `BaseClip.from_folder`."""
     folder, model_cfg, preprocess = folder_config(folder)
-    for name in _FOLDER_WEIGHTS:
+    for name in FOLDER_WEIGHTS:
         if (folder / name).is_file():
             file, note = read_weights(folder / name), ""
             said = None if "quick_gelu" in model_cfg else activation.said_by(folder / name, file, configs=False)
@@ -144,7 +144,7 @@ def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
                 model_cfg = activation.with_activation(model_cfg, quick)
             clip = from_config(kind, model_cfg, file.tensors, folder.resolve().name, preprocess, source=name)
             return _noted(clip, note)
-    raise WeightsError(f"{folder} holds no weights; expected {' or '.join(_FOLDER_WEIGHTS)}")
+    raise WeightsError(f"{folder} holds no weights; expected {' or '.join(FOLDER_WEIGHTS)}")
 
 
 def from_config(
