@@ -17,11 +17,12 @@ from ovseg.clip import loading
 from ovseg.clip.activation import name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
 from ovseg.clip.sources import ClipSource
+from ovseg.clip.text_passes import passes
 from ovseg.clip.text_tokens import TextTokens
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
+from ovseg.system.progress import report
 
-_WINDOWS_PER_CALL = 256
 _TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the process, for a model is also pickled
 
 
@@ -67,17 +68,25 @@ class BaseClip(Tower):
         raise NotImplementedError
 
     @classmethod
-    def load(cls, arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+    def load(
+        cls,
+        arch: str,
+        pretrained: str | Path,
+        overrides: Mapping[str, Any] | None = None,
+        resize_position: bool = False,
+    ) -> Self:
         """Load a CLIP by the names of open_clip, or from a local file.
 
         Args:
             arch: Such as ``"ViT-B-16"``; see ``open_clip.list_models()``.
-            pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file in open_clip, OpenAI
-                (TorchScript archive or state dict) or safetensors layout. A file runs with the activation that it says
-                it was trained with; where it says none, with that of the architecture, and a warning where there is
-                another with ``-quickgelu`` behind its name. `notes` records it.
+            pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file, of the index of shards, or
+                of a folder with them, in any layout that `ovseg.checkpoint.clip_files` recognises. A file runs with the
+                activation that it says it was trained with; where it says none, with that of the architecture, and a
+                warning where there is another with ``-quickgelu`` behind its name. `notes` records it.
             overrides: Changes to open_clip's model config, nested as there. ``quick_gelu`` among them says which
                 activation it is, also against the file, for those originals that run OpenAI weights with exact GELU.
+            resize_position: Fit position embeddings of another size by interpolation, as open_clip does; else they are
+                an error that names both sizes.
 
         Raises:
             UnknownNameError: No such architecture or tag.
@@ -85,18 +94,19 @@ class BaseClip(Tower):
                 need QuickGELU.
             ConfigError: The image tower is not of this kind.
         """
-        return loading.load(cls, arch, pretrained, overrides)
+        return loading.load(cls, arch, pretrained, overrides, resize_position)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Self:
-        """Load a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``.
+    def from_folder(cls, folder: str | Path, resize_position: bool = False) -> Self:
+        """Load a folder with a config and weights, as open_clip or transformers (a CLIPModel) saves them.
 
-        ``mini`` is the embedded one.
+        ``mini`` is the embedded one; ``hf:OWNER/NAME`` and ``hf-hub:OWNER/NAME`` are repositories of the hub, see
+        `ovseg.clip.folders`.
 
         Raises:
             WeightsError: The folder, its config or its weights are missing, corrupt or do not fit.
         """
-        return loading.from_folder(cls, folder)
+        return loading.from_folder(cls, folder, resize_position)
 
     @classmethod
     def read(cls, source: ClipSource, empty: bool = False) -> Self:
@@ -106,10 +116,10 @@ class BaseClip(Tower):
             OvsegError: As `load`, `from_folder` and `empty`.
         """
         if source.folder:
-            return cls.from_folder(source.folder)
+            return cls.from_folder(source.folder, source.resize_position)
         if empty:
             return cls.empty(source.arch, source.quick_gelu)
-        return cls.load(source.arch, source.pretrained, source.overrides)
+        return cls.load(source.arch, source.pretrained, source.overrides, source.resize_position)
 
     @classmethod
     def from_config(
@@ -191,7 +201,9 @@ class BaseClip(Tower):
 
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
-        """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model; one thread at a time.
+        """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model.
+
+        Threads take turns, pass by pass; how far it has come is told to `ovseg.system.progress`.
 
         Raises:
             ConfigError: The tokenizer knows more tokens than the text tower.
@@ -199,7 +211,8 @@ class BaseClip(Tower):
         if not texts:
             return torch.empty(0, self.embed_dim, dtype=self.dtype, device=self.device)
         with _TEXT:
-            return self._embed(self.text_tokens(texts))
+            tokens = self.text_tokens(texts)
+        return self._embed(tokens)
 
     @torch.no_grad()
     def long_text(self, texts: list[str]) -> Tensor:
@@ -213,16 +226,17 @@ class BaseClip(Tower):
         """
         with _TEXT:
             windows = [self.text_tokens.windows(text) for text in texts]
-            if not windows:
-                return self.text([])
-            rows = torch.cat([self._embed(part) for part in torch.cat(windows).split(_WINDOWS_PER_CALL)])
-            return torch.stack([own.mean(0) for own in rows.split([len(own) for own in windows])])
+        if not windows:
+            return self.text([])
+        rows = self._embed(torch.cat(windows))
+        return torch.stack([own.mean(0) for own in rows.split([len(own) for own in windows])])
 
     @property
     def text_tokens(self) -> TextTokens:
         """The tokens of texts."""
-        if self._tokens is None:
-            self._tokens = TextTokens(self.text_cfg)
+        with _TEXT:
+            if self._tokens is None:
+                self._tokens = TextTokens(self.text_cfg)
         return self._tokens
 
     @property
@@ -246,6 +260,12 @@ class BaseClip(Tower):
                 f"the text tower of {self.name} has {vocabulary} tokens but the tokenizer gives {int(tokens.max())}; "
                 "expected vocab_size 49408 or another hf_tokenizer_name in text_cfg"
             )
-        self.move_text(self.device)
-        embedded: Tensor = self.model.encode_text(tokens.to(self.device))
-        return embedded
+        rows = torch.empty(len(tokens), self.embed_dim, dtype=self.dtype, device=self.device)
+        done = 0
+        for places, run in passes(self.model, tokens):
+            with _TEXT:
+                self.move_text(self.device)
+                rows[places.to(rows.device)] = run()
+            done += len(places)
+            report("texts", done, len(tokens))
+        return rows
