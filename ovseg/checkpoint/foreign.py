@@ -38,7 +38,9 @@ LOOKS = (
         mend="--model fcclip-convnext-l (or another of `ovseg models`), with the file as MODEL.WEIGHTS, runs it",
     ),
     Look("a mask head of Detectron2, such as Mask2Former", (r"sem_seg_head\.",)),
-    Look("a detector of Detectron2", (r"(?:backbone\.(?:bottom_up|fpn_|res\d|stem)|roi_heads\.|proposal_generator\.)",)),
+    Look(
+        "a detector of Detectron2", (r"(?:backbone\.(?:bottom_up|fpn_|res\d|stem)|roi_heads\.|proposal_generator\.)",)
+    ),
     Look("a trained head of ovseg", (r"side_adapter\.|pixel_decoder\.|decoder\.layers\.",), mend="it is MODEL.WEIGHTS"),
     Look("BLIP", (r"visual_encoder\.", r"text_(?:encoder|decoder)\.|Qformer\.|itm_head")),
     Look("Segment Anything", (r"(?:image|vision)_encoder\.", r"(?:mask_decoder|prompt_encoder)\.")),
@@ -70,7 +72,9 @@ LOOKS = (
     Look("a vision-language model", (r"(?:language_model|llm|model\.layers\.\d+\.self_attn|lm_head)\b",)),
     Look("DINOv2 or DINOv3", (r"(?:register_tokens|blocks\.\d+\.ls1\.gamma|layer\.\d+\.layer_scale1)",)),
     Look("a vision transformer without texts (DINO, MAE, timm)", (r"blocks\.\d+\.", r"(?:patch_embed|cls_token)")),
-    Look("a vision transformer of transformers without texts", (r"(?:\w+\.)?embeddings\.", r"(?:\w+\.)?encoder\.layer")),
+    Look(
+        "a vision transformer of transformers without texts", (r"(?:\w+\.)?embeddings\.", r"(?:\w+\.)?encoder\.layer")
+    ),
     Look("a ResNet that classifies images", (r"layer1\.0\.", r"(?:fc|conv1)\."), ("visual",)),
     Look("a ConvNeXt that classifies images", (r"(?:stages|downsample_layers)\.0\.",)),
     Look("an optimizer's state", (r"(?:optimizer|param_groups|state$|exp_avg)",)),

@@ -50,10 +50,10 @@ class ClipSource:
         Raises:
             ConfigError: ``ACTIVATION`` is another word, or beside a folder.
         """
-        shared = {"quick_gelu": asked(node["ACTIVATION"]), "resize_position": bool(node["RESIZE_POSITION"])}
+        quick, resize = asked(node["ACTIVATION"]), bool(node["RESIZE_POSITION"])
         if node["FOLDER"]:
-            return cls(folder=str(node["FOLDER"]), **shared)
-        return cls(str(node["ARCH"]), str(node["PRETRAINED"]), **shared)
+            return cls(folder=str(node["FOLDER"]), quick_gelu=quick, resize_position=resize)
+        return cls(str(node["ARCH"]), str(node["PRETRAINED"]), quick_gelu=quick, resize_position=resize)
 
     @property
     def name(self) -> str:
