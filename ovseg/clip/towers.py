@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.sources import ClipSource, config_of
-from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, FITTING, HEADS_ADD, LEVELS, STREAM
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, FITTING, HEADS_ADD, LEVELS, POSITIONS, STREAM
 from ovseg.clip.tower import Tower
 from ovseg.clip.vit_clip import ViTClip
 from ovseg.errors import ConfigError
@@ -51,8 +51,7 @@ def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_vit(config: Mapping[str, Any]) -> bool:
     vision = _vision(config)
-    special = vision.get("timm_model_name") or vision.get("attentional_pool") or "multimodal_cfg" in config
-    return bool(vision) and not special and not isinstance(vision.get("layers"), list | tuple)
+    return bool(vision) and not _is_conv(config) and not isinstance(vision.get("layers"), list | tuple)
 
 
 def _is_conv(config: Mapping[str, Any]) -> bool:
@@ -63,10 +62,10 @@ def _is_conv(config: Mapping[str, Any]) -> bool:
 
 KINDS = (
     Kind(
-        "a vision transformer of open_clip's own",
+        "a vision transformer",
         _is_vit,
         ViTClip,
-        frozenset({STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD}),
+        frozenset({STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
     ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({LEVELS})),
 )
