@@ -16,6 +16,7 @@ from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.clip import loading
 from ovseg.clip.activation import name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
+from ovseg.clip.sources import ClipSource
 from ovseg.clip.text_passes import passes
 from ovseg.clip.text_tokens import TextTokens
 from ovseg.clip.tower import Tower
@@ -97,6 +98,19 @@ class BaseClip(Tower):
             WeightsError: The folder, its config or its weights are missing, corrupt or do not fit.
         """
         return loading.from_folder(cls, folder)
+
+    @classmethod
+    def read(cls, source: ClipSource, empty: bool = False) -> Self:
+        """Build the CLIP of a source, with its weights or yet without; see `ovseg.clip.towers.Reader`.
+
+        Raises:
+            OvsegError: As `load`, `from_folder` and `empty`.
+        """
+        if source.folder:
+            return cls.from_folder(source.folder)
+        if empty:
+            return cls.empty(source.arch, source.quick_gelu)
+        return cls.load(source.arch, source.pretrained, source.overrides)
 
     @classmethod
     def from_config(

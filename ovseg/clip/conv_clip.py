@@ -50,6 +50,11 @@ class ConvClip(BaseClip):
         return frozenset({LEVELS})
 
     @property
+    def recipe(self) -> str:
+        """How its dense features come about; see `Tower.recipe`."""
+        return "features inside a mask are pooled and embedded as CLIP embeds an image (FC-CLIP, arXiv 2308.02487)"
+
+    @property
     def body(self) -> list[nn.Module]:
         """The modules that make the levels, all but the embedding of masks."""
         return self.tower.body

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -100,8 +100,26 @@ def architecture(arch: str) -> dict[str, Any]:
     return dict(open_clip.get_model_config(arch))
 
 
-def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
-    """Load a folder with a config and weights; see `BaseClip.from_folder`."""
+class FolderConfig(NamedTuple):
+    """The config of a folder, and where it lies.
+
+    Attributes:
+        folder: The folder.
+        model_cfg: The model's.
+        preprocess: How images are normalised, as open_clip writes it.
+    """
+
+    folder: Path
+    model_cfg: dict[str, Any]
+    preprocess: dict[str, Any]
+
+
+def folder_config(folder: str | Path) -> FolderConfig:
+    """Read the config of a folder, or of an embedded one (``mini``).
+
+    Raises:
+        WeightsError: There is none, or it cannot be read.
+    """
     embedded = Path(__file__).resolve().parents[1] / "assets" / folder
     folder = embedded if (embedded / "open_clip_config.json").is_file() else Path(folder)
     config_path = folder / "open_clip_config.json"
@@ -109,9 +127,14 @@ def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
         raise WeightsError(f"{config_path} does not exist; expected a folder with it and {_FOLDER_WEIGHTS[0]}")
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
-        model_cfg, preprocess = dict(config["model_cfg"]), dict(config.get("preprocess_cfg", {}))
+        return FolderConfig(folder, dict(config["model_cfg"]), dict(config.get("preprocess_cfg", {})))
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{config_path} is not a config ({error}); expected JSON with model_cfg") from error
+
+
+def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
+    """Load a folder with a config and weights; see `BaseClip.from_folder`."""
+    folder, model_cfg, preprocess = folder_config(folder)
     for name in _FOLDER_WEIGHTS:
         if (folder / name).is_file():
             file, note = read_weights(folder / name), ""

@@ -31,7 +31,7 @@ FITTING = {
     CLASS_TOKEN: "a vision transformer with one, such as ViT-B-16 or ViT-L-14",
     CLASS_EMBEDDING: "one with pool_type 'tok', such as ViT-B-16 or any other ViT of OpenAI's",
     HEADS_ADD: "one without scale_attn and scale_attn_inner, such as ViT-B-16 or any other ViT of OpenAI's",
-    LEVELS: "a ConvNeXt or ResNet such as convnext_large_d_320 or RN50, or a ViT by `ovseg.clip.vit_levels.ViTPyramid`",
+    LEVELS: "a ConvNeXt or ResNet such as convnext_large_d_320 or RN50, or a ViT in FC-CLIP (MODEL.FCCLIP.VIT)",
 }
 """What a tower may have, and which ones do."""
 
@@ -111,6 +111,11 @@ class TokenTower(nn.Module):
     def has(self) -> frozenset[str]:
         """What it has of `STREAM`, `ATTENTION`, `CLASS_TOKEN`, `CLASS_EMBEDDING`, `HEADS_ADD` and `LEVELS`."""
         return frozenset()
+
+    @property
+    def recipe(self) -> str:
+        """How its dense features come about, and from where that way is, in one sentence; docs/towers.md shows it."""
+        return ""
 
     @property
     def device(self) -> torch.device:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.base import BaseClip
 from ovseg.clip.open_clip_internals import ViTTower, check_config
-from ovseg.clip.tokens import Block
+from ovseg.clip.tokens import CLASS_EMBEDDING, Block
 
 
 class ViTClip(BaseClip):
@@ -32,6 +32,15 @@ class ViTClip(BaseClip):
     def has(self) -> frozenset[str]:
         """What methods may need of it."""
         return self.tower.has
+
+    @property
+    def recipe(self) -> str:
+        """How its dense features come about; see `Tower.recipe`."""
+        pooled = "the class token" if CLASS_EMBEDDING in self.has else "the mean of the patches"
+        return (
+            f"every patch goes through the last norm and the projection, as {pooled} does in the tower's own pooling "
+            "(MaskCLIP, arXiv 2112.01071)"
+        )
 
     @property
     def body(self) -> list[nn.Module]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ovseg.checkpoint.hashing import hash_tensors
-from ovseg.clip.activation import asked
-from ovseg.clip.base import BaseClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
@@ -26,7 +23,6 @@ from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
 
-Clip = TypeVar("Clip", bound=BaseClip)
 CLIP_WEIGHTS = "clip.model."
 """How the names of CLIP's weights start in the state dict of a model."""
 
@@ -356,23 +352,3 @@ class WithWords(nn.Module):
         """Fill the words in, and call the model; see `WordedModel.forward`."""
         found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
         return found
-
-
-def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
-    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights.
-
-    Raises:
-        ConfigError: ``MODEL.CLIP.ACTIVATION`` is another word, or beside a folder, whose config says it.
-        OvsegError: As `BaseClip.load`.
-    """
-    if source.FOLDER:
-        if source.ACTIVATION:
-            raise ConfigError(
-                f"MODEL.CLIP.ACTIVATION is '{source.ACTIVATION}' beside a folder; set quick_gelu in the model_cfg of "
-                f"{source.FOLDER}/open_clip_config.json"
-            )
-        return kind.from_folder(source.FOLDER)
-    quick = asked(source.ACTIVATION)
-    if empty:
-        return kind.empty(source.ARCH, quick)
-    return kind.load(source.ARCH, source.PRETRAINED, None if quick is None else {"quick_gelu": quick})

@@ -241,7 +241,7 @@ def test_a_folder_named_like_an_embedded_model_is_not_it(tmp_path, tiny_clip):
         ("/no/such/folder", WeightsError, "folder '/no/such/folder' does not exist"),
         ("./nothing", WeightsError, "folder './nothing' does not exist"),
         ("own.yaml", ConfigError, "no config file 'own.yaml'"),
-        ("sclip/RN50/openai", ConfigError, "ResNet tower"),
+        ("sclip/RN50/openai", ConfigError, "a ConvNeXt or ResNet"),
         ("qqqq", UnknownNameError, "known: .*mini"),
     ],
 )

@@ -1,0 +1,114 @@
+"""The one door to image-text models: what ``MODEL.CLIP`` says becomes a tower of the kind that fits it.
+
+A kind of tower is one entry of `KINDS`: which configs it is for, the class that reads them, and what towers of it may
+have. A config is that of open_clip (it has ``vision_cfg``) or one of transformers (it has ``model_type``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from ovseg.clip.conv_clip import ConvClip
+from ovseg.clip.sources import ClipSource, config_of
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, FITTING, HEADS_ADD, LEVELS, STREAM
+from ovseg.clip.tower import Tower
+from ovseg.clip.vit_clip import ViTClip
+from ovseg.errors import ConfigError
+
+Made = TypeVar("Made", bound=Tower, covariant=True)
+
+
+class Reader(Protocol[Made]):
+    """A class of towers that reads what a source names."""
+
+    def read(self, source: ClipSource, empty: bool = False) -> Made:
+        """Build the tower of a source with its weights, or without them, yet to be assigned (device ``meta``)."""
+        ...
+
+
+class Kind(NamedTuple):
+    """A kind of tower.
+
+    Attributes:
+        word: What to call it, such as ``"a ResNet tower"``.
+        fits: Tells by a config, of open_clip or of transformers, whether it is of this kind; the first that fits is it.
+        reader: Its class.
+        may_have: Of the names of `ovseg.clip.tokens`, what towers of it may have: what is not among them is refused
+            before any weights are fetched. A built tower says exactly what it has.
+    """
+
+    word: str
+    fits: Callable[[Mapping[str, Any]], bool]
+    reader: Reader[Tower]
+    may_have: frozenset[str]
+
+
+def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = config.get("vision_cfg")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_vit(config: Mapping[str, Any]) -> bool:
+    vision = _vision(config)
+    special = vision.get("timm_model_name") or vision.get("attentional_pool") or "multimodal_cfg" in config
+    return bool(vision) and not special and not isinstance(vision.get("layers"), list | tuple)
+
+
+def _is_conv(config: Mapping[str, Any]) -> bool:
+    vision = _vision(config)
+    timm = str(vision.get("timm_model_name") or "")
+    return "convnext" in timm or (not timm and isinstance(vision.get("layers"), list | tuple))
+
+
+KINDS = (
+    Kind(
+        "a vision transformer of open_clip's own",
+        _is_vit,
+        ViTClip,
+        frozenset({STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD}),
+    ),
+    Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({LEVELS})),
+)
+
+
+def load_tower(source: ClipSource, needs: Iterable[str] = (), who: str = "a model", empty: bool = False) -> Tower:
+    """Load the image-text model that a source names, whatever its kind.
+
+    Args:
+        source: What ``MODEL.CLIP`` says; see `ClipSource.of`.
+        needs: What the tower must have, of the names of `ovseg.clip.tokens`.
+        who: Who needs it, for messages.
+        empty: Without weights, which a checkpoint brings; call `refresh` when they are there.
+
+    Raises:
+        ConfigError: No kind fits the config, or the tower lacks something; fitting towers are named.
+        UnknownNameError: No such architecture or tag.
+        WeightsError: The weights are missing, corrupt, foreign or do not fit.
+    """
+    wanted, kind = frozenset(needs), kind_of(source)
+    for need in FITTING:
+        if need in wanted - kind.may_have:
+            raise ConfigError(f"{who} needs {need}, which {source.name} ({kind.word}) has not; use {FITTING[need]}")
+    tower = kind.reader.read(source, empty)
+    tower.check(wanted, who)
+    return tower
+
+
+def kind_of(source: ClipSource) -> Kind:
+    """Return the kind of tower that a source names; no weights are read.
+
+    Raises:
+        ConfigError: No kind fits; says what would.
+        UnknownNameError: No such architecture.
+        WeightsError: The folder is missing, or its config cannot be read.
+    """
+    config = config_of(source)
+    for kind in KINDS:
+        if kind.fits(config):
+            return kind
+    tower = _vision(config).get("timm_model_name") or config.get("model_type")
+    what = f"the tower {tower}" if tower else "an image tower that pools by attention (CoCa)"
+    raise ConfigError(
+        f"{source.name} has {what}, which is not supported; expected {' or '.join(kind.word for kind in KINDS)}"
+    )
