@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.clip.position import resize_position
-from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, STREAM, Block
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, STREAM, Block
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.ops.linear_layers import PackedLinear
 from ovseg.system.device import CPU
@@ -127,7 +127,7 @@ class ViTTower:
     @property
     def has(self) -> frozenset[str]:
         """What methods may need of it."""
-        found = {STREAM, ATTENTION, CLASS_TOKEN}
+        found = {DENSE, STREAM, ATTENTION, CLASS_TOKEN}
         found |= {CLASS_EMBEDDING} if self.visual.pool_type == "tok" else set()
         return frozenset(found if any(block.norm_behind_heads for block in self.blocks) else found | {HEADS_ADD})
 
