@@ -170,6 +170,8 @@ class BaseClip(Tower):
         """Read scale and hash from the weights; call it when weights were loaded over those it was built with."""
         on_meta = self.device.type == "meta"  # there are no values yet
         self.logit_scale = 1.0 if on_meta else float(self.model.logit_scale.float().exp())
+        bias = getattr(self.model, "logit_bias", None)
+        self.logit_bias = 0.0 if bias is None or on_meta else float(bias)
         # The same weights mean something else under another activation, which the configuration says.
         config = json.dumps(self.model_cfg, sort_keys=True, default=str)
         self.weights_hash = "" if on_meta else hash_tensors(self.model.state_dict().items(), config)

@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.clip.attention_pools import QueryPool
 from ovseg.clip.position import resize_position
-from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, STREAM, Block
-from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.clip.timm_vit import check_trunk
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM, Block
+from ovseg.errors import ConfigError, EnvironmentProblem, unknown_name
 from ovseg.ops.linear_layers import PackedLinear
 from ovseg.system.device import CPU
 
@@ -121,15 +123,32 @@ class ViTTower:
         self.table_grid: tuple[int, int] = tuple(self.visual.grid_size)
         size = self.visual.image_size
         self.image_size: int = size if isinstance(size, int) else min(size)
-        self.embed_dim: int = self.visual.proj.shape[1]
         self.blocks = [OpenClipBlock(module) for module in self.visual.transformer.resblocks]
+        self.pools = [QueryPool(module) for module in _pools(self.visual)]
 
     @property
     def has(self) -> frozenset[str]:
         """What methods may need of it."""
-        found = {DENSE, STREAM, ATTENTION, CLASS_TOKEN}
+        found = {DENSE, STREAM, ATTENTION, CLASS_TOKEN, POSITIONS}
+        if self.pools:
+            return frozenset(found)
         found |= {CLASS_EMBEDDING} if self.visual.pool_type == "tok" else set()
         return frozenset(found if any(block.norm_behind_heads for block in self.blocks) else found | {HEADS_ADD})
+
+    @property
+    def position_table(self) -> Tensor:
+        """CLIP's own position embeddings (1 + g_h * g_w, C), class token first."""
+        found: Tensor = self.visual.positional_embedding
+        return found
+
+    def blocks_on(self, grid: tuple[int, int]) -> list[OpenClipBlock]:
+        """Return the blocks, which are the same on every grid."""
+        return self.blocks
+
+    def pack_attention(self) -> None:
+        """Lay the weights of all attention out for the CPU; see `OpenClipBlock.pack_attention`."""
+        for block in self.blocks:
+            block.pack_attention()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -165,13 +184,20 @@ class ViTTower:
 
     def patches_to_joint(self, tokens: Tensor) -> Tensor:
         """Project tokens (B, N, C), each by itself, to the joint space (B, N, D)."""
-        projection = self.visual.proj
+        visual = self.visual
         # What left blocks of lower precision is lower, too, and is projected outside of their autocast by some methods.
-        return self.visual.ln_post(tokens.to(projection.dtype)) @ projection
+        tokens = tokens.to(visual.proj.dtype)
+        if not self.pools:
+            return visual.ln_post(tokens) @ visual.proj
+        tokens = visual.ln_post(tokens) if self.norm_first else tokens
+        for pool in self.pools:
+            tokens = pool.each(tokens)
+        return (tokens if self.norm_first else visual.ln_post(tokens)) @ visual.proj
 
-    def linear_head(self) -> tuple[nn.LayerNorm, Tensor]:
-        """Return the last norm and the projection (C, D) behind it."""
-        return self.visual.ln_post, self.visual.proj
+    def linear_head(self) -> tuple[nn.LayerNorm, Tensor, Tensor]:
+        """Return the last norm, the projection (C, D) behind it, and no bias (D,)."""
+        projection = self.visual.proj
+        return self.visual.ln_post, projection, projection.new_zeros(projection.shape[1])
 
     def head(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Project tokens (B, 1 + N, C) to the joint space.
@@ -179,12 +205,38 @@ class ViTTower:
         Returns:
             All tokens (B, 1 + N, D), and the embedding (B, D) of the image by the tower's own pooling.
         """
-        joint = self.patches_to_joint(tokens)
-        if self.visual.pool_type == "tok":
+        joint, visual = self.patches_to_joint(tokens), self.visual
+        if self.pools:
+            return joint, self._attend(tokens.to(visual.proj.dtype)) @ visual.proj
+        if visual.pool_type == "tok":
             return joint, joint[:, 0]
-        if getattr(self.visual, "final_ln_after_pool", False):
+        if getattr(visual, "final_ln_after_pool", False):
             return joint, self.patches_to_joint(tokens[:, 1:].mean(1))
         return joint, joint[:, 1:].mean(1)
+
+    @property
+    def norm_first(self) -> bool:
+        """Whether the last norm stands before the pools, the last of which has one query, as in CoCa's paper."""
+        return bool(getattr(self.visual, "attn_pool_type", ""))
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        """Pool all tokens (B, 1 + N, C) by the attention pools: (B, D)."""
+        found = self.visual.ln_post(tokens) if self.norm_first else tokens
+        for pool in self.pools:
+            found = pool.module(found)
+        found = found if self.norm_first else self.visual.ln_post(found)
+        first = self.norm_first or self.visual.pool_type == "tok"
+        return found[:, 0] if first else found[:, 1:].mean(1)
+
+
+def _pools(visual: Any) -> list[Any]:
+    """Return the attention pools that a token goes through one after the other; none for most towers."""
+    if getattr(visual, "attn_pool", None) is None:
+        return []
+    own = getattr(visual, "attn_pool_contrastive", None)
+    if own is None:
+        return [visual.attn_pool]
+    return [own] if visual.attn_pool_type == "parallel" else [visual.attn_pool, own]
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -223,11 +275,13 @@ def check_tower(visual: Any) -> None:
     """
     if type(visual).__name__ != "VisionTransformer":
         raise ConfigError(f"the image tower is a {type(visual).__name__}; expected open_clip's own VisionTransformer")
-    if getattr(visual, "attn_pool", None) is not None or visual.pool_type not in ("tok", "avg"):
+    if visual.pool_type not in ("tok", "avg") and not getattr(visual, "attn_pool_type", ""):
         raise ConfigError(
-            "the image tower pools by attention, so its patches do not live in the joint space; "
-            "expected pool_type 'tok' or 'avg' without attentional_pool"
+            f"the image tower does not pool (pool_type '{visual.pool_type}'), so it has no embedding of an image; "
+            "expected pool_type 'tok' or 'avg'"
         )
+    if len(set(visual.patch_size)) > 1:
+        raise ConfigError(f"the image tower has patches of {visual.patch_size} pixels; expected squares")
 
 
 def vision_config(model_cfg: dict[str, Any], name: str) -> dict[str, Any]:
@@ -247,18 +301,37 @@ def check_config(model_cfg: dict[str, Any], name: str) -> None:
     """Refuse a model configuration before anything is built or downloaded.
 
     Raises:
-        ConfigError: A part is missing, or the image tower is not a plain vision transformer.
+        ConfigError: A part is missing, or the image tower is no vision transformer that is known here.
     """
     vision = vision_config(model_cfg, name)
+    if isinstance(vision.get("layers"), list | tuple):
+        raise ConfigError(f"{name} has a ResNet tower; expected a vision transformer such as ViT-B-16")
     if vision.get("timm_model_name"):
-        kind = f"the timm tower {vision['timm_model_name']}"
-    elif isinstance(vision.get("layers"), list | tuple):
-        kind = "a ResNet tower"
-    elif vision.get("attentional_pool") or "multimodal_cfg" in model_cfg:
-        kind = "an attention-pooled tower (CoCa)"
-    else:
-        return
-    raise ConfigError(f"{name} has {kind}; expected a vision transformer of open_clip's own such as ViT-B-16")
+        try:
+            check_trunk(timm_trunk(vision))
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+
+
+def timm_trunk(vision: dict[str, Any]) -> Any:
+    """Build the timm model of a ``vision_cfg`` without memory for weights (device ``meta``), to look at its parts.
+
+    Raises:
+        ConfigError: timm has none of this name, or cannot build it so.
+    """
+    import_open_clip()
+    from open_clip.timm_model import TimmModel, timm
+
+    name = str(vision["timm_model_name"])
+    if not timm.is_model(name.partition(".")[0]):
+        raise unknown_name("timm model", name, timm.list_models())
+    pools = {key: vision[f"timm_{key}"] for key in ("pool", "proj") if f"timm_{key}" in vision}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return TimmModel(name, 8, **pools).trunk
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"timm cannot build {name} with {pools}: {reason}") from error
 
 
 def build_model(
@@ -282,6 +355,8 @@ def build_model(
     if from_hub:
         config["text_cfg"]["hf_model_pretrained"] = False
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) or from_hub else open_clip.CLIP
+    if "multimodal_cfg" in config:
+        kind = open_clip.CoCa
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten: leave the user's generator alone
             return kind(**config)
@@ -297,7 +372,13 @@ def build_empty(model_cfg: dict[str, Any], name: str, check: Callable[[dict[str,
     """
     with torch.device("meta"):
         model = build_model(model_cfg, name, check)
-    mask = getattr(model, "attn_mask", None)
-    if mask is not None:  # the one buffer that no checkpoint holds: what a token may not see is what follows it
-        model.attn_mask = torch.full(mask.shape, float("-inf"), device=CPU).triu_(1)
+    module: Any
+    for module in model.modules():  # buffers that no checkpoint holds
+        mask = getattr(module, "attn_mask", None)
+        if isinstance(mask, Tensor):  # what a token may not see is what follows it
+            module.attn_mask = torch.full(mask.shape, float("-inf"), device=CPU).triu_(1)
+        if hasattr(module, "init_non_persistent_buffers"):  # timm's
+            for key, buffer in list(module.named_buffers(recurse=False)):
+                module.register_buffer(key, torch.empty_like(buffer, device=CPU), persistent=False)
+            module.init_non_persistent_buffers()
     return model

@@ -25,14 +25,16 @@ ATTENTION = "the queries, keys and values of its blocks"
 CLASS_TOKEN = "a class token"
 CLASS_EMBEDDING = "a class token that becomes its embedding of an image"
 HEADS_ADD = "attention that is a sum over its heads"
+POSITIONS = "a table of position embeddings"
 LEVELS = "levels of feature maps"
 FITTING = {
     DENSE: "a vision transformer, ConvNeXt or ResNet such as ViT-B-16, convnext_large_d_320 or RN50",
-    STREAM: "a vision transformer such as ViT-B-16 or ViT-L-14",
-    ATTENTION: "a vision transformer such as ViT-B-16 or ViT-L-14",
-    CLASS_TOKEN: "a vision transformer with one, such as ViT-B-16 or ViT-L-14",
-    CLASS_EMBEDDING: "one with pool_type 'tok', such as ViT-B-16 or any other ViT of OpenAI's",
-    HEADS_ADD: "one without scale_attn and scale_attn_inner, such as ViT-B-16 or any other ViT of OpenAI's",
+    STREAM: "a vision transformer such as ViT-B-16, EVA02-B-16 or ViT-B-16-SigLIP2",
+    ATTENTION: "a vision transformer such as ViT-B-16, EVA02-B-16 or ViT-B-16-SigLIP2",
+    CLASS_TOKEN: "a vision transformer with one, such as ViT-B-16, EVA02-B-16 or PE-Core-B-16",
+    CLASS_EMBEDDING: "one that pools by its class token, such as ViT-B-16, EVA02-B-16 or any ViT of OpenAI's",
+    HEADS_ADD: "one without norms behind its heads, such as ViT-B-16, EVA01-g-14 or any ViT of OpenAI's",
+    POSITIONS: "one that learns where patches lie, such as ViT-B-16, EVA02-B-16 or ViT-B-16-SigLIP2",
     LEVELS: "a ConvNeXt or ResNet such as convnext_large_d_320 or RN50, or a ViT in FC-CLIP (MODEL.FCCLIP.VIT)",
 }
 """What a tower may have, and which ones do."""
@@ -63,6 +65,11 @@ class Block(ABC):
 
     heads: int
     scale: float
+
+    @property
+    def placeless(self) -> Block:
+        """The same block for tokens that belong to no place, such as copies of the class token, and for no others."""
+        return self
 
     @abstractmethod
     def norm(self, tokens: Tensor) -> Tensor:
@@ -105,6 +112,8 @@ class TokenTower(nn.Module):
         weights_hash: Changes with the weights and with what gives them meaning.
         embed_dim: Dimension of the joint space of image and text.
         logit_scale: Factor (not its logarithm) that it was trained with between cosines and logits.
+        logit_bias: What it was trained to add to them, for a sigmoid of each (SigLIP); 0 where a softmax over texts was
+            the loss. It is the same for all texts, so no label, softmax or order of scores depends on it.
         mean, std: Per channel of RGB images in 0..1, with which inputs are normalised.
         precision: In which the products of the body are computed; float32 is whatever the context around it says.
         notes: What results should say of how it was read, such as an activation that had to be assumed.
@@ -114,6 +123,7 @@ class TokenTower(nn.Module):
     weights_hash: str
     embed_dim: int
     logit_scale: float
+    logit_bias: float = 0.0
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     precision: torch.dtype = torch.float32
@@ -126,7 +136,7 @@ class TokenTower(nn.Module):
 
     @property
     def has(self) -> frozenset[str]:
-        """What it has of `DENSE`, `STREAM`, `ATTENTION`, `CLASS_TOKEN`, `CLASS_EMBEDDING`, `HEADS_ADD` and `LEVELS`."""
+        """What it has of the names above, `DENSE` to `LEVELS`."""
         return frozenset()
 
     @property
@@ -221,8 +231,15 @@ class TokenTower(nn.Module):
 
     @property
     def blocks(self) -> Sequence[Block]:
-        """The blocks of the image tower."""
+        """The blocks of the image tower, as far as they do not depend on where patches lie; see `blocks_on`."""
         raise self._lacks(STREAM, "a method that changes blocks")
+
+    def blocks_on(self, grid: tuple[int, int]) -> Sequence[Block]:
+        """Return the blocks for tokens whose patches lie on a grid (h, w): what runs.
+
+        They differ from `blocks` where a tower turns queries and keys by their places (rotary positions).
+        """
+        return self.blocks
 
     @property
     def depth(self) -> int:
@@ -236,8 +253,8 @@ class TokenTower(nn.Module):
 
     @property
     def position_table(self) -> Tensor:
-        """Its own position embeddings, what ``table`` of `embed` may take the place of."""
-        raise self._lacks(STREAM, "a method that looks at patches")
+        """Its own position embeddings, what ``table`` of `embed` may take the place of; with `POSITIONS`."""
+        raise self._lacks(POSITIONS, "a model that trains position embeddings")
 
     def embed(
         self, images: Tensor, rule: str, table: Tensor | None = None, rounding: torch.dtype | None = None
@@ -264,8 +281,8 @@ class TokenTower(nn.Module):
         """
         raise self._lacks(STREAM, "a method that looks at patches")
 
-    def linear_head(self) -> tuple[nn.LayerNorm, Tensor]:
-        """Return the norm and the matrix (C, D) that bring the class token to the joint space; with `HEADS_ADD`."""
+    def linear_head(self) -> tuple[nn.LayerNorm, Tensor, Tensor]:
+        """Return what brings the class token to the joint space, with `HEADS_ADD`: norm, matrix (C, D), bias (D,)."""
         raise self._lacks(HEADS_ADD, "a method that takes embeddings apart")
 
     def split(self, tokens: Tensor) -> tuple[Tensor | None, Tensor]:

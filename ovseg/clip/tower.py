@@ -41,7 +41,8 @@ class Tower(TokenTower):
         hidden, attention = self._indices(wanted.hidden, own), self._indices(wanted.attention, own)
         tokens, grid = self.embed(images, rule)
         context = Context(grid, images, self, self.mean, self.std, regions)
-        for index, block in enumerate(self.blocks[:own]):
+        blocks = context.blocks
+        for index, block in enumerate(blocks[:own]):
             if index in attention:
                 tokens, context.attention[index] = block.with_attention(tokens)
             else:
@@ -49,7 +50,7 @@ class Tower(TokenTower):
             if index in hidden:
                 context.hidden[index] = tokens
         if recalibration is not None:
-            return recalibration.joint(recalibration.run(tokens, self.blocks[own:], context), context)
+            return recalibration.joint(recalibration.run(tokens, blocks[own:], context), context)
         joint, cls = self.head(tokens)
         return DenseFeatures(context.lay_out(joint), cls, grid, context)
 

@@ -18,6 +18,7 @@ from ovseg.clip.tokens import (
     DENSE,
     HEADS_ADD,
     LEVELS,
+    POSITIONS,
     STREAM,
     Fitting,
     lacking,
@@ -61,8 +62,7 @@ def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_vit(config: Mapping[str, Any]) -> bool:
     vision = _vision(config)
-    special = vision.get("timm_model_name") or vision.get("attentional_pool") or "multimodal_cfg" in config
-    return bool(vision) and not special and not isinstance(vision.get("layers"), list | tuple)
+    return bool(vision) and not _is_conv(config) and not isinstance(vision.get("layers"), list | tuple)
 
 
 def _is_conv(config: Mapping[str, Any]) -> bool:
@@ -73,10 +73,10 @@ def _is_conv(config: Mapping[str, Any]) -> bool:
 
 KINDS = (
     Kind(
-        "a vision transformer of open_clip's own",
+        "a vision transformer",
         _is_vit,
         ViTClip,
-        frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD}),
+        frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
     ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),
 )

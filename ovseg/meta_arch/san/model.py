@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, load_tower
-from ovseg.clip.tokens import ATTENTION, CLASS_TOKEN, STREAM
+from ovseg.clip.tokens import ATTENTION, CLASS_TOKEN, POSITIONS, STREAM
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, one_of
@@ -29,7 +29,7 @@ from ovseg.meta_arch.section import Section
 from ovseg.proposals.classifier import class_logits
 from ovseg.vocabulary import TextOptions
 
-NEEDS = frozenset({STREAM, ATTENTION, CLASS_TOKEN})
+NEEDS = frozenset({STREAM, ATTENTION, CLASS_TOKEN, POSITIONS})
 SLS_TOKENS = ("cls_token", "learnable_token", "pos_embedding")
 
 
@@ -181,15 +181,16 @@ class SAN(MaskModel):
         """Return embeddings (B, Q, D), not of unit length, and mask logits (B, Q, h, w) of each stage; as `predict`."""
         tower, front = self.clip, self.front_blocks
         tokens, grid = tower.embed(self.shrink(images), "bicubic_by_grid", self.position)
+        blocks = tower.blocks_on(grid)
         with self.clip.autocast():
-            patches = run_patches(tower, tokens, tower.blocks, front, self.side_adapter.taps)
+            patches = run_patches(tower, tokens, blocks, front, self.side_adapter.taps)
         taps = {tap: tower.split(kept)[1].to(tokens).mT.unflatten(2, grid) for tap, kept in patches.taps.items()}
         starts = self.sls_starts(patches.tokens)
         found = []
         for stage in self.side_adapter(images, taps, all_stages=self.training):
             biases = [pool_bias(bias, grid, self.bias_pooling) for bias in stage.biases]
             with self.clip.autocast():
-                led = run_tail(starts, tower.blocks[front:], patches.seen, biases)
+                led = run_tail(starts, blocks[front:], patches.seen, biases)
             found.append((tower.patches_to_joint(led.to(starts)), stage.masks))
         return found
 
