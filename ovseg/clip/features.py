@@ -163,10 +163,15 @@ class Recalibrator(Protocol):
 
     pos_resize: str
     requires: frozenset[str]
+    own_values: bool
 
     @property
     def name(self) -> str:
         """What to call it in messages."""
+        ...
+
+    def fitting(self, has: frozenset[str]) -> list[str]:
+        """The methods that a tower fits which has these of `ovseg.clip.tokens`."""
         ...
 
     def blocks_of(self, depth: int) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ovseg.clip.attention_pools import QueryPool
 from ovseg.clip.position import resize_position
 from ovseg.clip.timm_vit import timm_refusal
-from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, POSITIONS, STREAM, Block
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM, Block
 from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.ops.linear_layers import PackedLinear
 from ovseg.system.device import CPU
@@ -129,7 +129,7 @@ class ViTTower:
     @property
     def has(self) -> frozenset[str]:
         """What methods may need of it."""
-        found = {STREAM, ATTENTION, CLASS_TOKEN, POSITIONS}
+        found = {DENSE, STREAM, ATTENTION, CLASS_TOKEN, POSITIONS}
         if self.pools:
             return frozenset(found)
         found |= {CLASS_EMBEDDING} if self.visual.pool_type == "tok" else set()

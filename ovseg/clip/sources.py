@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovseg.clip.activation import asked
-from ovseg.clip.loading import architecture, folder_config
+from ovseg.clip.folders import folder_config
+from ovseg.clip.loading import architecture
 from ovseg.errors import ConfigError
 
 
@@ -18,14 +19,17 @@ class ClipSource:
     Attributes:
         arch: An architecture of open_clip.
         pretrained: A tag of open_clip, or the path of a weights file.
-        folder: A folder with a config and weights; it takes the place of the two above.
+        folder: A folder with a config and weights, or a repository of the hub; see `ovseg.clip.folders`. It takes the
+            place of the two above.
         quick_gelu: Whether its activation is QuickGELU; None: as the weights say, or else the architecture.
+        resize_position: Whether position embeddings of another size are fitted by interpolation; else they are refused.
     """
 
     arch: str = ""
     pretrained: str = ""
     folder: str = ""
     quick_gelu: bool | None = None
+    resize_position: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what says two things.
@@ -46,10 +50,10 @@ class ClipSource:
         Raises:
             ConfigError: ``ACTIVATION`` is another word, or beside a folder.
         """
-        quick = asked(node["ACTIVATION"])
+        quick, resize = asked(node["ACTIVATION"]), bool(node["RESIZE_POSITION"])
         if node["FOLDER"]:
-            return cls(folder=str(node["FOLDER"]), quick_gelu=quick)
-        return cls(str(node["ARCH"]), str(node["PRETRAINED"]), quick_gelu=quick)
+            return cls(folder=str(node["FOLDER"]), quick_gelu=quick, resize_position=resize)
+        return cls(str(node["ARCH"]), str(node["PRETRAINED"]), quick_gelu=quick, resize_position=resize)
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ovseg.clip.attention_pools import LatentPool
 from ovseg.clip.position import resize_patches
-from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, POSITIONS, STREAM, Block
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM, Block
 from ovseg.errors import ConfigError, unknown_name
 
 _PRE_NORM, _POST_NORM = ("Block", "EvaBlock"), ("ResPostBlock", "EvaBlockPostNorm")
@@ -155,7 +155,7 @@ class TimmTower:
     @property
     def has(self) -> frozenset[str]:
         """What methods may need of it."""
-        found = {STREAM, ATTENTION}
+        found = {DENSE, STREAM, ATTENTION}
         found |= {CLASS_TOKEN} if self.trunk.cls_token is not None else set()
         found |= {CLASS_EMBEDDING} if self.trunk.global_pool == "token" else set()
         found |= {POSITIONS} if self.trunk.pos_embed is not None else set()

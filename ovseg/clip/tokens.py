@@ -8,7 +8,7 @@ them: they ask for the part they want.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ovseg.errors import ConfigError
 from ovseg.ops.linear_layers import lower_products, pack_linears
 
+DENSE = "dense features in the joint space of image and text"
 STREAM = "tokens of patches that pass through residual blocks"
 ATTENTION = "the queries, keys and values of its blocks"
 CLASS_TOKEN = "a class token"
@@ -27,6 +28,7 @@ HEADS_ADD = "attention that is a sum over its heads"
 POSITIONS = "a table of position embeddings"
 LEVELS = "levels of feature maps"
 FITTING = {
+    DENSE: "a vision transformer, ConvNeXt or ResNet such as ViT-B-16, convnext_large_d_320 or RN50",
     STREAM: "a vision transformer such as ViT-B-16, EVA02-B-16 or ViT-B-16-SigLIP2",
     ATTENTION: "a vision transformer such as ViT-B-16, EVA02-B-16 or ViT-B-16-SigLIP2",
     CLASS_TOKEN: "a vision transformer with one, such as ViT-B-16, EVA02-B-16 or PE-Core-B-16",
@@ -36,6 +38,21 @@ FITTING = {
     LEVELS: "a ConvNeXt or ResNet such as convnext_large_d_320 or RN50, or a ViT in FC-CLIP (MODEL.FCCLIP.VIT)",
 }
 """What a tower may have, and which ones do."""
+
+Fitting = Callable[[frozenset[str]], Sequence[str]]
+"""Gives the names of the methods that a tower fits which has these."""
+
+
+def lacking(
+    needs: Iterable[str], has: frozenset[str], who: str, tower: str, fitting: Fitting | None = None
+) -> ConfigError | None:
+    """Return the error of a method that needs what a tower has not; None where it has all; see `Tower.check`."""
+    need = next((need for need in FITTING if need in frozenset(needs) - has), None)
+    if need is None:
+        return None
+    methods = fitting(has) if fitting else ()
+    other = f", or what runs on this one: {', '.join(methods)}" if methods else ""
+    return ConfigError(f"{who} needs {need}, which {tower} has not; use {FITTING[need]}{other}")
 
 
 class Block(ABC):
@@ -119,7 +136,7 @@ class TokenTower(nn.Module):
 
     @property
     def has(self) -> frozenset[str]:
-        """What it has of the names above, `STREAM` to `LEVELS`."""
+        """What it has of the names above, `DENSE` to `LEVELS`."""
         return frozenset()
 
     @property
@@ -167,29 +184,45 @@ class TokenTower(nn.Module):
         """
         pack_linears(self.body)
 
-    def check(self, needs: Iterable[str], who: str) -> None:
+    def check(self, needs: Iterable[str], who: str, fitting: Fitting | None = None) -> None:
         """Refuse a method or model that needs what this tower has not.
 
         Args:
             needs: Of the names that `has` lists.
             who: What to call the method.
+            fitting: Gives what else could run on this tower.
 
         Raises:
-            ConfigError: The first thing that it lacks, and towers that have it.
+            ConfigError: The first thing that it lacks, towers that have it, and methods that fit this one.
         """
-        for need in FITTING:
-            if need in needs and need not in self.has:
-                raise self._lacks(need, who)
+        if found := lacking(needs, self.has, who, self.name, fitting):
+            raise found
 
     def _lacks(self, need: str, who: str) -> ConfigError:
         return ConfigError(f"{who} needs {need}, which {self.name} has not; use {FITTING[need]}")
 
-    # With STREAM.
+    # With DENSE.
 
     @property
     def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        raise self._lacks(STREAM, "a method that looks at patches")
+        """Side of a patch in pixels, or of what one feature stands for."""
+        raise self._lacks(DENSE, "a method that looks at places")
+
+    def dense_map(self, images: Tensor, rule: str, own_values: bool) -> tuple[Tensor, Tensor]:
+        """Return what a tower without `STREAM` makes of images (B, 3, H, W); sides are floored to `patch_size`.
+
+        Args:
+            images: Normalised.
+            rule: Of `ovseg.clip.position`, by which position embeddings are resized.
+            own_values: Where attention pools the image, whether each place keeps its own value (MaskCLIP) instead of
+                looking at all places as the pool does.
+
+        Returns:
+            Features (B, D, h, w) in the joint space, and the embedding (B, D) of the image by the tower's own pooling.
+        """
+        raise self._lacks(DENSE, "a method that looks at places")
+
+    # With STREAM.
 
     @property
     def width(self) -> int:

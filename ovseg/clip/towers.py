@@ -11,7 +11,18 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.sources import ClipSource, config_of
-from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, FITTING, HEADS_ADD, LEVELS, POSITIONS, STREAM
+from ovseg.clip.tokens import (
+    ATTENTION,
+    CLASS_EMBEDDING,
+    CLASS_TOKEN,
+    DENSE,
+    HEADS_ADD,
+    LEVELS,
+    POSITIONS,
+    STREAM,
+    Fitting,
+    lacking,
+)
 from ovseg.clip.tower import Tower
 from ovseg.clip.vit_clip import ViTClip
 from ovseg.errors import ConfigError
@@ -65,13 +76,19 @@ KINDS = (
         "a vision transformer",
         _is_vit,
         ViTClip,
-        frozenset({STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
+        frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
     ),
-    Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({LEVELS})),
+    Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),
 )
 
 
-def load_tower(source: ClipSource, needs: Iterable[str] = (), who: str = "a model", empty: bool = False) -> Tower:
+def load_tower(
+    source: ClipSource,
+    needs: Iterable[str] = (),
+    who: str = "a model",
+    empty: bool = False,
+    fitting: Fitting | None = None,
+) -> Tower:
     """Load the image-text model that a source names, whatever its kind.
 
     Args:
@@ -79,6 +96,7 @@ def load_tower(source: ClipSource, needs: Iterable[str] = (), who: str = "a mode
         needs: What the tower must have, of the names of `ovseg.clip.tokens`.
         who: Who needs it, for messages.
         empty: Without weights, which a checkpoint brings; call `refresh` when they are there.
+        fitting: Gives what else could run on the tower, for messages; see `Tower.check`.
 
     Raises:
         ConfigError: No kind fits the config, or the tower lacks something; fitting towers are named.
@@ -86,11 +104,10 @@ def load_tower(source: ClipSource, needs: Iterable[str] = (), who: str = "a mode
         WeightsError: The weights are missing, corrupt, foreign or do not fit.
     """
     wanted, kind = frozenset(needs), kind_of(source)
-    for need in FITTING:
-        if need in wanted - kind.may_have:
-            raise ConfigError(f"{who} needs {need}, which {source.name} ({kind.word}) has not; use {FITTING[need]}")
+    if unfit := lacking(wanted, kind.may_have, who, f"{source.name} ({kind.word})", fitting):
+        raise unfit
     tower = kind.reader.read(source, empty)
-    tower.check(wanted, who)
+    tower.check(wanted, who, fitting)
     return tower
 
 

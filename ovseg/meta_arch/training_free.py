@@ -88,7 +88,8 @@ class TrainingFree(WordedModel):
         text = TextOptions.from_config(cfg.MODEL.TEXT)
         scores = [field.name for field in fields(ScoreRule) if field.name != "area_exempt"]
         rule = ScoreRule(**{name: node[name.upper()] for name in scores}, area_exempt=node.THRESHOLD_LABEL)
-        clip = load_tower(ClipSource.of(cfg.MODEL.CLIP), recalibration.requires, recalibration.name)
+        source, fitting = ClipSource.of(cfg.MODEL.CLIP), recalibration.fitting
+        clip = load_tower(source, recalibration.requires, recalibration.name, fitting=fitting)
         return {
             "clip": clip,
             "size_rule": SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size),

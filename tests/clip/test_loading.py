@@ -15,30 +15,14 @@ from safetensors.torch import save_file
 from ovseg.clip import ViTClip, loading
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import ConfigError, OvsegError, UnknownNameError
+from tests.clip.tiny import TINY
 
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "layers": 2, "width": 32, "head_width": 16},
-    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in build_model(TINY, "tiny").state_dict().items()}
-
-
-@pytest.fixture
-def arches(tmp_path, monkeypatch):
-    """Two architectures that open_clip knows for the length of a test: ``Tiny`` and ``Tiny-quickgelu``."""
-    monkeypatch.setattr("open_clip.factory._MODEL_CONFIG_PATHS", [])
-    monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
-    folder = tmp_path / "arches"
-    folder.mkdir()
-    (folder / "Tiny.json").write_text(json.dumps(TINY))
-    (folder / "Tiny-quickgelu.json").write_text(json.dumps({**TINY, "quick_gelu": True}))
-    open_clip.add_model_config(folder)
 
 
 def write_folder(path, config, state):

@@ -36,7 +36,7 @@ def test_what_a_tower_lacks_is_said_before_its_weights_are_read(tiny_resnet):
 
 
 def test_a_source_says_one_thing():
-    node = {"ARCH": "ViT-B-16", "PRETRAINED": "openai", "FOLDER": "", "ACTIVATION": "gelu"}
+    node = {"ARCH": "ViT-B-16", "PRETRAINED": "openai", "FOLDER": "", "ACTIVATION": "gelu", "RESIZE_POSITION": False}
     assert ClipSource.of(node) == ClipSource("ViT-B-16", "openai", quick_gelu=False)
     with pytest.raises(ConfigError, match="ACTIVATION is 'gelu' beside a folder"):
         ClipSource.of({**node, "FOLDER": "x"})
