@@ -14,7 +14,7 @@ from golden_runners.common import WHOLE, build_clip, build_method, empty_context
 from golden_runners.product import make_words
 from ovseg.clip import Context, DenseFeatures, Tower, ViTClip
 from ovseg.clip.normalise import normalise
-from ovseg.clip.open_clip_internals import OpenClipBlock
+from ovseg.clip.open_clip_vit import OpenClipBlock
 from ovseg.clip.tokens import CLASS_TOKEN
 from ovseg.contract import LABELS, Words
 from ovseg.labelling.labeller import Labeller, region_ids
