@@ -122,7 +122,7 @@ def encoder(clip: ViTClip, image: Tensor) -> dict[str, Tensor]:
 class GivenTower(Tower):
     """Says no more than that the class token comes first."""
 
-    has = frozenset({CLASS_TOKEN})
+    name, has = "given", frozenset({CLASS_TOKEN})
 
 
 def given(inputs: Mapping[str, Tensor], grid: list[int]) -> DenseFeatures:
