@@ -12,6 +12,7 @@ from ovseg.checkpoint.clip_files import read_clip
 from ovseg.checkpoint.shards import weights_of
 from ovseg.checkpoint.strict import DERIVED, load_strict
 from ovseg.clip import activation
+from ovseg.clip.architectures import architecture, preprocess_of
 from ovseg.clip.folders import TRANSFORMERS, folder_config, has_tokenizer, locate, name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
 from ovseg.clip.position_tables import fit_tables
@@ -64,7 +65,7 @@ def load(
     quick, note = bool(model_cfg.get("quick_gelu", False)), ""
     asked = changes.pop("quick_gelu", None)
     if _is_path(pretrained):
-        path, preprocess = Path(pretrained), {}
+        path, preprocess = Path(pretrained), preprocess_of(arch)
         path = weights_of(path) if path.is_dir() else path
         weights = read_clip(path)
         if asked is None:
@@ -98,18 +99,6 @@ def _noted(clip: Clip, *notes: str) -> Clip:
     """Add notes on how a CLIP was read to those that it has already."""
     clip.notes = (*filter(None, notes), *clip.notes)
     return clip
-
-
-def architecture(arch: str) -> dict[str, Any]:
-    """Return open_clip's config of an architecture.
-
-    Raises:
-        UnknownNameError: open_clip has none of this name; near matches are named.
-    """
-    open_clip = import_open_clip()
-    if arch not in open_clip.list_models():
-        raise unknown_name("CLIP architecture", arch, open_clip.list_models())
-    return dict(open_clip.get_model_config(arch))
 
 
 def from_folder(kind: type[Clip], folder: str | Path, resize_position: bool = False) -> Clip:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.clip.activation import asked
+from ovseg.clip.architectures import architecture
 from ovseg.clip.folders import folder_config, repository
-from ovseg.clip.loading import architecture
 from ovseg.errors import ConfigError
 
 
