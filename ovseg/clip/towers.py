@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.ensemble import Ensemble
+from ovseg.clip.fastvit_clip import FastViTClip, is_fastvit
 from ovseg.clip.open_clip_internals import look
 from ovseg.clip.sources import ClipSource, config_of
 from ovseg.clip.tokens import (
@@ -67,7 +68,11 @@ def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_vit(config: Mapping[str, Any]) -> bool:
     vision = _vision(config)
-    return bool(vision) and not _is_conv(config) and not isinstance(vision.get("layers"), list | tuple)
+    return (
+        bool(vision)
+        and not (_is_conv(config) or is_fastvit(config))
+        and not isinstance(vision.get("layers"), list | tuple)
+    )
 
 
 def _is_conv(config: Mapping[str, Any]) -> bool:
@@ -85,6 +90,7 @@ KINDS = (
         look,
     ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),
+    Kind("a FastViT", is_fastvit, FastViTClip, FastViTClip.has),
 )
 
 
