@@ -16,6 +16,7 @@ from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.clip import loading
 from ovseg.clip.activation import name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
+from ovseg.clip.sources import ClipSource
 from ovseg.clip.text_passes import passes
 from ovseg.clip.text_tokens import TextTokens
 from ovseg.clip.tower import Tower
@@ -67,17 +68,25 @@ class BaseClip(Tower):
         raise NotImplementedError
 
     @classmethod
-    def load(cls, arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+    def load(
+        cls,
+        arch: str,
+        pretrained: str | Path,
+        overrides: Mapping[str, Any] | None = None,
+        resize_position: bool = False,
+    ) -> Self:
         """Load a CLIP by the names of open_clip, or from a local file.
 
         Args:
             arch: Such as ``"ViT-B-16"``; see ``open_clip.list_models()``.
-            pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file in open_clip, OpenAI
-                (TorchScript archive or state dict) or safetensors layout. A file runs with the activation that it says
-                it was trained with; where it says none, with that of the architecture, and a warning where there is
-                another with ``-quickgelu`` behind its name. `notes` records it.
+            pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file, of the index of shards, or
+                of a folder with them, in any layout that `ovseg.checkpoint.clip_files` recognises. A file runs with the
+                activation that it says it was trained with; where it says none, with that of the architecture, and a
+                warning where there is another with ``-quickgelu`` behind its name. `notes` records it.
             overrides: Changes to open_clip's model config, nested as there. ``quick_gelu`` among them says which
                 activation it is, also against the file, for those originals that run OpenAI weights with exact GELU.
+            resize_position: Fit position embeddings of another size by interpolation, as open_clip does; else they are
+                an error that names both sizes.
 
         Raises:
             UnknownNameError: No such architecture or tag.
@@ -85,18 +94,32 @@ class BaseClip(Tower):
                 need QuickGELU.
             ConfigError: The image tower is not of this kind.
         """
-        return loading.load(cls, arch, pretrained, overrides)
+        return loading.load(cls, arch, pretrained, overrides, resize_position)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Self:
-        """Load a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``.
+    def from_folder(cls, folder: str | Path, resize_position: bool = False) -> Self:
+        """Load a folder with a config and weights, as open_clip or transformers (a CLIPModel) saves them.
 
-        ``mini`` is the embedded one.
+        ``mini`` is the embedded one; ``hf:OWNER/NAME`` and ``hf-hub:OWNER/NAME`` are repositories of the hub, see
+        `ovseg.clip.folders`.
 
         Raises:
             WeightsError: The folder, its config or its weights are missing, corrupt or do not fit.
         """
-        return loading.from_folder(cls, folder)
+        return loading.from_folder(cls, folder, resize_position)
+
+    @classmethod
+    def read(cls, source: ClipSource, empty: bool = False) -> Self:
+        """Build the CLIP of a source, with its weights or yet without; see `ovseg.clip.towers.Reader`.
+
+        Raises:
+            OvsegError: As `load`, `from_folder` and `empty`.
+        """
+        if source.folder:
+            return cls.from_folder(source.folder, source.resize_position)
+        if empty:
+            return cls.empty(source.arch, source.quick_gelu)
+        return cls.load(source.arch, source.pretrained, source.overrides, source.resize_position)
 
     @classmethod
     def from_config(
@@ -156,6 +179,8 @@ class BaseClip(Tower):
         """Read scale and hash from the weights; call it when weights were loaded over those it was built with."""
         on_meta = self.device.type == "meta"  # there are no values yet
         self.logit_scale = 1.0 if on_meta else float(self.model.logit_scale.float().exp())
+        bias = getattr(self.model, "logit_bias", None)
+        self.logit_bias = 0.0 if bias is None or on_meta else float(bias)
         # The same weights mean something else under another activation, which the configuration says.
         config = json.dumps(self.model_cfg, sort_keys=True, default=str)
         self.weights_hash = "" if on_meta else hash_tensors(self.model.state_dict().items(), config)

@@ -137,7 +137,7 @@ def _sources(library: ModuleType, tag: str) -> list[Source]:
 
 def _load(backbone: nn.Module, tag: str, file: str) -> None:
     """Load a file in timm's own layout, or in one that timm knows how to convert."""
-    state, _ = read_state_dict(file)
+    state = read_state_dict(file)
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     try:
         state = convert(state, backbone) if convert else state

@@ -12,7 +12,9 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ovseg.checkpoint.loading import Official, Weights
-from ovseg.clip.conv_clip import STRIDE, ConvClip
+from ovseg.clip import ClipSource, Tower, load_tower
+from ovseg.clip.conv_clip import STRIDE
+from ovseg.clip.tokens import LEVELS
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
 from ovseg.data.preprocessing import SizeRule
@@ -23,7 +25,6 @@ from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.meta_arch.section import Section
-from ovseg.meta_arch.worded_model import read_clip
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 from ovseg.proposals.pixel_decoder import PixelDecoder
@@ -73,7 +74,7 @@ class ConvMaskModel(MaskModel):
 
     def __init__(
         self,
-        clip: ConvClip | ViTPyramid,
+        clip: Tower,
         pixel_decoder: PixelDecoder,
         decoder: MaskedDecoder,
         size_rule: SizeRule,
@@ -200,6 +201,6 @@ class ConvMaskModel(MaskModel):
         return [Prediction(self.trained_logits(one.embeddings, words), one.masks) for one in found]
 
 
-def conv_clip(cfg: CfgNode, empty: bool = False) -> ConvClip:
-    """Read the convolutional CLIP that a config names; ``empty`` as in `read_clip`."""
-    return read_clip(ConvClip, cfg.MODEL.CLIP, empty)
+def conv_clip(cfg: CfgNode, empty: bool = False) -> Tower:
+    """Read the CLIP with levels that a config names; ``empty`` as in `ovseg.clip.load_tower`."""
+    return load_tower(ClipSource.of(cfg.MODEL.CLIP), {LEVELS}, cfg.MODEL.META_ARCHITECTURE, empty)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ovseg.checkpoint.hashing import hash_tensors
-from ovseg.clip.activation import asked
-from ovseg.clip.base import BaseClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
@@ -26,9 +24,8 @@ from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
 
-Clip = TypeVar("Clip", bound=BaseClip)
-CLIP_WEIGHTS = "clip.model."
-"""How the names of CLIP's weights start in the state dict of a model."""
+CLIP_WEIGHTS = re.compile(r"clip\.(?:members\.\d+\.)?model\.")
+"""How the names of CLIP's weights start in the state dict of a model; those of an ensemble are its members'."""
 
 
 class WordedModel(nn.Module):
@@ -94,7 +91,7 @@ class WordedModel(nn.Module):
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's alone."""
-        return not key.startswith(CLIP_WEIGHTS)
+        return not CLIP_WEIGHTS.match(key)
 
     def train(self, mode: bool = True) -> Self:
         """Change the mode; behind training the weights are others, and so is their hash."""
@@ -109,7 +106,7 @@ class WordedModel(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
         """Load weights as ever; the hash follows, and so does what was read of CLIP's weights."""
         result = super().load_state_dict(state_dict, *arguments, **options)
-        if any(key.startswith(CLIP_WEIGHTS) for key in state_dict):
+        if any(CLIP_WEIGHTS.match(key) for key in state_dict):
             self.clip.refresh()
         if not self.training:
             self.refresh_hash()
@@ -140,7 +137,8 @@ class WordedModel(nn.Module):
         """
         policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
-        found = TextEmbedder(self.clip, chosen, self.text_cache, self.text).embed_vocabulary(vocabulary, policy)
+        embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
+        found = self.clip.weigh(embedder.embed_vocabulary(vocabulary, policy), embedder.embed)
         if self._text_rests is not None:
             self.clip.move_text(self._text_rests)  # the images need the room, and few lists follow
         words = Words(
@@ -356,23 +354,3 @@ class WithWords(nn.Module):
         """Fill the words in, and call the model; see `WordedModel.forward`."""
         found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
         return found
-
-
-def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
-    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights.
-
-    Raises:
-        ConfigError: ``MODEL.CLIP.ACTIVATION`` is another word, or beside a folder, whose config says it.
-        OvsegError: As `BaseClip.load`.
-    """
-    if source.FOLDER:
-        if source.ACTIVATION:
-            raise ConfigError(
-                f"MODEL.CLIP.ACTIVATION is '{source.ACTIVATION}' beside a folder; set quick_gelu in the model_cfg of "
-                f"{source.FOLDER}/open_clip_config.json"
-            )
-        return kind.from_folder(source.FOLDER)
-    quick = asked(source.ACTIVATION)
-    if empty:
-        return kind.empty(source.ARCH, quick)
-    return kind.load(source.ARCH, source.PRETRAINED, None if quick is None else {"quick_gelu": quick})

@@ -12,6 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from ovseg.checkpoint.loading import Weights
+from ovseg.clip import Tower
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.contract import Words
@@ -57,7 +58,7 @@ class MAFTPlus(ConvMaskModel):
     def __init__(
         self,
         transfer: ContentTransfer,
-        original: Callable[[], ConvClip],
+        original: Callable[[], Tower],
         weights: Weights | None = None,
         *,
         rc_weight: float = 0.1,
@@ -159,8 +160,8 @@ class MAFTPlus(ConvMaskModel):
         }
 
 
-def _convnext(clip: ConvClip) -> ConvNeXtTower:
+def _convnext(clip: Tower) -> ConvNeXtTower:
     """Return the image tower of a CLIP, which has to be a ConvNeXt."""
-    if not isinstance(clip.tower, ConvNeXtTower):
+    if not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
         raise ConfigError(f"MAFT+ embeds pixels as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
     return clip.tower
