@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.ensemble import Ensemble
+from ovseg.clip.fastvit_clip import FastViTClip, is_fastvit
+from ovseg.clip.open_clip_internals import look
 from ovseg.clip.sources import ClipSource, config_of
 from ovseg.clip.tokens import (
     ATTENTION,
@@ -48,12 +50,15 @@ class Kind(NamedTuple):
         reader: Its class.
         may_have: Of the names of `ovseg.clip.tokens`, what towers of it may have: what is not among them is refused
             before any weights are fetched. A built tower says exactly what it has.
+        has_of: Gives what the tower of a config, with a name for messages, has, where that is known without weights;
+            what it has not is refused likewise.
     """
 
     word: str
     fits: Callable[[Mapping[str, Any]], bool]
     reader: Reader[Tower]
     may_have: frozenset[str]
+    has_of: Callable[[Mapping[str, Any], str], frozenset[str]] | None = None
 
 
 def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -63,7 +68,11 @@ def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_vit(config: Mapping[str, Any]) -> bool:
     vision = _vision(config)
-    return bool(vision) and not _is_conv(config) and not isinstance(vision.get("layers"), list | tuple)
+    return (
+        bool(vision)
+        and not (_is_conv(config) or is_fastvit(config))
+        and not isinstance(vision.get("layers"), list | tuple)
+    )
 
 
 def _is_conv(config: Mapping[str, Any]) -> bool:
@@ -78,8 +87,10 @@ KINDS = (
         _is_vit,
         ViTClip,
         frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
+        look,
     ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),
+    Kind("a FastViT", is_fastvit, FastViTClip, FastViTClip.has),
 )
 
 
@@ -107,7 +118,8 @@ def load_tower(
     if source.members:
         raise ConfigError(f"{who} runs on one CLIP, and {source.name} are several; name one of them")
     wanted, kind = frozenset(needs), kind_of(source)
-    if unfit := lacking(wanted, kind.may_have, who, f"{source.name} ({kind.word})", fitting):
+    has = kind.has_of(config_of(source), source.name) if kind.has_of else kind.may_have
+    if unfit := lacking(wanted, has, who, f"{source.name} ({kind.word})", fitting):
         raise unfit
     tower = kind.reader.read(source, empty)
     tower.check(wanted, who, fitting)
@@ -139,8 +151,6 @@ def kind_of(source: ClipSource) -> Kind:
     for kind in KINDS:
         if kind.fits(config):
             return kind
-    tower = _vision(config).get("timm_model_name") or config.get("model_type")
-    what = f"the tower {tower}" if tower else "an image tower that pools by attention (CoCa)"
-    raise ConfigError(
-        f"{source.name} has {what}, which is not supported; expected {' or '.join(kind.word for kind in KINDS)}"
-    )
+    what = f"the model type {config['model_type']}" if config.get("model_type") else "no vision_cfg"
+    words = " or ".join(kind.word for kind in KINDS)
+    raise ConfigError(f"the config of {source.name} has {what}, which is not supported; expected {words}")
