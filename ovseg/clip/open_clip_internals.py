@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.clip.attention_pools import QueryPool
+from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.position import resize_position
 from ovseg.clip.timm_vit import check_trunk
 from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM, Block
@@ -353,7 +354,9 @@ def build_model(
     config["text_cfg"].pop("hf_model_pretrained", None)
     from_hub = bool(config["text_cfg"].get("hf_model_name"))
     if from_hub:
+        import_transformers(f"the text tower of {name}")
         config["text_cfg"]["hf_model_pretrained"] = False
+        config["text_cfg"]["hf_model_name"] = local_files(config["text_cfg"]["hf_model_name"])
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) or from_hub else open_clip.CLIP
     if "multimodal_cfg" in config:
         kind = open_clip.CoCa

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.open_clip_internals import import_open_clip
 from ovseg.errors import ConfigError
 
@@ -25,7 +26,12 @@ class TextTokens:
     """
 
     def __init__(self, text_cfg: dict[str, Any]) -> None:
-        """Build the tokenizer; one of Hugging Face reads its files."""
+        """Build the tokenizer; one of Hugging Face reads its files.
+
+        Raises:
+            EnvironmentProblem: It is one of Hugging Face, and transformers is not installed.
+            WeightsError: Its files are not here and cannot be fetched.
+        """
         from open_clip import tokenizer
 
         import_open_clip()
@@ -33,7 +39,9 @@ class TextTokens:
         options = text_cfg.get("tokenizer_kwargs") or {}
         self._hub = bool(text_cfg.get("hf_tokenizer_name"))
         if self._hub:
-            self._own: Any = tokenizer.HFTokenizer(text_cfg["hf_tokenizer_name"], context_length=self.limit, **options)
+            import_transformers(f"the tokenizer {text_cfg['hf_tokenizer_name']}")
+            folder = local_files(text_cfg["hf_tokenizer_name"])
+            self._own: Any = tokenizer.HFTokenizer(folder, context_length=self.limit, **options)
         else:
             self._own = tokenizer.SimpleTokenizer(context_length=self.limit, **options)
         self._before, self._behind, self._last = self._around()

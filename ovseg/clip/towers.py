@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ovseg.clip.conv_clip import ConvClip
+from ovseg.clip.hf import families
+from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.sources import ClipSource, config_of
 from ovseg.clip.tokens import (
     ATTENTION,
@@ -76,6 +78,12 @@ KINDS = (
         "a vision transformer",
         _is_vit,
         ViTClip,
+        frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
+    ),
+    Kind(
+        "a model of transformers",
+        families.fits,
+        HfClip,
         frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
     ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),

@@ -25,9 +25,9 @@ class ViTClip(BaseClip):
     check_config = staticmethod(check_config)
 
     @staticmethod
-    def tower_of(visual: Any) -> ViTTower | TimmTower:
+    def tower_of(model: Any) -> ViTTower | TimmTower:
         """Adapt the image tower; see `BaseClip.tower_of`."""
-        return TimmTower(visual) if hasattr(visual, "trunk") else ViTTower(visual)
+        return TimmTower(model.visual) if hasattr(model.visual, "trunk") else ViTTower(model.visual)
 
     @property
     def has(self) -> frozenset[str]:
