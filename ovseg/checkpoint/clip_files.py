@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ovseg.checkpoint import hugging_face
+from ovseg.checkpoint import hugging_face, slip
 from ovseg.checkpoint.files import a_mapping, only_tensors
 from ovseg.checkpoint.foreign import look_of
 from ovseg.checkpoint.nesting import unwrap
@@ -29,7 +29,7 @@ class ClipWeights(NamedTuple):
 
     Attributes:
         tensors: By the names of open_clip.
-        layout: In which layout they came: `OPEN_CLIP`, `OPENAI`, or one of `ovseg.checkpoint.hugging_face`.
+        layout: In which layout they came: `OPEN_CLIP`, `OPENAI`, SLIP's, or one of `ovseg.checkpoint.hugging_face`.
         remarks: What the file says of itself besides, in words: the metadata of safetensors, texts beside the weights.
         notes: What was chosen or left out, for results.
     """
@@ -76,11 +76,18 @@ def recognise(
     for key in _OPENAI_EXTRAS:
         state.pop(key, None)
     kind = hugging_face.kind_of(state)
-    if not kind and (any(key.startswith("vision_model.") for key in state) or look_of(state)):
+    if slip.is_slip(state):
+        state, left = slip.to_open_clip(state)
+        kind, notes = (
+            slip.SLIP,
+            [*notes, *([f"left out what a training keeps beside it: {some(left)}"] if left else [])],
+        )
+    elif kind:
+        state = hugging_face.to_open_clip(state, kind)
+    elif any(key.startswith("vision_model.") for key in state) or look_of(state):
         raise _foreign(path, state)
-    tensors = hugging_face.to_open_clip(state, kind) if kind else state
     said = tuple(f"{Path(path).name}: {note}" for note in (*found.notes, *notes))
-    return ClipWeights(tensors, kind or (OPENAI if openai else OPEN_CLIP), {**(remarks or {}), **found.remarks}, said)
+    return ClipWeights(state, kind or (OPENAI if openai else OPEN_CLIP), {**(remarks or {}), **found.remarks}, said)
 
 
 def _bared(state: dict[str, Tensor], path: str | Path) -> tuple[dict[str, Tensor], list[str]]:

@@ -123,9 +123,17 @@ def _what_else(start: bytes) -> str:
         return "a web page, of an error or a login perhaps; look at it in a browser, and get the file again"
     if all(byte in b"\t\r\n" or byte >= 32 for byte in start) and start.isascii():
         return f"text ('{' '.join(start[:60].decode().split())}'); get it again"
+    if start.startswith(b"sys_info\0") or start.startswith(b"pickle\0"):
+        return "a tar of PyTorch 0.1; load it with a PyTorch of that age, and save it anew"
     if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
         return "an archive (gzip or tar); unpack it"
     return ""
+
+
+def _is_npz(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def _read_any(path: Path) -> Raw:
@@ -145,6 +153,10 @@ def _read_any(path: Path) -> Raw:
             return Raw(load_file(path), False, remarks)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    if zipfile.is_zipfile(path) and is_scripted(path):
-        return Raw(read_scripted(path), True, {})
+    if zipfile.is_zipfile(path):
+        if is_scripted(path):
+            return Raw(read_scripted(path), True, {})
+        if _is_npz(path):
+            with np.load(path, allow_pickle=False) as arrays:
+                return Raw({key: arrays[key] for key in arrays.files}, False, {})
     return Raw(read_pickle(path), False, {})

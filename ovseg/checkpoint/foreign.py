@@ -42,6 +42,11 @@ LOOKS = (
         "a detector of Detectron2", (r"(?:backbone\.(?:bottom_up|fpn_|res\d|stem)|roi_heads\.|proposal_generator\.)",)
     ),
     Look("a trained head of ovseg", (r"side_adapter\.|pixel_decoder\.|decoder\.layers\.",), mend="it is MODEL.WEIGHTS"),
+    Look(
+        "weights of JAX (big_vision)",
+        (r"(?:params/|opt/)",),
+        mend="take open_clip's file of it, such as ViT-B-16-SigLIP/webli",
+    ),
     Look("BLIP", (r"visual_encoder\.", r"text_(?:encoder|decoder)\.|Qformer\.|itm_head")),
     Look("Segment Anything", (r"(?:image|vision)_encoder\.", r"(?:mask_decoder|prompt_encoder)\.")),
     Look(

@@ -11,6 +11,7 @@ EXAMPLES = """\
 examples:
   ovseg models
   ovseg models --json
+  ovseg models --backbones
   ovseg models --details sclip/mini
   ovseg models --details sclip --protocol voc21
 """
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--details", metavar="NAME", help="all settings of one model or config, their sources, and its method's card"
     )
+    parser.add_argument("--backbones", action="store_true", help="the image-text models that any method runs on")
     parser.add_argument("--protocol", default="", help="with --details: a benchmark such as voc21, or common")
 
 
@@ -32,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.protocol and not args.details:
         raise ConfigError(f"--protocol is '{args.protocol}' without a model; name it by --details, or leave it out")
+    if args.backbones:
+        return show_backbones(args.json)
     if args.details:
         found = details(args.details, args.protocol)
         print(json.dumps(found, indent=1) if args.json else _as_text(found), end="\n" if args.json else "")
@@ -39,6 +43,14 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([card.to_json() for card in list_models()], indent=1))
     else:
         _print_cards()
+    return 0
+
+
+def show_backbones(as_json: bool) -> int:
+    """Print the image-text models that any method runs on."""
+    from ovseg.zoo.backbones import as_text, list_backbones
+
+    print(json.dumps([one.to_json() for one in list_backbones()], indent=1) if as_json else as_text())
     return 0
 
 

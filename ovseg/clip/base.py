@@ -274,7 +274,7 @@ class BaseClip(Tower):
         if not self.text_cfg.get("hf_model_name") and int(tokens.max()) >= vocabulary:
             raise ConfigError(
                 f"the text tower of {self.name} has {vocabulary} tokens but the tokenizer gives {int(tokens.max())}; "
-                "expected its own tokenizer: vocab_size 49408 or another hf_tokenizer_name in text_cfg, or the files of it"
+                "expected its own tokenizer: vocab_size 49408, another hf_tokenizer_name in text_cfg, or files of it"
             )
         rows = torch.empty(len(tokens), self.embed_dim, dtype=self.dtype, device=self.device)
         done = 0

@@ -12,9 +12,11 @@ from ovseg.checkpoint.clip_files import read_clip
 from ovseg.checkpoint.shards import weights_of
 from ovseg.checkpoint.strict import DERIVED, load_strict
 from ovseg.clip import activation
+from ovseg.clip.architectures import architecture, preprocess_of
 from ovseg.clip.folders import TRANSFORMERS, folder_config, has_tokenizer, locate, name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
 from ovseg.clip.position_tables import fit_tables
+from ovseg.clip.tags import fetch_tag
 from ovseg.errors import ConfigError, WeightsError, unknown_name
 from ovseg.system.values import merge
 
@@ -64,7 +66,7 @@ def load(
     quick, note = bool(model_cfg.get("quick_gelu", False)), ""
     asked = changes.pop("quick_gelu", None)
     if _is_path(pretrained):
-        path, preprocess = Path(pretrained), {}
+        path, preprocess = Path(pretrained), preprocess_of(arch)
         path = weights_of(path) if path.is_dir() else path
         weights = read_clip(path)
         if asked is None:
@@ -76,7 +78,7 @@ def load(
             if tag.lower() != "openai":
                 raise _quick_gelu_error(kind.__name__, f"the weights '{tag}'", arch, tag)
             quick = True
-        path = _download(kind.__name__, arch, tag, preprocess)
+        path = fetch_tag(arch, tag, preprocess)
         weights = read_clip(path)
     model_cfg = activation.with_activation(merge(model_cfg, changes), quick if asked is None else bool(asked))
     name = f"{arch}/{_short(pretrained)}"
@@ -98,18 +100,6 @@ def _noted(clip: Clip, *notes: str) -> Clip:
     """Add notes on how a CLIP was read to those that it has already."""
     clip.notes = (*filter(None, notes), *clip.notes)
     return clip
-
-
-def architecture(arch: str) -> dict[str, Any]:
-    """Return open_clip's config of an architecture.
-
-    Raises:
-        UnknownNameError: open_clip has none of this name; near matches are named.
-    """
-    open_clip = import_open_clip()
-    if arch not in open_clip.list_models():
-        raise unknown_name("CLIP architecture", arch, open_clip.list_models())
-    return dict(open_clip.get_model_config(arch))
 
 
 def from_folder(kind: type[Clip], folder: str | Path, resize_position: bool = False) -> Clip:
@@ -182,18 +172,6 @@ def _quick_gelu_error(kind: str, what: str, arch: str, pretrained: str) -> Weigh
         f"{what} need QuickGELU but {arch} is built with exact GELU; "
         f"use {kind}.load('{arch}-quickgelu', '{pretrained}') or overrides={{'quick_gelu': True}}"
     )
-
-
-def _download(kind: str, arch: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
-    try:
-        return Path(import_open_clip().download_pretrained(dict(tag_config)))
-    except Exception as error:  # whatever the network, the hub's client or the disk raise
-        tried = tag_config.get("hf_hub") or tag_config.get("url")
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(
-            f"could not get {arch}/{tag} from {tried} ({reason}); download it where there is a network "
-            f"and pass the file: {kind}.load('{arch}', '/path/to/file')"
-        ) from error
 
 
 def _is_path(pretrained: str | Path) -> bool:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from ovseg.clip.attention_pools import QueryPool
 from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.position import resize_position
-from ovseg.clip.timm_vit import check_trunk
+from ovseg.clip.timm_vit import timm_refusal
 from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM, Block
-from ovseg.errors import ConfigError, EnvironmentProblem, unknown_name
+from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.ops.linear_layers import PackedLinear
 from ovseg.system.device import CPU
 
@@ -308,31 +308,10 @@ def check_config(model_cfg: dict[str, Any], name: str) -> None:
     if isinstance(vision.get("layers"), list | tuple):
         raise ConfigError(f"{name} has a ResNet tower; expected a vision transformer such as ViT-B-16")
     if vision.get("timm_model_name"):
-        try:
-            check_trunk(timm_trunk(vision))
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from error
-
-
-def timm_trunk(vision: dict[str, Any]) -> Any:
-    """Build the timm model of a ``vision_cfg`` without memory for weights (device ``meta``), to look at its parts.
-
-    Raises:
-        ConfigError: timm has none of this name, or cannot build it so.
-    """
-    import_open_clip()
-    from open_clip.timm_model import TimmModel, timm
-
-    name = str(vision["timm_model_name"])
-    if not timm.is_model(name.partition(".")[0]):
-        raise unknown_name("timm model", name, timm.list_models())
-    pools = {key: vision[f"timm_{key}"] for key in ("pool", "proj") if f"timm_{key}" in vision}
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return TimmModel(name, 8, **pools).trunk
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"timm cannot build {name} with {pools}: {reason}") from error
+        pools = tuple((key, vision[f"timm_{key}"]) for key in ("pool", "proj") if f"timm_{key}" in vision)
+        import_open_clip()
+        if refusal := timm_refusal(str(vision["timm_model_name"]), pools):
+            raise ConfigError(f"{name}: {refusal}")
 
 
 def build_model(

@@ -40,21 +40,24 @@ def fit_tables(
     Raises:
         WeightsError: A table has another size and is not to be resized, or its grid cannot be told.
     """
-    found, notes = dict(state), []
-    for key, table in state.items():
-        place = own.get(key)
+    other = {
+        key: place
+        for key, place in own.items()
+        if (_IMAGE.fullmatch(key) or _TEXT.fullmatch(key)) and key in state and _differ_in_length(state[key], place)
+    }
+    found, sizes = dict(state), []
+    for key, place in other.items():
         image = bool(_IMAGE.fullmatch(key))
-        if place is None or not (image or _TEXT.fullmatch(key)) or not _differ_in_length(table, place):
-            continue
-        was, wanted = (_size(one, image) for one in (table, place))
-        if not resize:
-            raise WeightsError(
-                f"{source} has position embeddings of {was} and {name} of {wanted}; name the architecture of the file, "
-                "or set MODEL.CLIP.RESIZE_POSITION to True to interpolate them"
-            )
-        found[key] = _resized_grid(table, place) if image else _resized_line(table, place)
-        notes.append(f"{source}: position embeddings of {was} were resized to {wanted}")
-    return found, notes
+        sizes.append((_size(state[key], image), _size(place, image)))
+        if resize:
+            found[key] = _resized_grid(state[key], place) if image else _resized_line(state[key], place)
+    if sizes and not resize:
+        was, wanted = (" and ".join(one) for one in zip(*sizes, strict=True))
+        raise WeightsError(
+            f"{source} has position embeddings of {was}, {name} of {wanted}; name the architecture of the file, or set "
+            "MODEL.CLIP.RESIZE_POSITION to True to interpolate them"
+        )
+    return found, [f"{source}: position embeddings of {was} were resized to {wanted}" for was, wanted in sizes]
 
 
 def _differ_in_length(table: Tensor, place: Tensor) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ovseg.clip.activation import asked
-from ovseg.clip.folders import folder_config
-from ovseg.clip.loading import architecture
+from ovseg.clip.architectures import architecture
+from ovseg.clip.folders import folder_config, repository
 from ovseg.errors import ConfigError
 
 
@@ -23,6 +24,7 @@ class ClipSource:
             place of the two above.
         quick_gelu: Whether its activation is QuickGELU; None: as the weights say, or else the architecture.
         resize_position: Whether position embeddings of another size are fitted by interpolation; else they are refused.
+        members: Several that answer together (`ovseg.clip.ensemble`), in the place of all others.
     """
 
     arch: str = ""
@@ -30,6 +32,7 @@ class ClipSource:
     folder: str = ""
     quick_gelu: bool | None = None
     resize_position: bool = False
+    members: tuple[ClipSource, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what says two things.
@@ -48,16 +51,38 @@ class ClipSource:
         """Read ``MODEL.CLIP`` of a config.
 
         Raises:
-            ConfigError: ``ACTIVATION`` is another word, or beside a folder.
+            ConfigError: ``ACTIVATION`` is another word, or beside a folder; or a member is no source.
         """
+        if node["MEMBERS"]:
+            return cls(members=tuple(cls.named(text) for text in node["MEMBERS"]))
         quick, resize = asked(node["ACTIVATION"]), bool(node["RESIZE_POSITION"])
         if node["FOLDER"]:
             return cls(folder=str(node["FOLDER"]), quick_gelu=quick, resize_position=resize)
         return cls(str(node["ARCH"]), str(node["PRETRAINED"]), quick_gelu=quick, resize_position=resize)
 
+    @classmethod
+    def named(cls, text: str) -> ClipSource:
+        """Return the source that a text means: a folder, a repository of the hub, or ``ARCHITECTURE/TAG-or-file``.
+
+        Raises:
+            ConfigError: It is none of them.
+            WeightsError: It names no repository behind ``hf:`` or ``hf-hub:``.
+        """
+        if repository(text) or Path(text).is_dir():
+            return cls(folder=text)
+        architecture_name, _, pretrained = text.partition("/")
+        if not architecture_name or not pretrained:
+            raise ConfigError(
+                f"MODEL.CLIP.MEMBERS has '{text}'; expected a folder, hf:OWNER/NAME, hf-hub:OWNER/NAME or "
+                "ARCHITECTURE/TAG such as ViT-B-16/openai"
+            )
+        return cls(architecture_name, pretrained)
+
     @property
     def name(self) -> str:
         """What to call it in messages."""
+        if self.members:
+            return f"clip:{'+'.join(member.name for member in self.members)}"
         return self.folder or f"{self.arch}/{self.pretrained}"
 
     @property

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
 from ovseg.ops.linear_layers import lower_products, pack_linears
+from ovseg.vocabulary.queries import Queries
 
 DENSE = "dense features in the joint space of image and text"
 STREAM = "tokens of patches that pass through residual blocks"
@@ -165,6 +166,15 @@ class TokenTower(nn.Module):
 
     def move_text(self, device: torch.device) -> None:
         """Bring what embeds texts to a device, and leave the rest; a tower whose text part cannot go alone stays."""
+
+    def weigh(self, queries: Queries, embed: Callable[[list[str]], Tensor]) -> Queries:
+        """Return the words of a request as the tower compares images with them; ordinarily they are as they were.
+
+        Args:
+            queries: With unit rows (T, D).
+            embed: Embeds other words in the same templates: unit rows (N, D).
+        """
+        return queries
 
     def lower(self, precision: torch.dtype) -> None:
         """Keep the weights of the body's products in bfloat16 or float16; whoever runs blocks does so in `autocast`."""

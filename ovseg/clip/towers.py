@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ovseg.clip.conv_clip import ConvClip
+from ovseg.clip.ensemble import Ensemble
 from ovseg.clip.hf import families
 from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.sources import ClipSource, config_of
@@ -111,12 +112,27 @@ def load_tower(
         UnknownNameError: No such architecture or tag.
         WeightsError: The weights are missing, corrupt, foreign or do not fit.
     """
+    if source.members:
+        raise ConfigError(f"{who} runs on one CLIP, and {source.name} are several; name one of them")
     wanted, kind = frozenset(needs), kind_of(source)
     if unfit := lacking(wanted, kind.may_have, who, f"{source.name} ({kind.word})", fitting):
         raise unfit
     tower = kind.reader.read(source, empty)
     tower.check(wanted, who, fitting)
     return tower
+
+
+def load_towers(source: ClipSource, needs: Iterable[str], who: str, fitting: Fitting | None = None) -> Tower:
+    """Load the image-text model that a source names, or all of them as an `Ensemble`, for who can do with either.
+
+    Arguments and errors are those of `load_tower`; each member has what is needed.
+
+    Raises:
+        ConfigError: There are fewer than two members, or one twice.
+    """
+    if not source.members:
+        return load_tower(source, needs, who, fitting=fitting)
+    return Ensemble(load_tower(member, needs, who, fitting=fitting) for member in source.members)
 
 
 def kind_of(source: ClipSource) -> Kind:

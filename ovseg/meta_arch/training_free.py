@@ -11,7 +11,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.clip import ClipSource, Tower, load_tower
+from ovseg.clip import ClipSource, Tower, load_towers
+from ovseg.clip.ensemble import Ensemble
 from ovseg.clip.features import DenseFeatures
 from ovseg.clip.normalise import normalise
 from ovseg.contract import Answer, Words
@@ -21,6 +22,7 @@ from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.labelling.views import mix, views
+from ovseg.meta_arch.members import OverMembers
 from ovseg.meta_arch.section import lower_keys
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.ops.windows import WindowPlan
@@ -89,11 +91,11 @@ class TrainingFree(WordedModel):
         scores = [field.name for field in fields(ScoreRule) if field.name != "area_exempt"]
         rule = ScoreRule(**{name: node[name.upper()] for name in scores}, area_exempt=node.THRESHOLD_LABEL)
         source, fitting = ClipSource.of(cfg.MODEL.CLIP), recalibration.fitting
-        clip = load_tower(source, recalibration.requires, recalibration.name, fitting=fitting)
+        clip = load_towers(source, recalibration.requires, recalibration.name, fitting=fitting)
         return {
             "clip": clip,
             "size_rule": SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size),
-            "recalibration": recalibration,
+            "recalibration": OverMembers(recalibration) if isinstance(clip, Ensemble) else recalibration,
             "protocol": Protocol(**{field.name: node[field.name.upper()] for field in fields(Protocol)}),
             "rule": rule,
             "templates": cfg.MODEL.TEXT.TEMPLATES,

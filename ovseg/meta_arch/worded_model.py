@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -23,8 +24,8 @@ from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
 
-CLIP_WEIGHTS = "clip.model."
-"""How the names of CLIP's weights start in the state dict of a model."""
+CLIP_WEIGHTS = re.compile(r"clip\.(?:members\.\d+\.)?model\.")
+"""How the names of CLIP's weights start in the state dict of a model; those of an ensemble are its members'."""
 
 
 class WordedModel(nn.Module):
@@ -90,7 +91,7 @@ class WordedModel(nn.Module):
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's alone."""
-        return not key.startswith(CLIP_WEIGHTS)
+        return not CLIP_WEIGHTS.match(key)
 
     def train(self, mode: bool = True) -> Self:
         """Change the mode; behind training the weights are others, and so is their hash."""
@@ -105,7 +106,7 @@ class WordedModel(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
         """Load weights as ever; the hash follows, and so does what was read of CLIP's weights."""
         result = super().load_state_dict(state_dict, *arguments, **options)
-        if any(key.startswith(CLIP_WEIGHTS) for key in state_dict):
+        if any(CLIP_WEIGHTS.match(key) for key in state_dict):
             self.clip.refresh()
         if not self.training:
             self.refresh_hash()
@@ -136,7 +137,8 @@ class WordedModel(nn.Module):
         """
         policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
-        found = TextEmbedder(self.clip, chosen, self.text_cache, self.text).embed_vocabulary(vocabulary, policy)
+        embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
+        found = self.clip.weigh(embedder.embed_vocabulary(vocabulary, policy), embedder.embed)
         if self._text_rests is not None:
             self.clip.move_text(self._text_rests)  # the images need the room, and few lists follow
         words = Words(

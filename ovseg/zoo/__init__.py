@@ -5,8 +5,10 @@ A name is one of
 - ``mini`` or ``san-vit-b-16``: a card (``ovseg models`` lists them), in the file of this name;
 - ``sclip/ViT-B-16/openai``: a method, an architecture and a tag of open_clip or the path of a weights file;
 - ``sclip/mini``: a method on the CLIP and with the size rule of a card;
-- a folder with ``open_clip_config.json`` (plain CLIP; put a method before it for more: ``sclip/path/to/folder``), or
-  with a ``config.yaml`` of its own, such as that of a training, finished or not;
+- ``sclip/hf:OWNER/NAME``, ``sclip/hf-hub:OWNER/NAME``: a method on a CLIP of the hub; ``sclip/clip:A+B``: on several
+  CLIPs (without a method, plain CLIP; all of them in `ovseg.zoo.clip_names`);
+- a folder with ``open_clip_config.json``, or ``config.json`` of transformers (plain CLIP; put a method before it for
+  more: ``sclip/path/to/folder``), or with a ``config.yaml`` of its own, such as that of a training, finished or not;
 - a YAML config: a file, or a shipped one such as ``san/san_mini_scenes.yaml``; where its head is trained it says by
   ``MODEL.WEIGHTS`` with which weights.
 """

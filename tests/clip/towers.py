@@ -17,8 +17,11 @@ from torch import nn
 from ovseg.clip import Tower
 from ovseg.clip.open_clip_internals import build_model, import_open_clip
 from ovseg.clip.towers import KINDS
+from tests.clip.narrow_timm import small
 
 Builder = Callable[[int], Tower]
+WIDTH = 32
+SMALL_TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 DIM = 16
 
@@ -47,6 +50,8 @@ def narrow(arch: str, vision: dict[str, Any], text: dict[str, Any] | None = None
 
 def stir(model: nn.Module) -> None:
     """Add noise to all weights, those that start at 0 or 1 too, so that no part of a model is without effect."""
+    if decoder := getattr(model, "text_decoder", None):  # open_clip leaves this one as the memory was
+        nn.init.zeros_(decoder.text_projection)
     for value in model.parameters():
         value.data += 0.1 * torch.randn_like(value)
 
@@ -58,9 +63,52 @@ def vit(arch: str, **vision: Any) -> Builder:
     )
 
 
+def timm(arch: str, name: str, embed_dim: int = DIM, **changes: Any) -> Builder:
+    """Return the builder of a vision transformer of timm in open_clip's adapter; see `tests.clip.narrow_timm`."""
+    text = {**SMALL_TEXT, "hf_tokenizer_name": ""} if embed_dim == WIDTH else None
+    return lambda blocks: narrow(
+        arch, {"timm_model_name": small(name, blocks, **changes), "image_size": 64}, text, embed_dim=embed_dim
+    )
+
+
+def coca(arch: str = "coca_ViT-B-32", **vision: Any) -> Builder:
+    """Return the builder of a CoCa, whose text decoder is as small as the rest."""
+    small_vision = {"patch_size": 16, "attn_pooler_heads": 2, "attn_pooler_queries": 5, **vision}
+    return lambda blocks: narrow(
+        arch,
+        {"width": WIDTH, "head_width": 8, "mlp_ratio": 2, "layers": blocks, "image_size": 64, **small_vision},
+        SMALL_TEXT,
+        embed_dim=WIDTH,
+        multimodal_cfg={"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    )
+
+
+def clipa(blocks: int) -> Tower:
+    """Build a CLIPA: no class embedding, the norm behind the mean, texts that see all of themselves."""
+    vision = {"width": WIDTH, "head_width": 8, "mlp_ratio": 2, "layers": blocks, "image_size": 64, "patch_size": 16}
+    return narrow("ViT-L-14-CLIPA", vision, {**SMALL_TEXT, "hf_tokenizer_name": "", "tokenizer_kwargs": {}})
+
+
 TOWERS: dict[str, Builder] = {
     "ViT (OpenAI, LAION, MetaCLIP, DFN)": vit("ViT-B-16-quickgelu"),
     "ViT without a class embedding (pool_type avg)": vit("ViT-B-32", pool_type="avg", patch_size=16),
+    "ViT with norms behind its heads": vit("ViT-B-32", patch_size=16, scale_attn_inner=True, qk_norm=True),
+    "CLIPA": clipa,
+    "CoCa": coca(),
+    "CoCa (parallel pools)": coca(attentional_pool="parallel"),
+    "CoCa (cascade of pools)": coca(attentional_pool="cascade"),
+    "CoCa without attention pool": coca(attentional_pool=False),
+    "EVA-01": timm("EVA01-g-14", "eva_giant_patch14_224"),
+    "EVA-02": timm("EVA02-B-16", "eva02_base_patch16_clip_224"),
+    "EVA-02 E (norms behind the halves)": timm("EVA02-E-14", "eva02_enormous_patch14_clip_224"),
+    "SigLIP, SigLIP 2": timm("ViT-B-16-SigLIP2", "vit_base_patch16_siglip_224", WIDTH),
+    "SigLIP (SO400M)": timm("ViT-SO400M-14-SigLIP-384", "vit_so400m_patch14_siglip_384", WIDTH),
+    "PE": timm("PE-Core-B-16", "vit_pe_core_base_patch16_224"),
+    "PE (bigG, no class token)": timm("PE-Core-bigG-14-448", "vit_pe_core_gigantic_patch14_448"),
+    "ViTamin": timm("ViTamin-S", "vitamin_small_224"),
+    "MobileCLIP-B": timm("MobileCLIP-B", "vit_base_mci_224"),
+    "MobileCLIP2-L": timm("MobileCLIP2-L-14", "vit_large_patch14_clip_224"),
+    "ViT of timm (mean of patches)": timm("vit_medium_patch16_gap_256", "vit_medium_patch16_gap_256"),
     "ResNet": lambda blocks: narrow("RN50", {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 64}),
     "ConvNeXt": lambda blocks: narrow("convnext_base", {"timm_model_name": "test_convnext", "image_size": 64}),
 }

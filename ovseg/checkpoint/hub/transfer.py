@@ -45,6 +45,7 @@ def receive(offer: Offer, part: Path, what: str, told: Told) -> None:
             _restart(part, what, f"its part is larger than the {offer.size} bytes of the file")
             have = 0
         if have == offer.size:
+            part.touch()  # of a file without a byte there is no part yet
             told(have)
             return
         attempt += 1
@@ -102,7 +103,7 @@ def _write(response: Any, part: Path, have: int, told: Told) -> None:
         raise DiskProblem from error
     with file:
         told(have)
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read1(_CHUNK):  # what has come; read() would lose it where the rest never does
             try:
                 file.write(chunk)
                 file.flush()

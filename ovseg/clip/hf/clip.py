@@ -168,7 +168,7 @@ def text_config(model: Any, family: families.Family, folder: Path) -> dict[str, 
     limits = [text.max_position_embeddings - taken, family.room or math.inf, _said_limit(folder)]
     clean = "canonicalize" if _said(folder).get("tokenizer_class") == "SiglipTokenizer" else family.clean
     return {
-        "context_length": int(min(limits)) if family.texts != texts.PADDED else text.max_position_embeddings,
+        "context_length": int(min(limits)) if family.texts != families.PADDED else text.max_position_embeddings,
         "vocab_size": text.vocab_size,
         "hf_tokenizer_name": str(folder),
         "tokenizer_kwargs": {"clean": clean, "local_files_only": True, "trust_remote_code": False},

@@ -1,4 +1,4 @@
-"""Which models of transformers are towers, and how each wants its texts; no weights, and transformers is not imported."""
+"""Which models of transformers are towers, and how each wants its texts; transformers itself is not imported here."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ def fits(config: Mapping[str, Any]) -> bool:
     return "vision_cfg" not in config and (config.get("model_type") in FAMILIES or "auto_map" in config)
 
 
-def check_config(config: dict[str, Any], name: str) -> None:
+def check_config(model_cfg: dict[str, Any], name: str) -> None:
     """Refuse configs that cannot be run.
 
     Raises:
         ConfigError: The model is of no family, or needs code that came with it.
     """
-    kind = config.get("model_type")
-    if "auto_map" in config:
+    kind = model_cfg.get("model_type")
+    if "auto_map" in model_cfg:
         raise ConfigError(
             f"{name} ({kind}) needs code of its own (trust_remote_code), which ovseg never runs; use a model that is "
             f"part of transformers: {', '.join(family.model for family in FAMILIES.values())}"
         )
     if kind not in FAMILIES:
         raise ConfigError(f"{name} is a {kind} of transformers; expected model_type {' or '.join(FAMILIES)}")
-    vision = config.get("vision_config")
+    vision = model_cfg.get("vision_config")
     if kind in ("siglip", "siglip2") and isinstance(vision, Mapping) and vision.get("vision_use_head") is False:
         raise ConfigError(f"{name} does not pool (vision_use_head is false), so it has no embedding of an image")
 

@@ -1,4 +1,4 @@
-"""The transformers package, which nobody has to install who uses none of its models, and repositories it would fetch."""
+"""The transformers package, which only its models need, and the repositories that it would fetch by itself."""
 
 from __future__ import annotations
 
