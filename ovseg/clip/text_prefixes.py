@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.clip.open_clip_internals import OpenClipBlock, check_block
+from ovseg.clip.open_clip_vit import OpenClipBlock, check_block
 from ovseg.errors import ConfigError, EnvironmentProblem
 
 TOKENS_PER_PASS = 8192  # of the paths of a pass, which is what its attention holds at once

@@ -8,17 +8,15 @@ Only leaf modules are called here, for images of any size; what pools an image i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ovseg.clip.attention_pools import LatentPool
 from ovseg.clip.position import resize_patches
 from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM, Block
-from ovseg.errors import ConfigError, unknown_name
+from ovseg.errors import ConfigError
 
 _PRE_NORM, _POST_NORM = ("Block", "EvaBlock"), ("ResPostBlock", "EvaBlockPostNorm")
 _ATTENTIONS = ("Attention", "EvaAttention", "AttentionRope")
@@ -267,43 +265,6 @@ class TimmTower:
         return sine, cosine
 
 
-class _WithoutValues(TorchFunctionMode):
-    """Leaves out what only fills tensors that have no values: initialising them takes most of the time to build one."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, first = getattr(func, "__name__", ""), args[0] if args else None
-        fills = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
-        if fills and isinstance(first, Tensor) and first.is_meta:
-            return first
-        return func(*args, **(kwargs or {}))
-
-
-@cache
-def timm_refusal(name: str, pools: tuple[tuple[str, str | None], ...]) -> str:
-    """Return why a model of timm cannot be a tower; empty where it can.
-
-    It is built without memory for weights (device ``meta``), to look at its parts.
-
-    Args:
-        name: In timm.
-        pools: ``pool`` and ``proj`` of open_clip's adapter, as far as the config says them.
-
-    Raises:
-        UnknownNameError: timm has none of this name; near matches are named.
-    """
-    from open_clip.timm_model import TimmModel, timm
-
-    if not timm.is_model(name.partition(".")[0]):
-        raise unknown_name("timm model", name, timm.list_models())
-    try:
-        with torch.device("meta"), _WithoutValues():
-            check_trunk(TimmModel(name, 8, **dict(pools)).trunk)
-    except (ConfigError, TypeError, ValueError, AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return reason if isinstance(error, ConfigError) else f"timm cannot build {name} with {dict(pools)}: {reason}"
-    return ""
-
-
 def check_trunk(trunk: Any) -> None:
     """Refuse towers of timm that are no vision transformer with plain attention.
 
@@ -312,7 +273,10 @@ def check_trunk(trunk: Any) -> None:
     """
     unfit = _unfit(trunk)
     if unfit:
-        raise ConfigError(f"the image tower {unfit}; expected blocks of plain attention over one grid of patches")
+        raise ConfigError(
+            f"the image tower {unfit}; expected blocks of plain attention over one grid of patches, such as those of "
+            "EVA02-B-16, ViT-B-16-SigLIP2 or PE-Core-B-16"
+        )
 
 
 def _unfit(trunk: Any) -> str:

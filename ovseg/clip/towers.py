@@ -13,6 +13,7 @@ from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.ensemble import Ensemble
 from ovseg.clip.hf import families
 from ovseg.clip.hf.clip import HfClip
+from ovseg.clip.open_clip_internals import look
 from ovseg.clip.sources import ClipSource, config_of
 from ovseg.clip.tokens import (
     ATTENTION,
@@ -50,12 +51,15 @@ class Kind(NamedTuple):
         reader: Its class.
         may_have: Of the names of `ovseg.clip.tokens`, what towers of it may have: what is not among them is refused
             before any weights are fetched. A built tower says exactly what it has.
+        has_of: Gives what the tower of a config, with a name for messages, has, where that is known without weights;
+            what it has not is refused likewise.
     """
 
     word: str
     fits: Callable[[Mapping[str, Any]], bool]
     reader: Reader[Tower]
     may_have: frozenset[str]
+    has_of: Callable[[Mapping[str, Any], str], frozenset[str]] | None = None
 
 
 def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -80,12 +84,14 @@ KINDS = (
         _is_vit,
         ViTClip,
         frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
+        look,
     ),
     Kind(
         "a model of transformers",
         families.fits,
         HfClip,
-        frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
+        families.CLASS_TOWER,
+        families.has_of,
     ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),
 )
@@ -115,7 +121,8 @@ def load_tower(
     if source.members:
         raise ConfigError(f"{who} runs on one CLIP, and {source.name} are several; name one of them")
     wanted, kind = frozenset(needs), kind_of(source)
-    if unfit := lacking(wanted, kind.may_have, who, f"{source.name} ({kind.word})", fitting):
+    has = kind.has_of(config_of(source), source.name) if kind.has_of else kind.may_have
+    if unfit := lacking(wanted, has, who, f"{source.name} ({kind.word})", fitting):
         raise unfit
     tower = kind.reader.read(source, empty)
     tower.check(wanted, who, fitting)
@@ -147,8 +154,6 @@ def kind_of(source: ClipSource) -> Kind:
     for kind in KINDS:
         if kind.fits(config):
             return kind
-    tower = _vision(config).get("timm_model_name") or config.get("model_type")
-    what = f"the tower {tower}" if tower else "an image tower that pools by attention (CoCa)"
-    raise ConfigError(
-        f"{source.name} has {what}, which is not supported; expected {' or '.join(kind.word for kind in KINDS)}"
-    )
+    what = f"the model type {config['model_type']}" if config.get("model_type") else "no vision_cfg"
+    words = " or ".join(kind.word for kind in KINDS)
+    raise ConfigError(f"the config of {source.name} has {what}, which is not supported; expected {words}")

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.clip.base import BaseClip
-from ovseg.clip.open_clip_internals import ViTTower, check_config
+from ovseg.clip.open_clip_internals import adapt, check_config
+from ovseg.clip.open_clip_vit import ViTTower
 from ovseg.clip.timm_vit import TimmTower
 from ovseg.clip.tokens import CLASS_EMBEDDING, POSITIONS, Block
 
@@ -27,7 +28,7 @@ class ViTClip(BaseClip):
     @staticmethod
     def tower_of(model: Any) -> ViTTower | TimmTower:
         """Adapt the image tower; see `BaseClip.tower_of`."""
-        return TimmTower(model.visual) if hasattr(model.visual, "trunk") else ViTTower(model.visual)
+        return adapt(model.visual)
 
     @property
     def has(self) -> frozenset[str]:

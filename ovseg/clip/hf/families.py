@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM
 from ovseg.errors import ConfigError
 
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -45,6 +46,10 @@ FAMILIES = {
 """By ``model_type``. AltCLIP was trained with texts of 77 tokens (arXiv 2211.06679), Chinese-CLIP of 52 (arXiv
 2211.01335); SigLIP's texts are lower case (arXiv 2303.15343, 2502.14786)."""
 
+TOKEN_TOWER = frozenset({DENSE, STREAM, ATTENTION, POSITIONS})
+CLASS_TOWER = TOKEN_TOWER | {CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD}
+"""What image towers have that pool by attention (SigLIP), and those whose class token becomes the embedding (CLIP)."""
+
 _VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
 
 
@@ -70,6 +75,12 @@ def check_config(model_cfg: dict[str, Any], name: str) -> None:
     vision = model_cfg.get("vision_config")
     if kind in ("siglip", "siglip2") and isinstance(vision, Mapping) and vision.get("vision_use_head") is False:
         raise ConfigError(f"{name} does not pool (vision_use_head is false), so it has no embedding of an image")
+
+
+def has_of(config: Mapping[str, Any], name: str) -> frozenset[str]:
+    """Return what the tower of a config has of the names of `ovseg.clip.tokens`; errors are those of `check_config`."""
+    check_config(dict(config), name)
+    return TOKEN_TOWER if config["model_type"] in ("siglip", "siglip2") else CLASS_TOWER
 
 
 def meaning(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.clip.attention_pools import ProbePool
+from ovseg.clip.hf.families import CLASS_TOWER, TOKEN_TOWER
 from ovseg.clip.position import resize_patches, resize_position
-from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM, Block
+from ovseg.clip.tokens import Block
 
 NAFLEX_RULE = "bilinear_antialias"
 """NaFlex (SigLIP 2) was trained with position embeddings resized so to the grid of every image, never without."""
@@ -80,8 +81,7 @@ class HfTower:
     @property
     def has(self) -> frozenset[str]:
         """What methods may need of it."""
-        found = {DENSE, STREAM, ATTENTION, POSITIONS}
-        return frozenset(found | ({CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD} if self.prefix else set()))
+        return CLASS_TOWER if self.prefix else TOKEN_TOWER
 
     @property
     def dtype(self) -> torch.dtype:
