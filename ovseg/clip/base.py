@@ -18,6 +18,7 @@ from ovseg.clip.activation import name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
 from ovseg.clip.sources import ClipSource
 from ovseg.clip.text_passes import Pass, passes
+from ovseg.clip.text_pieces import Pieces
 from ovseg.clip.text_tokens import TextTokens
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
@@ -263,6 +264,10 @@ class BaseClip(Tower):
     def read_of(self, texts: list[str]) -> list[str]:
         """Return what the text tower reads of each text, as the tokenizer spells it."""
         return [self.text_tokens.read(text) for text in texts]
+
+    def pieces_of(self, texts: list[str]) -> list[Pieces]:
+        """Return for each text the part of it that each token stands for; see `ovseg.clip.text_pieces`."""
+        return [self.text_tokens.pieces(text) for text in texts]
 
     def text_passes(self, tokens: Tensor) -> Iterator[Pass]:
         """Plan how tokens (N, n) int64 on the CPU go through the text tower; see `ovseg.clip.text_passes.passes`."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovseg.clip import text_pieces
 from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.open_clip_internals import import_open_clip
 from ovseg.errors import ConfigError
@@ -59,6 +60,12 @@ class TextTokens:
     def read(self, text: str) -> str:
         """Return what the text tower reads of a text, as the tokenizer spells it."""
         return self._text(self._contents(text)[: self.room])
+
+    def pieces(self, text: str) -> text_pieces.Pieces:
+        """Return the part of a text that each of its tokens stands for; see `ovseg.clip.text_pieces`."""
+        if self._hub:
+            return text_pieces.of_hub(self._own.tokenizer, self._own.clean_fn(text))
+        return text_pieces.of_bytes(self._own, self._contents(text))
 
     def windows(self, text: str) -> Tensor:
         """Return the windows (W, n) int64 of a text; one that fits is a single window, the same as of a call.

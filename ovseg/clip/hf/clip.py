@@ -77,8 +77,10 @@ class HfClip(ViTClip):
             raise WeightsError(f"{place} holds no tokenizer; expected tokenizer.json or the like beside the weights")
         path = weights_of(place)
         found = unwrap(a_mapping(read_whole(path).content, path))
-        state = only_tensors(found.state, path)
-        state, notes = fit_tables(model.state_dict(), state, resize_position, path.name, name)
+        own = model.state_dict()
+        state, notes = fit_tables(
+            own, own_names(own, only_tensors(found.state, path)), resize_position, path.name, name
+        )
         load_strict(model, state, path.name, name, DERIVED)
         family = families.FAMILIES[config["model_type"]]
         said = normalisation(place)
@@ -146,6 +148,13 @@ def build_model(config: Mapping[str, Any], name: str) -> nn.Module:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"transformers cannot build {name} from its config: {reason}") from error
     return model.float()
+
+
+def own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file by the names of a model: its blocks lie in ``layer`` or ``layers`` (AltCLIP)."""
+    swapped = {key: key.replace("encoder.layers.", "encoder.layer.") for key in own}
+    ours = {theirs: key for key, theirs in swapped.items()}
+    return {ours.get(key.replace("encoder.layers.", "encoder.layer."), key): value for key, value in state.items()}
 
 
 def embed_dim_of(model: Any) -> int:
