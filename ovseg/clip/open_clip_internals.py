@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.open_clip_vit import ViTTower
 from ovseg.clip.timm_vit import TimmTower
 from ovseg.errors import ConfigError, EnvironmentProblem, unknown_name
@@ -130,7 +131,9 @@ def build_model(
     config["text_cfg"].pop("hf_model_pretrained", None)
     from_hub = bool(config["text_cfg"].get("hf_model_name"))
     if from_hub:
+        import_transformers(f"the text tower of {name}")
         config["text_cfg"]["hf_model_pretrained"] = False
+        config["text_cfg"]["hf_model_name"] = local_files(config["text_cfg"]["hf_model_name"])
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) or from_hub else open_clip.CLIP
     if "multimodal_cfg" in config:
         kind = open_clip.CoCa

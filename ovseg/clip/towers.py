@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.ensemble import Ensemble
 from ovseg.clip.fastvit_clip import FastViTClip, is_fastvit
+from ovseg.clip.hf import families
+from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.open_clip_internals import look
 from ovseg.clip.sources import ClipSource, config_of
 from ovseg.clip.tokens import (
@@ -88,6 +90,13 @@ KINDS = (
         ViTClip,
         frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
         look,
+    ),
+    Kind(
+        "a model of transformers",
+        families.fits,
+        HfClip,
+        families.CLASS_TOWER,
+        families.has_of,
     ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),
     Kind("a FastViT", is_fastvit, FastViTClip, FastViTClip.has),
