@@ -7,19 +7,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from ovseg.system.progress import listening
+
 EVERY = 30.0  # seconds between lines where there is no terminal
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[int, int, str], None]]:
-    """Show progress on the error stream.
+    """Show progress on the error stream; also of texts that are embedded meanwhile.
 
     Yields:
         What is to be called with the number that is done, the number of all, and what is counted; when that is another
         thing than before, time is counted anew.
     """
     if not sys.stderr.isatty():
-        yield _lines()
+        lines = _lines()
+        with _texts(lines):
+            yield lines
         return
     from rich.progress import (
         BarColumn,
@@ -41,7 +45,18 @@ def progress() -> Iterator[Callable[[int, int, str], None]]:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        yield report
+        with _texts(report):
+            yield report
+
+
+def _texts(report: Callable[[int, int, str], None]) -> contextlib.AbstractContextManager[None]:
+    """Show what text towers tell; parts of single images are too many for a bar over images."""
+
+    def hear(what: str, done: int, total: int) -> None:
+        if what == "texts":
+            report(done, total, what)
+
+    return listening(hear)
 
 
 def _lines() -> Callable[[int, int, str], None]:

@@ -159,8 +159,7 @@ def run(args: argparse.Namespace) -> int:
         for error in refused:
             report.error(error)
         report.failed += chosen.failed
-        words = segmenter.words(args.classes, args.background, args.templates)
-        report.words(words.notes)
+        words = report.words(lambda: segmenter.words(args.classes, args.background, args.templates))
 
     def finish(result: Segmentation) -> dict[str, str]:
         result.meta["notes"] += notes.get(result.meta["path"], [])
