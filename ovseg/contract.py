@@ -93,7 +93,7 @@ class Answer:
         panoptic: At most one segment for every pixel; None unless wanted.
         instances: Objects by falling score, which may overlap; None unless wanted.
         class_scores: (K, H, W) float32, 0 or more, of all classes; None unless wanted. Sums over masks may exceed 1,
-            where `scores` are cut. Words of the background compete and have no map, and thresholds of probability are
+            where `scores` are cut, and no calibration is applied to them. Words of the background compete and have no map, and thresholds of probability are
             not applied.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -18,6 +18,7 @@ from ovseg.clip.base import BaseClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
+from ovseg.labelling.calibration import Calibration
 from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import pack_linears
@@ -46,6 +47,8 @@ class WordedModel(nn.Module):
         size_rule: How large the network sees a photograph.
         text: How the texts of a vocabulary are engineered.
         default_templates, default_background: Those of the config.
+        notes: What every result should say of the model, whatever the image and the words; a line each.
+        calibration: What its scores are worth; None where that is not known. See `calibrate`.
         not_compiled: Why the network of this kind is not compiled; empty where it is.
     """
 
@@ -61,6 +64,8 @@ class WordedModel(nn.Module):
         self.default_templates, self.default_background = check_templates(templates), parse_background(background)
         self.text = text or TextOptions()
         self._text_rests: torch.device | None = None
+        self.notes: tuple[str, ...] = ()
+        self.calibration: Calibration | None = None
         self._own_hash = ""
         self._compiled: Callable[..., Any] | None = None
 
@@ -79,6 +84,7 @@ class WordedModel(nn.Module):
             "normalisation": [list(self.clip.mean), list(self.clip.std)],
             "size_rule": plain(asdict(self.size_rule)),
             "text": self.text.to_json(),
+            **({"calibration": self.calibration.hash} if self.calibration else {}),
         }
 
     @property
@@ -91,6 +97,21 @@ class WordedModel(nn.Module):
         own = [(key, value) for key, value in self.state_dict().items() if self.is_own(key)]
         if not any(value.is_meta for _, value in own):  # a model that is yet to be filled has no values
             self._own_hash = f"+{hash_tensors(own)}" if own else ""
+        if self.calibration and self.calibration.weights != self.weights_hash:
+            self.calibration = None  # it was that of other weights
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Let scores say what share of such pixels is right, from now on.
+
+        Raises:
+            ConfigError: The calibration is that of other weights or settings.
+        """
+        if calibration.weights != self.weights_hash or calibration.other_settings(self.settings):
+            raise ConfigError(
+                f"the calibration is that of weights {calibration.weights} and the model has {self.weights_hash}, or its "
+                "settings are others; fit it to this model by tools/fit_calibration.py"
+            )
+        self.calibration = calibration
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's alone."""
@@ -147,7 +168,7 @@ class WordedModel(nn.Module):
             embeddings=found.embeddings,
             query_to_class=found.query_to_class,
             texts=found.texts,
-            notes=(*self.clip.notes, *found.notes),
+            notes=(*self.notes, *self.clip.notes, *found.notes, *self._of_threshold(policy)),
             classifier=found.classifier,
             vocabulary=vocabulary,
             background=policy,
@@ -155,6 +176,12 @@ class WordedModel(nn.Module):
             embedded_by=self.clip.weights_hash,
         )
         return words.to(self.clip.device)
+
+    def _of_threshold(self, policy: Background) -> tuple[str, ...]:
+        """Say what a threshold is compared with where scores are calibrated."""
+        if self.calibration is None or not policy.threshold:
+            return ()
+        return (f"{policy.policy} is compared with the model's own scores, before calibration",)
 
     def encode(self, images: Sequence[Tensor]) -> Encoded:
         """Run everything that knows no words, once.
@@ -206,7 +233,12 @@ class WordedModel(nn.Module):
                 "embed them anew by words() of this model"
             )
         with torch.inference_mode():
-            return self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
+            found = self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
+            return replace(found, scores=self._worth(found.scores, words))
+
+    def _worth(self, scores: Tensor, words: Words) -> Tensor:
+        """Bring the scores of an image to 0..1: to what they are worth, or else cut at 1."""
+        return scores.clamp_(0, 1) if self.calibration is None else self.calibration.apply(scores, len(words.column_class))
 
     def see(self, images: Tensor) -> list[Any]:
         """Run everything that knows no words on images of one size (B, 3, h, w) in 0..255; something for each."""
@@ -215,7 +247,7 @@ class WordedModel(nn.Module):
     def label(
         self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
     ) -> Answer:
-        """Label one of the images that `see` has seen.
+        """Label one of the images that `see` has seen; its scores may exceed 1.
 
         Args:
             seen: What `see` gave for it.
