@@ -102,7 +102,7 @@ def _write(response: Any, part: Path, have: int, told: Told) -> None:
         raise DiskProblem from error
     with file:
         told(have)
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read1(_CHUNK):  # what has come; read() would lose it where the rest never does
             try:
                 file.write(chunk)
                 file.flush()
