@@ -4,11 +4,11 @@ r"""Fit what a model's scores are worth: a curve from its own score to the share
     python tools/fit_calibration.py --model mini --data data/scenes/train --check data/scenes/val \
         --output ovseg/assets/mini/san.calibration.json
 
-Each image is labelled with the classes that it shows and with so many others that lists of each of --words come about: a
-score means less where more words compete. For each length the shares are made monotone (pool adjacent violators, the
-least squares fit that never falls). A file `*.calibration.json` beside the weights is used wherever these weights answer
-with the settings that they had here; labels never change. With --check the expected calibration error is printed before
-and after, on data that the fit has not seen.
+Each image is labelled with the classes that it shows and with so many others that lists of each of --words come about:
+a score means less where more words compete. For each length the shares are made monotone (pool adjacent violators, the
+least squares fit that never falls). A file `*.calibration.json` beside the weights is used wherever these weights
+answer with the settings that they had here; labels never change. With --check the expected calibration error is printed
+before and after, on data that the fit has not seen.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _lengths(text: str, classes: int) -> list[int]:
         raise ConfigError(f"--words is '{text}'; expected numbers such as 5,50,0") from error
     found = sorted({one or classes for one in asked})
     if found[0] < 1 or found[-1] > classes:
-        raise ConfigError(f"--words is '{text}'; expected numbers from 1 to the {classes} classes, or 0 for all of them")
+        raise ConfigError(f"--words is '{text}'; expected numbers from 1 to the {classes} classes, or 0 for all")
     return found
 
 
@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.check:
             unseen = Labelled(segmenter, read_dataset(args.check), lengths, args.images, args.seed)
             for length, (before, after) in zip(lengths, errors(unseen, calibration), strict=True):
-                print(f"{length:>5} words: expected calibration error {100 * before:.1f} % before, {100 * after:.1f} % after")
+                print(f"{length:>5} words: ECE {100 * before:.1f} % before, {100 * after:.1f} % after")
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

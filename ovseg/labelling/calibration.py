@@ -1,4 +1,4 @@
-"""What a score is worth: a curve, fitted on data with ground truth, from a model's own score to the share that is right.
+"""What a score is worth: a curve, fitted on ground truth, from a model's own score to the share that is right.
 
 A calibration belongs to weights and settings, and is data beside the weights (``*.calibration.json``, written by
 ``tools/fit_calibration.py``). It changes no label: it is applied to scores when labels and thresholds are done with
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg.errors import WeightsError
+from ovseg.errors import ConfigError, WeightsError
 from ovseg.system.files import atomic_write
-from ovseg.system.values import dump, flat, short_hash
+from ovseg.system.values import dump, flat, short_hash, some
+from ovseg.vocabulary import Background
 
 SUFFIX = ".calibration.json"
 _NAMES = ("clip", "calibration")  # settings that are no cause of scores: what the CLIP is called, and the curve itself
@@ -65,8 +66,8 @@ class Calibration:
             or any(not (np.diff(np.asarray(axis, np.float64)) > 0).all() for axis in (self.words, self.scores))
         ):
             raise WeightsError(
-                f"a calibration has {len(self.words)} lengths, {len(self.scores)} scores and curves {rows.shape}; expected "
-                "ascending lengths from 1 and ascending scores, and for each length a curve in 0..1 that never falls"
+                f"a calibration has {len(self.words)} lengths, {len(self.scores)} scores and curves {rows.shape}; "
+                "expected ascending lengths from 1, ascending scores, and for each length shares that never fall"
             )
 
     @cached_property
@@ -105,6 +106,20 @@ class Calibration:
         fitted, now = flat(self.settings), flat(causes(settings))
         return sorted(key for key in {*fitted, *now} if fitted.get(key) != now.get(key))
 
+    def checked(self, weights: str, settings: Mapping[str, Any]) -> Calibration:
+        """Return itself, if it is that of these weights and settings.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        others = self.other_settings(settings)
+        if self.weights != weights or others:
+            raise ConfigError(
+                f"the calibration is that of weights {self.weights} and the model has {weights}"
+                f"{f', and other {some(others)}' if others else ''}; fit it to this model by tools/fit_calibration.py"
+            )
+        return self
+
     def write(self, path: Path) -> None:
         """Write it as JSON.
 
@@ -129,6 +144,18 @@ class Calibration:
             raise WeightsError(
                 f"{path} is no calibration ({error}); fit it anew by tools/fit_calibration.py, or delete it"
             ) from error
+
+
+def worth(scores: Tensor, calibration: Calibration | None, words: int) -> Tensor:
+    """Bring a model's own scores (H, W) to 0..1, in place: to what they are worth, or without a calibration cut at 1."""
+    return scores.clamp_(0, 1) if calibration is None else calibration.apply(scores, words)
+
+
+def said_of(calibration: Calibration | None, policy: Background) -> tuple[str, ...]:
+    """Say what the threshold of a background policy is compared with, where that is not the score that is reported."""
+    if calibration is None or not policy.threshold:
+        return ()
+    return (f"{policy.policy} is compared with the model's own scores, before calibration",)
 
 
 def causes(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ovseg.clip.base import BaseClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
-from ovseg.labelling.calibration import Calibration
+from ovseg.labelling.calibration import Calibration, said_of, worth
 from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import pack_linears
@@ -106,12 +106,7 @@ class WordedModel(nn.Module):
         Raises:
             ConfigError: The calibration is that of other weights or settings.
         """
-        if calibration.weights != self.weights_hash or calibration.other_settings(self.settings):
-            raise ConfigError(
-                f"the calibration is that of weights {calibration.weights} and the model has {self.weights_hash}, or its "
-                "settings are others; fit it to this model by tools/fit_calibration.py"
-            )
-        self.calibration = calibration
+        self.calibration = calibration.checked(self.weights_hash, self.settings)
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's alone."""
@@ -168,7 +163,7 @@ class WordedModel(nn.Module):
             embeddings=found.embeddings,
             query_to_class=found.query_to_class,
             texts=found.texts,
-            notes=(*self.notes, *self.clip.notes, *found.notes, *self._of_threshold(policy)),
+            notes=(*self.notes, *self.clip.notes, *found.notes, *said_of(self.calibration, policy)),
             classifier=found.classifier,
             vocabulary=vocabulary,
             background=policy,
@@ -176,12 +171,6 @@ class WordedModel(nn.Module):
             embedded_by=self.clip.weights_hash,
         )
         return words.to(self.clip.device)
-
-    def _of_threshold(self, policy: Background) -> tuple[str, ...]:
-        """Say what a threshold is compared with where scores are calibrated."""
-        if self.calibration is None or not policy.threshold:
-            return ()
-        return (f"{policy.policy} is compared with the model's own scores, before calibration",)
 
     def encode(self, images: Sequence[Tensor]) -> Encoded:
         """Run everything that knows no words, once.
@@ -234,11 +223,7 @@ class WordedModel(nn.Module):
             )
         with torch.inference_mode():
             found = self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
-            return replace(found, scores=self._worth(found.scores, words))
-
-    def _worth(self, scores: Tensor, words: Words) -> Tensor:
-        """Bring the scores of an image to 0..1: to what they are worth, or else cut at 1."""
-        return scores.clamp_(0, 1) if self.calibration is None else self.calibration.apply(scores, len(words.column_class))
+            return replace(found, scores=worth(found.scores, self.calibration, len(words.column_class)))
 
     def see(self, images: Tensor) -> list[Any]:
         """Run everything that knows no words on images of one size (B, 3, h, w) in 0..255; something for each."""

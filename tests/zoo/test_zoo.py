@@ -35,7 +35,7 @@ def embedded(tiny_clip, monkeypatch):
 
 
 def _fields(card):
-    return {key: value for key, value in card.to_json().items() if key not in ("size_mb", "installed")}
+    return {key: value for key, value in card.to_json().items() if key not in ("size_mb", "installed", "commercial")}
 
 
 def test_models_that_propose_masks_keep_their_own_settings_under_the_common_protocol():
