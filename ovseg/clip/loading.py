@@ -13,6 +13,7 @@ from ovseg.checkpoint.files import read_state_dict, read_weights
 from ovseg.checkpoint.strict import DERIVED, load_strict
 from ovseg.clip import activation
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
+from ovseg.clip.tags import fetch_tag
 from ovseg.errors import ConfigError, WeightsError, unknown_name
 from ovseg.system.values import merge
 
@@ -65,7 +66,7 @@ def load(kind: type[Clip], arch: str, pretrained: str | Path, overrides: Mapping
             if tag.lower() != "openai":
                 raise _quick_gelu_error(kind.__name__, f"the weights '{tag}'", arch, tag)
             quick = True
-        path = _download(kind.__name__, arch, tag, preprocess)
+        path = fetch_tag(arch, tag, preprocess)
         state, _ = read_state_dict(path)
     model_cfg = activation.with_activation(merge(model_cfg, changes), quick if asked is None else bool(asked))
     return _noted(
@@ -169,18 +170,6 @@ def _quick_gelu_error(kind: str, what: str, arch: str, pretrained: str) -> Weigh
         f"{what} need QuickGELU but {arch} is built with exact GELU; "
         f"use {kind}.load('{arch}-quickgelu', '{pretrained}') or overrides={{'quick_gelu': True}}"
     )
-
-
-def _download(kind: str, arch: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
-    try:
-        return Path(import_open_clip().download_pretrained(dict(tag_config)))
-    except Exception as error:  # whatever the network, the hub's client or the disk raise
-        tried = tag_config.get("hf_hub") or tag_config.get("url")
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(
-            f"could not get {arch}/{tag} from {tried} ({reason}); download it where there is a network "
-            f"and pass the file: {kind}.load('{arch}', '/path/to/file')"
-        ) from error
 
 
 def _is_path(pretrained: str | Path) -> bool:

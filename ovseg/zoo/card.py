@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ovseg.checkpoint.hub import Source, local
 from ovseg.config import config_root, read_config, shipped_configs
 from ovseg.errors import EnvironmentProblem
 from ovseg.system.cache_dir import cache_path
@@ -94,11 +95,12 @@ class Card:
 
     @property
     def installed(self) -> bool:
-        """Whether the weights are on this machine, embedded or in the cache folder."""
+        """Whether the weights are on this machine, embedded, in our cache folder or in that of the hub's client."""
         if self.weights != "released":
             return bool(self.folder)
         try:
-            return place(self).is_file()
+            source = source_of(self)
+            return place(self).is_file() or bool(source and local(source))
         except EnvironmentProblem:  # no home, no cache
             return False
 
@@ -115,6 +117,13 @@ def place(card: Card) -> Path:
         EnvironmentProblem: There is no place for a cache.
     """
     return cache_path() / "weights" / card.file
+
+
+def source_of(card: Card) -> Source | None:
+    """Return where a released file is fetched from; None where it can be had by hand only, or nothing is released."""
+    if card.weights != "released" or not card.hub:
+        return None
+    return Source(card.hub, card.file, sha256=card.sha256, licence=card.weights_licence)
 
 
 def list_models() -> list[Card]:

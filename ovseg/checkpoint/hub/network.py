@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import importlib.util
 import os
@@ -82,10 +83,13 @@ class _KeepsRedirects(urllib.request.HTTPRedirectHandler):
 
 def opener() -> urllib.request.OpenerDirector:
     """Make what opens URLs: with the proxies that the environment names now, and without following redirects."""
-    return urllib.request.build_opener(urllib.request.HTTPSHandler(context=_context()), _KeepsRedirects())
+    return urllib.request.build_opener(
+        urllib.request.HTTPSHandler(context=_context(os.environ.get("SSL_CERT_FILE", ""))), _KeepsRedirects()
+    )
 
 
-def _context() -> ssl.SSLContext:
+@functools.cache  # reading the lists takes longer than many a request
+def _context(_named: str) -> ssl.SSLContext:
     """Trust whom the system trusts (``SSL_CERT_FILE`` names others), and certifi's list where that is installed.
 
     Python as it comes from python.org for macOS trusts nobody by itself.
