@@ -147,7 +147,7 @@ class Calibration:
 
 
 def worth(scores: Tensor, calibration: Calibration | None, words: int) -> Tensor:
-    """Bring a model's own scores (H, W) to 0..1, in place: to what they are worth, or without a calibration cut at 1."""
+    """Bring a model's own scores (H, W) to 0..1, in place: to what they are worth, without a calibration cut at 1."""
     return scores.clamp_(0, 1) if calibration is None else calibration.apply(scores, words)
 
 

@@ -12,8 +12,7 @@ from ovseg.checkpoint.hub.manners import VARIABLE
 from ovseg.checkpoint.hub.network import is_true
 from ovseg.errors import ConfigError, DownloadRefused
 from ovseg.zoo.aliases import AUTO, FALLBACK, RECOMMENDED
-from ovseg.zoo.card import Card, list_models
-from ovseg.zoo.installed import on_disk
+from ovseg.zoo.card import Card, list_models, on_disk
 from ovseg.zoo.released import find_released
 
 _PLACES = ("OVSEG_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME", "HOME", VARIABLE)

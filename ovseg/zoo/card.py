@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ovseg.checkpoint.hub import Source, local
+from ovseg.checkpoint.whole import is_whole
 from ovseg.config import config_root, read_config, shipped_configs
 from ovseg.errors import EnvironmentProblem
 from ovseg.system.cache_dir import cache_path
+from ovseg.system.files import file_hash
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CLIP_FILE = "open_clip_model.safetensors"
@@ -96,13 +100,7 @@ class Card:
     @property
     def installed(self) -> bool:
         """Whether the weights are on this machine, embedded, in our cache folder or in that of the hub's client."""
-        if self.weights != "released":
-            return bool(self.folder)
-        try:
-            source = source_of(self)
-            return place(self).is_file() or bool(source and local(source))
-        except EnvironmentProblem:  # no home, no cache
-            return False
+        return bool(self.folder) or on_disk(self) is not None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -117,6 +115,30 @@ def place(card: Card) -> Path:
         EnvironmentProblem: There is no place for a cache.
     """
     return cache_path() / "weights" / card.file
+
+
+def on_disk(card: Card) -> Path | None:
+    """Return the released file of a card if it lies here, whole and as expected; without any network.
+
+    It is one that was put in its place by hand (a broken one is passed over, with a warning), else a fetched one.
+    """
+    if card.weights != "released":
+        return None
+    with contextlib.suppress(EnvironmentProblem):  # no home, no cache
+        if (path := place(card)).is_file():
+            if not (problem := _problem(path, card)):
+                return path
+            warnings.warn(f"'{path}' is not used: {problem}", stacklevel=2)
+    source = source_of(card)
+    return local(source) if source else None
+
+
+def _problem(path: Path, card: Card) -> str:
+    if not is_whole(path):
+        return "it ends too early, as after a download that broke off; delete it, or fetch it anew"
+    if card.sha256 and not (found := file_hash(path)).startswith(card.sha256):
+        return f"its sha256 is {found}, expected {card.sha256}; it is damaged, fetch it anew"
+    return ""
 
 
 def source_of(card: Card) -> Source | None:
