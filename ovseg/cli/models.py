@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ovseg.zoo.aliases import AUTO, FALLBACK, stands_for
+from ovseg.zoo.aliases import AUTO, stands_for
 
 if TYPE_CHECKING:
     from ovseg.zoo import Card
@@ -150,7 +150,7 @@ def _print(cards: Sequence[Card]) -> None:
     models = Table(box=None, pad_edge=False, width=min(console.width, WIDTH))
     for column in ("name", "task", "licence of code / weights", "commercial", "size", "installed"):
         models.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
-    for card in cards:
+    for card in sorted(cards, key=lambda one: one.weights == "open_clip"):
         models.add_row(*row_of(card))
     console.print(aliases, highlight=False)
     print()
@@ -159,10 +159,10 @@ def _print(cards: Sequence[Card]) -> None:
 
 
 def _print_legend() -> None:
-    print(f"""
+    print("""
 no?: a licence is unclear or that of the CLIP that you choose, and so it counts as no.
-METHOD/ARCH/TAG: every method runs on every CLIP: sclip/mini, naclip/ViT-L-14/openai, gem/path/to/folder.
-Sources, papers and licences in full: `ovseg models --json`; all settings: `ovseg models --details {FALLBACK}`.
+Every method runs on every CLIP: sclip/mini, naclip/ViT-L-14/openai, gem/path/to/folder.
+Sources, papers, licences in full: `ovseg models --json`; all settings: `ovseg models --details NAME`.
 Weights are fetched when they are first used, or by `ovseg download NAME`.""")
 
 

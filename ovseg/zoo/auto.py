@@ -102,8 +102,13 @@ def _somebody_could_agree() -> bool:
     """Tell whether the environment may say yes to a large download, or somebody sits at a terminal."""
     if os.environ.get(VARIABLE):
         return is_true(VARIABLE)
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
+
+
+def _is_terminal(stream: object) -> bool:
+    isatty = getattr(stream, "isatty", None)
+    return bool(isatty and isatty())
 
 
 def _reported(card: Card) -> str:
-    return f" (mIoU {card.ade150} on ADE-150)" if card.ade150 else ""
+    return f", mIoU {card.ade150} on ADE-150" if card.ade150 else ""
