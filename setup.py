@@ -96,6 +96,7 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "open_clip_torch>=2.24",
+        "filelock>=3.12",
         "huggingface_hub>=0.23",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",

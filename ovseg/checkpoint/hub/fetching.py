@@ -18,7 +18,7 @@ from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of, offer_of
 from ovseg.checkpoint.hub.source import Source
-from ovseg.checkpoint.hub.store import PART, kept, local, place_of, write_record
+from ovseg.checkpoint.hub.store import PART, etag_of, kept, local, place_of, write_record
 from ovseg.checkpoint.hub.transfer import Broken, DiskProblem, is_full, receive
 from ovseg.system.values import short_hash
 
@@ -63,7 +63,7 @@ def fetch_first(sources: Sequence[Source], name: str = "", consent: bool = False
         if path := local(source):
             return path
     if why := offline():
-        raise problems.off(sources[0], why, place_of(sources[0]))
+        raise problems.off(str(sources[0]), why, problems.by_hand(sources[0], place_of(sources[0])))
     missing = None
     for source in sources:
         try:
@@ -110,11 +110,20 @@ def bring(source: Source, offer: Offer, licence: str = "") -> Path:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _alone(place):
-            if path := kept(source):  # the other process has fetched it
+            if path := kept_as(source, offer):  # the other process has fetched it
                 return path
             return _bring(source, offer, place, licence)
     except OSError as error:
         raise problems.not_writable(source, place.parent, error) from error
+
+
+def kept_as(source: Source, offer: Offer) -> Path | None:
+    """Return a file that was fetched if it is still the one that the server has; files of a model belong together."""
+    known = etag_of(source)
+    if known and offer.etag and known != offer.etag:
+        say(f"{source}: the server has another file than the one that is kept")
+        return None
+    return kept(source)
 
 
 def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
@@ -140,7 +149,7 @@ def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
             raise problems.disk_full(source, part) from error
         raise problems.not_writable(source, place.parent, cause) from error
     sums = _check(source, offer, part)
-    write_record(place, source, sums.sha256, offer.commit, of=part)
+    write_record(place, source, sums.sha256, offer.commit, offer.etag, of=part)
     part.replace(place)
     say(f"fetched {place.name}: {megabytes(place.stat().st_size)}, sha256 {sums.sha256}")
     return place

@@ -85,9 +85,9 @@ def broke(source: Source, reason: str, part: Path) -> DownloadError:
     )
 
 
-def off(source: Source, why: str, place: Path) -> DownloadError:
+def off(what: str, why: str, by_hand: str) -> DownloadError:
     """Return the error for what is not here while the network is not to be used."""
-    return DownloadError(f"{source} is not on this machine and {why}; unset it, or {by_hand(source, place)}")
+    return DownloadError(f"{what} is not on this machine and {why}; unset it, or {by_hand}")
 
 
 def no_room(source: Source, needed: int, free: int, folder: Path) -> DownloadError:
@@ -125,8 +125,7 @@ def wrong_content(source: Source, address: str, found: str, expected: str, size:
 
 def by_hand(source: Source, place: Path) -> str:
     """Return the way that is always open."""
-    page = source.address if source.file or source.url else f"{HUB}/{source.repo}"
-    return f"fetch {page} where there is a network and put it at '{place}'"
+    return f"fetch {source.address} where there is a network and put it at '{place}'"
 
 
 def _host(source: Source) -> str:

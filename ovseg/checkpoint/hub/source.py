@@ -46,9 +46,11 @@ class Source:
             raise WeightsError(f"weights come from a repository and a file of it, or from a URL; got {self}")
         if self.repo and (self.repo.count("/") > 1 or not all(map(_is_plain, self.repo.split("/")))):
             raise WeightsError(f"'{self.repo}' is no repository; expected OWNER/NAME")
+        if not self.revision:
+            raise WeightsError(f"the revision of '{self.repo}' is empty; expected a branch, tag or commit: main?")
         if self.url and urlsplit(self.url).scheme not in ("http", "https"):
             raise WeightsError(f"'{self.url}' is no URL that is fetched; expected http:// or https://")
-        if not all(map(_is_plain, self.path.parts)):
+        if not all(map(_is_plain, [*self.path.parts, *self.file.split("/")] if self.file else self.path.parts)):
             raise WeightsError(f"'{self.path}' is no path inside a repository; expected for example model.safetensors")
         if self.sha256 and len(self.sha256) < 8:
             raise WeightsError(f"sha256 '{self.sha256}' is too short to tell files apart; expected at least 8 digits")

@@ -96,7 +96,14 @@ def local(source: Source, full: bool = False) -> Path | None:
     return None
 
 
-def write_record(path: Path, source: Source, sha256: str, commit: str = "", of: Path | None = None) -> None:
+def etag_of(source: Source) -> str:
+    """Return by what the server knew a file when it was fetched; empty where that is not known."""
+    return str(_read_record(place_of(source)).get("etag", ""))
+
+
+def write_record(
+    path: Path, source: Source, sha256: str, commit: str = "", etag: str = "", of: Path | None = None
+) -> None:
     """Write the record of a file beside it.
 
     Args:
@@ -104,6 +111,7 @@ def write_record(path: Path, source: Source, sha256: str, commit: str = "", of: 
         source: Where it came from.
         sha256: Its checksum.
         commit: What the revision stood for, where that is known.
+        etag: By what the server knows this content, likewise.
         of: The file itself where it is not yet in its place.
 
     Raises:
@@ -111,7 +119,7 @@ def write_record(path: Path, source: Source, sha256: str, commit: str = "", of: 
     """
     found = (of or path).stat()
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    record: dict[str, Any] = {"source": asdict(source), "commit": commit, "sha256": sha256, "when": when}
+    record: dict[str, Any] = {"source": asdict(source), "commit": commit, "etag": etag, "sha256": sha256, "when": when}
     record |= {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
     with atomic_write(_record(path)) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -200,7 +208,7 @@ def _is_sound(path: Path, source: Source, full: bool) -> bool:
         return False
     if not same:
         with contextlib.suppress(InputError, OSError):  # a cache that can only be read: it is compared each time
-            write_record(path, source, found, record.get("commit", ""))
+            write_record(path, source, found, record.get("commit", ""), record.get("etag", ""))
     return True
 
 

@@ -45,6 +45,7 @@ def receive(offer: Offer, part: Path, what: str, told: Told) -> None:
             _restart(part, what, f"its part is larger than the {offer.size} bytes of the file")
             have = 0
         if have == offer.size:
+            part.touch()  # of a file without a byte there is no part yet
             told(have)
             return
         attempt += 1
