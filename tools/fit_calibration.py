@@ -38,6 +38,8 @@ from ovseg.zoo import load_spec, resolve
 LENGTHS = (5, 15, 50, 150, 0)
 QUANTILES = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, *(i / 20 for i in range(2, 20)), 0.97, 0.99)
 """Where groups of scores end; fine where scores are low, which are few and tell most."""
+SLOPE = 0.01
+"""Share of a straight line in each curve, so that of two scores the higher one stays the higher."""
 _SHIFT = 11  # bits of a float32 that are dropped: scores are counted by their first 13 binary digits
 _CODES = (np.float32(256).view(np.int32) >> _SHIFT) + 1
 
@@ -62,7 +64,7 @@ def fit(counts: Sequence[Counts]) -> tuple[list[float], list[list[float]]]:
         counts: Of each length of a list, together with at least one pixel.
 
     Returns:
-        Scores, ascending, and for each of the counts the share that is right there, which never falls.
+        Scores, ascending, and for each of the counts the share that is right there, which rises.
 
     Raises:
         ConfigError: There is no pixel.
@@ -83,7 +85,8 @@ def fit(counts: Sequence[Counts]) -> tuple[list[float], list[list[float]]]:
         own, right = (np.bincount(group, part, size)[used] for part in (one.pixels, one.right))
         known = own > 0
         curve = monotone((right[known] + 1) / (own[known] + 2), own[known])  # no share is 0 or 1 by the count alone
-        shares.append(np.interp(scores, scores[known], curve).round(4).tolist())
+        rising = (1 - SLOPE) * np.interp(scores, scores[known], curve) + SLOPE * np.linspace(0, 1, len(scores))
+        shares.append(rising.round(5).tolist())
     return scores.round(6).tolist(), shares
 
 

@@ -162,7 +162,7 @@ def _print_legend() -> None:
     print("""
 no?: a licence is unclear or that of the CLIP that you choose, and so it counts as no.
 Every method runs on every CLIP: sclip/mini, naclip/ViT-L-14/openai, gem/path/to/folder.
-Sources, papers, licences in full: `ovseg models --json`; all settings: `ovseg models --details NAME`.
+Sources, papers, licences in full: `ovseg models --json`; settings: `ovseg models --details NAME`.
 Weights are fetched when they are first used, or by `ovseg download NAME`.""")
 
 

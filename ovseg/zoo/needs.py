@@ -10,8 +10,7 @@ from pathlib import Path
 from ovseg.checkpoint.hub import Source, fetch_first, fetch_repository, local, local_repository
 from ovseg.checkpoint.hub.fetching import ask
 from ovseg.checkpoint.hub.problems import NotThere
-from ovseg.checkpoint.hub.repository import choose as files_of
-from ovseg.checkpoint.hub.servers import described, licence_of
+from ovseg.checkpoint.hub.repository import cost_of_repository
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.zoo.aliases import AUTO, RECOMMENDED
 from ovseg.zoo.card import Card, on_disk, place, source_of
@@ -50,11 +49,7 @@ class Need:
             DownloadError: Nobody answers, or there is no such thing.
         """
         if self.repo:
-            said = described(self.repo, "main")
-            files = {str(one["rfilename"]): one for one in said.get("siblings") or ()}
-            wanted = files_of(list(files), self.layout, self.repo)
-            sizes = [(files[name].get("lfs") or files[name]).get("size") for name in wanted]
-            return (None if None in sizes else sum(sizes)), licence_of(said)
+            return cost_of_repository(self.repo, self.layout)
         missing: NotThere | None = None
         for source in self.sources:
             try:

@@ -39,7 +39,9 @@ def test_it_fetches_says_what_and_answers_and_the_second_time_asks_nobody(
         status, found = segment(photo, tmp_path)
         told = capsys.readouterr().err
         assert status == 0 and found["meta"]["model"] == "san-vit-b-16"
-        assert found["meta"]["settings"]["architecture"] == "SAN" and found["meta"]["settings"]["options"]["width"] == 24
+        assert (
+            found["meta"]["settings"]["architecture"] == "SAN" and found["meta"]["settings"]["options"]["width"] == 24
+        )
         first, *others = told.splitlines()
         size = f"{len(weights) / 1e6:.3g} MB"
         assert first.startswith(f"fetching {REPO}/{FILE}: {size}, licence MIT; it is kept in '{tmp_path}")

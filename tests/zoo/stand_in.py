@@ -34,7 +34,9 @@ def narrow(folder: Path, patch: pytest.MonkeyPatch) -> bytes:
     small["vision_cfg"] |= {"layers": 2, "width": 32, "head_width": 16}
     small["text_cfg"] |= {"layers": 1, "width": 32, "heads": 2}
     small["embed_dim"] = 32
-    patch.setattr("open_clip.get_model_config", lambda name: dict(small) if name == "ViT-B-16-quickgelu" else real(name))
+    patch.setattr(
+        "open_clip.get_model_config", lambda name: dict(small) if name == "ViT-B-16-quickgelu" else real(name)
+    )
     config = folder / f"{RECOMMENDED}.yaml"
     protocol = {"SHORT_SIDE": 64, "LONG_SIDE": 128}
     own = {"_BASE_": str(config_root() / "san/san-vit-b-16.yaml"), "MODEL": {"SAN": _SAN, "PROTOCOL": protocol}}
