@@ -93,8 +93,8 @@ class Answer:
         panoptic: At most one segment for every pixel; None unless wanted.
         instances: Objects by falling score, which may overlap; None unless wanted.
         class_scores: (K, H, W) float32, 0 or more, of all classes; None unless wanted. Sums over masks may exceed 1,
-            where `scores` are cut. Words of the background compete and have no map, and thresholds of probability are
-            not applied.
+            where `scores` are cut, and no calibration is applied to them. Words of the background compete and have no
+            map, and thresholds of probability are not applied.
     """
 
     labels: Tensor
@@ -109,11 +109,13 @@ class SegmentationModel(Protocol):
 
     Attributes:
         size_rule: How large the network sees a photograph.
+        notes: What every result says of the model, whatever the image and the words; they are among those of `words`.
 
     A model is first placed; what else speeds it up, it does or says in one sentence why not.
     """
 
     size_rule: SizeRule
+    notes: tuple[str, ...]
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class MaskModel(WordedModel, Sectioned):
     def semantic(
         self, probabilities: Tensor, masks: Tensor, resize: MaskResize, words: Words, want: frozenset[str]
     ) -> Answer:
-        """Label an image.
+        """Label an image; scores are whole sums, which `WordedModel.answer` brings to 0..1.
 
         Args:
             probabilities: (Q, C + 1) of the columns (see `Words.columns`) and, last, of "no object".
@@ -149,7 +149,7 @@ class MaskModel(WordedModel, Sectioned):
             want: Whether the scores of all classes are wanted, too.
         """
         classes = words.column_class
-        labels, scores = semantic_map(probabilities, masks, resize, words.background.threshold, classes)
+        labels, scores = semantic_map(probabilities, masks, resize, words.background.threshold, classes, cut=False)
         every = None
         if CLASS_SCORES in want:
             every = class_maps(probabilities, masks, resize, int((classes >= 0).sum()))
