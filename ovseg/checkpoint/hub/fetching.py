@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ovseg.checkpoint.hub import problems
-from ovseg.checkpoint.hub.manners import LARGE, agree, megabytes, say, shown
+from ovseg.checkpoint.hub.manners import agree, megabytes, say, shown
 from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of, offer_of
@@ -72,7 +72,7 @@ def fetch_first(sources: Sequence[Source], name: str = "", consent: bool = False
         except NotThere as error:
             missing = error
             continue
-        licence = source.licence or (_licence(source) if offer.size is None or offer.size > LARGE else "")
+        licence = source.licence or _licence(source)
         command = f"ovseg download {name}" if name else ""
         agree(name or str(source), offer.size, licence, place_of(source), consent, command)
         return bring(source, offer, licence)

@@ -372,18 +372,20 @@ def _nothing_written(path: Path) -> Any:
 
 
 def test_two_processes_fetch_once(hub, tmp_path):
-    hub.pause = 0.03
     command = [sys.executable, "-c", FETCH, REPO, FILE]
     options: dict[str, Any] = {"env": hub.environment(tmp_path), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    both = [subprocess.Popen(command, text=True, **options) for _ in range(2)]
-    done = [process.communicate(timeout=60) for process in both]
-    assert len({out for out, _ in done}) == 1 and Path(done[0][0].strip()).read_bytes() == DATA
-    said = sorted(err for _, err in done)
-    assert (
-        said[0].startswith("another process is fetching model.safetensors; waiting for it")
-        and len(said[0].splitlines()) == 1
-    )
-    assert said[1].startswith("fetching authors/model/model.safetensors")
+    hub.pause = 1.0
+    first = subprocess.Popen(command, text=True, **options)
+    while not parts():
+        assert first.poll() is None
+        time.sleep(0.02)
+    second = subprocess.Popen(command, text=True, **options)
+    waits = second.stderr.readline() if second.stderr else ""
+    hub.pause = 0.0
+    (out, said), (same, more) = first.communicate(timeout=60), second.communicate(timeout=60)
+    assert waits == "another process is fetching model.safetensors; waiting for it\n" and more == ""
+    assert said.startswith("fetching authors/model/model.safetensors: 0.3 MB, licence mit")
+    assert out == same and Path(out.strip()).read_bytes() == DATA
     assert len([one for one in hub.requests if one.method == "GET" and one.cdn]) == 1
 
 
