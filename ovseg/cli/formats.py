@@ -22,9 +22,8 @@ def add_format_arguments(parser: argparse.ArgumentParser, default: str = "overla
     group.add_argument(
         "--formats",
         default=default,
-        help="what is written, several by commas: overlay, labels, report, png, npz, dataset, coco-semantic, "
-        "coco-instance, coco-panoptic, yolo-seg, labelme, label-studio, cvat, voc; docs/outputs.md shows all (default: "
-        "%(default)s)",
+        help="what is written for each image: overlay, labels, report, png, npz, dataset, coco-semantic, "
+        "coco-instance, coco-panoptic, yolo-seg, labelme, label-studio, cvat, voc (default: %(default)s)",
     )
     group.add_argument(
         "--legend",
