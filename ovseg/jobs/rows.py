@@ -12,7 +12,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ovseg.errors import InputError
 from ovseg.system.files import atomic_write, check_writable
@@ -27,15 +27,38 @@ Row: TypeAlias = dict[str, Any]
 """What is known of one item, as JSON values."""
 
 
+class Kept(NamedTuple):
+    """Where a row lies: rows may hold more than fits into memory for all items."""
+
+    path: Path
+    start: int
+
+    def read(self) -> Row:
+        """Read the row again."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            row: Row = json.loads(file.readline())
+        return row
+
+
 def read_rows(folder: Path) -> Iterator[Row]:
     """Yield all that earlier and present processes have logged, that of the last end first."""
+    return (row for row, _ in find_rows(folder))
+
+
+def find_rows(folder: Path) -> Iterator[tuple[Row, Kept]]:
+    """Yield rows as `read_rows` does, and where each lies."""
     for path in [folder / WHOLE, *sorted((folder / PARTS).glob("*.jsonl"))]:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        for line in text.split("\n"):  # and at nothing else: names may have other ends of lines
-            with contextlib.suppress(ValueError):  # the line that a kill has cut in two, perhaps in a letter
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    yield row
+        if not path.is_file():
+            continue
+        start = 0
+        with path.open("rb") as file:
+            for line in file:  # ends at nothing but a line feed: names may have other ends of lines
+                with contextlib.suppress(ValueError):  # the line that a kill has cut in two, perhaps in a letter
+                    row = json.loads(line)
+                    if isinstance(row, dict):
+                        yield row, Kept(path, start)
+                start += len(line)
 
 
 @contextlib.contextmanager

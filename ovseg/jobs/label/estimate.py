@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovseg.jobs.label.folder import rows_by_key
 from ovseg.jobs.label.labeller import Labeller
 from ovseg.jobs.label.plan import LabelPlan
 from ovseg.jobs.label.run import Report, open_job
 from ovseg.jobs.review.page import write_page
+from ovseg.jobs.rows import appending
 from ovseg.system.device import device_of_process
 
 TRIED = 3
@@ -70,12 +71,14 @@ def estimate(
         start = time.perf_counter()
         rows = list(labeller.rows(tried))
         seconds = time.perf_counter() - start
-        good = [row for row in rows if not row["error"]]
-        labeller.exports.finish(good)
-        write_page(place, plan.classes, [], plan.model)
-        fixed = sum(path.stat().st_size for path in (place / "review").glob("*.*"))
+        with appending(place, "0") as append:
+            for row in rows:
+                append(row)
+        good = [row for row in rows_by_key(place).values() if not row["error"]]
+        labeller.exports.finish(good, plan.classes)
+        write_page(place, plan.classes, good, plan.model)
+        fixed = sum(path.stat().st_size for path in (place / "review").glob("*.*") if path.name != "data-0000.js")
         size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) - fixed
-        size += sum(len(json.dumps(row)) for row in rows)
     share = len(readable) / len(tried)
     problems += [row["error"] for row in rows if row["error"]]
     whole = round(fixed + size * share)

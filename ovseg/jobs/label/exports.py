@@ -74,11 +74,12 @@ class Exports:
             parent.mkdir(parents=True, exist_ok=True)
         return {one.name: str(one.put(result, place)) for one in self._formats}
 
-    def finish(self, rows: Sequence[Row]) -> list[Path]:
+    def finish(self, rows: Sequence[Row], classes: Vocabulary) -> list[Path]:
         """Write the files that are one for all images.
 
         Args:
-            rows: Of the images that were labelled, in order, with the ``records`` of `put`.
+            rows: Of the images that were labelled, in order, with the place where each is ``kept`` in the log.
+            classes: Of the results.
 
         Returns:
             Their paths.

@@ -12,7 +12,7 @@ from typing import Any
 
 from ovseg.data.contents import Contents, read_contents, write_contents
 from ovseg.errors import InputError
-from ovseg.jobs.rows import PARTS, WHOLE, Row, drop_parts, read_rows
+from ovseg.jobs.rows import WHOLE, Row, drop_parts, find_rows
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump
 
@@ -75,12 +75,16 @@ def read_folder(folder: Path) -> Held:
 
 
 def rows_by_key(folder: Path) -> dict[str, Row]:
-    """Return what is logged of each image, by its key."""
+    """Return what is logged of each image, by its key, without the records of formats, which may be large.
+
+    In their place is where the row lies, as ``kept``.
+    """
     found: dict[str, Row] = {}
-    for row in read_rows(folder):
+    for row, place in find_rows(folder):
+        row.pop("records", None)
         with contextlib.suppress(KeyError):  # what is no line of this log
             if not row["error"] or row["image"] not in found:
-                found[row["image"]] = row
+                found[row["image"]] = {**row, "kept": place}
     return found
 
 
@@ -176,21 +180,3 @@ def _names(folder: Path) -> dict[str, str]:
                 row = json.loads(line)
                 found[row["image"]] = row["name"]
     return found
-
-
-__all__ = [
-    "FAILED",
-    "INPUTS",
-    "PARTS",
-    "RUN",
-    "SEEN",
-    "WHOLE",
-    "Held",
-    "clear",
-    "read_folder",
-    "rows_by_key",
-    "sweep",
-    "write_failed",
-    "write_folder",
-    "write_run",
-]

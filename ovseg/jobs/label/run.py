@@ -240,13 +240,14 @@ def close(opened: Opened, made: Mapping[str, Any], fresh: int, seconds: float, r
         raise InputError(f"inputs changed while they were labelled ({'; '.join(changed)}); start anew with --fresh")
     ordered = [rows[item.key] for item in opened.items if item.key in rows]
     good = [row for row in ordered if not row["error"]]
-    made_of_all = opened.exports.finish(good)
+    made_of_all = opened.exports.finish(good, opened.plan.classes)
     made_of_all += write_page(folder, opened.plan.classes, ordered, opened.plan.model)
     kept.write_failed(folder, ordered)
     call = {"ended": _now(), "seconds": round(seconds, 3), "images": fresh}
     call["seconds_of_images"] = round(sum(row.get("seconds", 0.0) for row in ordered), 3)
     timings = [*kept.read_folder(folder).values.get("timings", []), call]
-    close_rows(folder, ({key: value for key, value in row.items() if key != "seconds"} for row in ordered))
+    whole = (row["kept"].read() for row in ordered)
+    close_rows(folder, ({key: value for key, value in row.items() if key != "seconds"} for row in whole))
     names = [path.relative_to(folder).as_posix() for path in made_of_all]
     kept.write_run(folder, {**_values(opened, made), "files": names, "timings": timings})
     return Labelled(folder, ordered, len(opened.items), len(ordered) - fresh, seconds, opened.notes, names)
