@@ -8,6 +8,7 @@ Examples:
     python tools/benchmark.py eval-memory --json eval-memory.json
     python tools/benchmark.py models --repeats 5 --modes fp32,bf16
     python tools/benchmark.py stages --models san
+    python tools/benchmark.py words --json words.json
     python tools/benchmark.py folder --images 100 --compare folder.json
     python tools/benchmark.py folder --batch-size 4
     python tools/benchmark.py ops --only mask_pool --json ops.json
@@ -32,6 +33,7 @@ import benchmarks.evaluation
 import benchmarks.folder
 import benchmarks.limits
 import benchmarks.models
+import benchmarks.new_words
 import benchmarks.ops
 import benchmarks.recalibrations
 import benchmarks.startup
@@ -55,6 +57,7 @@ OURS, BASELINE = "segment_map", "F.interpolate + argmax"
 WITH_FIGURES: dict[str, Any] = {
     "training-free": benchmarks.training_free,
     "vocabulary": benchmarks.vocabulary,
+    "words": benchmarks.new_words,
     "startup": benchmarks.startup,
     "folder": benchmarks.folder,
     "eval-memory": benchmarks.eval_memory,

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
             for s in sorted(result.segments, key=lambda s: -s.area)
         ]
         files = write_files(result, places[str(EXAMPLES / name)])
-        table.add_row(name, "\n".join(found), f"{result.meta['timings']['seconds']:.2f}", files["overlay"])
+        table.add_row(name, "\n".join(found), f"{result.meta['timings']['seconds']:.2f}", str(files["overlay"].path))
     terminal.console().print(table)
     print(f"overlays, 16-bit labels and reports: {args.output.resolve()}")
 

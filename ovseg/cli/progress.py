@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from ovseg.system.progress import listening
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -26,7 +28,7 @@ class Report(Protocol):
 
 @contextlib.contextmanager
 def progress(quiet: bool = False) -> Iterator[Report]:
-    """Show progress on the error stream.
+    """Show progress on the error stream; also of texts that are embedded meanwhile.
 
     Args:
         quiet: Show nothing.
@@ -38,7 +40,9 @@ def progress(quiet: bool = False) -> Iterator[Report]:
         yield lambda done, total, what, failed=0: None
         return
     if not sys.stderr.isatty():
-        yield _lines()
+        lines = _lines()
+        with _texts(lines):
+            yield lines
         return
     from rich.progress import (
         BarColumn,
@@ -63,7 +67,18 @@ def progress(quiet: bool = False) -> Iterator[Report]:
             rate = _rate(done, failed, time.monotonic() - started[what])
             bar.update(tasks[what], completed=done, total=total, rate=rate)
 
-        yield report
+        with _texts(report):
+            yield report
+
+
+def _texts(report: Report) -> contextlib.AbstractContextManager[None]:
+    """Show what text towers tell; parts of single images are too many for a bar over images."""
+
+    def hear(what: str, done: int, total: int) -> None:
+        if what == "texts":
+            report(done, total, what)
+
+    return listening(hear)
 
 
 def _rate(done: int, failed: int, seconds: float) -> str:

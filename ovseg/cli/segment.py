@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ from ovseg.errors import InputError
 from ovseg.system.overlap import overlapped, worker_threads
 
 if TYPE_CHECKING:
-    from ovseg.result.formats import Place
+    from ovseg.result.formats import Place, Written
+    from ovseg.result.records import RecordFile
     from ovseg.result.segmentation import Segmentation
     from ovseg.zoo import Spec
 
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
     with without_collection():
         from ovseg.contract import check_want
-        from ovseg.result.files import check_words, needs_of, plan_files
+        from ovseg.result.files import check_words, finish_files, needs_of, plan_files
         from ovseg.zoo import load_spec, resolve
 
         report = Report(args.json, args.quiet, args.strict, args.own_ids)
@@ -159,10 +161,9 @@ def run(args: argparse.Namespace) -> int:
         for error in refused:
             report.error(error)
         report.failed += chosen.failed
-        words = segmenter.words(args.classes, args.background, args.templates)
-        report.words(words.notes)
+        words = report.words(lambda: segmenter.words(args.classes, args.background, args.templates))
 
-    def finish(result: Segmentation) -> dict[str, str]:
+    def finish(result: Segmentation) -> dict[str, Written]:
         result.meta["notes"] += notes.get(result.meta["path"], [])
         place = places[result.meta["path"]]
         result.meta["image"] = place.image
@@ -173,19 +174,38 @@ def run(args: argparse.Namespace) -> int:
         images, words, on_error=lambda _, error: report.error(error), bands=bands, max_pixels=max_pixels
     )
     results = overlapped(finish, stream, worker_threads(), worker_threads())
-    with report.progress(len(images)) as progress:
+    _report_all(
+        results, report, len(images), lambda records: finish_files(records, args.classes, args.output, formats, options)
+    )
+    return report.finish(args.output, args.warnings)
+
+
+def _report_all(
+    results: Iterable[tuple[Segmentation, Callable[[], dict[str, Written]]]],
+    report: Report,
+    images: int,
+    finish: Callable[[RecordFile], list[str]],
+) -> None:
+    """Tell of all results as they come, and then write what holds all of them."""
+    from ovseg.result.records import RecordFile
+
+    records = RecordFile()
+    with report.progress(images) as progress:
         for result, written in progress.over(results):
             try:
                 files = written()
             except InputError as error:
                 report.error(error)
             else:
-                report.result(result, files)
-    return report.finish(args.output, args.warnings)
+                report.result(result, {name: str(one.path) for name, one in files.items()})
+                records.add(files)
+    if report.done:
+        for note in finish(records):
+            report.note(note)
 
 
-def write(result: Segmentation, place: Place, formats: list[str], options: dict[str, Any]) -> dict[str, str]:
-    """Write the files of a result, and the seconds that they took into its report, which is written last.
+def write(result: Segmentation, place: Place, formats: list[str], options: dict[str, Any]) -> dict[str, Written]:
+    """Write the files of a result; what is noted on them, and their seconds, go into its report, which is written last.
 
     Raises:
         InputError: One cannot be written.
@@ -195,6 +215,7 @@ def write(result: Segmentation, place: Place, formats: list[str], options: dict[
     start, timings = time.perf_counter(), result.meta["timings"]
     try:
         files = write_files(result, place, [name for name in formats if name != _REPORT], options)
+        result.meta["notes"] += [note for one in files.values() for note in one.notes]
         timings["write"] = round(time.perf_counter() - start, 4)
         timings["seconds"] = round(timings["seconds"] + timings["write"], 4)
         return files | write_files(result, place, [name for name in formats if name == _REPORT], options)

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.table import Table
 
+    from ovseg.contract import Words
     from ovseg.result.segmentation import Segmentation
 
 _Item = TypeVar("_Item")
@@ -59,14 +60,17 @@ class Report:
             elif not self.quiet:
                 print(f"note: {line}", file=sys.stderr)
 
-    def words(self, notes: Sequence[str]) -> None:
-        """Tell once what is noted on the words; each result has it, too, and JSON lines tell it there alone."""
-        self._on_words = frozenset(notes)
+    def words(self, embed: Callable[[], Words]) -> Words:
+        """Embed words, and tell once what is noted on them; each result has it, too, JSON lines tell it there alone."""
+        with self.progress(0):
+            words = embed()
+        self._on_words = frozenset(words.notes)
         if self.as_json and not self.strict:
-            self.noted |= dict.fromkeys(notes)
-            return
-        for note in notes:
+            self.noted |= dict.fromkeys(words.notes)
+            return words
+        for note in words.notes:
             self.note(note)
+        return words
 
     def result(self, result: Segmentation, files: dict[str, str]) -> None:
         """Tell of a result, with the notes that are its own."""
@@ -149,15 +153,15 @@ class _Progress:
                 self._bar.advance(self._all)
 
     def within(self, what: str, done: int, total: int) -> None:
-        """Show how much of one image is done."""
+        """Show how much of the words or of one image is done."""
         now = time.monotonic()
         if self._bar is not None:
             if self._part is None:
                 self._part = self._bar.add_task(what, total=total)
-            self._bar.update(self._part, completed=done, total=total, visible=done < total)
+            self._bar.update(self._part, description=what, completed=done, total=total, visible=done < total)
         elif not self._quiet and now - self._told >= EVERY and done < total:
             self._told = now
-            print(f"{done} of {total} {what} of an image", file=sys.stderr, flush=True)
+            print(f"{done} of {total} {what}", file=sys.stderr, flush=True)
 
 
 def table(result: Segmentation) -> Table:

@@ -16,11 +16,12 @@ from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.clip import loading
 from ovseg.clip.activation import name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
+from ovseg.clip.text_passes import passes
 from ovseg.clip.text_tokens import TextTokens
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
+from ovseg.system.progress import report
 
-_WINDOWS_PER_CALL = 256
 _TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the process, for a model is also pickled
 
 
@@ -177,7 +178,9 @@ class BaseClip(Tower):
 
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
-        """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model; one thread at a time.
+        """Embed texts: (N, D), not of unit length, in the dtype and on the device of the model.
+
+        Threads take turns, pass by pass; how far it has come is told to `ovseg.system.progress`.
 
         Raises:
             ConfigError: The tokenizer knows more tokens than the text tower.
@@ -185,7 +188,8 @@ class BaseClip(Tower):
         if not texts:
             return torch.empty(0, self.embed_dim, dtype=self.dtype, device=self.device)
         with _TEXT:
-            return self._embed(self.text_tokens(texts))
+            tokens = self.text_tokens(texts)
+        return self._embed(tokens)
 
     @torch.no_grad()
     def long_text(self, texts: list[str]) -> Tensor:
@@ -199,16 +203,17 @@ class BaseClip(Tower):
         """
         with _TEXT:
             windows = [self.text_tokens.windows(text) for text in texts]
-            if not windows:
-                return self.text([])
-            rows = torch.cat([self._embed(part) for part in torch.cat(windows).split(_WINDOWS_PER_CALL)])
-            return torch.stack([own.mean(0) for own in rows.split([len(own) for own in windows])])
+        if not windows:
+            return self.text([])
+        rows = self._embed(torch.cat(windows))
+        return torch.stack([own.mean(0) for own in rows.split([len(own) for own in windows])])
 
     @property
     def text_tokens(self) -> TextTokens:
         """The tokens of texts."""
-        if self._tokens is None:
-            self._tokens = TextTokens(self.text_cfg)
+        with _TEXT:
+            if self._tokens is None:
+                self._tokens = TextTokens(self.text_cfg)
         return self._tokens
 
     @property
@@ -232,6 +237,12 @@ class BaseClip(Tower):
                 f"the text tower of {self.name} has {vocabulary} tokens but the tokenizer gives {int(tokens.max())}; "
                 "expected vocab_size 49408 or another hf_tokenizer_name in text_cfg"
             )
-        self.move_text(self.device)
-        embedded: Tensor = self.model.encode_text(tokens.to(self.device))
-        return embedded
+        rows = torch.empty(len(tokens), self.embed_dim, dtype=self.dtype, device=self.device)
+        done = 0
+        for places, run in passes(self.model, tokens):
+            with _TEXT:
+                self.move_text(self.device)
+                rows[places.to(rows.device)] = run()
+            done += len(places)
+            report("texts", done, len(tokens))
+        return rows

@@ -26,3 +26,14 @@ def report(what: str, done: int, total: int) -> None:
     """Tell that so many of all are done."""
     if listener := _LISTENER.get():
         listener(what, done, total)
+
+
+@contextmanager
+def part_of(what: str, before: int, total: int) -> Iterator[None]:
+    """Count what is told within as a part of something larger, of which so many were done before."""
+    listener = _LISTENER.get()
+    if listener is None:
+        yield
+        return
+    with listening(lambda _, done, __: listener(what, before + done, total)):
+        yield

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import WeightsError
+from ovseg.system.progress import part_of, report
 from ovseg.vocabulary.autoclip import AutoClip
 from ovseg.vocabulary.cache import TextCache, text_space
 from ovseg.vocabulary.engineering import Recipe, plan, unit
@@ -23,7 +24,8 @@ from ovseg.vocabulary.words import CURRENT_WORDS, WORD_LISTS
 if TYPE_CHECKING:
     from ovseg.vocabulary.background import Background
 
-PROMPTS_PER_CALL = 256
+PROMPTS_PER_CALL = 8192
+"""Many, for a text tower computes once what prompts of a call have in common."""
 TEXTS_PER_SAVE = 1024
 """After so many new texts the cache is written, so that an interrupted run over a long list keeps what it has."""
 
@@ -104,9 +106,12 @@ class TextEmbedder:
         wanted = list(dict.fromkeys(texts))
         rows = self.cache.get(space, wanted) if self.cache else {}
         missing = [text for text in wanted if text not in rows]
+        if missing:
+            report("texts", 0, len(missing) * len(templates))
         for start in range(0, len(missing), TEXTS_PER_SAVE):
             part = missing[start : start + TEXTS_PER_SAVE]
-            fresh = self._compute(part, templates)
+            with part_of("texts", start * len(templates), len(missing) * len(templates)):
+                fresh = self._compute(part, templates)
             rows.update(zip(part, fresh, strict=True))
             if self.cache:
                 self.cache.put(space, part, fresh)
@@ -154,10 +159,9 @@ class TextEmbedder:
         means = []
         for start in range(0, len(texts), per_call):
             part = texts[start : start + per_call]
-            prompts = [fill(template, text) for text in part for template in templates]
-            calls = range(0, len(prompts), PROMPTS_PER_CALL)  # several only where one name has more templates than fit
-            found = torch.cat([self._ask(prompts[i : i + PROMPTS_PER_CALL]).detach().float() for i in calls])
-            means.append(unit(unit(found).unflatten(0, (len(part), count)).mean(1)).cpu())
+            with part_of("texts", start * count, len(texts) * count):
+                found = self._ask([fill(template, text) for text in part for template in templates])
+            means.append(unit(unit(found.detach().float()).unflatten(0, (len(part), count)).mean(1)).cpu())
         result = torch.cat(means)
         bad = ~torch.isfinite(result).all(1)
         if bad.any():

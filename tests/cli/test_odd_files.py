@@ -137,8 +137,8 @@ def test_a_folder_that_cannot_be_listed(segment, photos, tmp_path, monkeypatch):
 def test_an_image_that_vanishes(segment, photos, monkeypatch):
     from ovseg.result import files
 
-    real = files.check_writable
-    monkeypatch.setattr(files, "check_writable", lambda folder: ((photos / "b.png").unlink(), real(folder))[1])
+    real = files.check_makeable
+    monkeypatch.setattr(files, "check_makeable", lambda folder: ((photos / "b.png").unlink(), real(folder))[1])
     status, out, err = segment(photos)
     assert status == 1 and err.count("\n") == 1 and "b.png' not found" in err and "2 of 3 images" in out
 

@@ -47,7 +47,7 @@ def test_files_say_which_image_they_are_of(cameras: list[Path], tmp_path: Path) 
     for path in cameras:
         result = result_of(path)
         result.meta["image"] = places[str(path)].image  # as the command line does
-        files = write_files(result, places[str(path)], names)
+        files = {name: str(one.path) for name, one in write_files(result, places[str(path)], names).items()}
         assert files["labels"] == str(tmp_path / f"out/{path.parent.name}/0001.labels.png")
         assert {origin(Path(files[name])) for name in names[:4]} == {str(path)}
         name = f"{path.parent.name}/0001.jpg"

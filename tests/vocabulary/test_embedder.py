@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import UnknownNameError, WeightsError
+from ovseg.system.progress import listening, report
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, Vocabulary
+from ovseg.vocabulary import embedder as embedding
 from ovseg.vocabulary.embedder import PROMPTS_PER_CALL
 from ovseg.vocabulary.words import WORD_LISTS
 
@@ -59,10 +61,18 @@ def test_batches_change_nothing(templates: str) -> None:
     assert torch.allclose(together[7], torch.nn.functional.normalize(mean, dim=0).float(), atol=1e-6)
 
 
-def test_more_templates_than_fit_in_a_call() -> None:
-    clip = FakeClip()
-    found = TextEmbedder(clip, [f"{i} {{}}" for i in range(600)]).embed(["cat"])
-    assert found.shape == (1, 8) and [len(call) for call in clip.calls] == [256, 256, 88]
+def test_progress_counts_all_prompts_over_calls_and_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Telling(FakeClip):
+        def text(self, texts: list[str]) -> Tensor:
+            report("texts", len(texts), len(texts))
+            return super().text(texts)
+
+    monkeypatch.setattr(embedding, "PROMPTS_PER_CALL", 6)
+    monkeypatch.setattr(embedding, "TEXTS_PER_SAVE", 4)
+    told = []
+    with listening(lambda what, done, total: told.append((what, done, total))):
+        TextEmbedder(Telling(), ["a {}", "the {}"]).embed([f"thing {i}" for i in range(6)])
+    assert told == [("texts", done, 12) for done in (0, 6, 8, 12)]
 
 
 def test_repeated_and_no_texts() -> None:

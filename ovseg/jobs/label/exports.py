@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ovseg.errors import OvsegError
 from ovseg.jobs.label.containers import Item
 from ovseg.jobs.rows import Row
-from ovseg.result.files import _check_place as check_place
-from ovseg.result.files import _formats as choose_formats
-from ovseg.result.files import check_words
-from ovseg.result.formats import Place
+from ovseg.result.files import check_places, check_words, files_of, finish_files, write_files
+from ovseg.result.formats import Place, Record, Written
 from ovseg.result.parts import Result
 from ovseg.vocabulary import Vocabulary
 
@@ -22,60 +19,47 @@ from ovseg.vocabulary import Vocabulary
 class Exports:
     """Formats with their options, and the folder that they write into."""
 
-    def __init__(self, names: Sequence[str], options: Mapping[str, Any], folder: Path) -> None:
-        """Choose formats.
-
-        Raises:
-            UnknownNameError: There is no such format.
-            ConfigError: None of them has an option, or its value is of a wrong type.
-        """
-        self.names, self.options, self.folder = tuple(names), dict(options), folder
-        self._formats = choose_formats(self.names, self.options)
+    def __init__(self, formats: Sequence[str], options: Mapping[str, Any], folder: Path) -> None:
+        """Take names of formats, and values of their options."""
+        self.formats, self.options, self.folder = tuple(formats), dict(options), folder
 
     def check(self, classes: Vocabulary) -> None:
         """Refuse words that a format cannot hold.
 
         Raises:
             InputError: One cannot.
+            OvsegError: A format or an option is not known.
         """
-        check_words(classes, self.folder, self.names, self.options)
-
-    def place(self, item: Item) -> Place:
-        """Return where the results of an image go."""
-        return Place(self.folder, item.name, item.key, Path(item.path))
+        check_words(classes, self.folder, self.formats, self.options)
 
     def check_places(self, items: Iterable[Item]) -> None:
         """Make sure that nothing is replaced that is an input, or of others.
 
         Raises:
             InputError: It would be.
+            OvsegError: A format or an option is not known.
         """
-        items = list(items)
-        inputs, owners = {os.path.realpath(item.path) for item in items}, dict[Path, Place]()
-        for item in items:
-            place = self.place(item)
-            owners |= dict.fromkeys(check_place(place, self._formats, inputs, owners), place)
+        check_places(map(self._place, items), self.folder, self.formats, self.options)
 
     def files(self, item: Item) -> list[Path]:
         """Return the files of an image."""
-        return [path for one in self._formats for path in one.files(self.place(item))]
+        return files_of([self._place(item)], self.folder, self.formats, self.options)[0][0]
 
-    def put(self, result: Result, item: Item) -> dict[str, Any]:
-        """Write the files of an image.
+    @property
+    def shared(self) -> list[Path]:
+        """The files that hold all images."""
+        return files_of([], self.folder, self.formats, self.options)[1]
 
-        Returns:
-            What the files that are one for all images will hold of it, by format.
+    def put(self, result: Result, item: Item) -> dict[str, Written]:
+        """Write the files of an image, and return what each format says of it.
 
         Raises:
             InputError: A place cannot be written to, or the result has not what a format shows.
         """
-        place = self.place(item)
-        for parent in {path.parent for path in self.files(item)}:
-            parent.mkdir(parents=True, exist_ok=True)
-        return {one.name: str(one.put(result, place)) for one in self._formats}
+        return write_files(result, self._place(item), self.formats, self.options)
 
     def finish(self, rows: Sequence[Row], classes: Vocabulary) -> list[Path]:
-        """Write the files that are one for all images.
+        """Write the files that hold all images.
 
         Args:
             rows: Of the images that were labelled, in order, with the place where each is ``kept`` in the log.
@@ -87,15 +71,20 @@ class Exports:
         Raises:
             InputError: One cannot be written.
         """
-        return []
 
+        def records(name: str) -> Iterator[Record]:
+            return (row["kept"].read()["records"][name] for row in rows)
 
-def files_of(names: Sequence[str], options: Mapping[str, Any], folder: Path, items: Iterable[Item]) -> list[Path]:
-    """Return the files that an earlier run wrote, as far as its formats are known by now."""
-    found: list[Path] = []
-    with contextlib.suppress(OvsegError):
-        exports = Exports(names, options, folder)
-        for item in items:
-            with contextlib.suppress(OvsegError, OSError):
-                found += exports.files(item)
-    return found
+        finish_files(records, classes, self.folder, self.formats, self.options)
+        return self.shared
+
+    def all_files(self, items: Iterable[Item]) -> list[Path]:
+        """Return all files that a job writes of images, as far as its formats and options are known by now."""
+        found: list[Path] = []
+        with contextlib.suppress(OvsegError):
+            own, shared = files_of(map(self._place, items), self.folder, self.formats, self.options)
+            found = [path for paths in own for path in paths] + shared
+        return found
+
+    def _place(self, item: Item) -> Place:
+        return Place(self.folder, item.name, item.key, Path(item.path))

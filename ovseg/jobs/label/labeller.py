@@ -40,6 +40,7 @@ class Labeller:
             words: Of `LabelPlan.words`.
         """
         self.plan, self.folder, self.segmenter, self.words = plan, folder, segmenter, words
+        self.want = plan.want(segmenter)
         self.exports = Exports(plan.formats, plan.options, folder)
 
     def rows(self, items: Iterable[Item]) -> Iterator[Row]:
@@ -80,7 +81,7 @@ class Labeller:
         # What is random in a model must not depend on the images before.
         torch.manual_seed(int(short_hash(item.key), 16) % 2**63)
         try:
-            result = self.segmenter.encode(image).answer(self.words, want=self.plan.want)
+            result = self.segmenter.encode(image).answer(self.words, want=self.want)
         except InputError as error:
             return item, error, time.perf_counter() - start
         return item, result, time.perf_counter() - start
@@ -96,7 +97,7 @@ class Labeller:
         own |= {"image": item.key, "path": item.place, "device": self.segmenter.device.type}
         thumb = thumb_of(self.folder, item.name)
         try:
-            records = self.exports.put(result, item)
+            written = self.exports.put(result, item)
             save_thumb(result, thumb)
         except (InputError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
@@ -109,9 +110,9 @@ class Labeller:
             "size": list(result.labels.shape),
             "score": round(float(result.scores.mean(dtype=np.float64)), 6),
             "classes": [[one.class_id, one.area, round(one.score, 6)] for one in result.segments],
-            "notes": list(own["notes"]),
+            "notes": [*own["notes"], *(note for one in written.values() for note in one.notes)],
             "files": [path.relative_to(self.folder).as_posix() for path in files],
-            "records": records,
+            "records": {name: dict(one.record) for name, one in written.items()},
         }
 
 

@@ -11,7 +11,7 @@ from ovseg.contract import LABELS, Words, check_want
 from ovseg.data.decoding import MAX_PIXELS
 from ovseg.data.images import check_reading
 from ovseg.errors import at_least
-from ovseg.result.files import needs_of
+from ovseg.result.files import needs_of, wants_of
 from ovseg.vocabulary import Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
 
@@ -92,10 +92,9 @@ class LabelPlan:
         """
         return segmenter.words(self.classes, self.background, self.templates)
 
-    @property
-    def want(self) -> frozenset[str]:
-        """What is computed of each image."""
-        return needs_of(self.formats) | LABELS
+    def want(self, segmenter: Segmenter) -> frozenset[str]:
+        """Return what is computed of each image: what the formats need, and what they use of what the model gives."""
+        return wants_of(self.formats, segmenter.model.gives) | LABELS
 
     def identity(self) -> dict[str, Any]:
         """Return what makes results besides the model and the inputs, as JSON values; classes are compared by name."""

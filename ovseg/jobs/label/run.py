@@ -22,7 +22,7 @@ from ovseg.errors import InputError
 from ovseg.jobs.identity import describe, made_by, refuse, refuse_strange, versions
 from ovseg.jobs.label import folder as kept
 from ovseg.jobs.label.containers import Item
-from ovseg.jobs.label.exports import Exports, files_of
+from ovseg.jobs.label.exports import Exports
 from ovseg.jobs.label.folder import Held
 from ovseg.jobs.label.inputs import find_items
 from ovseg.jobs.label.labeller import Labeller
@@ -218,8 +218,8 @@ def claim(opened: Opened, made: Mapping[str, Any], missing: Sequence[Item], fres
     if held.values and not fresh:
         refuse(folder, "labels", changes(held.identity, identity))
     if fresh and held.values:
-        options = held.identity.get("options", {})
-        kept.clear(folder, held, files_of(held.identity.get("formats", []), options, folder, opened.items))
+        options = held.identity["options"]
+        kept.clear(folder, held, Exports(held.identity["formats"], options, folder).all_files(opened.items))
     opened.exports.check_places(missing)
     kept.sweep(folder)
     before = {} if fresh else held.values

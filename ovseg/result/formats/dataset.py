@@ -16,11 +16,11 @@ from PIL import Image
 
 from ovseg.data.images import IMAGE_SUFFIXES
 from ovseg.errors import InputError, VocabularyError
-from ovseg.result.formats.base import PNG_MARK, Format, Place
+from ovseg.result.formats.base import PNG_MARK, Format, Place, Written
 from ovseg.result.formats.labels import PNG_NO_CLASS, label_values, save_ids
 from ovseg.result.formats.png import VOID
 from ovseg.result.parts import Result
-from ovseg.system.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write
 from ovseg.vocabulary import Vocabulary
 
 CLASSES = "classes.txt"
@@ -85,11 +85,9 @@ class DatasetFormat(Format):
         """
         save_ids(result, path, VOID if len(result.classes) <= VOID else PNG_NO_CLASS)
 
-    def put(self, result: Result, place: Place) -> Path:
+    def put(self, result: Result, place: Place) -> Written:
         """Write label, image and classes, each complete or not at all; the image is left where it is the source."""
         label, image = _label(place), _image(place)
-        for path in (label, image):
-            check_writable(path.parent)
         self.save(result, label)
         if not _is_source(image, place):
             with atomic_write(image) as temporary:
@@ -99,7 +97,7 @@ class DatasetFormat(Format):
                     Image.fromarray(result.image).save(temporary, format="PNG")
         with atomic_write(place.folder / CLASSES) as temporary:
             temporary.write_bytes(_lines(result.classes))
-        return label
+        return Written(label)
 
 
 def _label(place: Place) -> Path:
