@@ -3,9 +3,9 @@
 INPUT is a folder (with all below it), an image, a list (.txt, a path in each line), a pattern in quotes, a .tar archive
 of images as webdataset has them, or a video. Results are named after the paths of the images and never move, whatever
 is added later. The folder gets the files of --formats, review/index.html (to look them through, opens without a
-server), images.jsonl (what each image shows), failed.jsonl (what could not be labelled, and why) and run.json (what made
-it, and how long it took). The same command goes on where it was; where words, options, weights or images have changed
-meanwhile it is refused in one line that says what, and --fresh starts anew.
+server), images.jsonl (what each image shows), failed.jsonl (what could not be labelled, and why) and run.json (what
+made it, and how long it took). The same command goes on where it was; where words, options, weights or images have
+changed meanwhile it is refused in one line that says what, and --fresh starts anew.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class LabelPlan:
     protocol: str = ""
     background: str | None = None
     templates: str | None = None
-    formats: tuple[str, ...] = ("png",)
+    formats: tuple[str, ...] = ("labels",)
     options: Mapping[str, Any] = field(default_factory=dict)
     every: int = 1
     keep_tree: bool = False
