@@ -15,12 +15,13 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovseg.cli.formats import add_format_arguments, format_options
 from ovseg.cli.process import typed
 
 if TYPE_CHECKING:
+    from ovseg.cli.progress import Report
     from ovseg.jobs.label.estimate import Estimate
     from ovseg.jobs.label.plan import LabelPlan
     from ovseg.jobs.label.run import Labelled
@@ -54,7 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bands", metavar="R,G,B", help="bands that are red, green and blue, from 1; or one for grey (default: 1,2,3)")
     add("--max-pixels", type=int, metavar="N", help="refuse larger images (default: 178956970)")
     job = parser.add_argument_group("job")
-    job.add_argument("--processes", type=int, metavar="N", help="on this machine, one for each GPU (default: 1)")
+    job.add_argument(
+        "--processes", type=int, metavar="N", help="on this machine (default: 1), or actors of the cluster"
+    )
+    job.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="work on a Ray cluster (default address: $RAY_ADDRESS, else one of this machine alone); inputs lie on "
+        "paths that all machines share, --output too, or at s3://, gs://, ...",
+    )
     begin = job.add_mutually_exclusive_group()
     begin.add_argument("--retry-failed", action="store_true", help="try images again that could not be labelled")
     begin.add_argument("--fresh", action="store_true", help="delete what a job wrote into --output, and start anew")
@@ -72,21 +83,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Label, and say how it went; images that fail are named in failed.jsonl, and the exit code is 1."""
     from ovseg.cli.progress import progress
-    from ovseg.errors import at_least
+    from ovseg.errors import InputError, at_least
     from ovseg.jobs.label.estimate import estimate
+    from ovseg.jobs.label.here import Here
+    from ovseg.jobs.label.mirror import is_remote
     from ovseg.jobs.label.run import label
 
-    plan, folder = _plan(args), Path(args.output)
-    processes = at_least("--processes", 1 if args.processes is None else args.processes, 1)
+    plan = _plan(args)
     limit = None if args.limit is None else at_least("--limit", args.limit, 1)
-    quiet = args.quiet or args.json
     begin = {"fresh": args.fresh, "retry": args.retry_failed, "limit": limit}
-    with progress(quiet) as report:
+    if is_remote(args.output) and (args.ray is None or args.dry_run):
+        raise InputError(f"--output '{args.output}' is no folder of this machine; expected one, or --ray")
+    with progress(args.quiet or args.json) as report:
         if args.dry_run:
-            return _tell_estimate(estimate(plan, folder, report, **begin), plan, processes, args)
-        done = label(plan, folder, processes, report, **begin)
+            return _tell_estimate(estimate(plan, Path(args.output), report, **begin), plan, args)
+        if args.ray is None:
+            runner = Here(1 if args.processes is None else args.processes)
+            done = label(plan, Path(args.output), runner, report, **begin)
+        else:
+            done = _on_cluster(plan, args, report, begin)
     _tell(done, args)
     return 1 if done.failed else 0
+
+
+def _on_cluster(plan: LabelPlan, args: argparse.Namespace, report: Report, begin: dict[str, Any]) -> Labelled:
+    """Label by Ray; where the results are remote, this machine holds the log of the job meanwhile."""
+    from ovseg.jobs.label.cluster import Cluster
+    from ovseg.jobs.label.mirror import Mirror, is_remote, mirrored
+    from ovseg.jobs.label.run import label
+
+    if not is_remote(args.output):
+        return label(plan, Path(args.output), Cluster(args.ray, args.processes), report, **begin)
+    plan.check()
+    mirror = Mirror(args.output)
+    runner = Cluster(args.ray, args.processes, mirror)
+    with mirrored(mirror, begin["fresh"]) as folder:
+        return label(plan, folder, runner, report, **begin)
 
 
 def _plan(args: argparse.Namespace) -> LabelPlan:
@@ -122,18 +154,20 @@ def _tell(done: Labelled, args: argparse.Namespace) -> None:
     if args.json:
         counts = {"images": done.total, "labelled": labelled, "failed": len(failed), "before": done.before}
         times = {"seconds": round(done.seconds, 3), "images_per_second": round(rate, 3)}
-        print(json.dumps({"output": str(done.folder), **counts, **times, "notes": done.notes}))
+        print(json.dumps({"output": args.output, **counts, **times, "notes": done.notes}))
     _notes(done.notes, args)
     for row in failed[:_NAMED]:
         print(f"error: {one_line(row['error'])}", file=sys.stderr)
     if len(failed) > _NAMED:
-        print(f"error: and {len(failed) - _NAMED} more; {done.folder / 'failed.jsonl'} has all", file=sys.stderr)
+        print(f"error: and {len(failed) - _NAMED} more; {args.output}/failed.jsonl has all", file=sys.stderr)
     if args.quiet or args.json:
         return
     before = f", {done.before} of them before" if done.before else ""
     bad = f", {len(failed)} failed (try them again with --retry-failed)" if failed else ""
     speed = f" in {done.seconds:.1f} s ({rate:.1f} images/s)" if fresh else ""
-    print(f"{labelled} of {done.total} images labelled{before}{speed}{bad}; {done.folder / 'review' / 'index.html'}")
+    print(
+        f"{labelled} of {done.total} images labelled{before}{speed}{bad}; {args.output.rstrip('/')}/review/index.html"
+    )
 
 
 _NAMED = 5  # images that are named; failed.jsonl has all
@@ -147,7 +181,7 @@ def _notes(notes: list[str], args: argparse.Namespace) -> None:
             print(f"note: {one_line(line)}", file=sys.stderr)
 
 
-def _tell_estimate(found: Estimate, plan: LabelPlan, processes: int, args: argparse.Namespace) -> int:
+def _tell_estimate(found: Estimate, plan: LabelPlan, args: argparse.Namespace) -> int:
     from ovseg.system.terminal import one_line
 
     if args.json:
@@ -162,6 +196,4 @@ def _tell_estimate(found: Estimate, plan: LabelPlan, processes: int, args: argpa
         minutes = f"{int(found.seconds) // 3600}:{int(found.seconds) // 60 % 60:02d}:{int(found.seconds) % 60:02d}"
         size = found.bytes / 2**20
         print(f"about {minutes} in one process and {size:.1f} MiB, measured on {found.tried} images")
-        if processes > 1:
-            print(f"{processes} processes are faster where the machine has as many GPUs, or cores to spare")
     return 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg.jobs.label.folder import rows_by_key
+from ovseg.jobs.label.here import Here
 from ovseg.jobs.label.labeller import Labeller
 from ovseg.jobs.label.plan import LabelPlan
 from ovseg.jobs.label.run import Report, open_job
@@ -54,7 +55,7 @@ def estimate(
     opened = open_job(plan, folder, report, fresh)
     if fresh:
         opened.held.rows.clear()
-    missing = opened.missing(retry, limit)
+    missing = opened.missing(retry, limit, Here().exists)
     readable = [item for item in missing if not item.problem]
     places = [len(readable) * number // TRIED for number in range(min(TRIED, len(readable)))]
     tried = [readable[place] for place in dict.fromkeys(places)]

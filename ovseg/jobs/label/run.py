@@ -14,29 +14,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from ovseg.contract import Words
 from ovseg.data.contents import Contents, contents_of_files, differences
 from ovseg.errors import InputError
-from ovseg.jobs.identity import describe, made_by, refuse, refuse_strange, versions
+from ovseg.jobs.identity import made_by, refuse, versions
 from ovseg.jobs.label import folder as kept
 from ovseg.jobs.label.containers import Item
 from ovseg.jobs.label.exports import Exports
 from ovseg.jobs.label.folder import Held
+from ovseg.jobs.label.here import Here
 from ovseg.jobs.label.inputs import find_items
-from ovseg.jobs.label.labeller import Labeller
 from ovseg.jobs.label.names import choose_names
 from ovseg.jobs.label.plan import LabelPlan
 from ovseg.jobs.review.page import write_page
-from ovseg.jobs.rows import Row, appending, close_rows
-from ovseg.jobs.share import Tell, share_out
-from ovseg.system.device import device_of_process
+from ovseg.jobs.rows import Row, close_rows
+from ovseg.jobs.share import Tell
 from ovseg.system.lock import only_here
 from ovseg.system.values import changes
-
-if TYPE_CHECKING:
-    from ovseg.segmenter import Segmenter
 
 Report: TypeAlias = Callable[[int, int, str, int], None]
 """Told how many are done, of how many, of what, and how many of these have failed."""
@@ -68,7 +63,7 @@ class Opened:
         """The formats of the job."""
         return Exports(self.plan.formats, self.plan.options, self.folder)
 
-    def missing(self, retry: bool, limit: int | None) -> list[Item]:
+    def missing(self, retry: bool, limit: int | None, exists: Callable[[Path, str], bool]) -> list[Item]:
         """Return the images to label: those without a row or without a file, and on request those that failed."""
         rows = self.held.rows
 
@@ -78,7 +73,7 @@ class Opened:
                 return False
             if row["error"]:
                 return not retry
-            return all((self.folder / name).is_file() for name in row["files"])
+            return all(exists(self.folder, name) for name in row["files"])
 
         return [item for item in self.items[:limit] if not is_done(item)]
 
@@ -111,38 +106,38 @@ class Labelled:
         return [row for row in self.rows if row["error"]]
 
 
-@dataclass(frozen=True)
-class LabelWork:
-    """What a process does with its images; see `ovseg.jobs.share.Work`.
+class Runner(Protocol):
+    """Where the work is done."""
 
-    Attributes:
-        plan: What was asked for.
-        folder: Of the results.
-        made: What makes the results, as the first process has found.
-    """
+    def describe(self, plan: LabelPlan) -> dict[str, Any]:
+        """Return what makes the results there (`ovseg.jobs.identity.describe`).
 
-    plan: LabelPlan
-    folder: Path
-    made: Mapping[str, Any]
+        Raises:
+            OvsegError: The model cannot be loaded, or the words not be used.
+        """
 
-    def __call__(self, items: Sequence[Item], rank: int, tell: Tell) -> None:
-        """Load the model, and label."""
-        segmenter = self.plan.load(device_of_process(self.plan.device, rank))
-        self.label(items, rank, tell, segmenter, self.plan.words(segmenter))
+    def run(self, plan: LabelPlan, folder: Path, made: Mapping[str, Any], items: Sequence[Item], tell: Tell) -> None:
+        """Label images, and log each.
 
-    def label(self, items: Sequence[Item], rank: int, tell: Tell, segmenter: Segmenter, words: Words) -> None:
-        """Label with a model that is loaded."""
-        refuse_strange(rank, changes(self.made, made_by(describe(segmenter, words))))
-        with appending(self.folder, str(rank)) as append:
-            for row in Labeller(self.plan, self.folder, segmenter, words).rows(items):
-                append(row)
-                tell(bool(row["error"]))
+        Args:
+            plan: What was asked for.
+            folder: Of the results.
+            made: What makes them, of `made_by`; where something else was loaded nothing is done.
+            items: In order.
+            tell: Told of each image whether it has failed.
+
+        Raises:
+            OvsegError: The work cannot go on; what was done is in the log.
+        """
+
+    def exists(self, folder: Path, name: str) -> bool:
+        """Tell whether a result that was written is still there."""
 
 
 def label(
     plan: LabelPlan,
     folder: Path,
-    processes: int = 1,
+    runner: Runner | None = None,
     report: Report | None = None,
     fresh: bool = False,
     retry: bool = False,
@@ -153,7 +148,7 @@ def label(
     Args:
         plan: What to do.
         folder: Of the results; one process alone works in it.
-        processes: On this machine; each loads the model.
+        runner: Where the work is done; None for this process.
         report: Told about progress.
         fresh: Delete what an earlier job has written.
         retry: Try images again that have failed.
@@ -164,22 +159,17 @@ def label(
             or results cannot be written.
         OvsegError: The plan cannot be carried out; images that cannot be labelled are in the log instead.
     """
-    tell = report or _silent
+    tell, runner = report or _silent, runner or Here()
     with only_here(folder):
         opened = open_job(plan, folder, tell, fresh)
-        missing = opened.missing(retry, limit)
-        segmenter = plan.load(device_of_process(plan.device, 0))
-        words = plan.words(segmenter)
-        made = describe(segmenter, words)
+        missing = opened.missing(retry, limit, runner.exists)
+        made = runner.describe(plan)
         claim(opened, made, missing, fresh)
         start = time.perf_counter()
-        work, count = LabelWork(plan, folder, made_by(made)), _counter(tell, len(missing))
+        tell(0, len(missing), IMAGES, 0)
         with _failures_kept(opened):
-            if processes == 1 or len(missing) < 2:
-                work.label(missing, 0, count, segmenter, words)
-            else:
-                del segmenter
-                share_out(work, missing, processes, count)
+            if missing:
+                runner.run(plan, folder, made_by(made), missing, _counter(tell, len(missing)))
         return close(opened, made, len(missing), time.perf_counter() - start, tell)
 
 
