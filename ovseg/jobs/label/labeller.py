@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -79,7 +80,7 @@ class Labeller:
         if isinstance(image, InputError):
             return item, image, 0.0
         # What is random in a model must not depend on the images before.
-        torch.manual_seed(int(short_hash(item.key), 16) % 2**63)
+        torch.manual_seed(int(short_hash(os.fsencode(item.key)), 16) % 2**63)
         try:
             result = self.segmenter.encode(image).answer(self.words, want=self.want)
         except InputError as error:
