@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.cli.formats import add_format_arguments, format_options
+from ovseg.cli.formats import add_format_arguments, cleaning_options, format_options
 from ovseg.cli.outputs import choose_inputs
 from ovseg.cli.process import typed
 from ovseg.cli.segment_report import Report
@@ -128,12 +128,13 @@ def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
     with without_collection():
         from ovseg.contract import check_want
+        from ovseg.result.cleaning import Cleaning
         from ovseg.result.files import check_words, finish_files, needs_of, plan_files
         from ovseg.zoo import load_spec, resolve
 
         report = Report(args.json, args.quiet, args.strict, args.own_ids)
         formats, options = [name.strip() for name in args.formats.split(",")], format_options(args)
-        needs = needs_of(formats)
+        needs, clean = needs_of(formats), Cleaning(**cleaning_options(args))
         chosen = choose_inputs(args.images, args.output)
         notes: dict[str, list[str]] = {}
         refused: list[InputError] = []
@@ -163,12 +164,13 @@ def run(args: argparse.Namespace) -> int:
         report.failed += chosen.failed
         words = report.words(lambda: segmenter.words(args.classes, args.background, args.templates))
 
-    def finish(result: Segmentation) -> dict[str, Written]:
+    def finish(result: Segmentation) -> tuple[Segmentation, dict[str, Written]]:
+        result = clean(result)
         result.meta["notes"] += notes.get(result.meta["path"], [])
         place = places[result.meta["path"]]
         result.meta["image"] = place.image
         result.meta["run_notes"] = [*chosen.errors, *chosen.notes]
-        return write(result, place, formats, options)
+        return result, write(result, place, formats, options)
 
     stream = segmenter.stream(
         images, words, on_error=lambda _, error: report.error(error), bands=bands, max_pixels=max_pixels
@@ -181,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report_all(
-    results: Iterable[tuple[Segmentation, Callable[[], dict[str, Written]]]],
+    results: Iterable[tuple[Segmentation, Callable[[], tuple[Segmentation, dict[str, Written]]]]],
     report: Report,
     images: int,
     finish: Callable[[RecordFile], list[str]],
@@ -191,9 +193,9 @@ def _report_all(
 
     records = RecordFile()
     with report.progress(images) as progress:
-        for result, written in progress.over(results):
+        for _, written in progress.over(results):
             try:
-                files = written()
+                result, files = written()
             except InputError as error:
                 report.error(error)
             else:

@@ -86,8 +86,9 @@ class Format(ABC):
     mark: ClassVar[bytes] = b""
 
     def __init_subclass__(cls) -> None:
-        """Register the format under its name."""
-        _CLASSES[cls.name] = cls
+        """Register the format under its name, if it has one."""
+        if "name" in vars(cls):
+            _CLASSES[cls.name] = cls
 
     @abstractmethod
     def write(self, result: Result, path: Path) -> None:
@@ -158,6 +159,27 @@ class Format(ABC):
         Raises:
             InputError: They cannot be written.
         """
+
+
+class Export(Format):
+    """A format for other tools, in a file or folder that is called like it: nothing of it lies beside the images."""
+
+    ending: ClassVar[str] = ""
+
+    def endings(self) -> tuple[str, ...]:
+        """Return none."""
+        return ()
+
+    def files(self, place: Place) -> dict[Path, bytes]:
+        """Return none, unless each image has files of its own."""
+        return {}
+
+    def write(self, result: Result, path: Path) -> None:
+        """Write what an image has of its own; nothing where all images share a file."""
+
+    def home(self, folder: Path) -> Path:
+        """Return its folder."""
+        return folder / self.name
 
 
 def png_info(result: Result) -> PngInfo:

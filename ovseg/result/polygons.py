@@ -1,0 +1,246 @@
+"""Outlines of the regions of a map as polygons that meet along shared lines.
+
+Coordinates are corners of pixels: pixel (x, y) reaches from x to x + 1 and from y to y + 1. That is COCO's convention:
+pycocotools takes a pixel as inside where its middle is, column by column, and polygons without tolerance give the map
+back exactly.
+
+A line between two regions is made simpler once, for both sides, so no gap and no overlap comes between them. (That is
+the idea of shared arcs in topological map formats.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ovseg.result.components import Components, find_components
+
+
+@dataclass(frozen=True)
+class Part:
+    """A connected part of a region.
+
+    Attributes:
+        outer: ``(N, 2)`` int; x and y of the corners of its outline, clockwise as it is seen.
+        holes: Those of its holes, the other way round.
+    """
+
+    outer: np.ndarray
+    holes: tuple[np.ndarray, ...] = ()
+
+    def ring(self) -> np.ndarray:
+        """Return one line around the part ``(N, 2)``, with a bridge to and from each hole.
+
+        A bridge is passed in both directions, so it has no area: readers that count crossings see the hole.
+        """
+        ring = self.outer
+        for hole in sorted(self.holes, key=lambda one: (one[:, 0].min(), one[:, 1].min())):
+            start = int(np.lexsort((hole[:, 1], hole[:, 0]))[0])
+            near = int(((ring - hole[start]) ** 2).sum(axis=1).argmin())
+            around = np.concatenate([hole[start:], hole[: start + 1]])
+            ring = np.concatenate([ring[: near + 1], around, ring[near:]])
+        return ring
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The polygons of a map.
+
+    Attributes:
+        parts: Of each value that is not void, in ascending order; the parts in the order of their first pixel.
+        overlap: Intersection over union of each value's polygons, drawn again, with its pixels. 1 without tolerance.
+    """
+
+    parts: dict[int, list[Part]]
+    overlap: dict[int, float]
+
+
+def find_outlines(ids: np.ndarray, void: int, tolerance: float = 0.0) -> Outlines:
+    """Return the outlines of all values of a map.
+
+    Polygons of different values share no pixel. Where simpler lines would cross others, those of the regions concerned
+    stay as they were.
+
+    Args:
+        ids: ``(H, W)`` of any integer dtype.
+        void: The value of pixels that have none.
+        tolerance: How far a polygon may leave the outline, in pixels.
+
+    Returns:
+        The polygons.
+    """
+    found = find_components(ids)
+    lines = _Lines(found)
+    exact = np.zeros(len(found.values) + 1, dtype=bool)  # the last is what is outside of the image
+    while True:
+        parts, lost = lines.parts(void, tolerance, exact)
+        if tolerance == 0:
+            return Outlines(parts, dict.fromkeys(parts, 1.0))
+        if not lost:
+            wrong, overlap = _judge(parts, ids)
+            lost = np.flatnonzero(np.isin(found.values, wrong) & ~exact[:-1]).tolist()
+            if not lost:
+                return Outlines(parts, overlap)
+        exact[lost] = True
+
+
+def _judge(parts: dict[int, list[Part]], ids: np.ndarray) -> tuple[list[int], dict[int, float]]:
+    """Return the values whose polygons share pixels or have parts without one, and how well those of each fit."""
+    from pycocotools import mask as coco_mask
+
+    overlap, wrong, drawn = {}, [], []
+    for value, own in parts.items():
+        single = [_draw(part, ids.shape) for part in own]
+        drawn.append(coco_mask.merge(single))
+        if not coco_mask.area(single).all():
+            wrong.append(value)
+        mask = coco_mask.encode(np.asfortranarray(ids == value).view(np.uint8))
+        overlap[value] = float(coco_mask.iou([drawn[-1]], [mask], [0])[0, 0])
+    if drawn and int(coco_mask.area(coco_mask.merge(drawn))) < int(coco_mask.area(drawn).sum()):
+        shared = coco_mask.iou(drawn, drawn, [0] * len(drawn))
+        np.fill_diagonal(shared, 0)
+        wrong += [value for value, row in zip(parts, shared, strict=True) if row.any()]
+    return wrong, overlap
+
+
+def _draw(part: Part, size: tuple[int, ...]) -> dict[str, Any]:
+    """Draw a part as COCO does; return run lengths of a mask of ``size`` (height, width)."""
+    from pycocotools import mask as coco_mask
+
+    found: dict[str, Any] = coco_mask.frPyObjects([part.ring().ravel().tolist()], *size)[0]
+    return found
+
+
+class _Lines:
+    """The lines between the regions of a map, as sides of pixels.
+
+    A side is one of a pixel that has another region beyond it; it runs so that its pixel lies to the right. All sides
+    of a region make closed rings.
+    """
+
+    def __init__(self, found: Components) -> None:
+        self._found = found
+        outside = len(found.values)
+        grid = np.pad(found.parts, 1, constant_values=outside)
+        width = found.parts.shape[1]
+        inner = grid[1:-1, 1:-1]
+        beyond = [grid[:-2, 1:-1], grid[1:-1, 2:], grid[2:, 1:-1], grid[1:-1, :-2]]  # above, right, below, left
+        there = np.stack([inner != one for one in beyond])
+        number = (np.cumsum(there.ravel()) - 1).reshape(there.shape)
+        side, rows, columns = np.nonzero(there)
+        self.part = inner[rows, columns]
+        self.beyond = np.stack(beyond)[there]
+        steps = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])  # where each side begins, x and y from its pixel
+        self.start = np.stack([columns, rows], axis=1) + steps[side]
+        self.after = _successors(there, number, side, rows, columns)
+        self.side = side
+        corners = (width + 1) * self.start[:, 1] + self.start[:, 0]
+        self.node = _nodes(grid)[self.start[:, 1], self.start[:, 0]]
+        self.corner = corners
+
+    def parts(self, void: int, tolerance: float, exact: np.ndarray) -> tuple[dict[int, list[Part]], list[int]]:
+        """Return the parts of each value, and regions that the tolerance leaves no area.
+
+        Args:
+            void: The value of pixels that have none.
+            tolerance: See `find_outlines`.
+            exact: ``(N + 1,)`` bool; regions whose lines keep all their corners.
+        """
+        outer: dict[int, np.ndarray] = {}
+        holes: dict[int, list[np.ndarray]] = {}
+        lost = []
+        for ring in self._rings():
+            part = int(self.part[ring[0]])
+            if self._found.values[part] == void:
+                continue
+            line = self._line(ring, tolerance, exact)
+            if len(line) < 3:
+                lost.append(int(self.beyond[ring[0]]) if part in outer else part)
+            if part in outer:  # rings come by their first sides from above, so the outer one of a region is its first
+                holes.setdefault(part, []).append(line)
+            else:
+                outer[part] = line
+        found: dict[int, list[Part]] = {}
+        for part in sorted(outer):
+            own = found.setdefault(int(self._found.values[part]), [])
+            own.append(Part(outer[part], tuple(holes.get(part, ()))))
+        return dict(sorted(found.items())), lost
+
+    def _rings(self) -> Iterator[np.ndarray]:
+        """Yield the rings of sides, each from its first side in the order of rows."""
+        after, seen = self.after.tolist(), bytearray(len(self.after))
+        for first in range(len(after)):  # sides of pixels that look up come first, in the order of rows
+            if seen[first]:
+                continue
+            ring, at = [], first
+            while not seen[at]:
+                seen[at] = 1
+                ring.append(at)
+                at = after[at]
+            yield np.array(ring)
+
+    def _line(self, ring: np.ndarray, tolerance: float, exact: np.ndarray) -> np.ndarray:
+        """Return the corners of a ring ``(N, 2)`` that stay."""
+        if tolerance == 0:
+            return self.start[ring][self.side[ring] != np.roll(self.side[ring], 1)]
+        nodes = np.flatnonzero(self.node[ring])
+        if len(nodes):
+            ring, nodes = np.roll(ring, -nodes[0]), nodes - nodes[0]
+        else:  # two regions alone share it
+            ring = np.roll(ring, -int(self.corner[ring].argmin()))
+            away = ((self.start[ring] - self.start[ring[0]]) ** 2).sum(axis=1)
+            far = np.flatnonzero(away == away.max())
+            nodes = np.array([0, int(far[self.corner[ring[far]].argmin()])])
+        points = self.start[[*ring, ring[0]]]
+        keep = exact[self.part[ring[0]]] | exact[self.beyond[ring]]
+        ends = [*nodes[1:].tolist(), len(ring)]
+        pieces = [
+            _simpler(points[begin : end + 1], 0.0 if keep[begin] else tolerance)[:-1]
+            for begin, end in zip(nodes.tolist(), ends, strict=True)
+        ]
+        return np.concatenate(pieces)
+
+
+def _successors(
+    there: np.ndarray, number: np.ndarray, side: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Return the side that follows each in its ring: around the corner, straight on, or back around the next pixel."""
+    ahead = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])[side]  # row and column in the direction of the side
+    aside = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])[side]  # and to the left of it
+    turn, back = (side + 1) % 4, (side + 3) % 4
+    row, column = rows + ahead[:, 0], columns + ahead[:, 1]
+    around = there[turn, rows, columns]
+    within = np.where(around, rows, row), np.where(around, columns, column)  # no pixel beyond the image is asked
+    straight = there[side, within[0], within[1]]
+    far_row, far_column = within[0] + aside[:, 0], within[1] + aside[:, 1]
+    corner = around | straight
+    far = np.where(corner, rows, far_row), np.where(corner, columns, far_column)
+    follows = np.where(straight, number[side, within[0], within[1]], number[back, far[0], far[1]])
+    return np.where(around, number[turn, rows, columns], follows)
+
+
+def _nodes(grid: np.ndarray) -> np.ndarray:
+    """Return the corners ``(H + 1, W + 1)`` at which more than two lines end; ``grid`` has a margin of one."""
+    up, down = grid[:-1, :-1] != grid[:-1, 1:], grid[1:, :-1] != grid[1:, 1:]
+    left, right = grid[:-1, :-1] != grid[1:, :-1], grid[:-1, 1:] != grid[1:, 1:]
+    count: np.ndarray = up.astype(np.int8) + down + left + right
+    return count > 2
+
+
+def _simpler(points: np.ndarray, tolerance: float) -> np.ndarray:
+    """Leave points of a line ``(N, 2)`` out; its ends stay, and the result is the same from both ends."""
+    import cv2
+
+    forth, back = points.ravel().tolist(), points[::-1].ravel().tolist()
+    turned = back < forth
+    line = points[::-1] if turned else points
+    if tolerance > 0 and len(line) > 2:
+        line = cv2.approxPolyDP(line.astype(np.int32)[:, None], tolerance, closed=False)[:, 0]
+    else:
+        step = np.diff(line, axis=0)
+        bend = np.concatenate([[True], (step[1:] != step[:-1]).any(axis=1), [True]])
+        line = line[bend]
+    return line[::-1] if turned else line
