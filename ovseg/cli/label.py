@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.cli.formats import add_format_arguments, format_options
+from ovseg.cli.formats import add_format_arguments, cleaning_options, format_options
 from ovseg.cli.process import typed
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ EXAMPLES = """\
 examples:
   ovseg label photos/ --classes "cat, sofa|couch, wall" --model mini --output labels
   ovseg label photos/ --classes words.txt --model mini --formats dataset --output mydata --dry-run
-  ovseg label shards/*.tar --classes words.txt --model mini --formats coco_panoptic --processes 2 --output labels
+  ovseg label shards/*.tar --classes words.txt --model mini --formats coco-semantic,voc --processes 2 --output labels
   ovseg label clip.mp4 --every 25 --classes "road, car, sky" --model mini --formats overlay,labels --output frames
   ovseg label list.txt "more/**/*.jpg" --classes words.txt --model mini --keep-tree --output labels
   ovseg label photos/ --classes words.txt --model mini --output labels --retry-failed
@@ -47,8 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--classes", type=typed, required=True, help="'cat|kitten, sofa', a file, or a preset; see docs/words.md")
     add("--model", required=True, help="a name of `ovseg models`, a folder, or a config; a job has no default")
     add("--output", required=True, metavar="DIR", help="folder of the job, for one process at a time")
-    add_format_arguments(parser)
-    parser.set_defaults(formats="labels")
+    add_format_arguments(parser, default="labels")
     add("--keep-tree", action="store_true", help="results keep the suffix of their image: a.jpg.labels.png, always")
     add("--every", type=int, default=1, metavar="N", help="every N-th frame of videos (default: 1, all)")
     add("--limit", type=int, metavar="N", help="only the first N images")
@@ -125,6 +124,7 @@ def _plan(args: argparse.Namespace) -> LabelPlan:
     from ovseg.data.arrays import check_bands
     from ovseg.data.decoding import MAX_PIXELS
     from ovseg.jobs.label.plan import LabelPlan
+    from ovseg.result.cleaning import Cleaning
     from ovseg.vocabulary import Vocabulary
 
     return LabelPlan(
@@ -136,6 +136,7 @@ def _plan(args: argparse.Namespace) -> LabelPlan:
         templates=args.templates,
         formats=tuple(name.strip() for name in args.formats.split(",")),
         options=format_options(args),
+        cleaning=Cleaning(**cleaning_options(args)),
         every=args.every,
         keep_tree=args.keep_tree,
         bands=None if args.bands is None else check_bands(args.bands.split(",")),

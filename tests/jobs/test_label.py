@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_line_and_the_job_goes_on_later(tiny_clip: Path, fold
     import resource
 
     words = ["--classes", CLASSES, "--model", tiny_clip, "--templates", "none", "--device", "cpu"]
-    arguments = [folder, *words, "--output", tmp_path / "out", "--formats", "labels,archive"]
+    arguments = [folder, *words, "--output", tmp_path / "out", "--formats", "labels,npz"]
 
     def little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))

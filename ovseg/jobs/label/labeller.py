@@ -20,11 +20,11 @@ from ovseg.jobs.label.exports import Exports
 from ovseg.jobs.label.plan import LabelPlan
 from ovseg.jobs.review.thumbs import save_thumb, thumb_of
 from ovseg.jobs.rows import Row
-from ovseg.result.parts import Result
 from ovseg.system.overlap import overlapped, worker_threads
 from ovseg.system.values import short_hash
 
 if TYPE_CHECKING:
+    from ovseg.result.segmentation import Segmentation
     from ovseg.segmenter import Segmenter
 
 
@@ -75,7 +75,7 @@ class Labeller:
             return InputError(f"'{item.key}' cannot be read ({type(error).__name__}: {_line(error)})")
         return dataclasses.replace(found, name=item.key)
 
-    def _segment(self, item: Item, image: LoadedImage | InputError) -> tuple[Item, Result | InputError, float]:
+    def _segment(self, item: Item, image: LoadedImage | InputError) -> tuple[Item, Segmentation | InputError, float]:
         start = time.perf_counter()
         if isinstance(image, InputError):
             return item, image, 0.0
@@ -87,12 +87,13 @@ class Labeller:
             return item, error, time.perf_counter() - start
         return item, result, time.perf_counter() - start
 
-    def _write(self, labelled: tuple[Item, Result | InputError, float]) -> Row:
+    def _write(self, labelled: tuple[Item, Segmentation | InputError, float]) -> Row:
         """Write all files of an image; runs in a thread."""
-        item, result, seconds = labelled
+        item, found, seconds = labelled
         row: Row = {"image": item.key, "file": item.file, "name": item.name, "error": "", "seconds": round(seconds, 4)}
-        if isinstance(result, InputError):
-            return {**row, "error": str(result)}
+        if isinstance(found, InputError):
+            return {**row, "error": str(found)}
+        result = self.plan.cleaning(found)
         own = result.meta
         del own["timings"]  # times are in one file of the job, so that all others are the same in any run
         own |= {"image": item.key, "path": item.place, "device": self.segmenter.device.type}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ovseg._version import __version__
@@ -11,6 +11,7 @@ from ovseg.contract import LABELS, Words, check_want
 from ovseg.data.decoding import MAX_PIXELS
 from ovseg.data.images import check_reading
 from ovseg.errors import at_least
+from ovseg.result.cleaning import Cleaning
 from ovseg.result.files import needs_of, wants_of
 from ovseg.vocabulary import Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
@@ -35,6 +36,7 @@ class LabelPlan:
         templates: Template set; None for the model's own.
         formats: What is written for each image.
         options: Of the formats.
+        cleaning: What is done to results before they are written.
         every: Of videos every n-th frame.
         keep_tree: Results keep the suffix of their image, so that names depend on nothing else.
         bands: Bands that are red, green and blue, from 1, or one for grey; None for the usual ones.
@@ -51,6 +53,7 @@ class LabelPlan:
     templates: str | None = None
     formats: tuple[str, ...] = ("labels",)
     options: Mapping[str, Any] = field(default_factory=dict)
+    cleaning: Cleaning = field(default_factory=Cleaning)
     every: int = 1
     keep_tree: bool = False
     bands: tuple[int, ...] | None = None
@@ -103,6 +106,7 @@ class LabelPlan:
             "labels": VERSION,
             "formats": list(self.formats),
             "options": {key: self.options[key] for key in sorted(self.options)},
+            "cleaning": {**asdict(self.cleaning), "min_area": str(self.cleaning.min_area)},
             "every": self.every,
             "keep_tree": self.keep_tree,
             "bands": None if self.bands is None else list(self.bands),
