@@ -12,6 +12,7 @@ const review = (() => {
     node.className = name;
     return node;
   };
+  const images = count => count === 1 ? "1 image" : `${count} images`;
   const percent = share => share === 0 ? "0 %" : share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
   const compare = (a, b) => a.localeCompare(b, undefined, { numeric: true });
   const swatch = id => {
@@ -100,7 +101,7 @@ const review = (() => {
       node.addEventListener("click", () => show(page * PER_PAGE + place));
       return node;
     }));
-    $("shown").textContent = `${shown.length} of ${good.length} images`;
+    $("shown").textContent = `${shown.length} of ${images(good.length)}`;
     $("page").textContent = `page ${page + 1} of ${pages}`;
     $("back").disabled = page === 0;
     $("next").disabled = page >= pages - 1;
@@ -129,7 +130,7 @@ const review = (() => {
   function start() {
     good = rows.filter(row => row.e === undefined);
     failed = rows.filter(row => row.e !== undefined);
-    $("counts").textContent = `${good.length} images, ${head.classes.length} classes, ${head.model}` +
+    $("counts").textContent = `${images(good.length)}, ${head.classes.length} classes, ${head.model}` +
       (failed.length ? `, ${failed.length} not labelled` : "");
     const unsure = [...good].sort(by(row => row.s)).slice(0, UNSURE);
     $("unsure").replaceChildren(...unsure.map(row => {
@@ -148,7 +149,7 @@ const review = (() => {
     });
     if (failed.length) {
       $("failures").hidden = false;
-      $("failed-count").textContent = `${failed.length} images`;
+      $("failed-count").textContent = images(failed.length);
       $("failed").tBodies[0].append(...failed.map(row => {
         const line = document.createElement("tr");
         line.append(text("td", row.i), text("td", row.e));
