@@ -23,6 +23,7 @@ from ovseg.system.warned import keep
 
 COMMANDS = {
     "segment": "label every pixel of images with your words",
+    "serve": "open a web page: photographs and words in a browser",
     "models": "list models: licence, size, where weights come from",
     "train": "train a model, on your own data too",
     "export-checkpoint": "write the model that a training has come to so far",
