@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import gradio as gr
+
 from ovseg.errors import OvsegError
 from ovseg.serve.corrections import Corrected
 from ovseg.serve.exports import links
@@ -19,7 +21,7 @@ def summary(answer: Corrected, photo: str, side: str) -> dict[str, Any]:
     return {"photo": photo, "side": side, **answer.current.to_json(), "downloads": links(answer.current, photo, side)}
 
 
-def add_api(gr: Any, service: Service, work: Work, quick: Work) -> None:
+def add_api(service: Service, work: Work, quick: Work) -> None:
     """Add the functions to a page that is being built."""
 
     def asked(worker: Work, task: Callable[[Job], Result], owner: str = "") -> Result:

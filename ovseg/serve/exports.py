@@ -42,7 +42,8 @@ class Download(NamedTuple):
 
 def plain_name(name: str) -> str:
     """Return the stem of a file name that came with an upload, without what could lead anywhere."""
-    stem = name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0] or name
+    last = name.replace("\\", "/").rpartition("/")[2]
+    stem = last.rpartition(".")[0] or last
     return _PLAIN.sub("_", stem).strip("._-")[:_LONGEST] or "photo"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -19,7 +20,7 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 COOKIE = "ovseg_token"
 _TEXT_BYTES = 10**6  # of a request that carries no photograph
 _BODY_SECONDS = 60.0  # for all of a request to arrive
-_NAME = r"[\w.-]+"
+_NAME = r"[\w-][\w.-]*"
 # What Gradio's page and its clients ask for. Its routes that hand out, fetch or take files are not among them.
 _OPEN = (
     r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json)?",
@@ -63,6 +64,7 @@ class Guard:
                 lead their own name here.
         """
         self._app, self._token, self._photo_bytes = app, token, photo_bytes
+        self._cookie = hashlib.sha256(token.encode()).hexdigest()  # of plain letters, whatever the token is
         self._hosts = None if hosts is None else {*_LOOPBACK, *hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,20 +92,17 @@ class Guard:
         query = parse_qs(scope["query_string"].decode("latin-1"))
         by_address = query.pop("token", [""])[0]
         given = headers.get(b"authorization", "").removeprefix("Bearer ").strip()
-        if self._is_token(given) or self._is_token(_cookie(headers.get(b"cookie", ""))):
+        if _same(given, self._token) or _same(_cookie(headers.get(b"cookie", "")), self._cookie):
             return True
-        if scope["path"] == "/" and self._is_token(by_address):
+        if scope["path"] == "/" and _same(by_address, self._token):
             rest = urlencode(query, doseq=True)
-            cookie = f"{COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+            cookie = f"{COOKIE}={self._cookie}; HttpOnly; SameSite=Strict; Path=/"
             extra = [(b"location", f"/{'?' + rest if rest else ''}".encode()), (b"set-cookie", cookie.encode())]
             await _answer(send, 303, "come in", extra)
             return False
         text = "this page asks for its token; open its address with ?token=..., or send 'Authorization: Bearer ...'"
         await _answer(send, 401, text, [(b"www-authenticate", b"Bearer")])
         return False
-
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode())
 
     async def _guarded(self, scope: Scope, headers: dict[bytes, str], receive: Receive, send: Send) -> None:
         """Run the app; count what is sent to it, and see that it comes in time."""
@@ -154,6 +153,11 @@ async def _answer(send: Send, status: int, line: str, extra: Iterable[tuple[byte
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *_ALWAYS, *extra]})
     await send({"type": "http.response.body", "body": body})
+
+
+def _same(given: str, secret: str) -> bool:
+    """Compare in a time that tells nothing of where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
 
 
 def _cookie(header: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from ovseg.errors import OvsegError
 from ovseg.serve.api import add_api
 from ovseg.serve.service import SIDES, Service, examples
@@ -36,14 +38,25 @@ def page_style() -> str:
 
 def page_theme() -> Any:
     """Return the colours and fonts of Gradio's parts; all fonts are those of the reader's machine."""
-    import gradio as gr
-
-    return gr.themes.Base(
+    theme = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_md,
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
+    )
+    # Letters that are told from their ground by 4.5 to 1 at least, as WCAG asks.
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
     )
 
 
@@ -55,8 +68,6 @@ def build_page(service: Service, work: Work, quick: Work) -> Any:
         work: Runs what takes long.
         quick: Runs what is quick.
     """
-    import gradio as gr
-
     with gr.Blocks(title="ovseg", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(static("head.html"), apply_default_css=False, js_on_load=None)
         session = gr.Textbox(visible=False)
@@ -68,7 +79,7 @@ def build_page(service: Service, work: Work, quick: Work) -> Any:
                     js_on_load=static("drop.js"),
                     apply_default_css=False,
                 )
-                fields = _fields(gr, service)
+                fields, second = _fields(service)
                 with gr.Row(elem_id="ov-buttons"):
                     go = gr.Button("Segment", variant="primary", elem_id="ov-go")
                     stop = gr.Button("Stop", elem_id="ov-stop")
@@ -81,14 +92,14 @@ def build_page(service: Service, work: Work, quick: Work) -> Any:
                     server_functions=_answers(service, quick),
                     apply_default_css=False,
                 )
-        _connect(page, service, work, (session, drop, fields, go, stop, status, viewer))
-        add_api(gr, service, work, quick)
+        _connect(page, service, work, (session, drop, fields, second, go, stop, status, viewer))
+        add_api(service, work, quick)
     page.queue(max_size=10 * service.limits.waiting, default_concurrency_limit=None)
     return page
 
 
-def _fields(gr: Any, service: Service) -> list[Any]:
-    """Make the fields: words, model and background of A; whether to compare; those of B."""
+def _fields(service: Service) -> tuple[list[Any], Any]:
+    """Make the fields: words, model and background of A; whether to compare; those of B. And what holds the latter."""
     words = gr.Textbox(
         label="Words",
         info="A comma between classes, | between synonyms: cat|kitten, red chair, window. A pasted list will do, too.",
@@ -104,17 +115,17 @@ def _fields(gr: Any, service: Service) -> list[Any]:
         elem_id="ov-preset",
     )
     preset.input(lambda name: name, preset, words, api_visibility="private", show_progress="hidden")
-    model, background = _choices(gr, service, "")
-    with gr.Accordion("Compare with another answer (A/B)", open=False, elem_id="ov-compare"):
+    model, background = _choices(service, "")
+    with gr.Accordion("Compare with another answer (A/B)", open=False, elem_id="ov-compare") as second:
         compare = gr.Checkbox(label="Answer twice, and show where the two differ", elem_id="ov-twice")
         other = gr.Textbox(
             label="Words of B", info="Empty: the same words.", lines=2, max_lines=8, elem_id="ov-words-b"
         )
-        model_b, background_b = _choices(gr, service, "-b")
-    return [words, model, background, compare, other, model_b, background_b]
+        model_b, background_b = _choices(service, "-b")
+    return [words, model, background, compare, other, model_b, background_b], second
 
 
-def _choices(gr: Any, service: Service, suffix: str) -> tuple[Any, Any]:
+def _choices(service: Service, suffix: str) -> tuple[Any, Any]:
     of = " of B" if suffix else ""
     names = list(service.models.names)
     model = gr.Dropdown(names, value=names[0], label=f"Model{of}", elem_id=f"ov-model{suffix}")
@@ -131,9 +142,7 @@ def _choices(gr: Any, service: Service, suffix: str) -> tuple[Any, Any]:
 
 def _connect(page: Any, service: Service, work: Work, parts: tuple[Any, ...]) -> None:
     """Say what happens when something is pressed."""
-    import gradio as gr
-
-    session, drop, fields, go, stop, status, viewer = parts
+    session, drop, fields, second, go, stop, status, viewer = parts
     private = {"api_visibility": "private", "show_progress": "hidden"}
 
     def opened(event: gr.EventData) -> tuple[Any, ...]:
@@ -160,13 +169,11 @@ def _connect(page: Any, service: Service, work: Work, parts: tuple[Any, ...]) ->
     coming.success(run, asked, [viewer, status], **private)
     gr.on([go.click, fields[0].submit], run, asked, [viewer, status], **private)
     stop.click(halt, session, status, **private)
-    page.load(restore, session, [session, viewer, status, *fields], js=_STORED, **private)
+    page.load(restore, session, [session, viewer, status, second, *fields], js=_STORED, **private)
 
 
 def _run(service: Service, work: Work, name: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """Answer once or twice, and tell meanwhile what is being done; what goes wrong is a line, too."""
-    import gradio as gr
-
     words, model, background, twice, words_b, model_b, background_b = values
     if not name:
         yield gr.skip(), _status("open a photograph first: drop one, or choose an example", wrong=True)
@@ -202,9 +209,7 @@ def _told(service: Service, name: str) -> str:
 
 def _restored(service: Service, name: str, count: int) -> tuple[Any, ...]:
     """Return what the page showed before it was loaded anew, where that is still here."""
-    import gradio as gr
-
-    nothing = (gr.skip(),) * count
+    nothing = (gr.skip(),) * (count + 1)
     if not name:
         return "", "", _status(""), *nothing
     try:
@@ -217,7 +222,8 @@ def _restored(service: Service, name: str, count: int) -> tuple[Any, ...]:
         fields[:3] = first["words"], first["model"], first["background"]
     if other:
         fields[3:] = True, other["words"], other["model"], other["background"]
-    return name, json.dumps(shown), _status("this is where you were"), *fields
+    second = gr.update(open=True) if other else gr.skip()
+    return name, json.dumps(shown), _status("this is where you were"), second, *fields
 
 
 def _shown(service: Service, name: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import quote, unquote
 
+import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -44,8 +45,6 @@ def make_app(service: Service, token: str = "", hosts: list[str] | None = None) 
     Returns:
         The app, and the workers of slow and quick requests, to wait for.
     """
-    import gradio as gr
-
     limits = service.limits
     work = Work(limits.workers, limits.waiting, limits.seconds)
     quick = Work(_QUICK, 8 * limits.waiting, limits.seconds, "ovseg-serve-quick")

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from ovseg.errors import VocabularyError
 from ovseg.serve.limits import Limits
-from ovseg.vocabulary import Background, Vocabulary, list_presets, parse_background
-from ovseg.vocabulary.pasted import split_text
+from ovseg.vocabulary import Background, Vocabulary, parse_background
+from ovseg.vocabulary.pasted import check_lone, split_text
+from ovseg.vocabulary.preset_files import find_preset
 
 _DIVIDERS = ",|\n\r"
 """With one of these in it a text is never looked up as a file; see docs/words.md."""
@@ -38,10 +39,14 @@ def typed_vocabulary(text: str, limits: Limits) -> Vocabulary:
 def _parse(text: str) -> Vocabulary:
     if any(divider in text for divider in _DIVIDERS):
         return Vocabulary.parse(text)
-    if text.casefold() in list_presets():
-        return Vocabulary.parse(text.casefold())
+    if preset := find_preset(text):
+        found = Vocabulary.parse(preset)  # whose ids are places in the list, and no ids that a user has given
+        return Vocabulary(tuple(replace(entry, id=None) for entry in found))
     notes: list[str] = []
-    found = Vocabulary.parse(split_text(text, notes) or [text])
+    entries = split_text(text, notes)
+    if entries is None:
+        check_lone(text, notes)
+    found = Vocabulary.parse([text] if entries is None else entries)
     return replace(found, notes=(*notes, *found.notes))
 
 
