@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise EnvironmentProblem(f"the page needs a package ({error}): run `pip install 'ovseg[web]'`") from error
     from ovseg.serve.limits import Limits
     from ovseg.serve.models import Models
-    from ovseg.serve.server import serve
+    from ovseg.serve.server import listen, serve
     from ovseg.serve.service import Service
     from ovseg.zoo import load, resolve
 
@@ -79,17 +79,18 @@ def run(args: argparse.Namespace) -> int:
     for name in (args.model, *others):
         resolve(name)  # mistakes come now, weights at the first request
     models = Models([args.model, *others], limits.models, lambda name: load(name, args.device, args.dtype))
-    models.get(args.model)
     hosts = [args.host] if args.host in LOOPBACK else None
     if hosts is None and not args.token:
         print(f"warning: {_open(args.host)}; anybody there can use it: give a --token", file=sys.stderr)
     elif hosts is None:
         print(f"warning: {_open(args.host)}, and sends everything in the clear", file=sys.stderr)
+    sock = listen(args.host, args.port)
+    models.get(args.model)
 
     def ready(address: str) -> None:
         print(f"{address}{'?token=...' if args.token else ''}  (ctrl-C ends it)", flush=True)
 
-    serve(Service(models, limits), args.host, args.port, args.token, hosts, ready)
+    serve(Service(models, limits), sock, args.token, hosts, ready)
     print("ended; what was running is answered", file=sys.stderr)
     return 0
 

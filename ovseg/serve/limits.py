@@ -17,7 +17,6 @@ class Limits:
         megabytes: Of an uploaded photograph.
         pixels: Of a photograph, whatever its file says: a small file can claim a size that fills the memory.
         words: Classes, and words of the background.
-        letters: Of a list of words as it was typed or pasted.
         waiting: Requests that may wait for a worker; more are sent away.
         seconds: A request may take, and may wait.
         workers: Requests that are computed at once.
@@ -32,7 +31,6 @@ class Limits:
     megabytes: float = 32.0
     pixels: int = 50_000_000
     words: int = 1000
-    letters: int = 100_000
     waiting: int = 32
     seconds: float = 120.0
     workers: int = 2
@@ -50,6 +48,11 @@ class Limits:
     def bytes(self) -> int:
         """Of an uploaded photograph."""
         return int(self.megabytes * MEGABYTE)
+
+    @property
+    def letters(self) -> int:
+        """Of a list of words as it was typed or pasted."""
+        return 100 * self.words
 
     def check_text(self, text: str) -> None:
         """Refuse a text that is too long to be read.

@@ -73,7 +73,7 @@ def make_app(service: Service, token: str = "", hosts: list[str] | None = None) 
         pwa=False,
         mcp_server=False,
         theme=page_theme(),
-        css=page_style(),
+        head=f"<style>{page_style()}</style>",  # as `css` it would lose what it says of narrow screens
     )
     return Guard(app, token, limits.bytes, hosts), (work, quick)
 
@@ -186,46 +186,49 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Listen at an address, before anything heavy is loaded.
+
+    Args:
+        host: A name or an address.
+        port: 0 takes a free one.
+
+    Raises:
+        EnvironmentProblem: It cannot be listened at.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise EnvironmentProblem(
+            f"cannot listen at {host}:{port} ({reason}); choose another --port or --host"
+        ) from error
+
+
 def serve(
-    service: Service, host: str, port: int, token: str, hosts: list[str] | None, ready: Callable[[str], None]
+    service: Service, sock: socket.socket, token: str, hosts: list[str] | None, ready: Callable[[str], None]
 ) -> None:
     """Run until a signal comes.
 
     Args:
         service: What the page does.
-        host: Address to listen at.
-        port: Likewise; 0 takes a free one.
+        sock: Of `listen`.
         token: See `make_app`.
         hosts: See `Guard`.
-        ready: Called with the address when the page answers.
-
-    Raises:
-        EnvironmentProblem: The address cannot be listened at.
+        ready: Called with the address when the page is about to answer.
     """
     app, works = make_app(service, token, hosts)
     config = uvicorn.Config(
         app,
-        host,
-        port,
         http=_Protocol,
         ws="none",
-        log_level="error",
+        log_level="critical",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=2,
         limit_concurrency=1000,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    try:
-        sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise EnvironmentProblem(
-            f"cannot listen at {host}:{port} ({reason}); choose another --port or --host"
-        ) from error
-    ready(f"http://{_spelled(host)}:{sock.getsockname()[1]}/")
+    host, port = sock.getsockname()[:2]
+    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
     asyncio.run(Server(config, works, service.limits.seconds).serve([sock]))
-
-
-def _spelled(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,12 @@ def models() -> Models:
 def service(models: Models) -> Service:
     """A page without its server."""
     return Service(models, Limits())
+
+
+def find_chromium() -> str:
+    """Return the path of a Chromium of this machine; empty where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return os.environ.get("CHROMIUM", "") or next(filter(None, map(shutil.which, names)), "")
 
 
 class Page(NamedTuple):

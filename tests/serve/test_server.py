@@ -86,6 +86,7 @@ def test_plain_http_without_a_client(page, photo):
     assert json.loads(data.removeprefix("data: "))[0]["classes"]
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_everywhere(jpeg):
     with running("--token", "tell nobody") as page:
         for path in ("/", "/health", "/config", "/gradio_api/info", "/photo/x", "/gradio_api/file=/etc/passwd"):
@@ -101,6 +102,7 @@ def test_a_token_is_asked_for_everywhere(jpeg):
             assert browser.get("/config").status_code == 200
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_is_running():
     """A request that is being computed when the signal comes is answered, and then the process ends with 0."""
     with running("--max-words", "5000") as page:
@@ -122,6 +124,7 @@ def test_sigterm_answers_what_is_running():
 def test_a_busy_port_and_an_open_door_are_said(page):
     port = page.address.rpartition(":")[2]
     call = [sys.executable, "-m", "ovseg.cli", "serve", "--host", "0.0.0.0", "--port", port]
+    # Before any model is loaded.
     busy = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert busy.returncode == 2 and "opens the page to other machines; anybody there can use it" in busy.stderr
     assert f"error: cannot listen at 0.0.0.0:{port} (" in busy.stderr and "Traceback" not in busy.stderr

@@ -7,7 +7,7 @@ from ovseg.serve.limits import Limits
 from ovseg.serve.words import typed_background, typed_vocabulary
 from ovseg.vocabulary import Vocabulary
 
-LIMITS = Limits(words=20, letters=200)
+LIMITS = Limits(words=20)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_no_file_is_ever_read(name, tmp_path, monkeypatch):
 
 
 def test_what_is_too_long_is_refused_before_it_is_read():
-    with pytest.raises(InputError, match="the words have 201 letters; this page takes 200"):
-        typed_vocabulary("x" * 201, LIMITS)
+    with pytest.raises(InputError, match="the words have 2,001 letters; this page takes 2,000"):
+        typed_vocabulary("x" * 2001, LIMITS)
     with pytest.raises(InputError, match="the list has 21 words; this page takes 20"):
         typed_vocabulary(", ".join(f"w{i}|v{i}" for i in range(10)) + ", last", LIMITS)
     with pytest.raises(InputError, match="this page takes 20"):
