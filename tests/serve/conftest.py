@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio", reason="the extra `web` is not installed")
-
 from ovseg.serve.limits import Limits
 from ovseg.serve.models import Models
 from ovseg.serve.service import Service

@@ -247,7 +247,7 @@ def test_mistakes_are_one_line_beside_the_button(tab):
 def test_names_are_text_everywhere(tab):
     """In the legend, in reasons, in corrections, in messages: nothing of a name is run or loaded."""
     example(tab)
-    ask(tab, f"{NASTY}|<b>bold, sand")
+    ask(tab, f"{NASTY}|<b>bold|water|sea, sand|beach")
     assert NASTY in names(tab)
     tab.locator(".ov-pane canvas").click(position={"x": 300, "y": 40})
     expect(tab.locator(".ov-why strong")).to_have_text(NASTY)
