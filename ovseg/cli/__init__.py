@@ -25,6 +25,7 @@ from ovseg.system.warned import keep
 COMMANDS = {
     "segment": "label every pixel of images with your words",
     "label": "label whole folders, archives and videos as a job that resumes",
+    "serve": "open a web page: photographs and words in a browser",
     "models": "list models: licence, size, where weights come from",
     "download": "fetch the weights of models, for a machine that goes offline later",
     "train": "train a model, on your own data too",

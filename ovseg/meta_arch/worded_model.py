@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ovseg.checkpoint.hashing import hash_tensors
-from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
+from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Evidence, Words, check_point, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.calibration import Calibration, said_of, worth
@@ -214,14 +214,25 @@ class WordedModel(nn.Module):
         """
         wanted = check_want(want, self.gives, type(self).__name__)
         encoded.check(self)
-        if words.embedded_by not in ("", self.clip.weights_hash):
-            raise ConfigError(
-                f"the words were embedded by weights {words.embedded_by} and the model has {self.clip.weights_hash}; "
-                "embed them anew by words() of this model"
-            )
+        words.check(self.clip.weights_hash)
         with torch.inference_mode():
             found = self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
             return replace(found, scores=worth(found.scores, self.calibration, len(words.column_class)))
+
+    def explain(
+        self, encoded: Encoded, index: int, size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Say what speaks for each class at a pixel (row, column) of an answer; the rest is as in `answer`.
+
+        Raises:
+            InputError: There is no such pixel.
+            ConfigError: Another model has encoded the image or embedded the words.
+        """
+        check_point(point, size)
+        encoded.check(self)
+        words.check(self.clip.weights_hash)
+        with torch.inference_mode():
+            return self.evidence(encoded.images[index], encoded.sizes[index], size, words, point)
 
     def see(self, images: Tensor) -> list[Any]:
         """Run everything that knows no words on images of one size (B, 3, h, w) in 0..255; something for each."""
@@ -239,6 +250,12 @@ class WordedModel(nn.Module):
             words: See `words`.
             want: What to compute; the model gives all of it.
         """
+        raise NotImplementedError
+
+    def evidence(
+        self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Say what speaks for each class at a pixel (row, column); the other arguments are those of `label`."""
         raise NotImplementedError
 
     def start_training(self, words: Words) -> None:
