@@ -86,8 +86,8 @@ def fit(counts: Sequence[Counts]) -> tuple[list[float], list[list[float]]]:
         known = own > 0
         curve = monotone((right[known] + 1) / (own[known] + 2), own[known])  # no share is 0 or 1 by the count alone
         rising = (1 - SLOPE) * np.interp(scores, scores[known], curve) + SLOPE * np.linspace(0, 1, len(scores))
-        shares.append(rising.round(5).tolist())
-    return scores.round(6).tolist(), shares
+        shares.append([0.0, *rising.round(5).tolist()])
+    return [0.0, *scores.round(6).tolist()], shares  # no score is no evidence
 
 
 def monotone(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
