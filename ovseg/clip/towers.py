@@ -160,6 +160,6 @@ def kind_of(source: ClipSource) -> Kind:
     for kind in KINDS:
         if kind.fits(config):
             return kind
-    what = f"the model type {config['model_type']}" if config.get("model_type") else "no vision_cfg"
+    what = f"the tower {config['model_type']}" if config.get("model_type") else "a config without vision_cfg"
     words = " or ".join(kind.word for kind in KINDS)
-    raise ConfigError(f"the config of {source.name} has {what}, which is not supported; expected {words}")
+    raise ConfigError(f"{source.name} has {what}, which is not supported; expected {words}")

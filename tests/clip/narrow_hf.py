@@ -171,3 +171,44 @@ def save(folder: Path, model: Any, tokenizer: Any, limit: int | None = None, **i
     if images:
         (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
     return folder
+
+
+def save_text_tower(folder: Path, kind: str) -> Path:
+    """Save config and tokenizer of a text tower that open_clip takes of transformers, ``xlm-roberta`` or ``mt5``."""
+    tokenizer = unigram_tokenizer(start=kind == "xlm-roberta")
+    shared = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if kind == "mt5":
+        own = {"d_model": WIDTH, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4}
+        config: Any = transformers.MT5Config(**own, **shared, decoder_start_token_id=tokenizer.pad_token_id)
+    else:
+        config = transformers.XLMRobertaConfig(**TEXT, **shared, max_position_embeddings=82)
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def image_features(model: Any, images: torch.Tensor, extra: int = 3) -> torch.Tensor:
+    """Embed images (B, 3, H, W) as a model of transformers does by itself: (B, D).
+
+    NaFlex gets patches in rows, behind them so many that are no part of the image.
+    """
+    if model.config.model_type != "siglip2":
+        resized = images.shape[2:] != (64, 64)
+        found: torch.Tensor = model.get_image_features(images, interpolate_pos_encoding=resized).pooler_output
+        return found
+    size, count = model.config.vision_config.patch_size, len(images)
+    rows, columns = (side // size for side in images.shape[2:])
+    cut = images.reshape(count, 3, rows, size, columns, size).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    padded = torch.cat([cut, torch.ones(count, extra, cut.shape[2])], 1)
+    mask = torch.cat([torch.ones(count, rows * columns), torch.zeros(count, extra)], 1).long()
+    shapes = torch.tensor([[rows, columns]] * count)
+    naflex: torch.Tensor = model.get_image_features(padded, mask, shapes).pooler_output
+    return naflex
+
+
+def text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Embed tokens (N, n) as a model of transformers does by itself: (N, D)."""
+    kind, padding = model.config.model_type, model.config.text_config.pad_token_id
+    mask = {"attention_mask": (tokens != padding).long()} if kind in ("altclip", "chinese_clip") else {}
+    found: torch.Tensor = model.get_text_features(tokens, **mask).pooler_output
+    return found
