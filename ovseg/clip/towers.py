@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.ensemble import Ensemble
+from ovseg.clip.fastvit_clip import FastViTClip, is_fastvit
 from ovseg.clip.hf import families
 from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.open_clip_internals import look
@@ -69,7 +70,11 @@ def _vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_vit(config: Mapping[str, Any]) -> bool:
     vision = _vision(config)
-    return bool(vision) and not _is_conv(config) and not isinstance(vision.get("layers"), list | tuple)
+    return (
+        bool(vision)
+        and not (_is_conv(config) or is_fastvit(config))
+        and not isinstance(vision.get("layers"), list | tuple)
+    )
 
 
 def _is_conv(config: Mapping[str, Any]) -> bool:
@@ -94,6 +99,7 @@ KINDS = (
         families.has_of,
     ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),
+    Kind("a FastViT", is_fastvit, FastViTClip, FastViTClip.has),
 )
 
 
@@ -154,6 +160,6 @@ def kind_of(source: ClipSource) -> Kind:
     for kind in KINDS:
         if kind.fits(config):
             return kind
-    what = f"the model type {config['model_type']}" if config.get("model_type") else "no vision_cfg"
+    what = f"the tower {config['model_type']}" if config.get("model_type") else "a config without vision_cfg"
     words = " or ".join(kind.word for kind in KINDS)
-    raise ConfigError(f"the config of {source.name} has {what}, which is not supported; expected {words}")
+    raise ConfigError(f"{source.name} has {what}, which is not supported; expected {words}")

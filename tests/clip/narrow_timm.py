@@ -22,11 +22,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit_pe_core_gigantic_patch14_448": {"img_size": 56, "attn_pool_num_heads": 2, "ref_feat_shape": (4, 4)},
     "vitamin_small_224": {"embed_cfg": VitCfg(embed_dim=(8, 16, 32), depths=(1, 1, 1), stem_width=8)},
     "vit_base_mci_224": {},
+    "fastvit_mci0": {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 32)},
+    "fastvit_mci3": {"layers": (1, 1, 1, 1, 1), "embed_dims": (8, 16, 16, 32, 32)},
     "vit_large_patch14_clip_224": {"img_size": 56},
     "vit_medium_patch16_gap_256": {},
     "vit_medium_patch16_rope_reg1_gap_256": {"ref_feat_shape": (4, 4)},
 }
-"""What is changed besides width 32, two heads and images of 64 pixels."""
+"""What is changed besides width 32, two heads and images of 64 pixels, which a FastViT does not know."""
 
 
 def small(name: str, depth: int = 2, **changes: Any) -> str:
@@ -35,7 +37,8 @@ def small(name: str, depth: int = 2, **changes: Any) -> str:
     own = "".join(letter if letter.isalnum() else "_" for letter in own)
     if timm.is_model(own):
         return own
-    options = {"img_size": 64, "embed_dim": 32, "depth": depth, "num_heads": 2, **SMALL[name], **changes}
+    usual = {} if "fastvit" in name else {"img_size": 64, "embed_dim": 32, "depth": depth, "num_heads": 2}
+    options = {**usual, **SMALL[name], **changes}
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         stem = {"embed_layer": _conv_stem()} if name == "vit_base_mci_224" else {}

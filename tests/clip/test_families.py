@@ -17,10 +17,13 @@ from ovseg.clip import ViTClip
 from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.open_clip_internals import build_empty, check_config
 from ovseg.clip.timm_vit import RotaryBlock
-from ovseg.clip.tokens import CLASS_EMBEDDING, CLASS_TOKEN, POSITIONS
+from ovseg.clip.tokens import CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, POSITIONS
 from ovseg.clip.towers import KINDS
+from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.errors import ConfigError, UnknownNameError
+from ovseg.meta_arch.san.recognition import run_patches, run_tail
 from ovseg.recalibration import build_recalibration
+from ovseg.recalibration.clip_decomposition.ledger import decompose
 from tests.clip.narrow_hf import image_features, text_features
 from tests.clip.narrow_timm import small
 from tests.clip.towers import TOWERS, narrow, vit
@@ -268,7 +271,7 @@ def test_towers_of_open_clip_that_are_refused(vision, message):
     [
         ("swin_base_patch4_window7_224", {}, "the image tower is timm's SwinTransformer; expected blocks of plain"),
         ("vit_relpos_medium_patch16_cls_224", {}, "the image tower is timm's VisionTransformerRelPos; expected"),
-        ("MobileCLIP2-S0", {}, "the image tower is timm's FastVit; expected"),
+        ("MobileCLIP2-S0", {}, "the image tower is timm's FastVit; expected"),  # see `FastViTClip`
         (
             "EVA02-B-16",
             {"timm_model_name": "vit_small_patch16_dinov3"},
@@ -306,5 +309,38 @@ def test_every_architecture_of_open_clip_has_a_tower_or_a_sentence():
         except ConfigError as error:
             refused[arch] = str(error)
             assert str(error).startswith(arch) and "\n" not in str(error) and "; expected " in str(error)
-    small_mobile = {"MobileCLIP-S1", "MobileCLIP-S2", *(f"MobileCLIP2-S{size}" for size in (0, 2, 3, 4))}
-    assert set(refused) == {"swin_base_patch4_window7_224", "vit_relpos_medium_patch16_cls_224"} | small_mobile
+    assert set(refused) == {"swin_base_patch4_window7_224", "vit_relpos_medium_patch16_cls_224"}
+
+
+@pytest.mark.parametrize("family", ["EVA-02", "PE", "MobileCLIP-B"])
+def test_tokens_of_no_place_are_led_as_class_tokens(family):
+    """A copy of the class token that sees all patches stays one, whatever is turned by places (SAN)."""
+    clip = tower(family)
+    tokens, grid = clip.embed(pictures(3 * clip.patch_size, 4 * clip.patch_size), "bicubic")
+    blocks = clip.blocks_on(grid)
+    patches = run_patches(clip, tokens, blocks, front=1, taps=(len(blocks),))
+    starts = clip.class_and_rest(patches.tokens)[0].expand(-1, 2, -1)
+    led = run_tail(starts, blocks[1:], patches.seen, [torch.zeros(1, 1, 1, 1)])
+    expected = clip.class_and_rest(patches.taps[len(blocks)])[0].expand(-1, 2, -1)
+    torch.testing.assert_close(led, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if {CLASS_EMBEDDING, HEADS_ADD} <= tower(name).has])
+def test_embeddings_come_apart_into_what_was_written(family):
+    clip = tower(family)
+    images = pictures(*native(clip))
+    parts, expected = decompose(clip, images), of_source(clip, images)
+    whole = parts.tokens.sum(1) + parts.mlps.sum(1)
+    torch.testing.assert_close(whole, torch.nn.functional.normalize(expected, dim=-1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(parts.heads.sum((1, 2)), parts.tokens.sum(1), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["EVA-02", "SigLIP, SigLIP 2", "ViTamin"])
+def test_levels_for_heads(family):
+    clip = tower(family)
+    pyramid = ViTPyramid.from_config(clip.model_cfg, clip.model.state_dict()).recalibrated(
+        build_recalibration("NACLIP")
+    )
+    levels = pyramid.levels(pictures(64, 96))
+    assert {name: level.shape[1] for name, level in levels.items()} == pyramid.channels
+    assert levels["dense"].shape[2:] == (4, 6) and all(level.isfinite().all() for level in levels.values())

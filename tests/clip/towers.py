@@ -58,6 +58,13 @@ def stir(model: nn.Module) -> None:
         nn.init.zeros_(decoder.text_projection)
     for value in model.parameters():
         value.data += 0.1 * torch.randn_like(value)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if norms:  # else hardly anything passes them
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad():
+            model.train().visual(torch.randn(8, 3, 64, 64))
+        model.eval()
 
 
 def vit(arch: str, **vision: Any) -> Builder:
@@ -140,6 +147,8 @@ TOWERS: dict[str, Builder] = {
     "PE (bigG, no class token)": timm("PE-Core-bigG-14-448", "vit_pe_core_gigantic_patch14_448"),
     "ViTamin": timm("ViTamin-S", "vitamin_small_224"),
     "MobileCLIP-B": timm("MobileCLIP-B", "vit_base_mci_224"),
+    "MobileCLIP-S, MobileCLIP2-S (FastViT)": timm("MobileCLIP2-S0", "fastvit_mci0"),
+    "MobileCLIP2-S3 and S4 (FastViT of five stages)": timm("MobileCLIP2-S3", "fastvit_mci3"),
     "MobileCLIP2-L": timm("MobileCLIP2-L-14", "vit_large_patch14_clip_224"),
     "ViT of timm (mean of patches)": timm("vit_medium_patch16_gap_256", "vit_medium_patch16_gap_256"),
     "CLIP (transformers)": hf("clip"),
