@@ -7,8 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ovseg.zoo.aliases import AUTO, stands_for
-
 if TYPE_CHECKING:
     from ovseg.zoo import Card
 
@@ -96,6 +94,7 @@ def details(model: str, protocol: str = "") -> dict[str, Any]:
         OvsegError: As `ovseg.zoo.model_config`.
     """
     from ovseg.zoo import list_models, resolve
+    from ovseg.zoo.aliases import AUTO, stands_for
     from ovseg.zoo.auto import best_name
     from ovseg.zoo.names import COMMON, embedded_clip, list_protocols, method_config
 
