@@ -70,7 +70,10 @@ class BuildWithConfigs(build_py):
             build_operators((ROOT if self.editable_mode else Path(self.build_lib).resolve()) / "ovseg/ops/prebuilt")
         if not self.editable_mode:
             package = Path(self.build_lib) / "ovseg"
-            for name, target in (("configs", package / "zoo" / "configs"), ("examples", package / "serve" / "examples")):
+            for name, target in (
+                ("configs", package / "zoo" / "configs"),
+                ("examples", package / "serve" / "examples"),
+            ):
                 shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
 
 

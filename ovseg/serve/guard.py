@@ -46,10 +46,6 @@ _ALWAYS = (
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
-class _TooMuch(Exception):
-    """More is sent than is taken."""
-
-
 class Guard:
     """Stands before an app, and answers in one line what it does not let in."""
 
@@ -112,39 +108,57 @@ class Guard:
         if not declared.isdigit() or int(declared) > most:
             await _answer(send, 413 if declared.isdigit() else 400, refused, [(b"connection", b"close")])
             return
-        begun, total, whole = False, 0, False
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _BODY_SECONDS
-
-        async def counted() -> Message:
-            nonlocal total, whole
-            if whole:  # what comes now is that the client is gone
-                return await receive()
-            message = await asyncio.wait_for(receive(), max(0.0, deadline - loop.time()))
-            total += len(message.get("body", b""))
-            if total > most:
-                raise _TooMuch
-            whole = message["type"] != "http.request" or not message.get("more_body", False)
-            return message
-
-        async def sent(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                message = {**message, "headers": [*message.get("headers", []), *_ALWAYS]}
-            await send(message)
-
+        counter = _Counter(receive, send, most, refused)
         try:
-            await self._app(scope, counted, sent)
-        except _TooMuch:
-            await _late(begun, send, 413, refused)
+            await self._app(scope, counter.receive, counter.send)
+        except Exception:
+            if not counter.refusal:
+                raise
+
+
+class _Counter:
+    """Counts what a client sends and waits for it no longer than is right; then it answers in the app's place.
+
+    Attributes:
+        refusal: Status and line of that answer; None while all is well.
+    """
+
+    def __init__(self, receive: Receive, send: Send, most: int, too_much: str) -> None:
+        self.refusal: tuple[int, str] | None = None
+        self._receive, self._send, self._most, self._too_much = receive, send, most, too_much
+        self._total, self._whole, self._begun = 0, False, False
+        self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+
+    async def receive(self) -> Message:
+        """Return what comes next; for the app the client is gone where it is refused."""
+        if self._whole:  # what comes now is that the client is gone
+            return await self._receive()
+        left = self._deadline - asyncio.get_running_loop().time()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, left))
         except asyncio.TimeoutError:
-            await _late(begun, send, 408, f"the request did not arrive within {_BODY_SECONDS:g} seconds; send it again")
+            line = f"the request did not arrive within {_BODY_SECONDS:g} seconds; send it again"
+            return await self._refuse(408, line)
+        self._total += len(message.get("body", b""))
+        if self._total > self._most:
+            return await self._refuse(413, self._too_much)
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
 
+    async def send(self, message: Message) -> None:
+        """Send what the app answers, with the headers of all answers."""
+        if self.refusal:
+            return
+        if message["type"] == "http.response.start":
+            self._begun = True
+            message = {**message, "headers": [*message.get("headers", []), *_ALWAYS]}
+        await self._send(message)
 
-async def _late(begun: bool, send: Send, status: int, line: str) -> None:
-    if not begun:
-        await _answer(send, status, line, [(b"connection", b"close")])
+    async def _refuse(self, status: int, line: str) -> Message:
+        self.refusal = status, line
+        if not self._begun:
+            await _answer(self._send, status, line, [(b"connection", b"close")])
+        return {"type": "http.disconnect"}
 
 
 async def _answer(send: Send, status: int, line: str, extra: Iterable[tuple[bytes, bytes]] = ()) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -183,6 +184,7 @@ class Server(uvicorn.Server):
         while any(work.running for work in self._works) and loop.time() < end and not self.force_exit:
             await asyncio.sleep(0.05)
         await asyncio.sleep(_DELIVERY)
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # that browsers which listen are hung up on
         await super().shutdown(sockets)
 
 
@@ -222,7 +224,7 @@ def serve(
         app,
         http=_Protocol,
         ws="none",
-        log_level="critical",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=2,

@@ -87,7 +87,8 @@ def running(*flags: str, folder: Path | None = None) -> Iterator[Page]:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
-        process.communicate()
+        if process.stdout and not process.stdout.closed:
+            process.communicate()
 
 
 def _address(process: subprocess.Popen[str]) -> str:
