@@ -82,7 +82,7 @@ def test_texts_are_embedded_as_the_source_does(family):
         if isinstance(clip, HfClip)
         else clip.model.encode_text(tokens, normalize=False)
     )
-    assert (expected[0] - expected[1]).abs().max() > 0.1
+    assert (expected[0] - expected[1]).abs().max() > 0.02
     torch.testing.assert_close(clip.text(texts), expected, atol=1e-4, rtol=1e-4)
 
 
