@@ -52,10 +52,31 @@ class QueryPool:
 
     def each(self, tokens: Tensor) -> Tensor:
         """Bring tokens (B, N, C), each by itself, to where the pool brings an image: (B, N, C')."""
-        attention = self.module.attn
-        size: int = attention.embed_dim
-        packed = attention.in_proj_weight  # where keys and values are as wide as queries
-        weight = attention.v_proj_weight if packed is None else packed[2 * size :]
-        value = F.linear(self.module.ln_k(tokens), weight, attention.in_proj_bias[2 * size :])
-        found: Tensor = attention.out_proj(value)
-        return found
+        return own_values(self.module.attn, self.module.ln_k(tokens))
+
+
+class ProbePool:
+    """The head of transformers' SigLIP: a learned query looks at all tokens, and a feed-forward half follows.
+
+    Args:
+        module: The head.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def each(self, tokens: Tensor) -> Tensor:
+        """Bring tokens (B, N, C), each by itself, to where the head brings an image: (B, N, C)."""
+        head = self.module
+        found = own_values(head.attention, tokens)
+        mixed: Tensor = found + head.mlp(head.layernorm(found))
+        return mixed
+
+
+def own_values(attention: Any, tokens: Tensor) -> Tensor:
+    """Return what PyTorch's multi-head attention gives where it looks at one token of (B, N, C) alone: (B, N, C')."""
+    size: int = attention.embed_dim
+    packed = attention.in_proj_weight  # where keys and values are as wide as queries
+    weight = attention.v_proj_weight if packed is None else packed[2 * size :]
+    found: Tensor = attention.out_proj(F.linear(tokens, weight, attention.in_proj_bias[2 * size :]))
+    return found

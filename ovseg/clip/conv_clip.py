@@ -40,9 +40,9 @@ class ConvClip(BaseClip):
     check_config = staticmethod(check_config)
 
     @staticmethod
-    def tower_of(visual: Any) -> ConvNeXtTower | ResNetTower:
+    def tower_of(model: Any) -> ConvNeXtTower | ResNetTower:
         """Adapt the image tower; see `BaseClip.tower_of`."""
-        return ConvNeXtTower(visual) if hasattr(visual, "trunk") else ResNetTower(visual)
+        return ConvNeXtTower(model.visual) if hasattr(model.visual, "trunk") else ResNetTower(model.visual)
 
     @property
     def has(self) -> frozenset[str]:

@@ -11,13 +11,14 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovseg.checkpoint.hub import Source, fetch, fetch_repository, local_repository
+from ovseg.checkpoint.hub import TOKENIZER, Source, fetch, fetch_repository, local_repository
+from ovseg.clip.preprocessing import normalisation
 from ovseg.clip.transformers_config import open_clip_config
 from ovseg.errors import WeightsError
 
 OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 _LAYOUTS = {"hf:": ("hf", TRANSFORMERS), "hf-hub:": ("open_clip", OPEN_CLIP)}
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
+_TOKENIZERS = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 
 
 class Repository(NamedTuple):
@@ -110,7 +111,7 @@ def folder_config(folder: str | Path) -> FolderConfig:
             return FolderConfig(dict(config["model_cfg"]), dict(config.get("preprocess_cfg", {})), path)
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is not a config ({error}); expected JSON with model_cfg") from error
-    return FolderConfig(open_clip_config(config) or config, _preprocess(path), path)
+    return FolderConfig(open_clip_config(config) or config, dict(normalisation(path.parent)), path)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -118,11 +119,9 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZERS)
 
 
-def _preprocess(config: Path) -> dict[str, Any]:
-    """Return the normalisation that transformers keeps beside a config; without one OpenAI's holds."""
-    path = config.with_name("preprocessor_config.json")
-    found = _json(path) if path.is_file() else {}
-    return {ours: found[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in found}
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files of the tokenizer of a folder; none where there is no tokenizer."""
+    return sorted(file for file in folder.iterdir() if TOKENIZER.fullmatch(file.name)) if has_tokenizer(folder) else []
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.open_clip_vit import ViTTower
 from ovseg.clip.timm_vit import TimmTower
 from ovseg.errors import ConfigError, EnvironmentProblem, unknown_name
@@ -130,7 +131,9 @@ def build_model(
     config["text_cfg"].pop("hf_model_pretrained", None)
     from_hub = bool(config["text_cfg"].get("hf_model_name"))
     if from_hub:
+        import_transformers(f"the text tower of {name}")
         config["text_cfg"]["hf_model_pretrained"] = False
+        config["text_cfg"]["hf_model_name"] = local_files(config["text_cfg"]["hf_model_name"])
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) or from_hub else open_clip.CLIP
     if "multimodal_cfg" in config:
         kind = open_clip.CoCa
@@ -154,6 +157,8 @@ def build_empty(model_cfg: dict[str, Any], name: str, check: Callable[[dict[str,
 
     Arguments and errors are those of `build_model`.
     """
+    if model_cfg.get("text_cfg", {}).get("hf_model_name"):
+        return _emptied(build_model(model_cfg, name, check))
     with torch.device("meta"):
         model = build_model(model_cfg, name, check)
     module: Any
@@ -165,4 +170,17 @@ def build_empty(model_cfg: dict[str, Any], name: str, check: Callable[[dict[str,
             for key, buffer in list(module.named_buffers(recurse=False)):
                 module.register_buffer(key, torch.empty_like(buffer, device=CPU), persistent=False)
             module.init_non_persistent_buffers()
+    return model
+
+
+def _emptied(model: nn.Module) -> nn.Module:
+    """Take the memory of all that a checkpoint holds: buffers that it does not hold are made by transformers alone."""
+    stored = model.state_dict().keys()
+    module: Any
+    for prefix, module in model.named_modules():
+        for own in (module._parameters, module._buffers):
+            for name, value in own.items():
+                if value is not None and (f"{prefix}.{name}" if prefix else name) in stored:
+                    empty = value.detach().to("meta")
+                    own[name] = nn.Parameter(empty, requires_grad=False) if own is module._parameters else empty
     return model

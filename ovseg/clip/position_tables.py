@@ -12,8 +12,11 @@ from torch import Tensor
 
 from ovseg.errors import WeightsError
 
-_IMAGE = re.compile(r"visual\.(?:positional_embedding|trunk\.pos_embed|attnpool\.positional_embedding)")
-_TEXT = re.compile(r"(?:text\.)?positional_embedding")
+_IMAGE = re.compile(
+    r"visual\.(?:positional_embedding|trunk\.pos_embed|attnpool\.positional_embedding)"
+    r"|vision_model\.embeddings\.position_embedding\.weight"
+)
+_TEXT = re.compile(r"(?:text\.)?positional_embedding|text_model\.embeddings\.position_embeddings?\.weight")
 
 
 def fit_tables(

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovseg.clip import text_pieces
+from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.open_clip_internals import import_open_clip
 from ovseg.errors import ConfigError
 
@@ -25,7 +27,12 @@ class TextTokens:
     """
 
     def __init__(self, text_cfg: dict[str, Any]) -> None:
-        """Build the tokenizer; one of Hugging Face reads its files."""
+        """Build the tokenizer; one of Hugging Face reads its files.
+
+        Raises:
+            EnvironmentProblem: It is one of Hugging Face, and transformers is not installed.
+            WeightsError: Its files are not here and cannot be fetched.
+        """
         from open_clip import tokenizer
 
         import_open_clip()
@@ -33,7 +40,9 @@ class TextTokens:
         options = text_cfg.get("tokenizer_kwargs") or {}
         self._hub = bool(text_cfg.get("hf_tokenizer_name"))
         if self._hub:
-            self._own: Any = tokenizer.HFTokenizer(text_cfg["hf_tokenizer_name"], context_length=self.limit, **options)
+            import_transformers(f"the tokenizer {text_cfg['hf_tokenizer_name']}")
+            folder = local_files(text_cfg["hf_tokenizer_name"])
+            self._own: Any = tokenizer.HFTokenizer(folder, context_length=self.limit, **options)
         else:
             self._own = tokenizer.SimpleTokenizer(context_length=self.limit, **options)
         self._before, self._behind, self._last = self._around()
@@ -51,6 +60,12 @@ class TextTokens:
     def read(self, text: str) -> str:
         """Return what the text tower reads of a text, as the tokenizer spells it."""
         return self._text(self._contents(text)[: self.room])
+
+    def pieces(self, text: str) -> text_pieces.Pieces:
+        """Return the part of a text that each of its tokens stands for; see `ovseg.clip.text_pieces`."""
+        if self._hub:
+            return text_pieces.of_hub(self._own.tokenizer, self._own.clean_fn(text))
+        return text_pieces.of_bytes(self._own, self._contents(text))
 
     def windows(self, text: str) -> Tensor:
         """Return the windows (W, n) int64 of a text; one that fits is a single window, the same as of a call.

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.ensemble import Ensemble
 from ovseg.clip.fastvit_clip import FastViTClip, is_fastvit
+from ovseg.clip.hf import families
+from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.open_clip_internals import look
 from ovseg.clip.sources import ClipSource, config_of
 from ovseg.clip.tokens import (
@@ -89,6 +91,13 @@ KINDS = (
         frozenset({DENSE, STREAM, ATTENTION, CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD, POSITIONS}),
         look,
     ),
+    Kind(
+        "a model of transformers",
+        families.fits,
+        HfClip,
+        families.CLASS_TOWER,
+        families.has_of,
+    ),
     Kind("a ConvNeXt or ResNet", _is_conv, ConvClip, frozenset({DENSE, LEVELS})),
     Kind("a FastViT", is_fastvit, FastViTClip, FastViTClip.has),
 )
@@ -151,6 +160,6 @@ def kind_of(source: ClipSource) -> Kind:
     for kind in KINDS:
         if kind.fits(config):
             return kind
-    what = f"the model type {config['model_type']}" if config.get("model_type") else "no vision_cfg"
+    what = f"the tower {config['model_type']}" if config.get("model_type") else "a config without vision_cfg"
     words = " or ".join(kind.word for kind in KINDS)
-    raise ConfigError(f"the config of {source.name} has {what}, which is not supported; expected {words}")
+    raise ConfigError(f"{source.name} has {what}, which is not supported; expected {words}")

@@ -26,9 +26,9 @@ class ViTClip(BaseClip):
     check_config = staticmethod(check_config)
 
     @staticmethod
-    def tower_of(visual: Any) -> ViTTower | TimmTower:
+    def tower_of(model: Any) -> ViTTower | TimmTower:
         """Adapt the image tower; see `BaseClip.tower_of`."""
-        return adapt(visual)
+        return adapt(model.visual)
 
     @property
     def has(self) -> frozenset[str]:

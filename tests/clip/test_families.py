@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ovseg.clip import ViTClip
+from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.open_clip_internals import build_empty, check_config
 from ovseg.clip.timm_vit import RotaryBlock
 from ovseg.clip.tokens import CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, POSITIONS
@@ -23,14 +24,15 @@ from ovseg.errors import ConfigError, UnknownNameError
 from ovseg.meta_arch.san.recognition import run_patches, run_tail
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_decomposition.ledger import decompose
+from tests.clip.narrow_hf import image_features, text_features
 from tests.clip.narrow_timm import small
 from tests.clip.towers import TOWERS, narrow, vit
 
 # Those that have blocks.
-FAMILIES = [
-    name for name in TOWERS if any(kind.reader is ViTClip for kind in KINDS if kind.fits(TOWERS[name](1).model_cfg))
-]
+FAMILIES = [name for name in TOWERS if isinstance(TOWERS[name](1), ViTClip)]
+OF_OPEN_CLIP = [name for name in FAMILIES if not isinstance(TOWERS[name](1), HfClip)]
 TURNED = [name for name in FAMILIES if TOWERS[name](1).tower.__class__.__name__ == "TimmTower"]
+COMPILED = ["CoCa", "EVA-02", "SigLIP, SigLIP 2", "PE", "ViTamin", "AltCLIP", "SigLIP 2 NaFlex"]
 LINEAR = {"ViT without a class embedding (pool_type avg)", "ViT of timm (mean of patches)"}
 
 
@@ -41,6 +43,8 @@ def tower(family: str) -> Any:
 
 def native(clip: Any) -> tuple[int, int]:
     """Return the height and width of the images that the source takes."""
+    if isinstance(clip, HfClip):
+        return clip.image_size, clip.image_size
     visual = clip.model.visual
     found: tuple[int, int] = visual.trunk.patch_embed.img_size if hasattr(visual, "trunk") else visual.image_size
     return found
@@ -51,7 +55,9 @@ def pictures(height: int, width: int, count: int = 2) -> Tensor:
 
 
 def of_source(clip: Any, images: Tensor) -> Tensor:
-    """Embed images by open_clip alone; its CoCas of the paper keep the one token that they pool to."""
+    """Embed images by the source alone; open_clip's CoCas of the paper keep the one token that they pool to."""
+    if isinstance(clip, HfClip):
+        return image_features(clip.model, images)
     found: Tensor = clip.model.encode_image(images, normalize=False)
     return found.squeeze(1) if found.ndim == 3 else found
 
@@ -71,7 +77,11 @@ def test_texts_are_embedded_as_the_source_does(family):
     clip = tower(family)
     texts = ["a cat", "a red chair, and a dog beside it", "Sofa!"]
     tokens = clip.text_tokens(texts)
-    expected = clip.model.encode_text(tokens, normalize=False)
+    expected = (
+        text_features(clip.model, tokens)
+        if isinstance(clip, HfClip)
+        else clip.model.encode_text(tokens, normalize=False)
+    )
     assert (expected[0] - expected[1]).abs().max() > 0.1
     torch.testing.assert_close(clip.text(texts), expected, atol=1e-4, rtol=1e-4)
 
@@ -174,7 +184,7 @@ def test_threads_with_other_sizes_do_not_disturb_each_other(family):
     assert not wrong
 
 
-@pytest.mark.parametrize("family", ["CoCa", "EVA-02", "SigLIP, SigLIP 2", "PE", "ViTamin"])
+@pytest.mark.parametrize("family", COMPILED)
 def test_dense_features_compile_as_one_graph(family):
     clip, method = tower(family), build_recalibration("NACLIP")
     images = pictures(3 * clip.patch_size, 4 * clip.patch_size)
@@ -184,7 +194,7 @@ def test_dense_features_compile_as_one_graph(family):
         torch.testing.assert_close(compiled(images), clip.dense(images, method).features)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OF_OPEN_CLIP)
 def test_empty_towers_take_weights(family):
     """A tower whose weights a checkpoint brings has all that no checkpoint holds."""
     clip, images = tower(family), pictures(3 * tower(family).patch_size, 4 * tower(family).patch_size)

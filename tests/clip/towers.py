@@ -8,15 +8,19 @@ and large enough to matter (see `narrow`). A new kind of tower adds its families
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ovseg.clip import Tower
+from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.open_clip_internals import build_model, import_open_clip
 from ovseg.clip.towers import KINDS
+from tests.clip import narrow_hf
 from tests.clip.narrow_timm import small
 
 Builder = Callable[[int], Tower]
@@ -96,6 +100,35 @@ def clipa(blocks: int) -> Tower:
     return narrow("ViT-L-14-CLIPA", vision, {**SMALL_TEXT, "hf_tokenizer_name": "", "tokenizer_kwargs": {}})
 
 
+FOLDERS = tempfile.TemporaryDirectory(prefix="ovseg-towers-")
+"""Where folders lie that towers read their tokenizers from, to the end of the process."""
+
+
+def hf(kind: str, **text: Any) -> Builder:
+    """Return the builder of a model of transformers; see `tests.clip.narrow_hf`."""
+
+    def build(blocks: int) -> Tower:
+        folder = Path(FOLDERS.name) / kind / str(blocks)
+        if not folder.exists():
+            narrow_hf.save(folder, *narrow_hf.model_of(kind, blocks, {"hidden_act": "gelu_pytorch_tanh"}, **text))
+        return HfClip.from_folder(folder)
+
+    return build
+
+
+def hf_text(arch: str, name: str) -> Builder:
+    """Return the builder of a CLIP of open_clip whose text tower is one of transformers."""
+
+    def build(blocks: int) -> Tower:
+        folder = Path(FOLDERS.name) / name
+        if not folder.exists():
+            narrow_hf.save_text_tower(folder, name)
+        vision = {"width": WIDTH, "head_width": 8, "layers": blocks, "image_size": 64, "patch_size": 16}
+        return narrow(arch, vision, {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)})
+
+    return build
+
+
 TOWERS: dict[str, Builder] = {
     "ViT (OpenAI, LAION, MetaCLIP, DFN)": vit("ViT-B-16-quickgelu"),
     "ViT without a class embedding (pool_type avg)": vit("ViT-B-32", pool_type="avg", patch_size=16),
@@ -118,6 +151,14 @@ TOWERS: dict[str, Builder] = {
     "MobileCLIP2-S3 and S4 (FastViT of five stages)": timm("MobileCLIP2-S3", "fastvit_mci3"),
     "MobileCLIP2-L": timm("MobileCLIP2-L-14", "vit_large_patch14_clip_224"),
     "ViT of timm (mean of patches)": timm("vit_medium_patch16_gap_256", "vit_medium_patch16_gap_256"),
+    "CLIP (transformers)": hf("clip"),
+    "MetaCLIP 2 (transformers)": hf("metaclip_2"),
+    "AltCLIP": hf("altclip"),
+    "Chinese-CLIP": hf("chinese_clip"),
+    "SigLIP (transformers)": hf("siglip"),
+    "SigLIP 2 NaFlex": hf("siglip2"),
+    "ViT with texts by XLM-R": hf_text("xlm-roberta-base-ViT-B-32", "xlm-roberta"),
+    "ViT with texts by mT5": hf_text("mt5-base-ViT-B-32", "mt5"),
     "ResNet": lambda blocks: narrow("RN50", {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 64}),
     "ConvNeXt": lambda blocks: narrow("convnext_base", {"timm_model_name": "test_convnext", "image_size": 64}),
 }
