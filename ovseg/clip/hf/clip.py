@@ -17,7 +17,7 @@ from ovseg.checkpoint.files import a_mapping, only_tensors
 from ovseg.checkpoint.nesting import unwrap
 from ovseg.checkpoint.shards import read_whole, weights_of
 from ovseg.checkpoint.strict import load_strict
-from ovseg.clip.folders import folder_config, locate, name_of, tokenizer_files
+from ovseg.clip.folders import folder_config, locate, name_of, read_json, tokenizer_files
 from ovseg.clip.hf import families, texts
 from ovseg.clip.hf.package import import_transformers
 from ovseg.clip.hf.vision import HfTower
@@ -69,7 +69,7 @@ class HfClip(ViTClip):
             ConfigError: The model is of no family that is known here, or needs code of its own.
             WeightsError: The folder, its config, tokenizer or weights are missing, corrupt or do not fit.
         """
-        config, name = folder_config(folder).model_cfg, name_of(folder)
+        config, name = read_json(folder_config(folder).file), name_of(folder)
         cls.check_config(config, name)
         model, place = build_model(config, name), locate(folder)
         words = tokenizer_files(place)
@@ -180,7 +180,7 @@ def text_config(model: Any, family: families.Family, folder: Path) -> dict[str, 
         "context_length": int(min(limits)) if family.texts != families.PADDED else text.max_position_embeddings,
         "vocab_size": text.vocab_size,
         "hf_tokenizer_name": str(folder),
-        "tokenizer_kwargs": {"clean": clean, "local_files_only": True, "trust_remote_code": False},
+        "tokenizer_kwargs": {"clean": clean},
     }
 
 
