@@ -220,7 +220,7 @@ def write(result: Segmentation, place: Place, formats: list[str], options: dict[
     start, timings = time.perf_counter(), result.meta["timings"]
     try:
         files = write_files(result, place, [name for name in formats if name != _REPORT], options)
-        result.meta["notes"] += [note for one in files.values() for note in one.notes]
+        result.meta["notes"] += dict.fromkeys(note for one in files.values() for note in one.notes)
         timings["write"] = round(time.perf_counter() - start, 4)
         timings["seconds"] = round(timings["seconds"] + timings["write"], 4)
         return files | write_files(result, place, [name for name in formats if name == _REPORT], options)
