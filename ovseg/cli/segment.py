@@ -2,7 +2,8 @@
 
 For each image three files are written, or those that --formats names: STEM.overlay.png (the picture with coloured
 labels and a legend), STEM.labels.png (16 bit; value = position in your list from 0, 65535 = no class) and STEM.json
-(area and mean score of each class, settings). Ids that your list gives to classes stand in COCO files and JSON, with
+(area and mean score of each class, settings). Formats for other tools (COCO, YOLO, LabelMe, Label Studio, CVAT, VOC)
+have files or folders of their own. Ids that your list gives to classes stand in COCO files and JSON, with
 --own-ids in label maps too. Each file is complete or absent, and replaces that of an earlier run. Results that lie in a
 folder of images are not segmented again.
 """
@@ -40,6 +41,7 @@ examples:
   ovseg segment photo.jpg --classes "cat, sofa" --background threshold:0.4 --json --output out
   ovseg segment a.png b.png --classes "field, river" --bands 3,2,1 --max-pixels 200000000 --output out
   ovseg segment photos/ --classes words.txt --quiet --strict --output out
+  ovseg segment photos/ --classes "cat, sofa" --formats png,coco-semantic,cvat --min-area 0.1% --output out
   ovseg segment photo.jpg --model zero_guidance/mini --output out
 
 examples of text engineering (JSON files by class name; those for voc20 are shipped, see docs/text_engineering.md):

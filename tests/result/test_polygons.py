@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from ovseg.result.polygons import Outlines, find_outlines
@@ -26,6 +28,29 @@ def drawn(found: Outlines, size: tuple[int, ...]) -> np.ndarray:
         covered += own
     assert covered.max(initial=0) <= 1
     return ids
+
+
+HOLES = np.zeros((9, 12), np.int32)
+HOLES[1:8, 1:6], HOLES[2:7, 2:5], HOLES[3:6, 3] = 1, -1, 2
+HOLES[1:4, 7:9], HOLES[5, 7], HOLES[5, 9], HOLES[7:9, 11] = -1, 2, -1, 1
+
+
+@settings(max_examples=300)
+@given(MAPS)
+@example(HOLES)
+def test_readers_that_draw_the_outline_get_it_by_moved_corners(labels: np.ndarray) -> None:
+    """Ultralytics and supervision fill by OpenCV, LabelMe by Pillow; all cut fractions off."""
+    for value, parts in find_outlines(labels, -1).parts.items():
+        rings = [part.ring(0.25) for part in parts]
+        filled, drawing = np.zeros(labels.shape, np.uint8), Image.new("1", labels.shape[::-1])
+        for ring in rings:
+            one = np.zeros(labels.shape, np.uint8)
+            filled |= cv2.fillPoly(one, [ring.astype(np.int32)], 1)
+            ImageDraw.Draw(drawing).polygon([tuple(corner) for corner in ring.tolist()], outline=1, fill=1)
+        np.testing.assert_array_equal(filled.astype(bool), labels == value)
+        np.testing.assert_array_equal(np.asarray(drawing), labels == value)
+        masks = coco_mask.frPyObjects([ring.ravel().tolist() for ring in rings], *labels.shape)
+        np.testing.assert_array_equal(coco_mask.decode(coco_mask.merge(masks)).astype(bool), labels == value)
 
 
 def area(ring: np.ndarray) -> float:

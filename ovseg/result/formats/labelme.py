@@ -21,6 +21,7 @@ from ovseg.result.parts import Result
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump
 
+_INSET = 0.25  # pixels; LabelMe's exporters cut fractions off and let Pillow draw the outline, too
 _VERSION = "5.5.0"  # of LabelMe, which reads what earlier ones wrote
 
 
@@ -66,7 +67,7 @@ class LabelMe(Export):
         return Written(label, {}, regions.notes + notes)
 
     def _shapes(self, result: Result, regions: Regions) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-        def shape(one: Region, kind: str, points: list[list[int]], mask: str | None) -> dict[str, Any]:
+        def shape(one: Region, kind: str, points: list[list[float]], mask: str | None) -> dict[str, Any]:
             entry = result.classes[one.class_id]
             own = {} if entry.id is None else {"class_id": entry.id}  # LabelMe keeps what it does not know
             about = {"group_id": one.id, "description": "", "shape_type": kind, "flags": {}, "mask": mask}
@@ -76,7 +77,7 @@ class LabelMe(Export):
             return [shape(one, "mask", *_mask(one, regions)) for one in regions.regions], ()
         outlines, notes = regions.outlines(self.polygons, result.classes)
         return [
-            shape(one, "polygon", part.ring().tolist(), None)
+            shape(one, "polygon", part.ring(_INSET).tolist(), None)
             for one in regions.regions
             for part in outlines.parts[one.id]
         ], notes
@@ -88,11 +89,11 @@ class LabelMe(Export):
         return self.home(place.folder) / f"{place.name}.json"
 
 
-def _mask(one: Region, regions: Regions) -> tuple[list[list[int]], str]:
+def _mask(one: Region, regions: Regions) -> tuple[list[list[float]], str]:
     """Return the box of a region and the picture of it: a PNG of 1 bit in base64."""
     left, top, width, height = one.bbox
     mask = regions.ids[top : top + height, left : left + width] == one.id
     file = io.BytesIO()
     Image.fromarray(mask).save(file, format="PNG")
-    points = [[left, top], [left + width - 1, top + height - 1]]
+    points: list[list[float]] = [[left, top], [left + width - 1, top + height - 1]]
     return points, base64.b64encode(file.getvalue()).decode("ascii")

@@ -24,6 +24,7 @@ from ovseg.vocabulary.colors import Color
 
 VOID = 255
 _BACKGROUND = "background"
+_IGNORED = "ignored"  # what readers of labelmap.txt, who want every colour named, call void
 _LABELS = "labelmap.txt"
 _HEAD = f"# label:color_rgb:parts:actions ({MARK.decode()})\n"
 
@@ -131,6 +132,8 @@ def labelmap(classes: Vocabulary, own_ids: bool) -> str:
         raise InputError(f"{_LABELS} of VOC cannot hold the name {wrong[0]!r}: it divides fields by ':'; rename it")
     named = dict(zip(values, classes.names, strict=True))
     named.setdefault(0, _BACKGROUND)
+    if _IGNORED not in classes.names:
+        named[VOID] = _IGNORED
     colors = palette()
     return _HEAD + "".join(f"{named[i]}:{','.join(map(str, colors[i]))}::\n" for i in sorted(named))
 

@@ -19,6 +19,7 @@ from ovseg.result.parts import Result
 from ovseg.vocabulary import Vocabulary
 
 _DATA = "data.yaml"
+_INSET = 0.25  # pixels; Ultralytics cuts fractions off and lets OpenCV draw the outline, too
 _DIGITS = 9  # behind the point of a share: a thousandth of a pixel in images of a million
 
 
@@ -64,7 +65,7 @@ class YoloSeg(Export):
         write_lines(
             label,
             (
-                f"{one.class_id} {_shares(part.ring().tolist(), width, height)}\n"
+                f"{one.class_id} {_shares(part.ring(_INSET).tolist(), width, height)}\n"
                 for one in regions.regions
                 for part in outlines.parts[one.id]
             ),
@@ -93,9 +94,9 @@ def data_yaml(classes: Vocabulary) -> str:
     )
 
 
-def _shares(corners: list[list[int]], width: int, height: int) -> str:
+def _shares(corners: list[list[float]], width: int, height: int) -> str:
     return " ".join(f"{_share(x, width)} {_share(y, height)}" for x, y in corners)
 
 
-def _share(value: int, whole: int) -> str:
+def _share(value: float, whole: int) -> str:
     return f"{value / whole:.{_DIGITS}f}".rstrip("0").rstrip(".")
