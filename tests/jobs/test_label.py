@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ovseg.errors import InputError
+from ovseg.errors import ConfigError, InputError
 from ovseg.jobs.label import labeller as work
 from ovseg.jobs.label.here import Here
 from ovseg.jobs.label.plan import LabelPlan
@@ -313,6 +313,12 @@ def test_files_of_others_are_not_replaced_and_stay_with_fresh(plan: Ask, folder:
     (other / "run.json").write_text("{}")
     with pytest.raises(InputError, match="is not of a labelling job"):
         label(plan(folder), other)
+
+
+def test_a_model_is_named(plan: Ask, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--model auto may be another one tomorrow"):
+        label(plan(folder, model="auto"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_plan_and_classes_travel(plan: Ask, folder: Path) -> None:

@@ -10,7 +10,7 @@ from ovseg._version import __version__
 from ovseg.contract import LABELS, Words, check_want
 from ovseg.data.decoding import MAX_PIXELS
 from ovseg.data.images import check_reading
-from ovseg.errors import at_least
+from ovseg.errors import ConfigError, at_least
 from ovseg.result.cleaning import Cleaning
 from ovseg.result.files import needs_of, wants_of
 from ovseg.vocabulary import Vocabulary, parse_background
@@ -19,6 +19,7 @@ from ovseg.vocabulary.templates import check_templates
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
 
+AUTO = "auto"
 VERSION = 1
 """Goes up with what changes results of a job besides the model: thumbnails, measures, names."""
 
@@ -67,6 +68,8 @@ class LabelPlan:
         Raises:
             OvsegError: A name or a number is not allowed.
         """
+        if self.model == AUTO:
+            raise ConfigError(f"--model {AUTO} may be another one tomorrow, and a job cannot go on then; name a model")
         at_least("--every", self.every, 1)
         check_reading(self.bands, self.max_pixels)
         needs_of(self.formats)

@@ -249,11 +249,12 @@ def _silent(_done: int, _total: int, _what: str, _failed: int) -> None:
 
 def _counter(report: Report, total: int) -> Tell:
     """Return what counts images that are done, and those that failed."""
-    told: list[bool] = []
+    done = failed = 0
 
     def tell(has_failed: bool) -> None:
-        told.append(has_failed)
-        report(len(told), total, IMAGES, sum(told))
+        nonlocal done, failed
+        done, failed = done + 1, failed + has_failed
+        report(done, total, IMAGES, failed)
 
     return tell
 
