@@ -105,7 +105,7 @@ def folder_config(folder: str | Path) -> FolderConfig:
         raise WeightsError(
             f"{path} does not exist; expected a folder with it (or {TRANSFORMERS} of a CLIPModel) and weights"
         )
-    config = _json(path)
+    config = read_json(path)
     if path.name == OPEN_CLIP:
         try:
             return FolderConfig(dict(config["model_cfg"]), dict(config.get("preprocess_cfg", {})), path)
@@ -124,7 +124,12 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if TOKENIZER.fullmatch(file.name)) if has_tokenizer(folder) else []
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a config.
+
+    Raises:
+        WeightsError: It cannot be read, or holds no mapping.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -50,6 +50,8 @@ def _read(path: Path, inside: tuple[str, ...]) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         for key in inside:
             found = found.get(key) or {}
-        return dict(found)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+        return found
+    except (OSError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path} cannot be read ({error}); expected JSON of an image processor") from error

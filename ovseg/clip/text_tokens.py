@@ -13,7 +13,7 @@ from torch import Tensor
 from ovseg.clip import text_pieces
 from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.open_clip_internals import import_open_clip
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, WeightsError
 
 OVERLAP = 7  # tokens of the context less the step between windows, as in ClipMD (arXiv 2303.13340)
 
@@ -42,7 +42,7 @@ class TextTokens:
         if self._hub:
             import_transformers(f"the tokenizer {text_cfg['hf_tokenizer_name']}")
             folder = local_files(text_cfg["hf_tokenizer_name"])
-            self._own: Any = tokenizer.HFTokenizer(folder, context_length=self.limit, **options)
+            self._own: Any = _of_hub(folder, context_length=self.limit, **options)
         else:
             self._own = tokenizer.SimpleTokenizer(context_length=self.limit, **options)
         self._before, self._behind, self._last = self._around()
@@ -120,3 +120,21 @@ class TextTokens:
     def _text(self, ids: list[int]) -> str:
         decoder = self._own.tokenizer if self._hub else self._own
         return " ".join(str(decoder.decode(ids)).split())
+
+
+def _of_hub(folder: str, **options: Any) -> Any:
+    """Build the tokenizer of a folder; no code of it runs.
+
+    Raises:
+        WeightsError: It cannot be read, or has no token to fill up with.
+    """
+    from open_clip import tokenizer
+
+    try:
+        found = tokenizer.HFTokenizer(folder, **{**options, "local_files_only": True, "trust_remote_code": False})
+    except Exception as error:  # whatever transformers, tokenizers and sentencepiece raise on foreign files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise WeightsError(f"the tokenizer in {folder} cannot be read ({reason}); get its files anew") from error
+    if found.tokenizer.pad_token is None:
+        raise WeightsError(f"the tokenizer in {folder} has no pad_token; expected one in tokenizer_config.json")
+    return found
