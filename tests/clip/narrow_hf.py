@@ -205,21 +205,23 @@ def image_features(model: Any, images: torch.Tensor, extra: int = 3) -> torch.Te
     """
     if model.config.model_type != "siglip2":
         resized = images.shape[2:] != (64, 64)
-        found: torch.Tensor = model.get_image_features(images, interpolate_pos_encoding=resized).pooler_output
-        return found
+        return _pooled(model.get_image_features(images, interpolate_pos_encoding=resized))
     size, count = model.config.vision_config.patch_size, len(images)
     rows, columns = (side // size for side in images.shape[2:])
     cut = images.reshape(count, 3, rows, size, columns, size).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     padded = torch.cat([cut, torch.ones(count, extra, cut.shape[2])], 1)
     mask = torch.cat([torch.ones(count, rows * columns), torch.zeros(count, extra)], 1).long()
     shapes = torch.tensor([[rows, columns]] * count)
-    naflex: torch.Tensor = model.get_image_features(padded, mask, shapes).pooler_output
-    return naflex
+    return _pooled(model.get_image_features(padded, mask, shapes))
 
 
 def text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Embed tokens (N, n) as a model of transformers does by itself: (N, D)."""
     kind, padding = model.config.model_type, model.config.text_config.pad_token_id
     mask = {"attention_mask": (tokens != padding).long()} if kind in ("altclip", "chinese_clip") else {}
-    found: torch.Tensor = model.get_text_features(tokens, **mask).pooler_output
-    return found
+    return _pooled(model.get_text_features(tokens, **mask))
+
+
+def _pooled(found: Any) -> torch.Tensor:
+    rows: torch.Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
+    return rows

@@ -27,6 +27,7 @@ from ovseg.clip.sources import ClipSource
 from ovseg.clip.text_passes import Pass
 from ovseg.clip.vit_clip import ViTClip
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError
+from ovseg.system.device import CPU
 from ovseg.system.files import file_hash
 
 DERIVED = (r".+\.position_ids", r".+\.token_type_ids", r"text_model\.(roberta\.)?pooler\.dense\.(weight|bias)")
@@ -123,7 +124,7 @@ class HfClip(ViTClip):
 
 
 def build_model(config: Mapping[str, Any], name: str) -> nn.Module:
-    """Build a model of transformers with random weights, in float32.
+    """Build a model of transformers in float32, whose weights have no value yet.
 
     Args:
         config: Content of ``config.json``, of one of `ovseg.clip.hf.families.FAMILIES`.
@@ -142,12 +143,32 @@ def build_model(config: Mapping[str, Any], name: str) -> nn.Module:
         )
     try:
         own = kind.config_class.from_dict(families.meaning(config))
-        with torch.random.fork_rng(devices=[]):  # the random weights are overwritten: leave the user's generator alone
+        with torch.device("meta"):  # random weights, which nobody needs, would take minutes
             model: nn.Module = kind(own)
     except Exception as error:  # transformers checks configs by a validator of its own, which raises anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"transformers cannot build {name} from its config: {reason}") from error
-    return model.float()
+    model.to_empty(device=CPU).float()
+    _fill_buffers(model, name)
+    return model
+
+
+def _fill_buffers(model: nn.Module, name: str) -> None:
+    """Fill the buffers that no file holds.
+
+    Raises:
+        EnvironmentProblem: There is one of which is not known what it holds.
+    """
+    stored = model.state_dict().keys()
+    for key, buffer in model.named_buffers():
+        if key in stored:
+            continue
+        if key.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+        elif key.endswith("token_type_ids"):
+            buffer.zero_()
+        else:
+            raise EnvironmentProblem(f"this version of transformers keeps {key} in {name}, which is not known here")
 
 
 def own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

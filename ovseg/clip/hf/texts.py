@@ -53,14 +53,19 @@ def passes(model: Any, family: Family, tokens: Tensor) -> Iterator[Pass]:
         places = torch.arange(1, tokens.shape[1] + 1)
         lengths = ((tokens != padding) * places).amax(1).clamp_min(1)
     for part in lengths.argsort(stable=True).split(TEXTS_PER_PASS):
-        some = tokens[part, : int(lengths[part].max())]
-        yield part, partial(_whole, model, some, some != padding if family.texts == MASKED else None)
+        own = tokens[part, : int(lengths[part].max())]
+        yield part, partial(_masked, model, own, padding) if family.texts == MASKED else partial(_padded, model, own)
 
 
-def _whole(model: Any, tokens: Tensor, seen: Tensor | None) -> Tensor:
-    """Run the text tower as it is on tokens (P, n) of which some are seen; the rows (P, D) are not of unit length."""
-    device = model.logit_scale.device
-    mask = {} if seen is None else {"attention_mask": seen.to(device, torch.long)}
-    found = model.get_text_features(input_ids=tokens.to(device), **mask)
-    rows: Tensor = found if isinstance(found, Tensor) else found.pooler_output  # before transformers 5 a tensor
+def _masked(model: Any, tokens: Tensor, padding: int) -> Tensor:
+    """Embed tokens (P, n) by the first of them, which does not see padding: (P, D), not of unit length."""
+    tokens = tokens.to(model.logit_scale.device)
+    hidden = model.text_model(input_ids=tokens, attention_mask=(tokens != padding).long()).last_hidden_state
+    rows: Tensor = model.text_projection(hidden[:, 0])
+    return rows
+
+
+def _padded(model: Any, tokens: Tensor) -> Tensor:
+    """Embed tokens (P, n) by a text tower that sees the padding, too: (P, D), not of unit length."""
+    rows: Tensor = model.text_model(input_ids=tokens.to(model.logit_scale.device)).pooler_output
     return rows
