@@ -36,14 +36,34 @@ def check_config(model_cfg: dict[str, Any], name: str) -> None:
         raise ConfigError(f"{name} pools by '{vision['timm_pool']}'; expected a FastViT with timm_pool 'avg'")
 
 
+class FastViTTower:
+    """A FastViT of timm in open_clip's adapter."""
+
+    def __init__(self, visual: Any) -> None:
+        """Adapt a tower."""
+        self.visual, self.trunk = visual, visual.trunk
+        self.patch_size: int = self.trunk.feature_info[-1]["reduction"]
+
+    @property
+    def body(self) -> list[nn.Module]:
+        """The modules that make the last map."""
+        return [self.trunk.stem, self.trunk.stages, self.trunk.final_conv]
+
+    def places(self, images: Tensor) -> Tensor:
+        """Return what is at every place of the last map of images, in the joint space: (B, D, h, w)."""
+        last = self.trunk.forward_features(images)
+        joint: Tensor = self.visual.head(self.trunk.head.fc(last.flatten(2).mT.to(images.dtype)))
+        return joint.mT.unflatten(2, last.shape[2:])
+
+
 class FastViTClip(BaseClip):
     """A frozen CLIP whose image tower is a FastViT.
 
     Attributes:
-        tower: open_clip's adapter of it.
+        tower: The image tower.
     """
 
-    tower: Any
+    tower: FastViTTower
     check_config = staticmethod(check_config)
     has = frozenset({DENSE})
     recipe = (
@@ -52,26 +72,22 @@ class FastViTClip(BaseClip):
     )
 
     @staticmethod
-    def tower_of(visual: Any) -> Any:
-        """Take the image tower as it is; see `BaseClip.tower_of`."""
-        return visual
+    def tower_of(model: Any) -> FastViTTower:
+        """Adapt the image tower; see `BaseClip.tower_of`."""
+        return FastViTTower(model.visual)
 
     @property
     def patch_size(self) -> int:
         """Side of the square of pixels that one place of the last map stands for."""
-        found: int = self.tower.trunk.feature_info[-1]["reduction"]
-        return found
+        return self.tower.patch_size
 
     @property
     def body(self) -> list[nn.Module]:
         """The modules that make the last map."""
-        trunk = self.tower.trunk
-        return [trunk.stem, trunk.stages, trunk.final_conv]
+        return self.tower.body
 
     def dense_map(self, images: Tensor, rule: str, own_values: bool) -> tuple[Tensor, Tensor]:
         """Return features (B, D, h, w) in the joint space and the embedding (B, D) of images; see `Tower.dense_map`."""
-        side, trunk = self.patch_size, self.tower.trunk
-        height, width = (length // side * side for length in images.shape[2:])
-        last = trunk.forward_features(images[:, :, :height, :width].to(self.dtype))
-        places = self.tower.head(trunk.head.fc(last.flatten(2).mT.to(self.dtype)))
-        return places.mT.unflatten(2, last.shape[2:]), places.mean(1)
+        height, width = (side // self.patch_size * self.patch_size for side in images.shape[2:])
+        found = self.tower.places(images[:, :, :height, :width].to(self.dtype))
+        return found, found.mean((2, 3))
