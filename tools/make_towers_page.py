@@ -57,10 +57,12 @@ one's patches: for another patch size the image is resized. A method runs on eac
 
 The idea is MoDE's (arXiv 2404.16030), which trains experts on clusters of captions and weighs them by how near the
 words of a task lie to the centres of the clusters. Whichever CLIPs a user has bring no centres, so the weights are
-ours: the *margin* of words in a CLIP is how far on average the text of a class is from the nearest of another class (1
-less the cosine), and a CLIP's weight is the share of its margin for these words, as a multiple of its margin for the
-general words that are shipped. A CLIP that holds the words apart better than words in general counts more. The weights
-depend on the words of a request and on nothing else; the result names them. Nobody has measured how much they help.
+ours: the texts of a request stand in a few sentences each, and a CLIP that has learnt a word gives it one place in all
+of them, apart from other words. The *dispersion* is how far the rows of a text are on average from their mean, the
+*margin* how far that is on average from the nearest one of another class (both as 1 less the cosine), and a CLIP's
+weight is its share of margin / (margin + dispersion). Scores of this kind are known to tell from texts alone something
+of how well a CLIP does on a task (LOVM, arXiv 2306.08893). The weights depend on the words of a request and on nothing
+else; the result names them. Nobody has measured how much they help.
 """
 
 

@@ -5,13 +5,14 @@ have learnt from different data answer together, each with a weight that the wor
 experts on clusters of captions and weighs them by how near the class names lie to the centres of the clusters.
 
 **Ours, and not the paper's**: whichever CLIPs a user has bring no centres, so nearness is read from what there is, a
-member and the words. A CLIP that has learnt much about some words holds them apart; one to which they are strange has
-them close together. The *margin* of words is how far, on average, the text of a class is from the nearest text of
-another one (1 less the cosine); the *nearness* of a vocabulary to a member is its margin, as a multiple of that of
-the shipped general words (`ovseg.vocabulary.words`), so that members whose texts lie close together by nature are not
-put at a disadvantage. Weights are shares of the nearness; where nothing can be compared all are equal. They follow
-from members and words alone and lie in `Words`, never in the tower: requests with other words share it. Nobody has
-measured how much they help.
+member and the words. A CLIP that has learnt some words gives each one place, whatever sentence it stands in, and
+different words different places; one to which they are strange looks at the sentence more than at the word. So every
+text stands in a few sentences (`SENTENCES`): the *dispersion* is how far the rows of a text are on average from their
+mean, the *margin* how far that mean is on average from the nearest one of another class (both as 1 less the cosine),
+and the *nearness* margin / (margin + dispersion), in 0..1. (Scores of this kind, of texts alone, are known to tell
+something of how well a CLIP does on a task: LOVM, Zohar et al., NeurIPS 2023, arXiv 2306.08893.) Weights are shares of
+the nearness; where nothing can be compared all are equal. They follow from members and words alone and lie in `Words`,
+never in the tower: requests with other words share it. Nobody has measured how much they help.
 
 Rows of texts are the members' unit rows side by side, each times its weight; features of images are the members' unit
 features side by side, without weights. So one product gives the weighted sum of the members' cosines.
@@ -37,9 +38,11 @@ from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
 from ovseg.system.values import short_hash
 from ovseg.vocabulary.queries import Queries
-from ovseg.vocabulary.words import CURRENT_WORDS, WORD_LISTS
+from ovseg.vocabulary.templates import fill
 
 PREFIX, PLUS = "clip:", "+"
+SENTENCES = ("a photo of a {}.", "a drawing of a {}.", "there is a {} in the scene.", "{}")
+"""In which the texts of a request stand to see how well a member knows them, whatever its templates are."""
 
 
 class Seen(Kept):
@@ -202,15 +205,24 @@ class Ensemble(Tower):
             )
         length = queries.embeddings.norm(dim=-1, keepdim=True)  # 1, but for what text engineering mixes
         own = [F.normalize(part, dim=-1) for part in self.parts(queries.embeddings)]
-        general = self.parts(embed(list(WORD_LISTS[CURRENT_WORDS])))
-        weights = shares([_nearness(*pair, queries.query_to_class) for pair in zip(own, general, strict=True)])
+        weights = shares(self._nearness(queries, embed))
         rows = [part * length * weight * len(own) ** 0.5 for part, weight in zip(own, weights, strict=True)]
         told = ", ".join(f"{tower.name} {weight:.2f}" for tower, weight in zip(self.towers, weights, strict=True))
-        note = f"weights of the CLIPs, by how far apart each holds these words: {told}"
+        note = f"weights of the CLIPs, by how well each knows these words: {told}"
         return replace(queries, embeddings=torch.cat(rows, dim=-1), notes=(*queries.notes, note))
 
+    def _nearness(self, queries: Queries, embed: Callable[[list[str]], Tensor]) -> list[float]:
+        """Return how near the words are to each member; -1 where there is nothing to compare."""
+        if not queries.texts:
+            return [-1.0] * len(self.members)
+        sentences = [fill(sentence, text) for text in queries.texts for sentence in SENTENCES]
+        rows = embed(sentences).unflatten(0, (len(queries.texts), len(SENTENCES)))
+        none = -1 - torch.arange(len(queries.texts))  # words of no class are a class each
+        classes = queries.query_to_class.where(queries.query_to_class >= 0, none)
+        return [nearness(F.normalize(part, dim=-1), classes) for part in self.parts(rows)]
+
     def parts(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return the parts (N, D_m) of rows (N, D) that belong to the members."""
+        """Return the parts (..., D_m) of rows (..., D) that belong to the members."""
         return rows.split([tower.embed_dim for tower in self.towers], dim=-1)
 
     def words_of(self, rows: Tensor) -> tuple[list[Tensor], list[float]]:
@@ -260,26 +272,20 @@ def shares(nearness: Sequence[float]) -> list[float]:
     return [value / total for value in nearness]
 
 
-def _nearness(rows: Tensor, general: Tensor, classes: Tensor) -> float:
-    """Return how near words are to a member; -1 where there are no two classes to compare."""
-    alone = torch.arange(len(general))
-    reference = margin(F.normalize(general, dim=-1), alone)
-    words = margin(rows, torch.where(classes < 0, -1 - torch.arange(len(classes)), classes))
-    return -1.0 if words is None or not reference else words / reference
-
-
-def margin(rows: Tensor, classes: Tensor) -> float | None:
-    """Return how far texts are on average from the nearest of another class: 1 less the cosine, not below 0.
+def nearness(rows: Tensor, classes: Tensor) -> float:
+    """Return how well a member knows words, by its texts alone; see the top of this file.
 
     Args:
-        rows: Unit rows (T, D).
-        classes: Class (T,) of each.
+        rows: Unit rows (T, S, D) of each text in each sentence.
+        classes: Class (T,) of each text.
 
     Returns:
-        None where there is but one class.
+        In 0..1; -1 where there is but one class.
     """
     other = classes[:, None] != classes
     if not bool(other.any()):
-        return None
-    nearest = (rows @ rows.T).masked_fill(~other, -1).amax(1)
-    return float((1 - nearest).clamp_min(0).mean())
+        return -1.0
+    means = F.normalize(rows.mean(1), dim=-1)
+    dispersion = (1 - (rows * means[:, None]).sum(-1)).clamp_min(0).mean()
+    margin = (1 - (means @ means.T).masked_fill(~other, -1).amax(1)).clamp_min(0).mean()
+    return float(margin / (margin + dispersion).clamp_min(torch.finfo(rows.dtype).tiny))

@@ -172,7 +172,7 @@ class TokenTower(nn.Module):
 
         Args:
             queries: With unit rows (T, D).
-            embed: Embeds other words in the same templates: unit rows (N, D).
+            embed: Embeds sentences as they are: unit rows (N, D).
         """
         return queries
 

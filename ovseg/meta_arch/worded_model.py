@@ -154,7 +154,7 @@ class WordedModel(nn.Module):
         policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
         embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
-        found = self.clip.weigh(embedder.embed_vocabulary(vocabulary, policy), embedder.embed)
+        found = self.clip.weigh(embedder.embed_vocabulary(vocabulary, policy), embedder.embed_sentences)
         if self._text_rests is not None:
             self.clip.move_text(self._text_rests)  # the images need the room, and few lists follow
         words = Words(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import zlib
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ovseg.clip import ClipSource, load_tower, load_towers
-from ovseg.clip.ensemble import Ensemble, Seen, margin, shares
+from ovseg.clip.ensemble import Ensemble, Seen, nearness, shares
 from ovseg.clip.tokens import DENSE
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.meta_arch.members import OverMembers
@@ -33,7 +35,7 @@ def pair() -> Ensemble:
 def words_of(clip: Ensemble, *names: str, background: str = "none"):
     embedder = TextEmbedder(clip, "vild14", None)
     return clip.weigh(
-        embedder.embed_vocabulary(Vocabulary.parse(list(names)), parse_background(background)), embedder.embed
+        embedder.embed_vocabulary(Vocabulary.parse(list(names)), parse_background(background)), embedder.embed_sentences
     )
 
 
@@ -93,41 +95,55 @@ def test_weights_are_a_property_of_the_words(pair):
     again = words_of(pair, "a cat", "a dog")
     assert torch.equal(first.embeddings, again.embeddings) and first.notes == again.notes
     assert pair.words_of(first.embeddings)[1] != pair.words_of(other.embeddings)[1]
-    assert first.notes[-1].startswith("weights of the CLIPs, by how far apart each holds these words: ViT-B-16-quick")
+    assert first.notes[-1].startswith("weights of the CLIPs, by how well each knows these words: ViT-B-16-quick")
 
 
-def test_a_member_that_holds_the_words_apart_counts_more():
-    """Both know general words equally well; of the two classes one member knows nothing."""
+class Knows(FakeTower):
+    """Texts have a row of their word and one of the whole sentence, mixed; a stranger hears the sentence alone."""
 
-    class Knows(FakeTower):
-        def __init__(self, near: float, marked: str) -> None:
-            super().__init__()
-            self.near, self.weights_hash, self.name = near, marked, marked
+    def __init__(self, marked: str, known: tuple[str, ...]) -> None:
+        super().__init__()
+        self.known, self.weights_hash, self.name = known, marked, marked
 
-        def text(self, texts):
-            rows = torch.zeros(len(texts), self.embed_dim)
-            for place, text in enumerate(texts):
-                rows[place] = torch.randn(self.embed_dim, generator=torch.Generator().manual_seed(sum(text.encode())))
-                if "violin" in text or "oboe" in text:
-                    rows[place] = F.one_hot(torch.tensor(0), self.embed_dim) + self.near * F.normalize(
-                        rows[place], dim=0
-                    )
-            return rows
+    def text(self, texts):
+        return torch.stack([self.row(text) for text in texts])
 
-    clip = Ensemble([Knows(0.1, "a"), Knows(1.0, "b")])
-    weights = clip.words_of(words_of(clip, "violin", "oboe").embeddings)[1]
-    assert weights[1] > 0.8
-    even = clip.words_of(words_of(clip, "sky", "wall").embeddings)[1]
-    assert even == pytest.approx([0.5, 0.5], abs=1e-5)
+    def row(self, text):
+        word = next((word for word in self.known if word in text), None)
+        own = 0.1 if word else 1.0
+        return own * drawn(text, self.embed_dim) + (drawn(word, self.embed_dim) if word else drawn("", self.embed_dim))
 
 
-def test_nothing_to_compare_gives_equal_weights():
+def drawn(text, size):
+    return F.normalize(torch.randn(size, generator=torch.Generator().manual_seed(zlib.crc32(text.encode()))), dim=0)
+
+
+def test_a_member_that_knows_the_words_counts_more():
+    clip = Ensemble([Knows("a", ("violin", "oboe")), Knows("b", ("violin", "oboe", "cat", "dog"))])
+    one = clip.words_of(words_of(clip, "cat", "dog").embeddings)[1]
+    both = clip.words_of(words_of(clip, "violin", "oboe").embeddings)[1]
+    assert one[1] > 0.6 and both == pytest.approx([0.5, 0.5], abs=1e-5)
+
+
+def test_a_trained_clip_counts_more_than_a_random_one(tiny_clip):
+    clip = Ensemble([load_tower(ClipSource(folder=str(tiny_clip))), load_tower(ClipSource(folder="mini"))])
+    for names in (("cup", "spoon", "table"), ("flamingo", "frog")):
+        assert clip.words_of(words_of(clip, *names).embeddings)[1][1] > 0.55
+
+
+def test_nothing_to_compare_gives_equal_weights(pair):
     assert shares([-1.0, -1.0]) == shares([0.0, 0.0]) == shares([0.7, -1.0]) == [0.5, 0.5]
     assert shares([3.0, 1.0]) == [0.75, 0.25]
-    rows = F.normalize(torch.tensor([[1.0, 0], [0, 1], [1, 1]]), dim=-1)
-    assert margin(rows, torch.tensor([0, 0, 0])) is None
-    assert margin(rows[:2], torch.tensor([0, 1])) == 1
-    assert margin(rows, torch.tensor([0, 1, 0])) == pytest.approx((1 + 2 * (1 - 0.5**0.5)) / 3)
+    rows = F.normalize(torch.tensor([[[1.0, 0], [1, 0]], [[0, 1], [0, 1]], [[1, 1], [1, 1]]]), dim=-1)
+    assert nearness(rows, torch.tensor([0, 0, 0])) == -1
+    assert nearness(rows[:2], torch.tensor([0, 1])) == 1  # no dispersion
+    assert nearness(rows.flip(0)[:1].expand(2, -1, -1), torch.tensor([0, 1])) == 0  # no margin
+    spread = F.normalize(torch.tensor([[[1.0, 0.5, 0], [1, -0.5, 0]], [[0, 0.5, 1], [0, -0.5, 1]]]), dim=-1)
+    away = 1 - 1.25**-0.5
+    assert nearness(spread, torch.tensor([0, 1])) == pytest.approx(1 / (1 + away))
+    words = make_words(torch.eye(pair.embed_dim)[:2])
+    told = pair.weigh(replace(words, texts=()), lambda texts: torch.ones(len(texts), pair.embed_dim))
+    assert told.notes[-1].count("0.50") == 2
 
 
 def test_what_is_no_ensemble(pair):
