@@ -78,7 +78,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import ovseg.evaluation.runs.run as module
-from ovseg.evaluation.runs.plan import Plan, read_plan
+from ovseg.evaluation.runs.plan import Plan
 real = module.save_labels
 def dies(path, labels):
     if path.stem == "2":
