@@ -79,6 +79,7 @@ def test_mistakes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     words = [str(data) if word == "DATA" else word for word in words]
+    words += [] if "--model" in words else ["--model", "mini"]
     assert main(["eval", *words, "--output", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
 

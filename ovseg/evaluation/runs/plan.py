@@ -212,6 +212,7 @@ def read_plan(folder: Path) -> Plan:
         found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         values = found.get("request", found)  # earlier versions wrote nothing else
         known = {entry.name for entry in dataclasses.fields(Plan)} - {"condition"}
+        known -= set(OF_MODEL) if values.get("predictions") else set()  # earlier versions wrote a model that none ran
         plan = Plan(**{key: value for key, value in values.items() if key in known})
         return dataclasses.replace(plan, tasks=tuple(plan.tasks))
     except (OSError, ValueError, TypeError, AttributeError) as error:
