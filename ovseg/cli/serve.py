@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from ovseg.serve.models import Models
     from ovseg.serve.server import listen, serve
     from ovseg.serve.service import Service
+    from ovseg.system.device import few_arenas
     from ovseg.zoo import load, resolve
 
     named = {
@@ -84,8 +85,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"warning: {_open(args.host)}; anybody there can use it: give a --token", file=sys.stderr)
     elif hosts is None:
         print(f"warning: {_open(args.host)}, and sends everything in the clear", file=sys.stderr)
+    few_arenas()
     sock = listen(args.host, args.port)
-    models.get(args.model)
+    models.get(models.names[0])
 
     def ready(address: str) -> None:
         print(f"{address}{'?token=...' if args.token else ''}  (ctrl-C ends it)", flush=True)

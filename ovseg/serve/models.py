@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ovseg.errors import UnknownNameError, unknown_name
 from ovseg.segmenter import Segmenter
@@ -15,21 +16,21 @@ class Models:
     """Segmenters by name; those that are not named when the page starts cannot be asked for.
 
     Attributes:
-        names: Of all, the default first.
+        names: Of all, the default first; a folder or config is called by the last part of its path.
     """
 
-    def __init__(
-        self, names: Sequence[str], limit: int, loader: Callable[[str], Segmenter] = load, default: str = ""
-    ) -> None:
+    def __init__(self, names: Sequence[str], limit: int, loader: Callable[[str], Segmenter] = load) -> None:
         """Load nothing yet.
 
         Args:
-            names: As `ovseg.load` takes them.
+            names: As `ovseg.load` takes them; the first is the default.
             limit: So many stay loaded.
             loader: Loads one.
-            default: Which of them is chosen at first; empty is the first.
         """
-        self.names = tuple(dict.fromkeys([default, *names] if default else names))
+        sources = dict[str, str]()
+        for name in names:
+            sources.setdefault(_label(name) if _label(name) not in sources else name, name)
+        self.names, self._sources = tuple(sources), sources
         self._limit, self._loader = limit, loader
         self._loaded: OrderedDict[str, Segmenter] = OrderedDict()
         self._lock = threading.Lock()
@@ -50,7 +51,8 @@ class Models:
                 if chosen in self._loaded:
                     self._loaded.move_to_end(chosen)
                     return self._loaded[chosen]
-            found = self._loader(chosen)
+            found = self._loader(self._sources[chosen])
+            found.name = chosen  # results say it, and where it lies concerns nobody
             with self._lock:
                 self._loaded[chosen] = found
                 while len(self._loaded) > self._limit:
@@ -62,3 +64,10 @@ class Models:
         """Names of those that are loaded, the one used last at the end."""
         with self._lock:
             return list(self._loaded)
+
+
+def _label(name: str) -> str:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path.stem
+    return path.resolve().name if path.is_dir() else name

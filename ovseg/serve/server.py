@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ovseg._version import __version__
@@ -102,8 +103,11 @@ def _add_routes(app: FastAPI, service: Service, quick: Work) -> None:
     @app.post("/photo")
     async def open_photo(request: Request) -> Response:
         body = bytearray()
-        async for part in request.stream():
-            body += part
+        try:
+            async for part in request.stream():
+                body += part
+        except ClientDisconnect:  # nobody is there to be answered
+            return Response(status_code=400)
         name = unquote(request.query_params.get("name", "photo"))
         return await answer(lambda: _json(service.shown(service.open(bytes(body), name).name)))
 
