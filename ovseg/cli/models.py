@@ -172,8 +172,8 @@ def _print(cards: Sequence[Card]) -> None:
 def _print_legend() -> None:
     print("""
 no?: a licence is unclear or that of the CLIP that you choose, and so it counts as no.
-A method runs on every CLIP that has what it needs (docs/towers.md): sclip/mini, naclip/ViT-L-14/openai,
-gem/path/to/folder; CLIPs by name: `ovseg models --backbones`.
+A method runs on every CLIP that has what it needs (docs/towers.md), such as sclip/mini or
+naclip/ViT-L-14/openai; CLIPs by name: `ovseg models --backbones`.
 Sources, papers, licences in full: `ovseg models --json`; settings: `ovseg models --details NAME`.
 Weights are fetched when they are first used, or by `ovseg download NAME`.""")
 

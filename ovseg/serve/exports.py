@@ -14,7 +14,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from ovseg.errors import InputError
-from ovseg.result.files import check_words, needs_of, write_files
+from ovseg.result.files import check_words, finish_files, needs_of, write_files
 from ovseg.result.formats import FORMATS, Place, list_formats
 from ovseg.result.segmentation import Segmentation
 from ovseg.system.registry import find, options_of
@@ -95,11 +95,14 @@ def export(result: Segmentation, name: str, chosen: str, option: str = "") -> Do
         folder.mkdir()
         Image.fromarray(result.image).save(source, format="PNG", compress_level=1)
         check_words(result.classes, folder, [chosen], options)
-        write_files(result, Place(folder, name, str(result.meta.get("image", name)), source), [chosen], options)
+        place = Place(folder, name, str(result.meta.get("image", name)), source)
+        written = write_files(result, place, [chosen], options)
+        finish_files(lambda one: [written[one].record], result.classes, folder, [chosen], options)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if len(files) == 1:
             suffix = files[0].suffix
-            return Download(files[0].name, files[0].read_bytes(), TYPES.get(suffix, "application/octet-stream"))
+            own = files[0].name if files[0].name.startswith(name) else f"{name}.{files[0].name}"
+            return Download(own, files[0].read_bytes(), TYPES.get(suffix, "application/octet-stream"))
         return Download(f"{name}.{chosen}.zip", _zipped(files, folder), TYPES[".zip"])
 
 

@@ -69,6 +69,8 @@ CASES = {
     "cache --remove": (["cache", "--remove", "fast", "--yes"], {2}),
     "download": (["download", "fast"], {2}),
     "segment": (["segment", "a.png", "--classes", "a", "--output", "o"], {0}),
+    "label": (["label", "a.png", "--classes", "a", "--model", "mini", "--output", "o"], {0}),
+    "serve": (["serve", "--model", "no-such-model"], {2}),
     "datasets status": (["datasets", "status"], {0, 1}),
     "compare": (["compare", "none", "neither"], {2}),
     "eval": (["eval", "--model", "mini", "--dataset", "none", "--output", "o"], {2}),

@@ -45,6 +45,7 @@ class Colours:
 
     gives = LABELS | {CLASS_SCORES, PANOPTIC, INSTANCES}
     weights_hash = "eight colours"
+    notes = ()
 
     def __init__(self, cfg: Any = None) -> None:
         self.size_rule = SizeRule(48, 96)
