@@ -1,14 +1,22 @@
-"""Small random models of transformers with tokenizers trained here, saved as transformers saves them."""
+"""Small random models of transformers with tokenizers of a few words, saved as transformers saves them.
+
+The trainers of tokenizers order what is equally frequent by chance, so the vocabularies are written down here.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import string
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 LINES = [
     *(
@@ -37,89 +45,92 @@ KINDS = {
 """Class, tokenizer and number of places of texts, by model_type."""
 
 
-def byte_tokenizer(lines: list[str] = LINES) -> transformers.PreTrainedTokenizerFast:
-    """Return a BPE of bytes with ends of words, as CLIP's."""
-    own = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+def words_of(lines: Sequence[str]) -> list[str]:
+    """Return the words of lines: each sign of Chinese and Japanese is one."""
+    return sorted({word for line in lines for word in re.findall(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+|[^\w\s]", line)})
+
+
+def letters_of(words: Sequence[str]) -> list[str]:
+    """Return all letters of words and of plain English."""
+    return sorted({*string.ascii_letters, *string.digits, *string.punctuation, *"".join(words)})
+
+
+def byte_tokenizer(lines: Sequence[str] = LINES) -> PreTrainedTokenizerFast:
+    """Return a BPE of bytes with ends of words, as CLIP's, that knows the words of lines."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges: dict[tuple[str, str], None] = {}
+    for word in words_of([line.lower() for line in lines]):
+        (coded,) = (part for part, _ in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(word))
+        signs = [*coded[:-1], f"{coded[-1]}</w>"]
+        for place in range(1, len(signs)):
+            merges["".join(signs[:place]), signs[place]] = None
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*special, *alphabet, *(f"{sign}</w>" for sign in alphabet), *("".join(pair) for pair in merges)]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    own = Tokenizer(models.BPE(vocabulary, list(merges), end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     own.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     own.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     own.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-    )
-    own.train_from_iterator(lines, trainer)
     own.post_processor = processors.TemplateProcessing(
         single="<|startoftext|> $A <|endoftext|>", special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)]
     )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=own,
-        bos_token="<|startoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        unk_token="<|endoftext|>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    ends = {"bos_token": special[0], "eos_token": special[1], "pad_token": special[1], "unk_token": special[1]}
+    return PreTrainedTokenizerFast(tokenizer_object=own, model_input_names=["input_ids", "attention_mask"], **ends)
 
 
-def wordpiece_tokenizer(lines: list[str] = LINES) -> transformers.PreTrainedTokenizerFast:
-    """Return a WordPiece, as BERT's."""
-    own = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    own.normalizer = normalizers.BertNormalizer(lowercase=True)
-    own.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+def wordpiece_tokenizer(lines: Sequence[str] = LINES) -> PreTrainedTokenizerFast:
+    """Return a WordPiece, as BERT's, that knows the words of lines and English letters."""
+    normal = normalizers.BertNormalizer(lowercase=True)
+    words = words_of([normal.normalize_str(line) for line in lines])
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    own.train_from_iterator(lines, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
+    letters = [*string.ascii_lowercase, *string.digits]
+    tokens = dict.fromkeys([*special, *words, *letters, *(f"##{letter}" for letter in letters)])
+    own = Tokenizer(models.WordPiece({token: number for number, token in enumerate(tokens)}, unk_token="[UNK]"))
+    own.normalizer, own.pre_tokenizer = normal, pre_tokenizers.BertPreTokenizer()
     own.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    return transformers.PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=own, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
 
 
-def unigram_tokenizer(lines: list[str] = LINES, start: bool = True) -> transformers.PreTrainedTokenizerFast:
-    """Return a unigram model over a metaspace, as XLM-R's; without a start as SigLIP's."""
-    own = Tokenizer(models.Unigram())
-    own.normalizer = normalizers.NFKC()
-    own.pre_tokenizer = pre_tokenizers.Metaspace()
+def unigram_tokenizer(lines: Sequence[str] = LINES, start: bool = True) -> PreTrainedTokenizerFast:
+    """Return a unigram model over a metaspace, as XLM-R's, of the words and letters of lines; SigLIP has no start."""
+    words, special = words_of(lines), ["<s>", "<pad>", "</s>", "<unk>"]
+    likely = {**dict.fromkeys(letters_of(words), -9.0), "▁": -6.0, **{f"▁{word}": -4.0 for word in words}}
+    signs = {word: -5.0 for word in words if unicodedata.east_asian_width(word[0]) == "W"}
+    own = Tokenizer(models.Unigram([*((token, 0.0) for token in special), *(likely | signs).items()], unk_id=3))
+    own.normalizer, own.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
     own.decoder = decoders.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    own.train_from_iterator(lines, trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>"))
     own.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>" if start else "$A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    return transformers.PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=own, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
 
 
-def fallback_tokenizer(lines: list[str] = LINES) -> transformers.PreTrainedTokenizerFast:
+def fallback_tokenizer(lines: Sequence[str] = LINES) -> PreTrainedTokenizerFast:
     """Return a BPE that writes what it does not know in bytes, as Gemma's."""
-    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
-    own = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    merges: dict[tuple[str, str], None] = {}
+    words = words_of([line.lower() for line in lines])
+    for word in words:
+        for place in range(1, len(word)):
+            merges[word[:place], word[place]] = None
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    tokens = [*special, *(f"<0x{number:02X}>" for number in range(256)), "▁", *letters_of(words)]
+    vocabulary = {token: place for place, token in enumerate(dict.fromkeys([*tokens, *("".join(p) for p in merges)]))}
+    own = Tokenizer(models.BPE(vocabulary, list(merges), unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     own.normalizer = normalizers.Replace(" ", "▁")
     own.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     own.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    own.train_from_iterator(
-        [line.replace(" ", "▁") for line in lines],
-        trainers.BpeTrainer(vocab_size=700, special_tokens=[*special, *bytes_]),
-    )
-    own = Tokenizer.from_str(_plain_bytes(own.to_str(), bytes_))
     own.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
-    return transformers.PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=own, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
     )
-
-
-def _plain_bytes(text: str, bytes_: list[str]) -> str:
-    """Make the bytes ordinary tokens: the trainer knows only special ones that are not in the text."""
-    found = json.loads(text)
-    found["added_tokens"] = [token for token in found["added_tokens"] if token["content"] not in bytes_]
-    return json.dumps(found)
 
 
 TOKENIZERS = {

@@ -48,7 +48,14 @@ def test_what_a_tower_of_a_config_has_is_known_without_weights():
 
 
 def test_a_source_says_one_thing():
-    node = {"ARCH": "ViT-B-16", "PRETRAINED": "openai", "FOLDER": "", "ACTIVATION": "gelu", "RESIZE_POSITION": False}
+    node = {
+        "ARCH": "ViT-B-16",
+        "PRETRAINED": "openai",
+        "FOLDER": "",
+        "ACTIVATION": "gelu",
+        "RESIZE_POSITION": False,
+        "MEMBERS": [],
+    }
     assert ClipSource.of(node) == ClipSource("ViT-B-16", "openai", quick_gelu=False)
     with pytest.raises(ConfigError, match="ACTIVATION is 'gelu' beside a folder"):
         ClipSource.of({**node, "FOLDER": "x"})

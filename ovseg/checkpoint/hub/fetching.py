@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ovseg.checkpoint.hub import problems
-from ovseg.checkpoint.hub.manners import LARGE, agree, megabytes, say, shown
+from ovseg.checkpoint.hub.manners import agree, megabytes, say, shown
 from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of, offer_of
 from ovseg.checkpoint.hub.source import Source
 from ovseg.checkpoint.hub.store import PART, etag_of, kept, local, place_of, write_record
 from ovseg.checkpoint.hub.transfer import Broken, DiskProblem, is_full, receive
+from ovseg.errors import DownloadError, InputError
 from ovseg.system.values import short_hash
 
 _CHUNK = 1 << 20
@@ -67,19 +68,23 @@ def fetch_first(sources: Sequence[Source], name: str = "", consent: bool = False
     missing = None
     for source in sources:
         try:
-            offer = ask(source)
+            offer = ask(source, hint=source is sources[-1])
         except NotThere as error:
             missing = error
             continue
-        licence = source.licence or (_licence(source) if offer.size is None or offer.size > LARGE else "")
+        licence = source.licence or _licence(source)
         command = f"ovseg download {name}" if name else ""
         agree(name or str(source), offer.size, licence, place_of(source), consent, command)
         return bring(source, offer, licence)
     raise missing or NotThere("no weights were named; expected at least one source")
 
 
-def ask(source: Source) -> Offer:
+def ask(source: Source, hint: bool = True) -> Offer:
     """Ask what a server has of a file.
+
+    Args:
+        source: The file.
+        hint: Name similar ones for a file that a repository has not; that asks once more.
 
     Raises:
         NotThere: It has none.
@@ -89,7 +94,7 @@ def ask(source: Source) -> Offer:
         return offer_of(source)
     except urllib.error.HTTPError as error:
         with contextlib.closing(error):
-            absent = error.headers.get("X-Error-Code") == "EntryNotFound"
+            absent = hint and error.headers.get("X-Error-Code") == "EntryNotFound"
             raise problems.refused(source, error, place_of(source), _near(source) if absent else "") from error
     except BREAKS as error:
         raise problems.unreached(source, error, place_of(source)) from error
@@ -115,6 +120,8 @@ def bring(source: Source, offer: Offer, licence: str = "") -> Path:
             return _bring(source, offer, place, licence)
     except OSError as error:
         raise problems.not_writable(source, place.parent, error) from error
+    except InputError as error:  # the record could not be written
+        raise DownloadError(str(error)) from error
 
 
 def kept_as(source: Source, offer: Offer) -> Path | None:
@@ -128,6 +135,8 @@ def kept_as(source: Source, offer: Offer) -> Path | None:
 
 def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
     part = _part_of(place, offer)
+    if not offer.etag and offer.size is None:  # nothing tells whether a part is one of this file
+        part.unlink(missing_ok=True)
     have = part.stat().st_size if part.is_file() else 0
     needed, free = (offer.size or 0) - have, shutil.disk_usage(place.parent).free
     if needed > free:
@@ -236,7 +245,7 @@ def _licence(source: Source) -> str:
 
 def _near(source: Source) -> str:
     """Return names of files that the repository has and that look like the one it has not."""
-    with contextlib.suppress(*BREAKS, ValueError):
+    with contextlib.suppress(*BREAKS, ValueError, KeyError, TypeError):
         names = [str(one["rfilename"]) for one in described(source.repo, source.revision).get("siblings", ())]
         near = get_close_matches(source.file, names, n=3, cutoff=0.5)
         return f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(names[:8]) or 'none'}"

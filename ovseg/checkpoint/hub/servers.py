@@ -85,7 +85,7 @@ def offer_of(source: Source) -> Offer:
     etag = (headers.get("x-linked-etag") or headers.get("etag") or "").removeprefix("W/").strip('"')
     commit = headers.get("x-repo-commit", "") if source.repo else ""
     address = source.address_at(commit) if commit else source.address
-    return Offer(address, int(said) if said.isdecimal() else None, etag, commit)
+    return Offer(address, int(said) if said.isdecimal() else source.size, etag, commit)
 
 
 def _head(source: Source) -> Mapping[str, str]:

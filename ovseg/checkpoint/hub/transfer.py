@@ -53,7 +53,7 @@ def receive(offer: Offer, part: Path, what: str, told: Told) -> None:
             _once(offer, part, have, what, told)
             if offer.size is None or _size(part) == offer.size:
                 return
-            raise ConnectionError(f"{_size(part)} bytes came of {offer.size}")
+            raise ConnectionError(f"{_size(part)} bytes came, expected {offer.size}")
         except BREAKS as error:
             if _size(part) > best:
                 best, attempt = _size(part), 1
@@ -111,6 +111,8 @@ def _write(response: Any, part: Path, have: int, told: Told) -> None:
                 raise DiskProblem from error
             have += len(chunk)
             told(have)
+    if response.length:  # http.client says nothing of a body that is cut
+        raise ConnectionError(f"{response.length} bytes did not come")
 
 
 def _restart(part: Path, what: str, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,14 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from ovseg.checkpoint.hub import Source, fetch, fetch_first, local, quietly, stored
-from ovseg.errors import DownloadError
+from ovseg.errors import DownloadError, InputError
 from tests.hub_double import HubDouble, sha256
 
 REPO, FILE = "authors/model", "model.safetensors"
@@ -95,14 +99,12 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub, source, capsys):
     assert fetch(source).read_bytes() == DATA
     starts = [one.start for one in hub.requests if one.method == "GET" and (one.cdn or source.url)]
     assert starts == [0, 100_000, 150_000]
-    assert "100000 bytes came of 300000; trying again" in capsys.readouterr().err
+    assert "200000 bytes did not come; trying again" in capsys.readouterr().err
 
 
 def test_a_download_that_was_given_up_is_gone_on_with_by_the_next_run(hub, source):
     hub.breaks = [100_000, 0, 0, 0, 0]
-    message = refused(
-        r"broke off \(100000 bytes came of 300000\); run again to go on: 100000 bytes are kept in", source
-    )
+    message = refused(r"broke off \(200000 bytes did not come\); run again to go on: 100000 bytes are kept in", source)
     assert parts() == [100_000] and local(source) is None and str(stored()[0].path) in message
     hub.requests.clear()
     assert fetch(source).read_bytes() == DATA
@@ -314,6 +316,26 @@ def test_a_server_that_says_later(hub, capsys):
     assert time.monotonic() - start < 1
 
 
+def test_a_server_may_name_the_hour(hub, capsys):
+    hub.later = [(503, formatdate(time.time() - 5, usegmt=True)), (503, "soon")]
+    assert fetch(SOURCE).read_bytes() == DATA
+    assert capsys.readouterr().err.count("trying again in 0 s") == 2
+    hub.later = [(503, formatdate(time.time() + 3600, usegmt=True))]
+    refused("gave 503 Service Unavailable for .*; run again later", Source(REPO, "config.json"))
+
+
+def test_interrupted_by_hand_is_gone_on_with(hub, tmp_path):
+    hub.stalls = [50_000]
+    process = subprocess.Popen([sys.executable, "-c", FETCH, REPO, FILE], env=hub.environment(tmp_path))
+    while not parts():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) != 0 and parts()[0] <= 50_000
+    have = parts()[0]
+    assert fetch(SOURCE).read_bytes() == DATA and hub.requests[-1].start == have
+
+
 def test_no_connection_at_all(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     message = refused(r"http://127\.0\.0\.1:9 does not answer \(.*refused\); check the network and HF_ENDPOINT", SOURCE)
@@ -350,18 +372,20 @@ def _nothing_written(path: Path) -> Any:
 
 
 def test_two_processes_fetch_once(hub, tmp_path):
-    hub.pause = 0.03
     command = [sys.executable, "-c", FETCH, REPO, FILE]
     options: dict[str, Any] = {"env": hub.environment(tmp_path), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    both = [subprocess.Popen(command, text=True, **options) for _ in range(2)]
-    done = [process.communicate(timeout=60) for process in both]
-    assert len({out for out, _ in done}) == 1 and Path(done[0][0].strip()).read_bytes() == DATA
-    said = sorted(err for _, err in done)
-    assert (
-        said[0].startswith("another process is fetching model.safetensors; waiting for it")
-        and len(said[0].splitlines()) == 1
-    )
-    assert said[1].startswith("fetching authors/model/model.safetensors")
+    hub.pause = 1.0
+    first = subprocess.Popen(command, text=True, **options)
+    while not parts():
+        assert first.poll() is None
+        time.sleep(0.02)
+    second = subprocess.Popen(command, text=True, **options)
+    waits = second.stderr.readline() if second.stderr else ""
+    hub.pause = 0.0
+    (out, said), (same, more) = first.communicate(timeout=60), second.communicate(timeout=60)
+    assert waits == "another process is fetching model.safetensors; waiting for it\n" and more == ""
+    assert said.startswith("fetching authors/model/model.safetensors: 0.3 MB, licence mit")
+    assert out == same and Path(out.strip()).read_bytes() == DATA
     assert len([one for one in hub.requests if one.method == "GET" and one.cdn]) == 1
 
 
@@ -420,3 +444,46 @@ def test_what_open_clip_has_fetched_is_used(hub, tmp_path, monkeypatch):
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(DATA)
     assert fetch(Source(url=hub.url("clip/models/tiny.pt"), sha256=sha256(DATA))) == theirs and not hub.requests
+
+
+class Bare(BaseHTTPRequestHandler):
+    """A server that says neither size nor checksum, and to HEAD not even that it has something."""
+
+    answers: ClassVar[list[bytes]] = []
+
+    def log_message(self, *_args: Any) -> None:
+        """Print nothing."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(405)
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(self.answers[0])
+
+
+def test_a_server_that_says_nothing_of_a_file(hub, monkeypatch):
+    monkeypatch.setattr(Bare, "answers", [DATA])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bare) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        bare = Source(url=f"http://127.0.0.1:{server.server_port}/a/weights.pt")
+        refused("a download of unknown size", bare)
+        assert fetch(bare, consent=True).read_bytes() == DATA
+        other = replace(bare, file="other.pt", sha256=sha256(DATA)[:8])
+        monkeypatch.setattr(Bare, "answers", [DATA[:1000]])
+        refused(r"gave 1000 bytes with sha256 .*; they were thrown away", other, consent=True)
+        refused(r"broke off \(1000 bytes came, expected 300000\)", replace(other, size=len(DATA)), consent=True)
+        server.shutdown()
+
+
+def test_a_record_that_cannot_be_written_is_a_line(hub, monkeypatch):
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        raise InputError(f"cannot write '{path}' (No space left on device); choose another place")
+        yield path
+
+    monkeypatch.setattr("ovseg.checkpoint.hub.store.atomic_write", full)
+    refused("No space left on device", SOURCE)
+    assert local(SOURCE) is None

@@ -24,7 +24,6 @@ def hub(tmp_path, monkeypatch):
     with HubDouble({REPO: {FILE: bytes(200_000), "config.json": b"{}"}}, {"big.pt": bytes(200_000)}) as double:
         double.use(monkeypatch, tmp_path)
         monkeypatch.setattr(manners, "LARGE", 100_000)
-        monkeypatch.setattr("ovseg.checkpoint.hub.fetching.LARGE", 100_000)
         monkeypatch.delenv("OVSEG_DOWNLOAD", raising=False)
         yield double
 
