@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovseg.clip.text_tokens import TextTokens
+from ovseg.errors import VocabularyError
 from ovseg.vocabulary import Background, TextEmbedder, Vocabulary
 from ovseg.vocabulary.scripts import SPELLED, share_spelled
 from ovseg.vocabulary.words import WORD_LISTS
@@ -63,6 +64,9 @@ class Speller:
 
         return [of_hub(self.tokenizer, text) for text in texts]
 
+    def read_of(self, texts):
+        return [self.tokenizer.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+
     def text(self, texts):
         import torch
 
@@ -85,3 +89,12 @@ def test_a_tower_that_knows_the_words_says_nothing():
     assert notes("bytes", ["a cat", "a dog"]) == []
     (note,) = notes("wordpiece", ["猫", "馬と牛"])
     assert "('馬と牛')" in note
+
+
+def test_words_that_become_one_are_refused():
+    with pytest.raises(
+        VocabularyError, match=r"'馬' and '牛' become the same text: .* knows neither and reads '\[UNK\]'"
+    ):
+        notes("wordpiece", ["猫", "馬", "牛"])
+    assert len(notes("wordpiece", ["猫", "馬|牛"])) == 1  # of one class they may
+    assert len(notes("fallback", ["馬", "牛"])) == 1  # bytes differ

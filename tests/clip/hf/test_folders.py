@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -76,10 +78,13 @@ def test_blocks_of_alt_clip_have_two_names(tmp_path):
     """Released weights call those of texts ``layer`` and of images ``layers``; transformers 5 writes one for both."""
     folder = save(tmp_path / "alt", *model_of("altclip"))
     state = load_file(folder / "model.safetensors")
-    old = {key.replace("vision_model.encoder.layer.", "vision_model.encoder.layers."): v for key, v in state.items()}
-    assert old.keys() != state.keys()
-    save_file(old, folder / "model.safetensors")
-    assert_is(HfClip.from_folder(folder), model_of("altclip")[0])
+    for images, texts in product(("layer", "layers"), repeat=2):
+        names = {
+            re.sub(r"encoder\.layers?\.", f"encoder.{images if key.startswith('vision') else texts}.", key): value
+            for key, value in state.items()
+        }
+        save_file(names, folder / "model.safetensors")
+        assert_is(HfClip.from_folder(folder), model_of("altclip")[0])
 
 
 @pytest.mark.parametrize("left_out", ["vision_model.head.probe", "text_model.final_layer_norm.bias", "logit_bias"])
@@ -128,10 +133,11 @@ def test_the_code_of_a_tokenizer_does_not_run(folder, source):
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
     (folder / "tokenizer_own.py").write_text("raise SystemExit('it ran')")
-    clip = HfClip.from_folder(folder)
-    assert (
-        clip.text_tokens(["a cat"]).tolist() == source[1](["a cat"], padding="max_length", max_length=16)["input_ids"]
-    )
+    expected = source[1](["a cat"], padding="max_length", max_length=16)["input_ids"]
+    try:
+        assert HfClip.from_folder(folder).text_tokens(["a cat"]).tolist() == expected
+    except WeightsError as error:  # before transformers 5
+        assert "custom code" in str(error) and "\n" not in str(error)
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b'{"model": {"type": "BPE"}}'])
