@@ -233,6 +233,17 @@ def test_registers_and_places_that_are_only_turned():
         clip.dense(images, build_recalibration("FALIP"))
 
 
+def test_no_positions_at_all():
+    """ViTamin-XL leaves it to the convolutions before its blocks to know where a patch lies."""
+    name = small("vitamin_small_224", pos_embed="none")
+    clip = narrow("ViTamin-XL-256", {"timm_model_name": name})
+    assert POSITIONS not in clip.has
+    images = pictures(*native(clip))
+    torch.testing.assert_close(clip.dense(images).cls, of_source(clip, images), atol=1e-4, rtol=1e-4)
+    method = build_recalibration("ITACLIP", mid_layers=(-2,))
+    assert clip.dense(pictures(40, 100), method).features.shape == (2, clip.embed_dim, 2, 6)
+
+
 def test_images_that_are_no_squares():
     clip = vit("ViT-B-32", patch_size=8, image_size=[64, 32])(2)
     images = pictures(64, 32)
