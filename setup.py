@@ -56,7 +56,9 @@ def build_operators(folder: Path) -> None:
 
 
 class BuildWithConfigs(build_py):
-    """Puts a copy of configs/ into the package, where `ovseg.config.config_root` finds it in an installed wheel.
+    """Puts copies of configs/ and examples/ into the package, where an installed wheel finds them.
+
+    Who looks for them: `ovseg.config.config_root` and `ovseg.serve.service.examples_root`.
 
     With ``OVSEG_BUILD_OPS=1`` in the environment the compiled operators, too.
     """
@@ -67,8 +69,12 @@ class BuildWithConfigs(build_py):
         if WITH_OPERATORS:
             build_operators((ROOT if self.editable_mode else Path(self.build_lib).resolve()) / "ovseg/ops/prebuilt")
         if not self.editable_mode:
-            target = Path(self.build_lib) / "ovseg" / "zoo" / "configs"
-            shutil.copytree(ROOT / "configs", target, dirs_exist_ok=True)
+            package = Path(self.build_lib) / "ovseg"
+            for name, target in (
+                ("configs", package / "zoo" / "configs"),
+                ("examples", package / "serve" / "examples"),
+            ):
+                shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
 
 
 class OwnDistribution(Distribution):
@@ -89,7 +95,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ovseg", "ovseg.*"]),
-    package_data={"ovseg": ["py.typed", "assets/**/*", "ops/csrc/*", "**/*.json", "**/*.txt"]},
+    package_data={"ovseg": ["py.typed", "assets/**/*", "serve/static/*", "ops/csrc/*", "**/*.json", "**/*.txt"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["ovseg = ovseg.cli:main"]},
     install_requires=[
@@ -124,6 +130,7 @@ setup(
             "faster-coco-eval>=1.6",
             "hypothesis>=6.100",
             "mypy>=1.11",
+            "playwright>=1.45",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
 from rich.table import Table
@@ -37,7 +38,11 @@ def main(argv: list[str] | None = None) -> None:
             f"cannot read '{EXAMPLES / 'examples.json'}' ({error.strerror}); run from a checkout"
         ) from error
     places = plan_files([EXAMPLES / name for name in words], args.output)
-    segmenter = ovseg.load(args.model, args.device)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        segmenter = ovseg.load(args.model, args.device)
+    for line in dict.fromkeys(str(one.message) for one in told if one.category is UserWarning):
+        print(f"note: {terminal.one_line(line)}", file=sys.stderr)
     table = Table(title=f"{args.model} on {segmenter.device}", title_justify="left", show_lines=True)
     for column in ("photograph", "found (share of the picture, mean score)", "seconds", "overlay"):
         table.add_column(column, overflow="fold")
@@ -48,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             for s in sorted(result.segments, key=lambda s: -s.area)
         ]
         files = write_files(result, places[str(EXAMPLES / name)])
-        table.add_row(name, "\n".join(found), f"{result.meta['timings']['seconds']:.2f}", files["overlay"])
+        table.add_row(name, "\n".join(found), f"{result.meta['timings']['seconds']:.2f}", str(files["overlay"].path))
     terminal.console().print(table)
     print(f"overlays, 16-bit labels and reports: {args.output.resolve()}")
 

@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -23,7 +24,10 @@ from ovseg.system.warned import keep
 
 COMMANDS = {
     "segment": "label every pixel of images with your words",
+    "label": "label whole folders, archives and videos as a job that resumes",
+    "serve": "open a web page: photographs and words in a browser",
     "models": "list models: licence, size, where weights come from",
+    "download": "fetch the weights of models, for a machine that goes offline later",
     "train": "train a model, on your own data too",
     "export-checkpoint": "write the model that a training has come to so far",
     "eval": "evaluate a model on a data set: result.json and a report",
@@ -32,7 +36,7 @@ COMMANDS = {
     "build-ops": "compile the operators, which makes some models faster",
     "install-detectron2": "bring Detectron2's Python part, which compiles nothing",
     "doctor": "check the installation and say what mends it",
-    "cache": "list or clear the cached text embeddings",
+    "cache": "list or remove weights and text embeddings on this disk",
 }
 
 EXAMPLES = """\
@@ -40,6 +44,7 @@ examples:
   ovseg segment photo.jpg --classes "cat, red chair|armchair, window" --output out
   ovseg segment photos/ --classes words.txt --background words --output out
   ovseg models
+  ovseg download fast
   ovseg doctor
 
 exit codes: 0 all done, 1 a part failed and the rest was done, 2 a mistake in what was asked for, 130 interrupted,
@@ -55,13 +60,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps names such as coco-instance whole, so that they can be copied."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser with one subcommand per module of this package."""
     parser = _Parser(
         prog="ovseg",
         description="Dense open-vocabulary segmentation: any image, any words, a label for every pixel.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"ovseg {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -72,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=summary,
             description=module.__doc__,
             epilog=module.EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
         )
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)

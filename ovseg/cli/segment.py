@@ -2,7 +2,8 @@
 
 For each image three files are written, or those that --formats names: STEM.overlay.png (the picture with coloured
 labels and a legend), STEM.labels.png (16 bit; value = position in your list from 0, 65535 = no class) and STEM.json
-(area and mean score of each class, settings). Ids that your list gives to classes stand in COCO files and JSON, with
+(area and mean score of each class, settings). Formats for other tools (COCO, YOLO, LabelMe, Label Studio, CVAT, VOC)
+have files or folders of their own. Ids that your list gives to classes stand in COCO files and JSON, with
 --own-ids in label maps too. Each file is complete or absent, and replaces that of an earlier run. Results that lie in a
 folder of images are not segmented again.
 """
@@ -12,10 +13,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.cli.formats import add_format_arguments, format_options
+from ovseg.cli.formats import add_format_arguments, cleaning_options, format_options
 from ovseg.cli.outputs import choose_inputs
 from ovseg.cli.process import typed
 from ovseg.cli.segment_report import Report
@@ -24,7 +26,8 @@ from ovseg.errors import InputError
 from ovseg.system.overlap import overlapped, worker_threads
 
 if TYPE_CHECKING:
-    from ovseg.result.formats import Place
+    from ovseg.result.formats import Place, Written
+    from ovseg.result.records import RecordFile
     from ovseg.result.segmentation import Segmentation
     from ovseg.zoo import Spec
 
@@ -38,6 +41,7 @@ examples:
   ovseg segment photo.jpg --classes "cat, sofa" --background threshold:0.4 --json --output out
   ovseg segment a.png b.png --classes "field, river" --bands 3,2,1 --max-pixels 200000000 --output out
   ovseg segment photos/ --classes words.txt --quiet --strict --output out
+  ovseg segment photos/ --classes "cat, sofa" --formats png,coco-semantic,cvat --min-area 0.1% --output out
   ovseg segment photo.jpg --model zero_guidance/mini --output out
 
 examples of text engineering (JSON files by class name; those for voc20 are shipped, see docs/text_engineering.md):
@@ -58,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model's own, if it has some, as zero_guidance/mini has)",
     )
     parser.add_argument(
-        "--model", default="mini", help="a name of `ovseg models`, a folder, or a config (default: mini)"
+        "--model", default="auto", help="a name of `ovseg models`, a folder, or a config (default: auto)"
     )
     parser.add_argument(
         "--protocol", default="", help="settings of a benchmark (voc21, coco171, ...) or common (default: the model's)"
@@ -126,12 +130,13 @@ def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
     with without_collection():
         from ovseg.contract import check_want
-        from ovseg.result.files import check_words, needs_of, plan_files
+        from ovseg.result.cleaning import Cleaning
+        from ovseg.result.files import check_words, finish_files, needs_of, plan_files
         from ovseg.zoo import load_spec, resolve
 
         report = Report(args.json, args.quiet, args.strict, args.own_ids)
         formats, options = [name.strip() for name in args.formats.split(",")], format_options(args)
-        needs = needs_of(formats)
+        needs, clean = needs_of(formats), Cleaning(**cleaning_options(args))
         chosen = choose_inputs(args.images, args.output)
         notes: dict[str, list[str]] = {}
         refused: list[InputError] = []
@@ -159,32 +164,53 @@ def run(args: argparse.Namespace) -> int:
         for error in refused:
             report.error(error)
         report.failed += chosen.failed
-        words = report.words(lambda: segmenter.words(args.classes, args.background, args.templates))
+        usual = () if spec.mend else segmenter.model.notes
+        words = report.words(lambda: segmenter.words(args.classes, args.background, args.templates), usual)
 
-    def finish(result: Segmentation) -> dict[str, str]:
+    def finish(result: Segmentation) -> tuple[Segmentation, dict[str, Written]]:
+        result = clean(result)
         result.meta["notes"] += notes.get(result.meta["path"], [])
         place = places[result.meta["path"]]
         result.meta["image"] = place.image
         result.meta["run_notes"] = [*chosen.errors, *chosen.notes]
-        return write(result, place, formats, options)
+        return result, write(result, place, formats, options)
 
     stream = segmenter.stream(
         images, words, on_error=lambda _, error: report.error(error), bands=bands, max_pixels=max_pixels
     )
     results = overlapped(finish, stream, worker_threads(), worker_threads())
-    with report.progress(len(images)) as progress:
-        for result, written in progress.over(results):
-            try:
-                files = written()
-            except InputError as error:
-                report.error(error)
-            else:
-                report.result(result, files)
+    _report_all(
+        results, report, len(images), lambda records: finish_files(records, args.classes, args.output, formats, options)
+    )
     return report.finish(args.output, args.warnings)
 
 
-def write(result: Segmentation, place: Place, formats: list[str], options: dict[str, Any]) -> dict[str, str]:
-    """Write the files of a result, and the seconds that they took into its report, which is written last.
+def _report_all(
+    results: Iterable[tuple[Segmentation, Callable[[], tuple[Segmentation, dict[str, Written]]]]],
+    report: Report,
+    images: int,
+    finish: Callable[[RecordFile], list[str]],
+) -> None:
+    """Tell of all results as they come, and then write what holds all of them."""
+    from ovseg.result.records import RecordFile
+
+    records = RecordFile()
+    with report.progress(images) as progress:
+        for _, written in progress.over(results):
+            try:
+                result, files = written()
+            except InputError as error:
+                report.error(error)
+            else:
+                report.result(result, {name: str(one.path) for name, one in files.items()})
+                records.add(files)
+    if report.done:
+        for note in finish(records):
+            report.note(note)
+
+
+def write(result: Segmentation, place: Place, formats: list[str], options: dict[str, Any]) -> dict[str, Written]:
+    """Write the files of a result; what is noted on them, and their seconds, go into its report, which is written last.
 
     Raises:
         InputError: One cannot be written.
@@ -194,6 +220,7 @@ def write(result: Segmentation, place: Place, formats: list[str], options: dict[
     start, timings = time.perf_counter(), result.meta["timings"]
     try:
         files = write_files(result, place, [name for name in formats if name != _REPORT], options)
+        result.meta["notes"] += dict.fromkeys(note for one in files.values() for note in one.notes)
         timings["write"] = round(time.perf_counter() - start, 4)
         timings["seconds"] = round(timings["seconds"] + timings["write"], 4)
         return files | write_files(result, place, [name for name in formats if name == _REPORT], options)

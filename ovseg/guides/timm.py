@@ -121,13 +121,20 @@ def build_backbone(tag: str, file: str = "") -> nn.Module:
             backbone = library.create_model(tag, pretrained=False, num_classes=0, dynamic_img_size=True)
     except TypeError as error:
         raise ConfigError(f"timm model '{tag}' takes no images of any size; {_EXPECTED}") from error
-    _load(backbone, tag, file or str(fetch_first(_sources(library, tag), f"timm:{tag}")))
+    _load(backbone, tag, file or str(fetch_first(sources_of(tag), f"timm:{tag}")))
     return backbone
 
 
-def _sources(library: ModuleType, tag: str) -> list[Source]:
-    """Return where the weights of a tag may be: safetensors on the hub, a pickle there, a URL."""
-    config = library.get_pretrained_cfg(tag)
+def sources_of(tag: str) -> list[Source]:
+    """Return where the weights of a tag may be: safetensors on the hub, a pickle there, a URL.
+
+    Raises:
+        UnknownNameError: timm has no weights of such a tag.
+    """
+    library = _import_timm()
+    config = library.get_pretrained_cfg(tag) if library.is_model(tag.partition(".")[0]) else None
+    if config is None:
+        raise unknown_name("timm model", tag, library.list_models(pretrained=True))
     pickled, licence = config.hf_hub_filename or "pytorch_model.bin", config.license or ""
     safe = pickled.replace("pytorch_model.bin", "model.safetensors")  # also of open_clip_pytorch_model.bin
     names = dict.fromkeys([safe, pickled]) if config.hf_hub_id else ()

@@ -15,9 +15,10 @@ from ovseg.clip import ClipSource, Tower, load_towers
 from ovseg.clip.ensemble import Ensemble
 from ovseg.clip.features import DenseFeatures
 from ovseg.clip.normalise import normalise
-from ovseg.contract import Answer, Words
+from ovseg.contract import Answer, Evidence, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
+from ovseg.labelling.evidence import of_queries
 from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
@@ -155,11 +156,21 @@ class TrainingFree(WordedModel):
         maps: list[Tensor] = []
         if self.protocol.region_rule != "none":
             maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
+        labeller = self._labeller(words)
+        return labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
+
+    def evidence(
+        self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Compare the patches with every query, and look at one pixel; see `WordedModel.evidence`."""
+        scores = self.patch_scores(seen, words)
+        return of_queries(self._labeller(words).probabilities(scores, seen.plan, seen.image, size, point), words)
+
+    def _labeller(self, words: Words) -> Labeller:
         rule, threshold = self.rule, words.background.threshold
         if threshold:
             rule = replace(rule, prob_threshold=threshold, threshold_label=-1)
-        labeller = Labeller(self.protocol, rule, words.query_to_class, self.clip.mean, self.clip.std)
-        return labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
+        return Labeller(self.protocol, rule, words.query_to_class, self.clip.mean, self.clip.std)
 
     def patch_scores(self, seen: Seen, words: Words) -> Tensor:
         """Return the scores (T, nI * h, nJ * w) of all windows of an image, their grids side by side."""

@@ -6,6 +6,7 @@ Category ids are those that the user's list gives to its classes. Where it gives
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,21 +32,24 @@ _ROWS = 256  # of a mask that are laid out at a time
 
 def by_class(result: Result, image_id: int, file_name: str, annotation_id: int) -> dict[str, Any]:
     """Return a COCO dictionary with one annotation for each class that is present; see `Segmentation.to_coco`."""
+    ids = category_ids(result.classes)
+    packed = pack_values(result.labels, [segment.class_id for segment in result.segments])
+    annotations = [
+        _annotation(number, image_id, ids[segment.class_id], rle, segment.area, segment.bbox, segment.score)
+        for number, (segment, rle) in enumerate(zip(result.segments, packed, strict=True), start=annotation_id)
+    ]
+    return {**_header(result, image_id, file_name), "annotations": annotations}
+
+
+def pack_values(ids: np.ndarray, values: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """Yield COCO's compressed run lengths of the pixels of each value of a map ``(H, W)``."""
     from pycocotools import mask as coco_mask
 
-    ids = category_ids(result.classes)
-    labels = result.labels
-    mask = np.empty(labels.shape, dtype=np.uint8, order="F")  # RLE runs down the columns
-    annotations = []
-    for number, segment in enumerate(result.segments, start=annotation_id):
-        for top in range(0, len(labels), _ROWS):  # labels the other way round would be a copy of them all
-            mask[top : top + _ROWS] = labels[top : top + _ROWS] == segment.class_id
-        rle = coco_mask.encode(mask)
-        packed = {"size": list(labels.shape), "counts": rle["counts"].decode("ascii")}
-        annotations.append(
-            _annotation(number, image_id, ids[segment.class_id], packed, segment.area, segment.bbox, segment.score)
-        )
-    return {**_header(result, image_id, file_name), "annotations": annotations}
+    mask = np.empty(ids.shape, dtype=np.uint8, order="F")  # RLE runs down the columns
+    for value in values:
+        for top in range(0, len(ids), _ROWS):  # the map the other way round would be a copy of it all
+            mask[top : top + _ROWS] = ids[top : top + _ROWS] == value
+        yield {"size": list(ids.shape), "counts": coco_mask.encode(mask)["counts"].decode("ascii")}
 
 
 def by_instance(result: Result, image_id: int, file_name: str, annotation_id: int) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def by_instance(result: Result, image_id: int, file_name: str, annotation_id: in
         InputError: The model gave no objects.
     """
     if result.instances is None:
-        raise InputError("the result has no instances; use a model that gives them, or to_coco()")
+        raise InputError("the result has no instances; use a model that gives them, or coco-semantic")
     ids = category_ids(result.classes)
     annotations = [
         _annotation(number, image_id, ids[own.class_id], dict(own.rle), own.area, own.bbox, own.score)
@@ -70,7 +74,7 @@ def by_segment(result: Result, image_id: int, file_name: str, png_name: str) -> 
     Raises:
         InputError: The model gave no segments.
     """
-    segments = _segments(_panoptic(result), category_ids(result.classes))
+    segments = segments_info(panoptic_of(result), category_ids(result.classes))
     annotation = {"image_id": image_id, "file_name": png_name, "segments_info": segments}
     return {**_header(result, image_id, file_name), "annotations": [annotation]}
 
@@ -99,13 +103,18 @@ def panoptic_picture(result: Result) -> Image.Image:
     """
     from PIL import Image
 
-    ids = _panoptic(result).ids
+    ids = panoptic_of(result).ids
     return Image.fromarray(np.stack([ids, ids >> 8, ids >> 16], axis=-1).astype(np.uint8))
 
 
-def _panoptic(result: Result) -> Panoptic:
+def panoptic_of(result: Result) -> Panoptic:
+    """Return the segments of a result.
+
+    Raises:
+        InputError: The model gave none.
+    """
     if result.panoptic is None:
-        raise InputError("the result has no panoptic segments; use a model that gives them, or to_coco()")
+        raise InputError("the result has no panoptic segments; use a model that gives them, or coco-semantic")
     return result.panoptic
 
 
@@ -116,16 +125,20 @@ def category_ids(classes: Vocabulary) -> list[int]:
 
 def _header(result: Result, image_id: int, file_name: str) -> dict[str, Any]:
     """Return ``images`` (one) and ``categories`` (all classes) of a COCO dictionary."""
-    categories = [
-        {"id": own, "name": entry.name, "isthing": int(entry.is_thing), "color": list(entry.color)}
-        for own, entry in zip(category_ids(result.classes), result.classes, strict=True)
-    ]
     height, width = result.labels.shape
     name = file_name or str(result.meta.get("image", ""))
     return {
         "images": [{"id": image_id, "file_name": name, "width": width, "height": height}],
-        "categories": categories,
+        "categories": categories_of(result.classes),
     }
+
+
+def categories_of(classes: Vocabulary) -> list[dict[str, Any]]:
+    """Return ``categories`` of a COCO dictionary: all classes."""
+    return [
+        {"id": own, "name": entry.name, "isthing": int(entry.is_thing), "color": list(entry.color)}
+        for own, entry in zip(category_ids(classes), classes, strict=True)
+    ]
 
 
 def _annotation(
@@ -149,7 +162,7 @@ def _annotation(
     }
 
 
-def _segments(panoptic: Panoptic, ids: list[int]) -> list[dict[str, Any]]:
+def segments_info(panoptic: Panoptic, ids: list[int]) -> list[dict[str, Any]]:
     """Return the ``segments_info`` of COCO's panoptic format: id, category, area, box, ``isthing``, score."""
     measures = measure(panoptic.ids, np.zeros(panoptic.ids.shape, dtype=np.float32), int(panoptic.ids.max()) + 1)
     return [

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import ConfigError, InputError
-from ovseg.result.formats import FORMATS, Format, Place, list_formats
+from ovseg.result.formats import FORMATS, Format, Place, Record, Written, list_formats
 from ovseg.result.parts import Result
-from ovseg.system.files import check_writable
+from ovseg.system.files import check_makeable, check_writable, file_hash
 from ovseg.system.paths import common_root, relative_names
 from ovseg.system.registry import build, find, options_of
 from ovseg.vocabulary import Vocabulary
@@ -42,6 +42,16 @@ def needs_of(formats: Sequence[str]) -> frozenset[str]:
     return frozenset(need for one in _formats(formats) for need in one.needs)
 
 
+def wants_of(formats: Sequence[str], gives: Iterable[str]) -> frozenset[str]:
+    """Return what is to be wanted of a model for these formats: their needs, and what they use of what it gives.
+
+    Raises:
+        UnknownNameError: There is no such format.
+    """
+    used = {use for one in _formats(formats) for use in one.uses}
+    return needs_of(formats) | (used & {*gives})
+
+
 def plan_files(
     images: Iterable[Path],
     folder: Path,
@@ -58,7 +68,7 @@ def plan_files(
 
     Args:
         images: All images of the run.
-        folder: Of the results; it is made, with the folders in it.
+        folder: Of the results. Neither it nor a folder in it is made before the first result is written.
         formats: Names of what will be written.
         options: See `write_files`.
         on_error: Called with an image whose results cannot be written; it is left out. Without it the error is raised.
@@ -73,30 +83,77 @@ def plan_files(
         ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
-    paths, chosen = list(images), _formats(formats, options)
-    _check_options(formats, options or {})
-    root, inputs = common_root(paths), {os.path.realpath(path) for path in paths}
-    places: dict[str, Place] = {}
-    owners: dict[Path, Place] = {}
+    paths = list(images)
+    root = common_root(paths)
+    places = []
     for path, name in zip(paths, relative_names(paths, root), strict=True):
-        place = Place(folder, short_name(name, NAME_BYTES - _LONGEST), _below(path, root), path)
+        places.append(Place(folder, short_name(name, NAME_BYTES - _LONGEST), _below(path, root), path))
+        if on_note is not None and places[-1].name != name:
+            short = places[-1].name
+            on_note(path, f"'{path.name}': its name is too long for results, which are called {short}")
+    fit = check_places(places, folder, formats, options, on_error)
+    if on_note is not None:
+        chosen = _formats(formats, options)
+        for place in fit:
+            for note in _strangers(place, chosen):
+                on_note(place.source, note)
+    return {str(place.source): place for place in fit}
+
+
+def check_places(
+    places: Iterable[Place],
+    folder: Path,
+    formats: Sequence[str] = STANDARD,
+    options: Mapping[str, Any] | None = None,
+    on_error: Callable[[Path, InputError], None] | None = None,
+) -> list[Place]:
+    """Make sure that results may be written to places that were chosen: nothing is lost there, and nothing in the way.
+
+    Args:
+        places: Of all images of the run.
+        folder: Of the results.
+        formats: Names of what will be written.
+        options: See `write_files`.
+        on_error: As in `plan_files`.
+
+    Returns:
+        Those that may be written to.
+
+    Raises:
+        OvsegError: As `plan_files`.
+    """
+    every, chosen = list(places), _formats(formats, options)
+    _check_options(formats, options or {})
+    inputs = {os.path.realpath(place.source) for place in every}
+    found: list[Place] = []
+    owners: dict[Path, Place] = {}
+    for place in every:
         try:
             targets = _check_place(place, chosen, inputs, owners)
         except InputError as error:
             if on_error is None:
                 raise
-            on_error(path, error)
+            on_error(place.source, error)
             continue
-        places[str(path)] = place
+        found.append(place)
         owners |= dict.fromkeys(targets, place)
-        if on_note is not None:
-            if place.name != name:
-                on_note(path, f"'{path.name}': its name is too long for results, which are called {place.name}")
-            for note in _strangers(place, chosen):
-                on_note(path, note)
-    for parent in sorted({folder, *(target.parent for target in owners)}):
-        check_writable(parent)
-    return places
+    shared = {target: mark for one in chosen for target, mark in one.shared(folder).items()}
+    for target, mark in shared.items():
+        _check_replaceable(target, inputs, mark)
+        if other := owners.get(target):
+            raise InputError(f"'{other.image}' and all images would both be written to '{target}'; rename one")
+    for parent in sorted({folder, *(target.parent for target in (*owners, *shared))}):
+        check_makeable(parent)
+    return found
+
+
+def files_of(
+    places: Iterable[Place], folder: Path, formats: Sequence[str], options: Mapping[str, Any] | None = None
+) -> tuple[list[list[Path]], list[Path]]:
+    """Return the files of each place, and those that hold all images; arguments as `check_places`."""
+    chosen = _formats(formats, options)
+    own = [[target for one in chosen for target in one.files(place)] for place in places]
+    return own, [target for one in chosen for target in one.shared(folder)]
 
 
 def short_name(name: str, most: int) -> str:
@@ -127,8 +184,8 @@ def check_words(
 
 def write_files(
     result: Result, place: Place, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
-) -> dict[str, str]:
-    """Write the files of one result, each complete or absent, in the order of the formats.
+) -> dict[str, Written]:
+    """Write the files of one result, each complete or absent, in the order of the formats; their folders are made.
 
     Args:
         result: Of one image.
@@ -137,14 +194,62 @@ def write_files(
         options: Values of options of the formats; each format takes those that it has.
 
     Returns:
-        The path of each format by its name.
+        What each format has written by its name; the records are for `finish_files`.
 
     Raises:
         UnknownNameError: There is no such format.
         ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: A place cannot be written to, or the result has not what a format shows.
     """
-    return {one.name: str(one.put(result, place)) for one in _formats(formats, options)}
+    chosen = _formats(formats, options)
+    for parent in sorted({target.parent for one in chosen for target in one.files(place)}):
+        check_writable(parent)
+    return {one.name: one.put(result, place) for one in chosen}
+
+
+def finish_files(
+    records: Callable[[str], Iterable[Record]],
+    classes: Vocabulary,
+    folder: Path,
+    formats: Sequence[str] = STANDARD,
+    options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Write the files that hold all images of a run, each complete or absent; their folders are made.
+
+    Args:
+        records: Called with the name of a format, and as often as it likes: gives what `write_files` returned as its
+            records, in the order in which images shall be listed.
+        classes: Of the results.
+        folder: Of the results.
+        formats: As they were given to `write_files`.
+        options: As they were given to `write_files`.
+
+    Returns:
+        Notes: a line for each file of an earlier run that listed something else and is replaced.
+
+    Raises:
+        InputError: A place cannot be written to.
+    """
+    notes = []
+    for one in _formats(formats, options):
+        before = {target: file_hash(target) if target.is_file() else "" for target in one.shared(folder)}
+        for target in before:
+            check_writable(target.parent)
+        if before:
+            one.finish(_Records(records, one.name), classes, folder)
+        changed = [target for target, content in before.items() if content and file_hash(target) != content]
+        notes += [f"'{target}' of an earlier run is replaced; it holds the images of this run" for target in changed]
+    return notes
+
+
+class _Records(Iterable[Record]):
+    """The records of one format, which may be gone through more than once."""
+
+    def __init__(self, records: Callable[[str], Iterable[Record]], name: str) -> None:
+        self._records, self._name = records, name
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records(self._name))
 
 
 def origin(path: Path) -> str | None:

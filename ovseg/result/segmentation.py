@@ -18,8 +18,8 @@ import numpy as np
 from ovseg.errors import EnvironmentProblem, InputError
 from ovseg.result import coco
 from ovseg.result.formats import FORMATS
-from ovseg.result.formats.archive import read_archive
 from ovseg.result.formats.labels import NO_CLASS
+from ovseg.result.formats.npz import read_archive
 from ovseg.result.formats.report import report
 from ovseg.result.measures import Segment, find_segments
 from ovseg.result.objects import Instance, Panoptic, check_parts
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-SAVED = {".png": "labels", ".npz": "archive", ".json": "report"}
+SAVED = {".png": "labels", ".npz": "npz", ".json": "report"}
 """The format that `Segmentation.save` chooses by the suffix."""
 
 _SCORE_SLACK = 1e-3  # a softmax in half precision may end just above 1

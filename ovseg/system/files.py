@@ -81,6 +81,28 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
     return target
 
 
+def check_makeable(folder: str | os.PathLike[str]) -> Path:
+    """Prove that a folder is there and can be written to, or could be made, without making it.
+
+    Args:
+        folder: Where results will go, if all else is right.
+
+    Returns:
+        The folder as a path.
+
+    Raises:
+        InputError: It could not be made or written to, or a file is in its place.
+    """
+    target, there = Path(folder), Path(os.path.abspath(folder))
+    while not os.path.lexists(there):
+        there = there.parent
+    try:
+        check_writable(there)
+    except InputError as error:
+        raise InputError(str(error).replace(f"'{there}'", f"'{target}'", 1)) from error
+    return target
+
+
 def _cannot_write(target: Path, error: OSError) -> str:
     """Say in one line why a file could not be written and what to do about it."""
     if not os.path.isdir(target.parent):

@@ -11,6 +11,8 @@ from ovseg.checkpoint.run_files import CLASSES, CONFIG, LAST, MODEL
 from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.system.values import merge
+from ovseg.zoo.aliases import ALIASES, AUTO
+from ovseg.zoo.auto import choose
 from ovseg.zoo.card import PACKAGE, Card, list_models
 from ovseg.zoo.clip_names import CLIP_CONFIGS, PATH_START, clip, clip_source, is_clip
 from ovseg.zoo.spec import ASKED, Layer, Spec, architectures, read_entry, read_layers
@@ -21,7 +23,7 @@ COMMON = "common"
 def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | None = None) -> Spec:
     """Find what the name of a model stands for; the one way of the API, commands and training.
 
-    Names of cards and methods come before folders of the same name in the current folder (``./mini`` is the folder).
+    Names of cards, aliases and methods come before folders of that name in the current folder (``./mini`` is one).
 
     Args:
         model: See the top of `ovseg.zoo`.
@@ -32,18 +34,28 @@ def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | N
     Raises:
         UnknownNameError: There is no such name or protocol; near matches are in the message.
         ConfigError: There is no such config file.
-        WeightsError: It is a path, and leads to no folder with a model.
+        WeightsError: It is a path, and leads to no folder with a model; or ``auto`` was to fetch one and could not.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
     architectures()  # says what is missing before anything else is done
-    name = str(model)
+    name, why, mend = _stands_for(str(model))
     spec = _find(name, "" if protocol == COMMON else protocol)
     *below, asked = spec.layers
     common = _common(spec) if protocol == COMMON else ()
     given = (Layer(ASKED, overrides),) if overrides else ()
     whole = Spec(spec.path, (*below, *common, asked, *given), spec.card, name)
     learnt = _learnt_words(whole.settings.get("MODEL", {}))
-    return Spec(spec.path, (*below, *common, asked, *learnt, *given), spec.card, name)
+    layers = (*below, *common, asked, *learnt, *given)
+    return Spec(spec.path, layers, spec.card, name, str(model), why, mend)
+
+
+def _stands_for(asked: str) -> tuple[str, str, str]:
+    """Return the name that is meant, why, and where it stands in for what is not here the way to that."""
+    if asked == AUTO:
+        choice = choose()
+        return choice.name, choice.why, choice.mend
+    alias = ALIASES.get(asked)
+    return (alias.model, alias.means, "") if alias and alias.model != asked else (asked, "", "")
 
 
 def _find(model: str, protocol: str) -> Spec:
@@ -207,4 +219,4 @@ def _not_found(model: str, path: Path) -> Exception:
     if near:
         return UnknownNameError(f"unknown method '{method}' in '{model}'; did you mean '{near[0]}/{rest}'?")
     ready = [card.name for card in list_models() if card.weights != "open_clip"]
-    return unknown_name("model", model, [*ready, *(f"{name}/mini" for name in _methods())])
+    return unknown_name("model", model, [*ready, *ALIASES, *(f"{name}/mini" for name in _methods())])

@@ -38,7 +38,9 @@ def test_a_name_that_is_not_utf8(segment, photo, photos, tmp_path):
         shutil.copy(photo, odd)
     except OSError:
         pytest.skip("this file system takes only UTF-8")
-    status, out, err = segment(photos, "--formats", "overlay,labels,report,archive,coco")
+    status, out, err = segment(
+        photos, "--formats", "overlay,labels,report,npz,coco-semantic,cvat,voc,yolo-seg,labelme,label-studio,dataset"
+    )
     assert (status, err) == (0, "") and "4 of 4 images segmented" in out
     base = os.fsdecode(os.fsencode(tmp_path / "out") + b"/caf\xe9")
     report = json.loads(Path(f"{base}.json").read_text(encoding="utf-8"))
@@ -137,8 +139,8 @@ def test_a_folder_that_cannot_be_listed(segment, photos, tmp_path, monkeypatch):
 def test_an_image_that_vanishes(segment, photos, monkeypatch):
     from ovseg.result import files
 
-    real = files.check_writable
-    monkeypatch.setattr(files, "check_writable", lambda folder: ((photos / "b.png").unlink(), real(folder))[1])
+    real = files.check_makeable
+    monkeypatch.setattr(files, "check_makeable", lambda folder: ((photos / "b.png").unlink(), real(folder))[1])
     status, out, err = segment(photos)
     assert status == 1 and err.count("\n") == 1 and "b.png' not found" in err and "2 of 3 images" in out
 

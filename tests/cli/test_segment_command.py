@@ -165,7 +165,7 @@ def test_formats_that_a_model_has_nothing_for_are_refused_before_words_are_embed
     segment, photo, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("ovseg.segmenter.Segmenter.words", lambda *_: pytest.fail("words were embedded"))
-    status, _, stderr = segment(photo, "--output", tmp_path / "out", "--formats", "coco_instances")
+    status, _, stderr = segment(photo, "--output", tmp_path / "out", "--formats", "coco-instance")
     assert status == 2 and "gives no instances" in stderr and stderr.count("\n") == 1
 
 

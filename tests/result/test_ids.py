@@ -12,10 +12,11 @@ from PIL import Image
 
 from ovseg.cli import main
 from ovseg.errors import ConfigError, InputError
-from ovseg.result.files import plan_files, write_files
+from ovseg.result.files import finish_files, plan_files, write_files
 from ovseg.result.formats import Place
 from ovseg.result.formats.labels import read_label_png
 from ovseg.result.objects import Instance, Panoptic, PanopticSegment
+from ovseg.result.records import RecordFile
 from ovseg.result.segmentation import Segmentation
 from ovseg.vocabulary import Vocabulary
 
@@ -52,12 +53,18 @@ def make(words: Vocabulary) -> Segmentation:
     )
 
 
+def write_all(result: Segmentation, folder: Path, names: list[str]) -> None:
+    records = RecordFile()
+    records.add(write_files(result, Place(folder, "a", "a.jpg", folder / "a.jpg"), names))
+    finish_files(records, result.classes, folder, names)
+
+
 def test_coco_tools_read_the_categories_of_the_list(result: Segmentation, tmp_path: Path) -> None:
     from pycocotools.coco import COCO
 
-    write_files(result, Place(tmp_path, "a", "a.jpg", tmp_path / "a.jpg"), ["coco", "coco_instances"])
-    for ending, found in ((".coco.json", [7, 3, 90]), (".instances.json", [90])):
-        coco = COCO(tmp_path / f"a{ending}")
+    write_all(result, tmp_path, ["coco-semantic", "coco-instance"])
+    for name, found in (("coco-semantic", [7, 3, 90]), ("coco-instance", [90])):
+        coco = COCO(tmp_path / f"{name}.json")
         assert {one["id"]: one["name"] for one in coco.loadCats(coco.getCatIds())} == NAMES
         assert [one["category_id"] for one in coco.loadAnns(coco.getAnnIds())] == found
         for one in coco.loadAnns(coco.getAnnIds()):
@@ -66,8 +73,8 @@ def test_coco_tools_read_the_categories_of_the_list(result: Segmentation, tmp_pa
 
 
 def test_panoptic_files_have_them(result: Segmentation, tmp_path: Path) -> None:
-    write_files(result, Place(tmp_path, "a", "a.jpg", tmp_path / "a.jpg"), ["coco_panoptic"])
-    found = json.loads((tmp_path / "a.panoptic.json").read_text())
+    write_all(result, tmp_path, ["coco-panoptic"])
+    found = json.loads((tmp_path / "coco-panoptic.json").read_text())
     assert {one["id"]: one["name"] for one in found["categories"]} == NAMES
     assert [one["category_id"] for one in found["annotations"][0]["segments_info"]] == [90]
 
@@ -123,14 +130,14 @@ def test_the_command_line(
 ) -> None:
     out = tmp_path / "out"
     words = ["--model", str(tiny_clip), "--templates", "simple", "--device", "cpu", "--output", str(out)]
-    formats = ["--formats", "labels,report,coco"]
+    formats = ["--formats", "labels,report,coco-semantic"]
     assert main(["segment", str(photo), "--classes", str(categories), *words, *formats, "--own-ids"]) == 0
     assert "note: the ids of the list are kept (7, 3, 90)" in capsys.readouterr().err
     report = json.loads((out / "photo.json").read_text())
     assert {one["label"]: one["name"] for one in report["classes"]} == NAMES
     assert any("ids of the list" in note for note in report["meta"]["notes"])
     assert {*np.unique(read_label_png(out / "photo.labels.png", own_ids=True)).tolist()} <= NAMES.keys()
-    found = json.loads((out / "photo.coco.json").read_text())
+    found = json.loads((out / "coco-semantic.json").read_text())
     assert {one["category_id"] for one in found["annotations"]} <= NAMES.keys()
     assert main(["segment", str(photo), "--classes", "sand, sea", *words, "--own-ids"]) == 2
     assert "gives none" in capsys.readouterr().err

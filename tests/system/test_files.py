@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ovseg.errors import InputError
-from ovseg.system.files import atomic_write, check_writable, file_hash
+from ovseg.system.files import atomic_write, check_makeable, check_writable, file_hash
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -119,3 +119,14 @@ def test_checksums_of_files_of_several_pieces(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     assert file_hash(tmp_path / "a") == hashlib.sha256(content).hexdigest()
     assert file_hash(str(tmp_path / "a"), "md5") == hashlib.md5(content).hexdigest()
+
+
+def test_a_folder_that_could_be_made_is_not_made(tmp_path: Path) -> None:
+    assert check_makeable(tmp_path / "a/b/c") == tmp_path / "a/b/c" and list(tmp_path.iterdir()) == []
+    assert check_makeable(tmp_path) == tmp_path and list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"output folder '.*/file/b' cannot be made: a file is in its place"):
+        check_makeable(tmp_path / "file/b")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"link/b' cannot be made"):
+        check_makeable(tmp_path / "link/b")

@@ -36,7 +36,7 @@ def embedded(tiny_clip, monkeypatch):
 
 
 def _fields(card):
-    return {key: value for key, value in card.to_json().items() if key not in ("size_mb", "installed")}
+    return {key: value for key, value in card.to_json().items() if key not in ("size_mb", "installed", "commercial")}
 
 
 def test_models_that_propose_masks_keep_their_own_settings_under_the_common_protocol():
@@ -357,8 +357,12 @@ def test_released_weights_of_the_hub_or_in_the_cache_folder(released, tmp_path, 
     own.write_bytes(b"weights")
     assert find_released(released) == own and released.installed
     find_released(replace(released, sha256=hashlib.sha256(b"weights").hexdigest()))
-    with pytest.raises(WeightsError, match=r"san_vit_b_16\.pth has sha256 [0-9a-f]{64}, expected 00; it is damaged"):
-        find_released(replace(released, sha256="00"))
+    problem = r"san_vit_b_16\.pth' is not used: its sha256 is [0-9a-f]{64}, expected 00000000; it is damaged"
+    with pytest.warns(UserWarning, match=problem), pytest.raises(WeightsError, match="cannot be fetched"):
+        find_released(replace(released, sha256="00000000", hub=""))
+    own.write_bytes(b"PK half of an archive")
+    with pytest.warns(UserWarning, match="is not used: it ends too early"):
+        assert not released.installed
 
 
 TINY_SAN = {

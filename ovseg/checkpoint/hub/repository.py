@@ -121,6 +121,20 @@ def fetch_repository(
     return place
 
 
+def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") -> tuple[int, str]:
+    """Return how many bytes `fetch_repository` would fetch, and the licence that the hub states; fetches nothing.
+
+    Raises:
+        DownloadError: The hub does not answer, or the repository does not hold such a model.
+    """
+    one_of("layout", layout, tuple(LAYOUTS))
+    whole = Source(repo, LAYOUTS[layout].config or "tokenizer.json", revision)
+    said = _describe(whole)
+    chosen = choose([str(one["rfilename"]) for one in said.get("siblings") or ()], layout, repo)
+    missing = [file for file in _files_of(said, whole, chosen).values() if kept_as(*file) is None]
+    return sum(offer.size or 0 for _, offer in missing), licence_of(said)
+
+
 def _note(place: Path, layout: str, chosen: Sequence[str]) -> None:
     """Write down which files belong to a model, before they are fetched: without one of them it is not whole."""
     try:

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
@@ -109,6 +110,11 @@ class MAFTPlus(ConvMaskModel):
         """Let CLIP name the masks by the texts of the image; the trained classifier only says which are objects."""
         adapted = self.adapted_logits(seen.looks[None], seen.pooled[None], words)
         return with_void(adapted[..., :-1], void_share(trained))
+
+    def cosines(self, seen: Proposed, words: Words) -> Tensor:
+        """Compare the masks with every text that has looked at the image; see `MaskModel.cosines`."""
+        texts = self.transfer(seen.looks[None], self.rows(words))[0, :-1]
+        return F.normalize(seen.pooled, dim=-1) @ texts.to(seen.pooled).mT
 
     def adapted_logits(self, features: Tensor, pooled: Tensor, words: Words) -> Tensor:
         """Compare what CLIP sees inside of masks with texts that have looked at the image.

@@ -17,7 +17,6 @@ from ovseg.clip.tokens import ATTENTION, CLASS_TOKEN, POSITIONS, STREAM
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, one_of
-from ovseg.labelling.mask_resize import plan_resize
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
@@ -146,9 +145,16 @@ class SAN(MaskModel):
         self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
     ) -> Answer:
         """Name the masks; see `WordedModel.label`."""
+        return self.semantic(self.shares(seen, words), seen.masks, self.resize(seen, network_size, size), words, want)
+
+    def shares(self, seen: Proposed, words: Words) -> Tensor:
+        """Name the masks; see `MaskModel.shares`."""
         logits = self.classify(seen.embeddings[None], seen.masks[None], words).class_logits[0]
-        resize = plan_resize((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)
-        return self.semantic(logits.float().softmax(-1), seen.masks, resize, words, want)
+        return logits.float().softmax(-1)
+
+    def cosines(self, seen: Proposed, words: Words) -> Tensor:
+        """Compare the masks with every text; see `MaskModel.cosines`."""
+        return F.normalize(seen.embeddings, dim=-1) @ words.embeddings.to(seen.embeddings).mT
 
     def losses(
         self, batched_inputs: Sequence[dict[str, Any]], words: Words, draw: Draw = uniform_points

@@ -1,8 +1,8 @@
 """Output formats: a file of this folder that holds a `Format` is one, by being there."""
 
-from ovseg.result.formats.base import FORMATS, Format, Place, list_formats
+from ovseg.result.formats.base import FORMATS, Format, Place, Record, Written, list_formats
 from ovseg.system.registry import register_all
 
 register_all(__name__)
 
-__all__ = ["FORMATS", "Format", "Place", "list_formats"]
+__all__ = ["FORMATS", "Format", "Place", "Record", "Written", "list_formats"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from ovseg.result.parts import Result
 from ovseg.system.files import atomic_write
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
 _CLASSES: dict[str, type[Format]] = {}
+Record: TypeAlias = Mapping[str, Any]
+"""What a format remembers of an image for the files that hold all of them, as JSON values; see `Format.finish`."""
+
 PNG_MARK = b"made by ovseg"
 """What stands in the head of PNG files that we write."""
 
@@ -41,8 +45,26 @@ class Place:
         return self.folder / f"{self.name}{ending}"
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a format has made of one image.
+
+    Attributes:
+        path: The file that reports name. Where all images share a file it is that one, and is there at the end.
+        record: For `Format.finish`; JSON values, so that it can lie in a log until then.
+        notes: What the format could not hold, or holds otherwise; a line each.
+    """
+
+    path: Path
+    record: Record = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 class Format(ABC):
-    """One way to put a result into a file. Options are keyword-only parameters of the constructor.
+    """One way to put a result into files. Options are keyword-only parameters of the constructor.
+
+    Files of an image are written by `put`; those that hold all images of a run by `finish`, from the records that `put`
+    gave. Both write the same bytes for the same results, wherever and in however many runs `put` was called.
 
     Attributes:
         name: What users call it.
@@ -50,6 +72,7 @@ class Format(ABC):
         summary: What is in them, in a few words.
         beside: How files end that come with it.
         needs: What a model has to give for it, as `ovseg.contract.WANTS` calls it.
+        uses: What it shows beside that, from models that give it.
         mark: Bytes near the start of its files that those of others lack; without them a file is not replaced. Empty
             where endings tell enough, as those of pictures do.
     """
@@ -59,11 +82,13 @@ class Format(ABC):
     summary: ClassVar[str]
     beside: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
     mark: ClassVar[bytes] = b""
 
     def __init_subclass__(cls) -> None:
-        """Register the format under its name."""
-        _CLASSES[cls.name] = cls
+        """Register the format under its name, if it has one."""
+        if "name" in vars(cls):
+            _CLASSES[cls.name] = cls
 
     @abstractmethod
     def write(self, result: Result, path: Path) -> None:
@@ -108,15 +133,53 @@ class Format(ABC):
         with atomic_write(path) as temporary:
             self.write(result, temporary)
 
-    def put(self, result: Result, place: Place) -> Path:
-        """Write all files of an image, each complete or not at all, and return the path of the first.
+    def put(self, result: Result, place: Place) -> Written:
+        """Write all files of an image, each complete or not at all. Their folders exist.
 
         Raises:
             InputError: As `save`.
         """
         path = next(iter(self.files(place)))
         self.save(result, path)
-        return path
+        return Written(path)
+
+    def shared(self, folder: Path) -> dict[Path, bytes]:
+        """Return the files that `finish` will write, with marks as in `files`."""
+        return {}
+
+    def finish(self, records: Iterable[Record], classes: Vocabulary, folder: Path) -> None:  # noqa: B027 -- rarely any
+        """Write the files that hold all images, each complete or not at all.
+
+        Args:
+            records: Those of `Written`, in the order in which the files shall list the images. They may be gone through
+                more than once, one at a time, and need not fit into memory.
+            classes: Of the results.
+            folder: Of all results of the run; it exists.
+
+        Raises:
+            InputError: They cannot be written.
+        """
+
+
+class Export(Format):
+    """A format for other tools, in a file or folder that is called like it: nothing of it lies beside the images."""
+
+    ending: ClassVar[str] = ""
+
+    def endings(self) -> tuple[str, ...]:
+        """Return none."""
+        return ()
+
+    def files(self, place: Place) -> dict[Path, bytes]:
+        """Return none, unless each image has files of its own."""
+        return {}
+
+    def write(self, result: Result, path: Path) -> None:
+        """Write what an image has of its own; nothing where all images share a file."""
+
+    def home(self, folder: Path) -> Path:
+        """Return its folder."""
+        return folder / self.name
 
 
 def png_info(result: Result) -> PngInfo:

@@ -1,36 +1,52 @@
-"""The panoptic segments of an image as COCO's picture of ids, and its JSON beside it."""
+"""The panoptic segments of all images as COCO has them: a folder of pictures of ids, and one JSON beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from ovseg.result.coco import MARK, panoptic_picture, save_panoptic
-from ovseg.result.formats.base import Format
+from ovseg.result.coco import MARK, category_ids, panoptic_of, panoptic_picture, segments_info
+from ovseg.result.coco_files import finish_coco, image_record
+from ovseg.result.formats.base import PNG_MARK, Export, Place, Record, Written, png_info
 from ovseg.result.parts import Result
+from ovseg.vocabulary import Vocabulary
 
 
-class CocoPanoptic(Format):
-    """Segments: a picture, and what its ids are."""
+class CocoPanoptic(Export):
+    """Segments: a picture for each image, and what their ids are."""
 
-    name = "coco_panoptic"
-    ending = ".panoptic.png"
-    summary = "COCO panoptic segments: a picture of ids, and their JSON"
-    beside = (".panoptic.json",)
+    name = "coco-panoptic"
+    summary = "COCO panoptic segments: a picture of ids for each image, and one JSON"
     needs = ("panoptic",)
-    mark = MARK
+
+    def shared(self, folder: Path) -> dict[Path, bytes]:
+        """Return the JSON."""
+        return {folder / f"{self.name}.json": MARK}
+
+    def files(self, place: Place) -> dict[Path, bytes]:
+        """Return the picture."""
+        return {self.home(place.folder) / f"{place.name}.png": PNG_MARK}
 
     def write(self, result: Result, path: Path) -> None:
-        """Write the picture alone.
+        """Write the picture.
 
         Raises:
             InputError: The model gave no segments.
         """
-        panoptic_picture(result).save(path, format="PNG")
+        panoptic_picture(result).save(path, format="PNG", pnginfo=png_info(result))
 
-    def save(self, result: Result, path: Path) -> None:
-        """Write the picture and then the JSON, each complete or not at all.
+    def put(self, result: Result, place: Place) -> Written:
+        """Write the picture, and return what its ids are.
 
         Raises:
-            InputError: The model gave no segments, or the place cannot be written to.
+            InputError: The model gave no segments, or it cannot be written.
         """
-        save_panoptic(result, path, 0, "")
+        path = next(iter(self.files(place)))
+        self.save(result, path)
+        segments = segments_info(panoptic_of(result), category_ids(result.classes))
+        annotation = {"file_name": f"{place.name}.png", "segments_info": segments}
+        return Written(path, {"image": image_record(result, place), "annotations": [annotation]})
+
+    def finish(self, records: Iterable[Record], classes: Vocabulary, folder: Path) -> None:
+        """Write the JSON."""
+        finish_coco(next(iter(self.shared(folder))), records, classes)

@@ -7,24 +7,20 @@ has, are written as PNG the way up that they were labelled.
 
 from __future__ import annotations
 
-import filecmp
-import shutil
 import tempfile
 from pathlib import Path
 
-from PIL import Image
-
 from ovseg.data.images import IMAGE_SUFFIXES
 from ovseg.errors import InputError, VocabularyError
-from ovseg.result.formats.base import PNG_MARK, Format, Place
+from ovseg.result.formats.base import PNG_MARK, Format, Place, Written
 from ovseg.result.formats.labels import PNG_NO_CLASS, label_values, save_ids
 from ovseg.result.formats.png import VOID
+from ovseg.result.images import check_image, image_file, is_source, put_image
 from ovseg.result.parts import Result
-from ovseg.system.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write
 from ovseg.vocabulary import Vocabulary
 
 CLASSES = "classes.txt"
-_ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
 
 
 class DatasetFormat(Format):
@@ -42,7 +38,7 @@ class DatasetFormat(Format):
     def files(self, place: Place) -> dict[Path, bytes]:
         """Return the label, which is replaced only if we wrote it, and the image, unless it lies there already."""
         image = _image(place)
-        return {_label(place): self.mark} | ({} if _is_source(image, place) else {image: b""})
+        return {_label(place): self.mark} | ({} if is_source(image, place) else {image: b""})
 
     def check(self, classes: Vocabulary, folder: Path) -> None:
         """Refuse words that a line of classes.txt cannot carry, and a folder with other classes."""
@@ -65,9 +61,7 @@ class DatasetFormat(Format):
     def check_place(self, place: Place) -> None:
         """Refuse to replace images of others, or to put a second image beside one label."""
         image, label = _image(place), _label(place)
-        own = label.is_file() and self.mark in label.read_bytes()[:400]
-        if image.exists() and not own and not filecmp.cmp(image, place.source, shallow=False):
-            raise InputError(f"'{image}' is no image of an earlier run and would be replaced; choose another --output")
+        check_image(image, place, label)
         found = image.parent.iterdir() if image.parent.is_dir() else ()
         others = [
             path
@@ -85,21 +79,14 @@ class DatasetFormat(Format):
         """
         save_ids(result, path, VOID if len(result.classes) <= VOID else PNG_NO_CLASS)
 
-    def put(self, result: Result, place: Place) -> Path:
+    def put(self, result: Result, place: Place) -> Written:
         """Write label, image and classes, each complete or not at all; the image is left where it is the source."""
         label, image = _label(place), _image(place)
-        for path in (label, image):
-            check_writable(path.parent)
         self.save(result, label)
-        if not _is_source(image, place):
-            with atomic_write(image) as temporary:
-                if image.suffix == place.source.suffix:
-                    shutil.copyfile(place.source, temporary)
-                else:
-                    Image.fromarray(result.image).save(temporary, format="PNG")
+        put_image(result, place, image)
         with atomic_write(place.folder / CLASSES) as temporary:
             temporary.write_bytes(_lines(result.classes))
-        return label
+        return Written(label)
 
 
 def _label(place: Place) -> Path:
@@ -107,23 +94,7 @@ def _label(place: Place) -> Path:
 
 
 def _image(place: Place) -> Path:
-    """Return where the image goes, with its own suffix if it is copied."""
-    return place.folder / "images" / f"{place.name}{place.source.suffix if _is_copied(place.source) else '.png'}"
-
-
-def _is_copied(source: Path) -> bool:
-    if source.suffix.lower() not in IMAGE_SUFFIXES:
-        return False
-    try:
-        with Image.open(source) as image:
-            return image.getexif().get(_ORIENTATION, 1) == 1
-    except Exception:  # whatever Pillow raises at metadata that it cannot read
-        return False
-
-
-def _is_source(image: Path, place: Place) -> bool:
-    """Tell whether the image lies in the data set already: somebody labels the images of one."""
-    return image.exists() and image.samefile(place.source)
+    return image_file(place, place.folder / "images")
 
 
 def _lines(classes: Vocabulary) -> bytes:

@@ -18,10 +18,10 @@ from ovseg.system.values import dump, plain
 from ovseg.vocabulary import Vocabulary
 
 
-class Archive(Format):
+class Npz(Format):
     """Labels, scores, photograph, segments, objects and meta data."""
 
-    name = "archive"
+    name = "npz"
     ending = ".npz"
     summary = "all of a result, for Segmentation.load"
 
