@@ -98,11 +98,22 @@ def pack_masks(masks: np.ndarray) -> list[PackedMask]:
 
     # Run lengths go down the columns, so each mask is laid out column by column.
     packed = coco_mask.encode(np.ascontiguousarray(masks.transpose(0, 2, 1)).view(np.uint8).T)
-    areas, boxes = coco_mask.area(packed).tolist(), coco_mask.toBbox(packed).astype(int).tolist()
+    areas, boxes = mask_areas(packed).tolist(), coco_mask.toBbox(packed).astype(int).tolist()
     return [
         (area, (left, top, width, height), {"size": list(one["size"]), "counts": one["counts"].decode("ascii")})
         for one, area, (left, top, width, height) in zip(packed, areas, boxes, strict=True)
     ]
+
+
+def mask_areas(rles: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return the pixels of masks as COCO packs them ``(N,)`` uint32.
+
+    With NumPy 2 pycocotools counts no more than 255 masks at a time.
+    """
+    from pycocotools import mask as coco_mask
+
+    parts = [coco_mask.area(list(rles[start : start + 255])) for start in range(0, len(rles), 255)]
+    return np.concatenate([np.zeros(0, np.uint32), *parts])
 
 
 def check_parts(

@@ -10,6 +10,7 @@ the idea of shared arcs in topological map formats.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ovseg.result.components import Components, find_components
+from ovseg.result.objects import mask_areas
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class Outlines:
 def find_outlines(ids: np.ndarray, void: int, tolerance: float = 0.0) -> Outlines:
     """Return the outlines of all values of a map.
 
-    Polygons of different values share no pixel. Where simpler lines would cross others, those of the regions concerned
-    stay as they were.
+    Polygons of different values share no pixel, and every part keeps one. Where simpler lines would cross others, or
+    leave a part nothing, the lines near by stay as they were.
 
     Args:
         ids: ``(H, W)`` of any integer dtype.
@@ -74,37 +76,32 @@ def find_outlines(ids: np.ndarray, void: int, tolerance: float = 0.0) -> Outline
     Returns:
         The polygons.
     """
-    found = find_components(ids)
-    lines = _Lines(found)
-    exact = np.zeros(len(found.values) + 1, dtype=bool)  # the last is what is outside of the image
+    lines = _Lines(find_components(ids))
+    if tolerance == 0:
+        parts, _ = lines.parts(void, 0.0)
+        return Outlines(parts, dict.fromkeys(parts, 1.0))
     while True:
-        parts, lost = lines.parts(void, tolerance, exact)
-        if tolerance == 0:
-            return Outlines(parts, dict.fromkeys(parts, 1.0))
-        if not lost:
-            wrong, overlap = _judge(parts, ids)
-            lost = np.flatnonzero(np.isin(found.values, wrong) & ~exact[:-1]).tolist()
-            if not lost:
-                return Outlines(parts, overlap)
-        exact[lost] = True
+        parts, lost = lines.parts(void, tolerance)
+        shared, overlap = _judge(parts, ids) if not lost else (np.zeros(ids.shape, bool), {})
+        if not (lost or shared.any()):
+            return Outlines(parts, overlap)
+        lines.keep(lost, shared, tolerance)
 
 
-def _judge(parts: dict[int, list[Part]], ids: np.ndarray) -> tuple[list[int], dict[int, float]]:
-    """Return the values whose polygons share pixels or have parts without one, and how well those of each fit."""
+def _judge(parts: dict[int, list[Part]], ids: np.ndarray) -> tuple[np.ndarray, dict[int, float]]:
+    """Return pixels ``(H, W)`` that several values have or a part has lost, and how well each value's polygons fit."""
     from pycocotools import mask as coco_mask
 
-    overlap, wrong, drawn = {}, [], []
+    wrong, covered, overlap = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool), {}
     for value, own in parts.items():
         single = [_draw(part, ids.shape) for part in own]
-        drawn.append(coco_mask.merge(single))
-        if not coco_mask.area(single).all():
-            wrong.append(value)
-        mask = coco_mask.encode(np.asfortranarray(ids == value).view(np.uint8))
-        overlap[value] = float(coco_mask.iou([drawn[-1]], [mask], [0])[0, 0])
-    if drawn and int(coco_mask.area(coco_mask.merge(drawn))) < int(coco_mask.area(drawn).sum()):
-        shared = coco_mask.iou(drawn, drawn, [0] * len(drawn))
-        np.fill_diagonal(shared, 0)
-        wrong += [value for value, row in zip(parts, shared, strict=True) if row.any()]
+        for part in (part for part, area in zip(own, mask_areas(single).tolist(), strict=True) if not area):
+            (left, top), (right, bottom) = part.outer.min(axis=0), part.outer.max(axis=0)
+            wrong[top : bottom + 1, left : right + 1] = True
+        drawn, mask = coco_mask.decode(coco_mask.merge(single)).astype(bool), ids == value
+        overlap[value] = float((drawn & mask).sum() / (drawn | mask).sum())
+        wrong |= drawn & covered
+        covered |= drawn
     return wrong, overlap
 
 
@@ -130,6 +127,9 @@ def _bridged(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
     hole = np.roll(hole, -int(np.lexsort((hole[:, 1], hole[:, 0]))[0]), axis=0)  # its leftmost corner first
     after, before = hole[1, 1] - hole[0, 1], hole[-1, 1] - hole[0, 1]
     height = np.floor(hole[0, 1] + 0.5) + 0.5 * np.sign(after if abs(after) >= abs(before) else before)
+    if not (after or before):  # only a tolerance leaves such a corner
+        near = int(((ring - hole[0]) ** 2).sum(axis=1).argmin())
+        return np.concatenate([ring[: near + 1], hole, hole[:1], ring[near:]])
     if abs(after) < abs(before):
         hole = np.roll(hole, 1, axis=0)
     at = np.array([[_crossing(hole[:1], hole[1:2], height)[0], height]])
@@ -170,28 +170,44 @@ class _Lines:
         self.beyond = np.stack(beyond)[there]
         steps = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])  # where each side begins, x and y from its pixel
         self.start = np.stack([columns, rows], axis=1) + steps[side]
-        self.after = _successors(there, number, side, rows, columns)
         self.side = side
         corners = (width + 1) * self.start[:, 1] + self.start[:, 0]
         self.node = _nodes(grid)[self.start[:, 1], self.start[:, 0]]
         self.corner = corners
+        self._rings = [*self._find_rings(_successors(there, number, side, rows, columns).tolist())]
+        self._kept = np.zeros(len(side), dtype=bool)  # sides that begin at a corner which no tolerance moves
 
-    def parts(self, void: int, tolerance: float, exact: np.ndarray) -> tuple[dict[int, list[Part]], list[int]]:
-        """Return the parts of each value, and regions that the tolerance leaves no area.
+    def keep(self, parts: list[int], pixels: np.ndarray, tolerance: float) -> None:
+        """Keep all corners of some regions, and those near some pixels, from now on.
 
         Args:
-            void: The value of pixels that have none.
-            tolerance: See `find_outlines`.
-            exact: ``(N + 1,)`` bool; regions whose lines keep all their corners.
+            parts: Numbers of regions.
+            pixels: ``(H, W)`` bool. What a tolerance has moved over them lay within twice the tolerance.
+            tolerance: In pixels.
         """
+        import cv2
+
+        before = int(self._kept.sum())
+        self._kept[np.isin(self.part, parts) | np.isin(self.beyond, parts)] = True
+        reach = 2 * (2 * math.ceil(tolerance) + 1) + 1
+        near = cv2.dilate(np.pad(pixels, (0, 1)).astype(np.uint8), np.ones((reach, reach), np.uint8))
+        self._kept |= near[self.start[:, 1], self.start[:, 0]].astype(bool)
+        corners = np.zeros(near.shape, bool)  # the same for the sides of both regions
+        corners[self.start[self._kept, 1], self.start[self._kept, 0]] = True
+        self._kept = corners[self.start[:, 1], self.start[:, 0]]
+        if int(self._kept.sum()) == before:
+            self._kept[:] = True
+
+    def parts(self, void: int, tolerance: float) -> tuple[dict[int, list[Part]], list[int]]:
+        """Return the parts of each value, and regions that the tolerance leaves no area."""
         outer: dict[int, np.ndarray] = {}
         holes: dict[int, list[np.ndarray]] = {}
         lost = []
-        for ring in self._rings():
+        for ring in self._rings:
             part = int(self.part[ring[0]])
             if self._found.values[part] == void:
                 continue
-            line = self._line(ring, tolerance, exact)
+            line = self._line(ring, tolerance)
             if len(line) < 3:
                 lost.append(int(self.beyond[ring[0]]) if part in outer else part)
             if part in outer:  # rings come by their first sides from above, so the outer one of a region is its first
@@ -204,9 +220,9 @@ class _Lines:
             own.append(Part(outer[part], tuple(holes.get(part, ()))))
         return dict(sorted(found.items())), lost
 
-    def _rings(self) -> Iterator[np.ndarray]:
+    def _find_rings(self, after: list[int]) -> Iterator[np.ndarray]:
         """Yield the rings of sides, each from its first side in the order of rows."""
-        after, seen = self.after.tolist(), bytearray(len(self.after))
+        seen = bytearray(len(after))
         for first in range(len(after)):  # sides of pixels that look up come first, in the order of rows
             if seen[first]:
                 continue
@@ -217,11 +233,13 @@ class _Lines:
                 at = after[at]
             yield np.array(ring)
 
-    def _line(self, ring: np.ndarray, tolerance: float, exact: np.ndarray) -> np.ndarray:
+    def _line(self, ring: np.ndarray, tolerance: float) -> np.ndarray:
         """Return the corners of a ring ``(N, 2)`` that stay."""
         if tolerance == 0:
             return self.start[ring][self.side[ring] != np.roll(self.side[ring], 1)]
-        nodes = np.flatnonzero(self.node[ring])
+        kept = self._kept[ring]
+        ends = self.node[ring] | (kept & ~(np.roll(kept, 1) & np.roll(kept, -1)))  # where what stays begins and ends
+        nodes = np.flatnonzero(ends)
         if len(nodes):
             ring, nodes = np.roll(ring, -nodes[0]), nodes - nodes[0]
         else:  # two regions alone share it
@@ -229,14 +247,14 @@ class _Lines:
             away = ((self.start[ring] - self.start[ring[0]]) ** 2).sum(axis=1)
             far = np.flatnonzero(away == away.max())
             nodes = np.array([0, int(far[self.corner[ring[far]].argmin()])])
-        points = self.start[[*ring, ring[0]]]
-        keep = exact[self.part[ring[0]]] | exact[self.beyond[ring]]
-        ends = [*nodes[1:].tolist(), len(ring)]
+        round_trip = np.append(ring, ring[0])
+        points, kept = self.start[round_trip], self._kept[round_trip]
         pieces = [
-            _simpler(points[begin : end + 1], 0.0 if keep[begin] else tolerance)[:-1]
-            for begin, end in zip(nodes.tolist(), ends, strict=True)
+            _simpler(points[begin : end + 1], 0.0 if kept[begin : end + 1].all() else tolerance)[:-1]
+            for begin, end in zip(nodes.tolist(), [*nodes[1:].tolist(), len(ring)], strict=True)
         ]
-        return np.concatenate(pieces)
+        line = np.concatenate(pieces)
+        return line[(line != np.roll(line, 1, axis=0)).any(axis=1)]  # a loop that has become a point
 
 
 def _successors(

@@ -115,6 +115,12 @@ def test_masks_are_packed_together():
     assert packed[2].bbox == (0, 0, 0, 0) and pack_masks(masks[:0]) == []
 
 
+def test_more_masks_than_a_byte_counts():
+    masks = np.zeros((300, 2, 3), bool)
+    masks[7:, 0, 0] = True
+    assert [area for area, _, _ in pack_masks(masks)] == masks.sum((1, 2)).tolist()
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(InputError, match=r"expected \(H, W\) int32"):
         Panoptic(IDS.astype(np.int64), SEGMENTS)

@@ -93,6 +93,20 @@ def test_shared_lines_stay_shared() -> None:
     assert corners[1] < corners[0] / 5 and min(found.overlap.values()) > 0.9 and max(found.overlap.values()) < 1
 
 
+def test_where_lines_would_cross_they_stay_and_others_do_not() -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:240, :240]
+    labels = ((x + y) % 120 > 60).astype(np.int32)
+    labels[:60, :60] = rng.integers(-1, 3, (60, 60))
+    exact, found = find_outlines(labels, -1), find_outlines(labels, -1, 2.0)
+    drawn(found, labels.shape)  # no pixel has two values
+    far = [  # from the noise
+        sum(int((part.outer.min(axis=1) > 70).sum()) for parts in one.parts.values() for part in parts)
+        for one in (exact, found)
+    ]
+    assert far[0] > 500 and far[1] < 30
+
+
 def test_a_large_map_takes_seconds() -> None:
     rng = np.random.default_rng(0)
     labels = np.kron(rng.integers(-1, 9, (100, 100)), np.ones((8, 8), int)).astype(np.int32)

@@ -11,6 +11,7 @@ import numpy as np
 from ovseg.data.dataset import INSTANCE, Dataset, Segments
 from ovseg.data.outlines import outline_rle
 from ovseg.errors import InputError
+from ovseg.result.objects import mask_areas
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,14 @@ class InstanceMasks:
             )
         rles = [_encode(mask) for mask in masks]
         none = np.zeros(len(rles), bool)
-        return cls(masks.shape[1:], rles, classes.astype(np.int64), scores.astype(np.float64), none, _areas(rles))
+        return cls(
+            masks.shape[1:],
+            rles,
+            classes.astype(np.int64),
+            scores.astype(np.float64),
+            none,
+            mask_areas(rles).astype(np.float64),
+        )
 
     @classmethod
     def from_segments(cls, segments: Segments, wanted: np.ndarray) -> InstanceMasks:
@@ -61,7 +69,7 @@ class InstanceMasks:
         chosen = np.flatnonzero(wanted[segments.classes])
         rles = [_encode(segments.ids == place) for place in chosen]
         classes, crowd = segments.classes[chosen], segments.crowd[chosen]
-        return cls(segments.ids.shape, rles, classes, np.ones(len(rles)), crowd, _areas(rles))
+        return cls(segments.ids.shape, rles, classes, np.ones(len(rles)), crowd, mask_areas(rles).astype(np.float64))
 
     @classmethod
     def from_annotations(
@@ -75,7 +83,7 @@ class InstanceMasks:
             classes: Class of each annotation.
         """
         rles = [outline_rle(annotation["segmentation"], size) for annotation in annotations]
-        areas = [a.get("area", own) for a, own in zip(annotations, _areas(rles), strict=True)]
+        areas = [a.get("area", own) for a, own in zip(annotations, mask_areas(rles), strict=True)]
         crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool)
         ids = np.asarray(classes, np.int64)
         return cls(size, rles, ids, np.ones(len(rles)), crowd, np.array(areas, np.float64))
@@ -118,9 +126,3 @@ def _encode(mask: np.ndarray) -> dict[str, Any]:
 
     rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return rle
-
-
-def _areas(rles: list[dict[str, Any]]) -> np.ndarray:
-    from pycocotools import mask as coco_mask
-
-    return np.asarray(coco_mask.area(rles), np.float64).reshape(len(rles))
