@@ -83,7 +83,8 @@ def plan_files(
         ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
-    paths = list(images)
+    paths, chosen = list(images), _formats(formats, options)
+    _check_options(formats, options or {})
     root = common_root(paths)
     places = []
     for path, name in zip(paths, relative_names(paths, root), strict=True):
@@ -93,7 +94,6 @@ def plan_files(
             on_note(path, f"'{path.name}': its name is too long for results, which are called {short}")
     fit = check_places(places, folder, formats, options, on_error)
     if on_note is not None:
-        chosen = _formats(formats, options)
         for place in fit:
             for note in _strangers(place, chosen):
                 on_note(place.source, note)

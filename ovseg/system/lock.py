@@ -27,7 +27,7 @@ def only_here(folder: Path) -> Iterator[None]:
     """
     import fcntl
 
-    was_there = folder.is_dir()
+    was_there = os.path.isdir(folder)
     path = check_writable(folder) / LOCK
     while True:
         with path.open("ab") as file:
@@ -51,7 +51,7 @@ def only_here(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
                 if not was_there:
                     with contextlib.suppress(OSError):  # it holds something
-                        folder.rmdir()
+                        path.parent.rmdir()
             return
 
 

@@ -117,19 +117,16 @@ class _Actor:
 
     def __init__(self, plan: LabelPlan, target: Path | str, made: Mapping[str, Any]) -> None:
         """Load the model; a mistake is told with the first images, for an actor that cannot start is started again."""
-        self._problem = ""
+        self._plan, self._target, self._problem = plan, target, ""
         self._mirror = Mirror(target) if isinstance(target, str) else None
-        self._staging = tempfile.TemporaryDirectory(prefix="ovseg-") if self._mirror else None
-        folder = Path(self._staging.name) if self._staging else Path(target)
         try:
-            segmenter = plan.load(device_of_process(plan.device, 0))
-            words = plan.words(segmenter)
-            if changed := changes(made, made_by(describe(segmenter, words))):
+            self._segmenter = plan.load(device_of_process(plan.device, 0))
+            self._words = plan.words(self._segmenter)
+            if changed := changes(made, made_by(describe(self._segmenter, self._words))):
                 self._problem = (
                     f"a worker of the cluster has loaded something else than the first ({'; '.join(changed)}); "
                     "expected the same model and device everywhere"
                 )
-            self._labeller = Labeller(plan, folder, segmenter, words)
         except OvsegError as error:
             self._problem = str(error)
 
@@ -139,20 +136,22 @@ class _Actor:
             return {"row": [dump({_STOP: self._problem})]}
         items = [Item(**json.loads(str(line))) for line in batch["item"]]
         try:
-            rows = list(self._labeller.rows(items))
-            self._send()
+            rows = self._label(items)
         except InputError as error:  # of the disk; images that are bad have rows that say so
             return {"row": [dump({_STOP: str(error)})]}
         return {"row": [dump(row) for row in rows]}
 
-    def _send(self) -> None:
-        """Send what was written into the object store, and free its place here."""
-        if self._mirror and self._staging:
-            folder = Path(self._staging.name)
-            self._mirror.send(folder)
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    path.unlink()
+    def _label(self, items: Sequence[Item]) -> list[Row]:
+        """Label on the path that all share, or in a folder of this machine from which results are sent."""
+        if self._mirror is None:
+            return self._rows(items, Path(self._target))
+        with tempfile.TemporaryDirectory(prefix="ovseg-") as folder:
+            rows = self._rows(items, Path(folder))
+            self._mirror.send(Path(folder))
+        return rows
+
+    def _rows(self, items: Sequence[Item], folder: Path) -> list[Row]:
+        return list(Labeller(self._plan, folder, self._segmenter, self._words).rows(items))
 
 
 def _describe(plan: LabelPlan) -> dict[str, Any] | OvsegError:
