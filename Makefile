@@ -7,12 +7,13 @@ STAMP := $(VENV)/.ovseg-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo train-demo test clean
+.PHONY: help install demo train-demo test test-slow test-all clean
 
 help:
 	@echo "make demo     install into $(VENV), segment the example photographs, say where the pictures are"
 	@echo "make train-demo  make Scenes (network), train a small SAN on the embedded CLIP: TRAIN_STEPS=1000 take ~8 minutes on two cores"
 	@echo "make test     install into $(VENV), then ruff, mypy and pytest"
+	@echo "make test-all  make test, then the slow tests: the page in a browser (needs Chromium), many users, many files"
 	@echo "make install  only install into $(VENV) (a few GB the first time, nothing when up to date)"
 	@echo "make clean    remove $(VENV), caches and build folders"
 	@echo "Another interpreter: make test PYTHON=python3.12 VENV=.venv312"
@@ -38,6 +39,14 @@ test: $(STAMP)
 	@# A process for each core; a file's tests stay together, for they share what they build.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
+# Those that take long; without a Chromium those of the browser are skipped, and say so.
+test-slow: $(STAMP)
+	@echo "== slow tests (pytest -m slow)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n auto --maxprocesses 2 --dist loadfile
+
+test-all: test
+	@$(MAKE) --no-print-directory test-slow
+
 # The stamp is the last thing written: an installation that was cut off is taken up again, a finished one is left alone.
 $(STAMP): setup.py pyproject.toml requirements/constraints.txt ovseg/system/detectron2_installer.py
 	@command -v $(PYTHON) >/dev/null || { echo "error: no '$(PYTHON)' here; install Python 3.10 or newer, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
@@ -45,7 +54,7 @@ $(STAMP): setup.py pyproject.toml requirements/constraints.txt ovseg/system/dete
 	@echo "== install: Python environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: cannot create $(VENV); on Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
 	@echo "== install: packages (torch with its CUDA libraries is a few GB; runs on the CPU too)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[train,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[train,test,web,hf]'
 	@# The oracle of PQ in the tests asks for NumPy 1 in its metadata and works with 2, so it comes without its list.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps panopticapi-lite==0.2.0
 	@echo "== install: Detectron2, Python part"

@@ -56,7 +56,9 @@ def build_operators(folder: Path) -> None:
 
 
 class BuildWithConfigs(build_py):
-    """Puts a copy of configs/ into the package, where `ovseg.config.config_root` finds it in an installed wheel.
+    """Puts copies of configs/ and examples/ into the package, where an installed wheel finds them.
+
+    Who looks for them: `ovseg.config.config_root` and `ovseg.serve.service.examples_root`.
 
     With ``OVSEG_BUILD_OPS=1`` in the environment the compiled operators, too.
     """
@@ -67,8 +69,12 @@ class BuildWithConfigs(build_py):
         if WITH_OPERATORS:
             build_operators((ROOT if self.editable_mode else Path(self.build_lib).resolve()) / "ovseg/ops/prebuilt")
         if not self.editable_mode:
-            target = Path(self.build_lib) / "ovseg" / "zoo" / "configs"
-            shutil.copytree(ROOT / "configs", target, dirs_exist_ok=True)
+            package = Path(self.build_lib) / "ovseg"
+            for name, target in (
+                ("configs", package / "zoo" / "configs"),
+                ("examples", package / "serve" / "examples"),
+            ):
+                shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
 
 
 class OwnDistribution(Distribution):
@@ -89,13 +95,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ovseg", "ovseg.*"]),
-    package_data={"ovseg": ["py.typed", "assets/**/*", "ops/csrc/*", "**/*.json", "**/*.txt"]},
+    package_data={"ovseg": ["py.typed", "assets/**/*", "serve/static/*", "ops/csrc/*", "**/*.json", "**/*.txt"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["ovseg = ovseg.cli:main"]},
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
         "open_clip_torch>=2.24",
+        "filelock>=3.12",
         "huggingface_hub>=0.23",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
@@ -116,12 +123,14 @@ setup(
         "crf": ["pydensecrf2>=1.1"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "cluster": ["ray[data]>=2.30"],
+        "hf": ["transformers>=4.57", "sentencepiece>=0.2", "protobuf>=4.25"],
         "heif": ["pillow-heif>=0.16"],
         "tiff": ["imagecodecs>=2023.3.16"],
         "test": [
             "faster-coco-eval>=1.6",
             "hypothesis>=6.100",
             "mypy>=1.11",
+            "playwright>=1.45",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

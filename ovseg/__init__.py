@@ -1,7 +1,7 @@
 """ovseg: dense open-vocabulary segmentation. Any image, any words, a label for every pixel.
 
 >>> import ovseg
->>> segmenter = ovseg.load("mini")
+>>> segmenter = ovseg.load()
 >>> result = segmenter("photo.jpg", ["cat", "red chair|armchair", "window"])
 >>> result.overlay().save("overlay.png")
 """

@@ -44,7 +44,9 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLIP.ARCH = "ViT-B-16"
     cfg.MODEL.CLIP.PRETRAINED = "openai"  # a tag of open_clip or the path of a file
     cfg.MODEL.CLIP.ACTIVATION = ""  # gelu | quick_gelu; empty: as the weights say, or else the architecture
-    cfg.MODEL.CLIP.FOLDER = ""  # a folder with open_clip_config.json takes the place of the two above
+    cfg.MODEL.CLIP.FOLDER = ""  # takes the place of ARCH and PRETRAINED: a folder, hf:OWNER/NAME or hf-hub:OWNER/NAME
+    cfg.MODEL.CLIP.MEMBERS = []  # in the place of all three: several CLIPs, each a folder or ARCH/PRETRAINED; clip:A+B
+    cfg.MODEL.CLIP.RESIZE_POSITION = False  # fit position embeddings of another size, as open_clip does
     cfg.MODEL.RECALIBRATION = Node()
     cfg.MODEL.RECALIBRATION.NAME = "CLIP"
     cfg.MODEL.RECALIBRATION.OPTIONS = Node(new_allowed=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ovseg.data.preprocessing import SizeRule
-from ovseg.errors import ConfigError, unknown_name
+from ovseg.errors import ConfigError, InputError, unknown_name
 from ovseg.result.objects import Instance, Panoptic
 from ovseg.system.values import short_hash
 from ovseg.vocabulary.background import Background
@@ -49,6 +49,18 @@ class Words(Queries):
     background: Background
     templates: str
     embedded_by: str = ""
+
+    def check(self, weights_hash: str) -> None:
+        """Refuse to be asked of a CLIP with other weights than those that embedded them.
+
+        Raises:
+            ConfigError: They are others.
+        """
+        if self.embedded_by not in ("", weights_hash):
+            raise ConfigError(
+                f"the words were embedded by weights {self.embedded_by} and the model has {weights_hash}; "
+                "embed them anew by words() of this model"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +105,8 @@ class Answer:
         panoptic: At most one segment for every pixel; None unless wanted.
         instances: Objects by falling score, which may overlap; None unless wanted.
         class_scores: (K, H, W) float32, 0 or more, of all classes; None unless wanted. Sums over masks may exceed 1,
-            where `scores` are cut. Words of the background compete and have no map, and thresholds of probability are
-            not applied.
+            where `scores` are cut, and no calibration is applied to them. Words of the background compete and have no
+            map, and thresholds of probability are not applied.
     """
 
     labels: Tensor
@@ -104,16 +116,31 @@ class Answer:
     class_scores: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What speaks for each class at one pixel, before thresholds, refinement and regions.
+
+    Attributes:
+        scores: (C,) float32 of the columns of the words (`Words.column_class`), as class scores are there.
+        rows: (C,) int64; the row of the words, one of its names, that spoke for each column.
+    """
+
+    scores: Tensor
+    rows: Tensor
+
+
 class SegmentationModel(Protocol):
     """What every model can do, whatever it is made of; all of it may be called by several threads at once.
 
     Attributes:
         size_rule: How large the network sees a photograph.
+        notes: What every result says of the model, whatever the image and the words; they are among those of `words`.
 
     A model is first placed; what else speeds it up, it does or says in one sentence why not.
     """
 
     size_rule: SizeRule
+    notes: tuple[str, ...]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -151,6 +178,12 @@ class SegmentationModel(Protocol):
         self, encoded: Encoded, index: int, size: tuple[int, int], words: Words, want: frozenset[str] = LABELS
     ) -> Answer:
         """Label image number `index` at a size (height, width) by words."""
+        ...
+
+    def explain(
+        self, encoded: Encoded, index: int, size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Say why a pixel (row, column) of an answer of this size has its label; no other pixel is computed."""
         ...
 
     def place(self, device: torch.device, dtype: torch.dtype) -> Self:
@@ -201,3 +234,16 @@ def check_want(want: Iterable[str] | None, gives: frozenset[str], model: str) ->
             has = ", ".join(sorted(gives | LABELS))
             raise ConfigError(f"{model} gives no {name}; it gives {has}; leave it out, or choose another model")
     return wanted
+
+
+def check_point(point: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse a pixel (row, column) that an image of a size (height, width) does not have.
+
+    Raises:
+        InputError: It has none there.
+    """
+    if not (0 <= point[0] < size[0] and 0 <= point[1] < size[1]):
+        raise InputError(
+            f"the pixel is in row {point[0]}, column {point[1]}; expected rows below {size[0]}, columns below "
+            f"{size[1]}, both from 0"
+        )

@@ -27,6 +27,14 @@ class WeightsError(OvsegError):
     """A weights file is missing, corrupt, foreign, or does not fit the model."""
 
 
+class DownloadError(WeightsError):
+    """Weights are not on this machine and could not be fetched."""
+
+
+class DownloadRefused(DownloadError):
+    """Weights are not on this machine, and nobody has agreed to a large download."""
+
+
 class ConfigError(OvsegError):
     """A configuration value, device or dtype is not allowed."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ class _Prepared:
 class EncodedImage:
     """An image as a model has seen it, to be asked about any number of words; made by `Segmenter.encode`.
 
-    It can be pickled, without the model; where it comes out of a pickle, `Segmenter.answer` takes it.
+    It can be pickled, without the model; then `Segmenter.answer` takes it.
 
     Attributes:
         image: The photograph.
@@ -111,6 +111,7 @@ class Segmenter:
         default_words: str = "",
         packed: bool = False,
         compiled: bool = False,
+        asked: Mapping[str, str] | None = None,
     ) -> None:
         """Move a model to its device.
 
@@ -128,6 +129,7 @@ class Segmenter:
             packed: Lay weights out once as the CPU multiplies them: on AMD's processors twice as fast in fp32, on all
                 with bfloat16 faster in bf16, elsewhere no gain. Results differ by rounding alone.
             compiled: Let `torch.compile` compile the network; the first image takes a minute or more.
+            asked: The ``name`` by which it was asked for, where that is another, and ``why``; for the record.
 
         Raises:
             ConfigError: The device or dtype is not available, the batch size is not positive, or the model is none that
@@ -140,7 +142,7 @@ class Segmenter:
             self.model.pack()
         if compiled:
             self.model.compile_network()
-        self.name, self.batch_size, self.default_words = name, batch_size, default_words
+        self.name, self.batch_size, self.default_words, self._asked = name, batch_size, default_words, dict(asked or {})
         self._words: OrderedDict[tuple[Any, ...], Words] = OrderedDict()
         self._words_lock = threading.Lock()
 
@@ -366,10 +368,7 @@ class Segmenter:
         timings = {**one.timings, "model": one.timings["model"] + time.perf_counter() - start}
         timings |= {"seconds": sum(timings.values()), "words": words_seconds}
         return Segmentation.from_labels(
-            labels,
-            scores,
-            words.vocabulary,
-            pixels,
+            *(labels, scores, words.vocabulary, pixels),
             self._meta(one, words, want, {key: round(value, 4) for key, value in timings.items()}),
             panoptic=found.panoptic,
             instances=found.instances,
@@ -385,6 +384,7 @@ class Segmenter:
             "size": list(image.pixels.shape[:2]),
             "network_size": list(one.encoded.sizes[one.index]),
             "model": self.name,
+            **({"asked": self._asked} if self._asked else {}),
             "weights_hash": model.weights_hash,
             "vocabulary_hash": words.vocabulary.hash,
             "background": words.background.policy,

@@ -15,6 +15,7 @@ from PIL import Image
 from ovseg.data.scenes.bank import SPRITE, TEXTURES_PER_CLASS, Bank
 from ovseg.data.scenes.concepts import Concept
 from ovseg.data.scenes.textures import STUFF, make_texture
+from tests.hub_double import no_network
 
 settings.register_profile("same every time", derandomize=True, deadline=None)
 settings.load_profile("same every time")
@@ -75,6 +76,15 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVSEG_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network_in_tests() -> Iterator[None]:
+    """Let no test and no process that it starts leave this machine; `HubDouble` is a hub that is on it."""
+    with no_network(), pytest.MonkeyPatch.context() as patch:
+        for variable in ("OVSEG_OFFLINE", "HF_HUB_OFFLINE"):
+            patch.setenv(variable, "1")
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.clip.position import resize_patches
-from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, HEADS_ADD, STREAM, Block
+from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM, Block
 from ovseg.clip.tower import Tower
 
 WIDTH, HEADS, DEPTH, PATCH, GRID, DIM = 24, 3, 7, 8, (4, 4), 16
@@ -60,7 +60,7 @@ class FakeTower(Tower):
             self.first = nn.Parameter(torch.randn(class_token + registers, WIDTH))
         self.prefix, self.blocks = len(self.first), list(self.own_blocks)
         more = {CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD} if class_token else set()
-        self.has = frozenset({STREAM, ATTENTION} | more)
+        self.has = frozenset({DENSE, STREAM, ATTENTION, POSITIONS} | more)
         self.eval().requires_grad_(False)
 
     @property
@@ -90,5 +90,5 @@ class FakeTower(Tower):
         cls, patches = self.split(joint)
         return joint, patches.mean(1) if cls is None else cls.squeeze(1)
 
-    def linear_head(self) -> tuple[nn.LayerNorm, Tensor]:
-        return self.last, self.projection
+    def linear_head(self) -> tuple[nn.LayerNorm, Tensor, Tensor]:
+        return self.last, self.projection, torch.zeros(DIM)

@@ -11,6 +11,7 @@ Examples:
     python tools/benchmark.py words --json words.json
     python tools/benchmark.py folder --images 100 --compare folder.json
     python tools/benchmark.py folder --batch-size 4
+    python tools/benchmark.py label --images 2000
     python tools/benchmark.py ops --only mask_pool --json ops.json
 """
 
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 import benchmarks.eval_memory
 import benchmarks.evaluation
 import benchmarks.folder
+import benchmarks.label
 import benchmarks.limits
 import benchmarks.models
 import benchmarks.new_words
@@ -60,6 +62,7 @@ WITH_FIGURES: dict[str, Any] = {
     "words": benchmarks.new_words,
     "startup": benchmarks.startup,
     "folder": benchmarks.folder,
+    "label": benchmarks.label,
     "eval-memory": benchmarks.eval_memory,
 }
 MIN_AGREEMENT = 0.9999  # the rest is ties within rounding

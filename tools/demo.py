@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
 from rich.table import Table
@@ -37,7 +38,11 @@ def main(argv: list[str] | None = None) -> None:
             f"cannot read '{EXAMPLES / 'examples.json'}' ({error.strerror}); run from a checkout"
         ) from error
     places = plan_files([EXAMPLES / name for name in words], args.output)
-    segmenter = ovseg.load(args.model, args.device)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        segmenter = ovseg.load(args.model, args.device)
+    for line in dict.fromkeys(str(one.message) for one in told if one.category is UserWarning):
+        print(f"note: {terminal.one_line(line)}", file=sys.stderr)
     table = Table(title=f"{args.model} on {segmenter.device}", title_justify="left", show_lines=True)
     for column in ("photograph", "found (share of the picture, mean score)", "seconds", "overlay"):
         table.add_column(column, overflow="fold")

@@ -11,24 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovseg.checkpoint.nesting import unwrap
 from ovseg.checkpoint.pickles import read_pickle
 from ovseg.checkpoint.scripted import is_scripted, read_scripted
 from ovseg.errors import WeightsError
 
-_OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
-
-class WeightsFile(NamedTuple):
-    """What a weights file holds.
+class Raw(NamedTuple):
+    """What a file holds, as it was read.
 
     Attributes:
-        tensors: By key.
-        openai_layout: Whether it is in OpenAI's layout: a TorchScript archive, or with its three extra keys.
-        remarks: What it says of itself besides, in words: the metadata of safetensors, the strings beside a state dict.
+        content: Ordinarily a mapping.
+        scripted: Whether it is an archive of TorchScript.
+        remarks: What it says of itself besides: the metadata of safetensors.
     """
 
-    tensors: dict[str, Tensor]
-    openai_layout: bool
+    content: Any
+    scripted: bool
     remarks: dict[str, str]
 
 
@@ -45,47 +44,42 @@ def read_part(path: str | Path, part: str) -> dict[str, Tensor]:
         WeightsError: The file is missing, truncated, holds anything but tensors, or would run code.
     """
     path = Path(path)
-    read = _read(path)
-    if isinstance(read[0], Mapping) and isinstance(read[0].get(part), Mapping):
-        return _only_tensors({str(key): value for key, value in read[0][part].items()}, path)
-    return _weights(path, *read).tensors
+    raw = read_raw(path).content
+    if isinstance(raw, Mapping) and isinstance(raw.get(part), Mapping):
+        return only_tensors({str(key): value for key, value in raw[part].items()}, path)
+    return _tensors(raw, path)
 
 
-def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], bool]:
-    """Read the tensors of a weights file without running any code of it.
-
-    Returns:
-        The tensors by key, and whether the file is in OpenAI's layout (a TorchScript archive or its three extra keys).
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a weights file without running any code of it; for those of a CLIP see `clip_files`.
 
     Raises:
         WeightsError: The file is missing, truncated, holds anything but tensors, or would run code.
     """
-    found = read_weights(path)
-    return found.tensors, found.openai_layout
+    return _tensors(read_raw(Path(path)).content, Path(path))
 
 
-def read_weights(path: str | Path) -> WeightsFile:
-    """Read a weights file with what it says of itself; errors are those of `read_state_dict`."""
-    return _weights(Path(path), *_read(Path(path)))
+def _tensors(raw: Any, path: Path) -> dict[str, Tensor]:
+    return only_tensors(unwrap(a_mapping(raw, path)).state, path)
 
 
-def _weights(path: Path, raw: Any, scripted: bool, remarks: dict[str, str]) -> WeightsFile:
-    """Return the tensors of what was read of a file."""
-    if isinstance(raw, Mapping) and isinstance(raw.get("state_dict"), Mapping):
-        remarks = {str(key): value for key, value in raw.items() if isinstance(value, str)}
-        raw = raw["state_dict"]
+def a_mapping(raw: Any, path: str | Path) -> Mapping[Any, Any]:
+    """Return what was read of a file if it is a mapping with something in it.
+
+    Raises:
+        WeightsError: It is not.
+    """
     if not isinstance(raw, Mapping) or not raw:
         raise WeightsError(f"{path} holds a {type(raw).__name__}; expected a state dict: tensors by name")
-    prefix = "module." if all(str(key).startswith("module.") for key in raw) else ""
-    state = {str(key)[len(prefix) :]: value for key, value in raw.items()}
-    openai_layout = scripted or any(key in state for key in _OPENAI_EXTRAS)
-    for key in _OPENAI_EXTRAS:
-        state.pop(key, None)
-    return WeightsFile(_only_tensors(state, path), openai_layout, remarks)
+    return raw
 
 
-def _only_tensors(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """Return a state dict whose arrays of NumPy are tensors, too."""
+def only_tensors(state: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """Return a state dict whose arrays of NumPy are tensors, too.
+
+    Raises:
+        WeightsError: It holds what is no tensor with values; names the first.
+    """
     found = {key: torch.as_tensor(value) if _is_array(value) else value for key, value in state.items()}
     strange = [key for key, value in found.items() if not isinstance(value, Tensor)]
     if strange:
@@ -100,8 +94,12 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
 
 
-def _read(path: Path) -> tuple[Any, bool, dict[str, str]]:
-    """Return what a file holds, whether it is a TorchScript archive, and what it says of itself."""
+def read_raw(path: Path) -> Raw:
+    """Read what a file holds, without running any code of it.
+
+    Raises:
+        WeightsError: It is missing or cannot be read, or would run code.
+    """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise WeightsError(f"weights file {path} {found}; expected a .safetensors, .pt or .bin file")
@@ -125,12 +123,20 @@ def _what_else(start: bytes) -> str:
         return "a web page, of an error or a login perhaps; look at it in a browser, and get the file again"
     if all(byte in b"\t\r\n" or byte >= 32 for byte in start) and start.isascii():
         return f"text ('{' '.join(start[:60].decode().split())}'); get it again"
+    if start.startswith(b"sys_info\0") or start.startswith(b"pickle\0"):
+        return "a tar of PyTorch 0.1; load it with a PyTorch of that age, and save it anew"
     if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
         return "an archive (gzip or tar); unpack it"
     return ""
 
 
-def _read_any(path: Path) -> tuple[Any, bool, dict[str, str]]:
+def _is_npz(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _read_any(path: Path) -> Raw:
     """Read a file by its content, whatever its suffix: safetensors, TorchScript archive, or tensors in a pickle."""
     with path.open("rb") as file:
         start = file.read(512)
@@ -144,9 +150,13 @@ def _read_any(path: Path) -> tuple[Any, bool, dict[str, str]]:
         try:
             with safe_open(path, "pt") as opened:
                 remarks = opened.metadata() or {}
-            return load_file(path), False, remarks
+            return Raw(load_file(path), False, remarks)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    if zipfile.is_zipfile(path) and is_scripted(path):
-        return read_scripted(path), True, {}
-    return read_pickle(path), False, {}
+    if zipfile.is_zipfile(path):
+        if is_scripted(path):
+            return Raw(read_scripted(path), True, {})
+        if _is_npz(path):
+            with np.load(path, allow_pickle=False) as arrays:
+                return Raw({key: arrays[key] for key in arrays.files}, False, {})
+    return Raw(read_pickle(path), False, {})

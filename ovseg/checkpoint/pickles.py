@@ -9,6 +9,7 @@ their modules are never imported, and nothing of them is called. Every other nam
 from __future__ import annotations
 
 import collections
+import io
 import pickle
 import warnings
 from pathlib import Path
@@ -45,6 +46,9 @@ _RECORDS = (
 
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 """Where NumPy 1 and 2 keep what makes numbers and arrays."""
+
+_OLD_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+"""How files of `torch.save` start that are no zip archives."""
 
 _TENSORS = (
     "_rebuild_parameter",
@@ -86,15 +90,19 @@ def read_pickle(path: Path) -> Any:
         WeightsError: It names what is neither data nor a record, and could run code.
         Exception: Whatever `torch.load` raises on foreign or broken bytes.
     """
+    plain = _is_bare(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of protocols it may not know: then the reader below does
-            return torch.load(path, map_location=CPU, weights_only=True)
+            if not plain:
+                return torch.load(path, map_location=CPU, weights_only=True)
     except pickle.UnpicklingError:  # it holds something else; what, the reader below tells
         pass
-    reader = SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=_load)
     try:
-        return torch.load(path, map_location=CPU, weights_only=False, pickle_module=reader)
+        if not plain:
+            return _torch_load(path)
+        with path.open("rb") as file:
+            return Unpickler(file).load()
     except _Refused as error:
         raise WeightsError(
             f"{path} cannot be read: it names {error}, which is no data and could run code; expected tensors and plain "
@@ -103,8 +111,20 @@ def read_pickle(path: Path) -> Any:
         ) from error
 
 
+def _torch_load(file: Any) -> Any:
+    reader = SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=_load)
+    return torch.load(file, map_location=CPU, weights_only=False, pickle_module=reader)
+
+
 def _load(file: Any, **options: Any) -> Any:
     return Unpickler(file, **options).load()
+
+
+def _is_bare(path: Path) -> bool:
+    """Tell whether a file is a pickle of Python alone, as Detectron2's, and not one of `torch.save` of any age."""
+    with path.open("rb") as file:
+        start = file.read(len(_OLD_TORCH))
+    return start[:1] == b"\x80" and start != _OLD_TORCH
 
 
 # That in Python: the one in C has no way to say which objects may be given a state.
@@ -155,6 +175,22 @@ def _empty_array(*_kind_shape_and_type: Any) -> np.ndarray[Any, Any]:
     return np.empty(0, np.uint8)
 
 
+def _array_of_bytes(
+    values: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any = "C"
+) -> np.ndarray[Any, Any]:
+    """Return an array of numbers over a copy of its bytes, as pickles of protocol 5 hold it."""
+    if not isinstance(values, bytes | bytearray) or not isinstance(dtype, np.dtype) or dtype.kind not in "biufc":
+        raise _Refused("an array of something else than numbers")
+    return np.frombuffer(bytes(values), dtype).reshape(shape, order="F" if order == "F" else "C").copy()
+
+
+def _storage_of_bytes(content: Any) -> Any:
+    """Return the values of a tensor that was pickled without `torch.save`: a file of that for each, read as all are."""
+    if not isinstance(content, bytes | bytearray):
+        raise _Refused("a storage of something else than bytes")
+    return _torch_load(io.BytesIO(bytes(content)))
+
+
 def _known() -> dict[tuple[str, str], Any]:
     """Return what makes tensors, plain values, and the numbers and arrays of NumPy, by module and name."""
     makers: dict[tuple[str, str], Any] = {
@@ -163,6 +199,7 @@ def _known() -> dict[tuple[str, str], Any]:
         ("torch", "Tensor"): torch.Tensor,
         ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,
         ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
+        ("torch.storage", "_load_from_bytes"): _storage_of_bytes,
         ("torch", "Size"): torch.Size,
         ("torch", "device"): torch.device,
         ("_codecs", "encode"): _encode,
@@ -171,6 +208,7 @@ def _known() -> dict[tuple[str, str], Any]:
     }
     for module in _NUMPY:
         makers |= {(module, "scalar"): np.float64(0).__reduce__()[0], (module, "_reconstruct"): _empty_array}
+        makers[module.replace("multiarray", "numeric"), "_frombuffer"] = _array_of_bytes
     kinds = (bool, bytearray, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple)
     plain = {kind.__name__: kind for kind in kinds}
     for name, kind in {**plain, "long": int, "unicode": str, "xrange": range}.items():  # the last: names of Python 2

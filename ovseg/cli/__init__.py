@@ -24,7 +24,10 @@ from ovseg.system.warned import keep
 
 COMMANDS = {
     "segment": "label every pixel of images with your words",
+    "label": "label whole folders, archives and videos as a job that resumes",
+    "serve": "open a web page: photographs and words in a browser",
     "models": "list models: licence, size, where weights come from",
+    "download": "fetch the weights of models, for a machine that goes offline later",
     "train": "train a model, on your own data too",
     "export-checkpoint": "write the model that a training has come to so far",
     "eval": "evaluate a model on a data set: result.json and a report",
@@ -33,7 +36,7 @@ COMMANDS = {
     "build-ops": "compile the operators, which makes some models faster",
     "install-detectron2": "bring Detectron2's Python part, which compiles nothing",
     "doctor": "check the installation and say what mends it",
-    "cache": "list or clear the cached text embeddings",
+    "cache": "list or remove weights and text embeddings on this disk",
 }
 
 EXAMPLES = """\
@@ -41,6 +44,7 @@ examples:
   ovseg segment photo.jpg --classes "cat, red chair|armchair, window" --output out
   ovseg segment photos/ --classes words.txt --background words --output out
   ovseg models
+  ovseg download fast
   ovseg doctor
 
 exit codes: 0 all done, 1 a part failed and the rest was done, 2 a mistake in what was asked for, 130 interrupted,

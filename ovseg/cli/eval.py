@@ -22,10 +22,10 @@ EXAMPLES = """\
 examples:
   ovseg eval --model sclip/ViT-B-16/openai --dataset voc20_val --output runs/sclip-voc20
   ovseg eval --model mini --dataset data/scenes/val --distractors 12 --protocol common --output runs/mini
-  ovseg eval --dataset mydata --vocabulary words.txt --novel "cup, leaf" --processes 2 --output runs/mine
+  ovseg eval --model fast --dataset mydata --vocabulary words.txt --novel "cup, leaf" --processes 2 --output runs/mine
   ovseg eval --dataset mydata --predictions labels/ --output runs/theirs
-  ovseg eval --dataset phrasecut_val --background words --output runs/phrases
-  ovseg eval --dataset mydata --corruptions fog,blur:1-3 --typos 1,2 --openness 10,100 --output runs/robust
+  ovseg eval --model best --dataset phrasecut_val --background words --output runs/phrases
+  ovseg eval --model fast --dataset mydata --corruptions fog,blur:1-3 --typos 1,2 --openness 10,100 --output runs/robust
   torchrun --nproc-per-node 8 -m ovseg.cli eval --model san-vit-b-16 --dataset ade150_val --output runs/san
 
 a data set is a name that training knows (below --root or $DETECTRON2_DATASETS), or a folder:
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--dataset", required=True, metavar="D", help="a name or a folder")
     add("--root", default="", metavar="DIR", help="folder of the named data sets (default: $DETECTRON2_DATASETS)")
-    add("--model", default="mini", help="as for `ovseg segment` (default: mini)")
+    add("--model", default="", help="as for `ovseg segment`, but by a name; needed without --predictions")
     add(
         "--predictions",
         default="",

@@ -5,21 +5,40 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 from ovseg.system.progress import listening
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 EVERY = 30.0  # seconds between lines where there is no terminal
 
 
+class Report(Protocol):
+    """What is told of progress."""
+
+    def __call__(self, done: int, total: int, what: str, failed: int = 0) -> None:
+        """Show how many are done, of how many, of what, and how many of these have failed.
+
+        Where something else is counted than before, time is counted anew.
+        """
+
+
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[int, int, str], None]]:
+def progress(quiet: bool = False) -> Iterator[Report]:
     """Show progress on the error stream; also of texts that are embedded meanwhile.
 
+    Args:
+        quiet: Show nothing.
+
     Yields:
-        What is to be called with the number that is done, the number of all, and what is counted; when that is another
-        thing than before, time is counted anew.
+        What is to be told.
     """
+    if quiet:
+        yield lambda done, total, what, failed=0: None
+        return
     if not sys.stderr.isatty():
         lines = _lines()
         with _texts(lines):
@@ -37,19 +56,22 @@ def progress() -> Iterator[Callable[[int, int, str], None]]:
     from ovseg.system import terminal
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=terminal.console(stderr=True)) as bar:
-        tasks = {}
+    left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, *left, console=terminal.console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+        started: dict[str, float] = {}
 
-        def report(done: int, total: int, what: str) -> None:
+        def report(done: int, total: int, what: str, failed: int = 0) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
+                tasks[what], started[what] = bar.add_task(what, total=total, rate=""), time.monotonic()
+            rate = _rate(done, failed, time.monotonic() - started[what])
+            bar.update(tasks[what], completed=done, total=total, rate=rate)
 
         with _texts(report):
             yield report
 
 
-def _texts(report: Callable[[int, int, str], None]) -> contextlib.AbstractContextManager[None]:
+def _texts(report: Report) -> contextlib.AbstractContextManager[None]:
     """Show what text towers tell; parts of single images are too many for a bar over images."""
 
     def hear(what: str, done: int, total: int) -> None:
@@ -59,11 +81,15 @@ def _texts(report: Callable[[int, int, str], None]) -> contextlib.AbstractContex
     return listening(hear)
 
 
-def _lines() -> Callable[[int, int, str], None]:
+def _rate(done: int, failed: int, seconds: float) -> str:
+    return f"{done / max(seconds, 1e-3):.1f}/s" + (f", {failed} failed" if failed else "")
+
+
+def _lines() -> Report:
     start = shown = time.monotonic()
     counted = ""
 
-    def report(done: int, total: int, what: str) -> None:
+    def report(done: int, total: int, what: str, failed: int = 0) -> None:
         nonlocal start, shown, counted
         now = time.monotonic()
         if what != counted:
@@ -72,6 +98,7 @@ def _lines() -> Callable[[int, int, str], None]:
             shown = now
             left = round((now - start) / done * (total - done))
             time_left = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-            print(f"{done} of {total} {what}, {time_left} left", file=sys.stderr, flush=True)
+            rate = _rate(done, failed, now - start)
+            print(f"{done} of {total} {what}, {rate}, {time_left} left", file=sys.stderr, flush=True)
 
     return report

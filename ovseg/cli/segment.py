@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model's own, if it has some, as zero_guidance/mini has)",
     )
     parser.add_argument(
-        "--model", default="mini", help="a name of `ovseg models`, a folder, or a config (default: mini)"
+        "--model", default="auto", help="a name of `ovseg models`, a folder, or a config (default: auto)"
     )
     parser.add_argument(
         "--protocol", default="", help="settings of a benchmark (voc21, coco171, ...) or common (default: the model's)"
@@ -164,7 +164,8 @@ def run(args: argparse.Namespace) -> int:
         for error in refused:
             report.error(error)
         report.failed += chosen.failed
-        words = report.words(lambda: segmenter.words(args.classes, args.background, args.templates))
+        usual = () if spec.mend else segmenter.model.notes
+        words = report.words(lambda: segmenter.words(args.classes, args.background, args.templates), usual)
 
     def finish(result: Segmentation) -> tuple[Segmentation, dict[str, Written]]:
         result = clean(result)

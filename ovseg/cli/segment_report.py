@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -60,8 +60,13 @@ class Report:
             elif not self.quiet:
                 print(f"note: {line}", file=sys.stderr)
 
-    def words(self, embed: Callable[[], Words]) -> Words:
-        """Embed words, and tell once what is noted on them; each result has it, too, JSON lines tell it there alone."""
+    def words(self, embed: Callable[[], Words], usual: Sequence[str] = ()) -> Words:
+        """Embed words, and tell once what is noted on them; each result has it, too, JSON lines tell it there alone.
+
+        Args:
+            embed: Does it.
+            usual: What is noted of the model that was asked for; ``strict`` does not mind it.
+        """
         with self.progress(0):
             words = embed()
         self._on_words = frozenset(words.notes)
@@ -69,7 +74,10 @@ class Report:
             self.noted |= dict.fromkeys(words.notes)
             return words
         for note in words.notes:
-            self.note(note)
+            if note not in usual:
+                self.note(note)
+            elif not self.quiet and not self.as_json:
+                print(f"note: {terminal.one_line(note)}", file=sys.stderr)
         return words
 
     def result(self, result: Segmentation, files: dict[str, str]) -> None:

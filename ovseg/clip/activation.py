@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovseg.checkpoint.files import WeightsFile
+from ovseg.checkpoint.clip_files import OPENAI, ClipWeights
 from ovseg.clip.open_clip_internals import import_open_clip
 from ovseg.errors import one_of
 
@@ -60,7 +60,7 @@ def with_activation(model_cfg: Mapping[str, Any], quick: bool) -> dict[str, Any]
     }
 
 
-def said_by(path: Path, file: WeightsFile, configs: bool = True) -> Said | None:
+def said_by(path: Path, file: ClipWeights, configs: bool = True) -> Said | None:
     """Return what a weights file says, in its layout, in its remarks, or by the configs beside it; None for nothing.
 
     Args:
@@ -68,7 +68,7 @@ def said_by(path: Path, file: WeightsFile, configs: bool = True) -> Said | None:
         file: What was read of it.
         configs: Whether open_clip's own config beside it counts; not where that is followed already.
     """
-    if file.openai_layout:
+    if file.layout == OPENAI:
         return Said(True, "its layout, which is OpenAI's,")
     readers = (_of_open_clip_config, _of_open_clip_run) if configs else ()
     for reader in (lambda _path: _of_remarks(file.remarks), *readers, _of_hugging_face):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.clip import loading
 from ovseg.clip.activation import name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, vision_config
-from ovseg.clip.text_passes import passes
+from ovseg.clip.sources import ClipSource
+from ovseg.clip.text_passes import Pass, passes
+from ovseg.clip.text_pieces import Pieces
 from ovseg.clip.text_tokens import TextTokens
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
@@ -30,7 +32,12 @@ class BaseClip(Tower):
 
     ``weights_hash`` is the start, 16 digits, of the SHA-256 of all weights and of the config that gives them meaning.
     Threads may share one.
+
+    Attributes:
+        image_parts: How the names of weights start that embed no text.
     """
+
+    image_parts: ClassVar[tuple[str, ...]] = ("visual.", "logit_")
 
     def __init__(
         self,
@@ -45,7 +52,7 @@ class BaseClip(Tower):
         Raises:
             ConfigError: The image tower is not of this kind.
         """
-        tower = self.tower_of(model.visual)
+        tower = self.tower_of(model)
         super().__init__()
         self.tower = tower
         self.model = model.eval().requires_grad_(False)
@@ -58,8 +65,8 @@ class BaseClip(Tower):
         self.refresh()
 
     @staticmethod
-    def tower_of(visual: Any) -> Any:
-        """Adapt the image tower of an open_clip model.
+    def tower_of(model: Any) -> Any:
+        """Adapt the image tower of a model.
 
         Raises:
             ConfigError: It is not of this kind.
@@ -67,17 +74,25 @@ class BaseClip(Tower):
         raise NotImplementedError
 
     @classmethod
-    def load(cls, arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+    def load(
+        cls,
+        arch: str,
+        pretrained: str | Path,
+        overrides: Mapping[str, Any] | None = None,
+        resize_position: bool = False,
+    ) -> Self:
         """Load a CLIP by the names of open_clip, or from a local file.
 
         Args:
             arch: Such as ``"ViT-B-16"``; see ``open_clip.list_models()``.
-            pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file in open_clip, OpenAI
-                (TorchScript archive or state dict) or safetensors layout. A file runs with the activation that it says
-                it was trained with; where it says none, with that of the architecture, and a warning where there is
-                another with ``-quickgelu`` behind its name. `notes` records it.
+            pretrained: A tag (``"openai"``, ``"laion2b_s34b_b88k"``) or the path of a file, of the index of shards, or
+                of a folder with them, in any layout that `ovseg.checkpoint.clip_files` recognises. A file runs with the
+                activation that it says it was trained with; where it says none, with that of the architecture, and a
+                warning where there is another with ``-quickgelu`` behind its name. `notes` records it.
             overrides: Changes to open_clip's model config, nested as there. ``quick_gelu`` among them says which
                 activation it is, also against the file, for those originals that run OpenAI weights with exact GELU.
+            resize_position: Fit position embeddings of another size by interpolation, as open_clip does; else they are
+                an error that names both sizes.
 
         Raises:
             UnknownNameError: No such architecture or tag.
@@ -85,18 +100,32 @@ class BaseClip(Tower):
                 need QuickGELU.
             ConfigError: The image tower is not of this kind.
         """
-        return loading.load(cls, arch, pretrained, overrides)
+        return loading.load(cls, arch, pretrained, overrides, resize_position)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Self:
-        """Load a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``.
+    def from_folder(cls, folder: str | Path, resize_position: bool = False) -> Self:
+        """Load a folder with a config and weights, as open_clip or transformers (a CLIPModel) saves them.
 
-        ``mini`` is the embedded one.
+        ``mini`` is the embedded one; ``hf:OWNER/NAME`` and ``hf-hub:OWNER/NAME`` are repositories of the hub, see
+        `ovseg.clip.folders`.
 
         Raises:
             WeightsError: The folder, its config or its weights are missing, corrupt or do not fit.
         """
-        return loading.from_folder(cls, folder)
+        return loading.from_folder(cls, folder, resize_position)
+
+    @classmethod
+    def read(cls, source: ClipSource, empty: bool = False) -> Self:
+        """Build the CLIP of a source, with its weights or yet without; see `ovseg.clip.towers.Reader`.
+
+        Raises:
+            OvsegError: As `load`, `from_folder` and `empty`.
+        """
+        if source.folder:
+            return cls.from_folder(source.folder, source.resize_position)
+        if empty:
+            return cls.empty(source.arch, source.quick_gelu)
+        return cls.load(source.arch, source.pretrained, source.overrides, source.resize_position)
 
     @classmethod
     def from_config(
@@ -156,9 +185,16 @@ class BaseClip(Tower):
         """Read scale and hash from the weights; call it when weights were loaded over those it was built with."""
         on_meta = self.device.type == "meta"  # there are no values yet
         self.logit_scale = 1.0 if on_meta else float(self.model.logit_scale.float().exp())
+        bias = getattr(self.model, "logit_bias", None)
+        self.logit_bias = 0.0 if bias is None or on_meta else float(bias)
         # The same weights mean something else under another activation, which the configuration says.
-        config = json.dumps(self.model_cfg, sort_keys=True, default=str)
+        config = json.dumps(self.meaning, sort_keys=True, default=str)
         self.weights_hash = "" if on_meta else hash_tensors(self.model.state_dict().items(), config)
+
+    @property
+    def meaning(self) -> Mapping[str, Any]:
+        """What gives the weights their meaning, and is in their hash."""
+        return self.model_cfg
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever the model around it does."""
@@ -172,7 +208,7 @@ class BaseClip(Tower):
         """
         with _TEXT:
             for key, weight in list(self.model.named_parameters()):
-                if not key.startswith(("visual.", "logit_")) and weight.device != device:
+                if not key.startswith(self.image_parts) and weight.device != device:
                     owner, _, name = key.rpartition(".")
                     setattr(self.model.get_submodule(owner), name, nn.Parameter(weight.to(device), requires_grad=False))
 
@@ -229,17 +265,25 @@ class BaseClip(Tower):
         """Return what the text tower reads of each text, as the tokenizer spells it."""
         return [self.text_tokens.read(text) for text in texts]
 
+    def pieces_of(self, texts: list[str]) -> list[Pieces]:
+        """Return for each text the part of it that each token stands for; see `ovseg.clip.text_pieces`."""
+        return [self.text_tokens.pieces(text) for text in texts]
+
+    def text_passes(self, tokens: Tensor) -> Iterator[Pass]:
+        """Plan how tokens (N, n) int64 on the CPU go through the text tower; see `ovseg.clip.text_passes.passes`."""
+        return passes(self.model, tokens)
+
     def _embed(self, tokens: Tensor) -> Tensor:
         """Embed tokens (N, n)."""
         vocabulary = self.text_cfg.get("vocab_size", 49408)
         if not self.text_cfg.get("hf_model_name") and int(tokens.max()) >= vocabulary:
             raise ConfigError(
                 f"the text tower of {self.name} has {vocabulary} tokens but the tokenizer gives {int(tokens.max())}; "
-                "expected vocab_size 49408 or another hf_tokenizer_name in text_cfg"
+                "expected its own tokenizer: vocab_size 49408, another hf_tokenizer_name in text_cfg, or files of it"
             )
         rows = torch.empty(len(tokens), self.embed_dim, dtype=self.dtype, device=self.device)
         done = 0
-        for places, run in passes(self.model, tokens):
+        for places, run in self.text_passes(tokens):
             with _TEXT:
                 self.move_text(self.device)
                 rows[places.to(rows.device)] = run()

@@ -10,7 +10,7 @@ from ovseg.clip.base import BaseClip
 from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.clip.open_clip_internals import vision_config
 from ovseg.clip.resnet import ResNetTower
-from ovseg.clip.tokens import LEVELS
+from ovseg.clip.tokens import DENSE, LEVELS
 from ovseg.errors import ConfigError
 
 STRIDE = 32
@@ -40,14 +40,24 @@ class ConvClip(BaseClip):
     check_config = staticmethod(check_config)
 
     @staticmethod
-    def tower_of(visual: Any) -> ConvNeXtTower | ResNetTower:
+    def tower_of(model: Any) -> ConvNeXtTower | ResNetTower:
         """Adapt the image tower; see `BaseClip.tower_of`."""
-        return ConvNeXtTower(visual) if hasattr(visual, "trunk") else ResNetTower(visual)
+        return ConvNeXtTower(model.visual) if hasattr(model.visual, "trunk") else ResNetTower(model.visual)
 
     @property
     def has(self) -> frozenset[str]:
         """What models may need of it; a pyramid has no tokens."""
-        return frozenset({LEVELS})
+        return frozenset({DENSE, LEVELS})
+
+    @property
+    def recipe(self) -> str:
+        """How its dense features come about; see `Tower.recipe`."""
+        return self.tower.recipe
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the square of pixels that one place of the last level stands for."""
+        return STRIDE
 
     @property
     def body(self) -> list[nn.Module]:
@@ -70,6 +80,13 @@ class ConvClip(BaseClip):
             ``dense`` (1/32), from which masks are pooled.
         """
         return self.tower.levels(images.to(self.dtype))
+
+    def dense_map(self, images: Tensor, rule: str, own_values: bool) -> tuple[Tensor, Tensor]:
+        """Return features (B, D, h, w) in the joint space and the embedding (B, D) of images; see `Tower.dense_map`."""
+        height, width = (side // STRIDE * STRIDE for side in images.shape[2:])
+        dense = self.levels(images[:, :, :height, :width])["dense"]
+        places, embedding = self.tower.each(dense.flatten(2).mT, (dense.shape[2], dense.shape[3]), rule, own_values)
+        return places.mT.unflatten(2, dense.shape[2:]), embedding
 
     def pool(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
         """Embed masks in the joint space, as CLIP embeds whole images.

@@ -18,6 +18,11 @@ HIDDEN_VALUES = 2**22
 class ConvNeXtTower:
     """An open_clip tower over timm's ConvNeXt."""
 
+    recipe = (
+        "every place goes through the last norm and the projection by itself, as CLIP does with the mean of an image "
+        "(FC-CLIP, arXiv 2308.02487, embeds the mean of a mask so)"
+    )
+
     def __init__(self, visual: Any) -> None:
         """Adapt a tower."""
         self.trunk, self.head = visual.trunk, visual.head
@@ -42,6 +47,13 @@ class ConvNeXtTower:
             levels[name] = x.contiguous()  # ours lie pixel by pixel; heads get them so that their kernels round alike
         levels["dense"] = self.trunk.norm_pre(x).contiguous()
         return levels
+
+    def each(self, places: Tensor, grid: tuple[int, int], rule: str, own_values: bool) -> tuple[Tensor, Tensor]:
+        """Bring places (B, N, C) to the joint space (B, N, D), and their image (B, D); nothing else is looked at.
+
+        An image is the mean of its places before the last norm, so its embedding is not the mean of theirs.
+        """
+        return self.embed(places), self.embed(places.mean(1, keepdim=True))[:, 0]
 
     def embed(self, vectors: Tensor) -> Tensor:
         """Bring feature vectors (B, N, C) to the joint space (B, N, D), each as CLIP does with the mean of an image."""

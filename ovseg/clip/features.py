@@ -77,6 +77,11 @@ class Context:
         return {**vars(self), "tower": None}  # the model is no part of what it saw; see `DenseFeatures.at`
 
     @property
+    def blocks(self) -> Sequence[Block]:
+        """The blocks of the tower, for tokens on this grid."""
+        return self.tower.blocks_on(self.grid)
+
+    @property
     def rgb(self) -> Tensor:
         """The input (B, 3, H, W) as RGB in 0..1, float32; what a second backbone normalises in its own way."""
         return denormalise(self.images.float(), self.mean, self.std)
@@ -158,10 +163,15 @@ class Recalibrator(Protocol):
 
     pos_resize: str
     requires: frozenset[str]
+    own_values: bool
 
     @property
     def name(self) -> str:
         """What to call it in messages."""
+        ...
+
+    def fitting(self, has: frozenset[str]) -> list[str]:
+        """The methods that a tower fits which has these of `ovseg.clip.tokens`."""
         ...
 
     def blocks_of(self, depth: int) -> int:

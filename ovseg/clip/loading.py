@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from ovseg.checkpoint.files import read_state_dict, read_weights
+from ovseg.checkpoint.clip_files import read_clip
+from ovseg.checkpoint.shards import weights_of
 from ovseg.checkpoint.strict import DERIVED, load_strict
 from ovseg.clip import activation
+from ovseg.clip.architectures import architecture, preprocess_of
+from ovseg.clip.folders import TRANSFORMERS, folder_config, has_tokenizer, locate, name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
+from ovseg.clip.position_tables import fit_tables
+from ovseg.clip.tags import fetch_tag
 from ovseg.errors import ConfigError, WeightsError, unknown_name
 from ovseg.system.values import merge
 
@@ -22,9 +26,11 @@ class Loadable(Protocol):
 
     Attributes:
         notes: What results should say of how it was read.
+        text_cfg: Of its text tower, for the tokenizer.
     """
 
     notes: tuple[str, ...]
+    text_cfg: dict[str, Any]
 
     def __init__(
         self,
@@ -41,11 +47,18 @@ class Loadable(Protocol):
 
 
 Clip = TypeVar("Clip", bound=Loadable)
-_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
-_FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar", ".safetensors", ".npz", ".json")
+CLIP_TOKENS = 49408
+"""So many tokens has CLIP's own tokenizer, which is here without any file."""
 
 
-def load(kind: type[Clip], arch: str, pretrained: str | Path, overrides: Mapping[str, Any] | None = None) -> Clip:
+def load(
+    kind: type[Clip],
+    arch: str,
+    pretrained: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    resize_position: bool = False,
+) -> Clip:
     """Load a CLIP by architecture and tag or file; see `BaseClip.load`."""
     model_cfg = architecture(arch)
     kind.check_config(model_cfg, arch)
@@ -53,11 +66,11 @@ def load(kind: type[Clip], arch: str, pretrained: str | Path, overrides: Mapping
     quick, note = bool(model_cfg.get("quick_gelu", False)), ""
     asked = changes.pop("quick_gelu", None)
     if _is_path(pretrained):
-        path, preprocess = Path(pretrained), {}
-        file = read_weights(path)
-        state = file.tensors
+        path, preprocess = Path(pretrained), preprocess_of(arch)
+        path = weights_of(path) if path.is_dir() else path
+        weights = read_clip(path)
         if asked is None:
-            quick, note = activation.choose(path.name, arch, quick, activation.said_by(path, file))
+            quick, note = activation.choose(path.name, arch, quick, activation.said_by(path, weights))
     else:
         tag = str(pretrained)
         preprocess = _tag_config(arch, tag)
@@ -65,12 +78,12 @@ def load(kind: type[Clip], arch: str, pretrained: str | Path, overrides: Mapping
             if tag.lower() != "openai":
                 raise _quick_gelu_error(kind.__name__, f"the weights '{tag}'", arch, tag)
             quick = True
-        path = _download(kind.__name__, arch, tag, preprocess)
-        state, _ = read_state_dict(path)
+        path = fetch_tag(arch, tag, preprocess)
+        weights = read_clip(path)
     model_cfg = activation.with_activation(merge(model_cfg, changes), quick if asked is None else bool(asked))
-    return _noted(
-        from_config(kind, model_cfg, state, f"{arch}/{_short(pretrained)}", preprocess, source=path.name), note
-    )
+    name = f"{arch}/{_short(pretrained)}"
+    clip = from_config(kind, model_cfg, weights.tensors, name, preprocess, path.name, resize_position)
+    return _noted(clip, note, *weights.notes)
 
 
 def empty(kind: type[Clip], arch: str, quick: bool | None = None) -> Clip:
@@ -83,45 +96,28 @@ def empty(kind: type[Clip], arch: str, quick: bool | None = None) -> Clip:
     return _noted(kind(build_empty(model_cfg, arch, kind.check_config), model_cfg, arch, OPENAI_MEAN, OPENAI_STD), note)
 
 
-def _noted(clip: Clip, note: str) -> Clip:
-    clip.notes = (note,) if note else ()
+def _noted(clip: Clip, *notes: str) -> Clip:
+    """Add notes on how a CLIP was read to those that it has already."""
+    clip.notes = (*filter(None, notes), *clip.notes)
     return clip
 
 
-def architecture(arch: str) -> dict[str, Any]:
-    """Return open_clip's config of an architecture.
-
-    Raises:
-        UnknownNameError: open_clip has none of this name; near matches are named.
-    """
-    open_clip = import_open_clip()
-    if arch not in open_clip.list_models():
-        raise unknown_name("CLIP architecture", arch, open_clip.list_models())
-    return dict(open_clip.get_model_config(arch))
-
-
-def from_folder(kind: type[Clip], folder: str | Path) -> Clip:
+def from_folder(kind: type[Clip], folder: str | Path, resize_position: bool = False) -> Clip:
     """Load a folder with a config and weights; see `BaseClip.from_folder`."""
-    embedded = Path(__file__).resolve().parents[1] / "assets" / folder
-    folder = embedded if (embedded / "open_clip_config.json").is_file() else Path(folder)
-    config_path = folder / "open_clip_config.json"
-    if not config_path.is_file():
-        raise WeightsError(f"{config_path} does not exist; expected a folder with it and {_FOLDER_WEIGHTS[0]}")
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        model_cfg, preprocess = dict(config["model_cfg"]), dict(config.get("preprocess_cfg", {}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{config_path} is not a config ({error}); expected JSON with model_cfg") from error
-    for name in _FOLDER_WEIGHTS:
-        if (folder / name).is_file():
-            file, note = read_weights(folder / name), ""
-            said = None if "quick_gelu" in model_cfg else activation.said_by(folder / name, file, configs=False)
-            if said:
-                quick, note = activation.choose(name, "the model of open_clip_config.json", False, said)
-                model_cfg = activation.with_activation(model_cfg, quick)
-            clip = from_config(kind, model_cfg, file.tensors, folder.resolve().name, preprocess, source=name)
-            return _noted(clip, note)
-    raise WeightsError(f"{folder} holds no weights; expected {' or '.join(_FOLDER_WEIGHTS)}")
+    model_cfg, preprocess, config = folder_config(folder)
+    kind.check_config(model_cfg, name_of(folder))
+    place = locate(folder)
+    path, note = weights_of(place), ""
+    weights = read_clip(path)
+    told = "quick_gelu" in model_cfg or config.name == TRANSFORMERS
+    if said := None if told else activation.said_by(path, weights, configs=False):
+        quick, note = activation.choose(path.name, "the model of open_clip_config.json", False, said)
+        model_cfg = activation.with_activation(model_cfg, quick)
+    clip = from_config(kind, model_cfg, weights.tensors, name_of(folder), preprocess, path.name, resize_position)
+    own_words = clip.text_cfg.get("hf_tokenizer_name") or clip.text_cfg.get("vocab_size", CLIP_TOKENS) != CLIP_TOKENS
+    if own_words and has_tokenizer(place):  # not in the config that the hash is made of: it is a place
+        clip.text_cfg = {**clip.text_cfg, "hf_tokenizer_name": str(place)}
+    return _noted(clip, note, *weights.notes)
 
 
 def from_config(
@@ -131,19 +127,26 @@ def from_config(
     name: str = "custom",
     preprocess_cfg: Mapping[str, Any] | None = None,
     source: str = "the state dict",
+    resize_position: bool = False,
 ) -> Clip:
     """Build a CLIP from config and weights; see `BaseClip.from_config`. ``source`` names the weights in messages."""
     model_cfg = dict(model_cfg)
     model = build_model(model_cfg, name, kind.check_config)
-    load_strict(model, _own_names(model.state_dict(), state_dict), source, name, DERIVED)
+    own = model.state_dict()
+    state, notes = fit_tables(own, _own_names(own, state_dict), resize_position, source, name)
+    load_strict(model, state, source, name, DERIVED)
     preprocess = preprocess_cfg or {}
     mean = _three(preprocess.get("mean", OPENAI_MEAN), "mean")
-    return kind(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))
+    clip = kind(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))
+    return _noted(clip, *notes)
 
 
 def _own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict in which a text tower has the name that it has here; CLIP's first layout gave it none."""
-    if "positional_embedding" in own or "positional_embedding" not in state:
+    """Return a state dict in which a text tower has the name that it has here: none, or ``text.``."""
+    table = "positional_embedding"
+    if table in own and f"text.{table}" in state and table not in state:
+        return {key.removeprefix("text."): value for key, value in state.items()}
+    if table in own or table not in state:
         return dict(state)
     roots = ("visual.", "logit_scale", "logit_bias", "text.")
     return {key if key.startswith(roots) else f"text.{key}": value for key, value in state.items()}
@@ -169,18 +172,6 @@ def _quick_gelu_error(kind: str, what: str, arch: str, pretrained: str) -> Weigh
         f"{what} need QuickGELU but {arch} is built with exact GELU; "
         f"use {kind}.load('{arch}-quickgelu', '{pretrained}') or overrides={{'quick_gelu': True}}"
     )
-
-
-def _download(kind: str, arch: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
-    try:
-        return Path(import_open_clip().download_pretrained(dict(tag_config)))
-    except Exception as error:  # whatever the network, the hub's client or the disk raise
-        tried = tag_config.get("hf_hub") or tag_config.get("url")
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(
-            f"could not get {arch}/{tag} from {tried} ({reason}); download it where there is a network "
-            f"and pass the file: {kind}.load('{arch}', '/path/to/file')"
-        ) from error
 
 
 def _is_path(pretrained: str | Path) -> bool:

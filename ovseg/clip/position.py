@@ -10,6 +10,7 @@ rule                    sampling                                                
 ``bicubic_offset``      scale factor (n + 0.1) / g taken literally for coordinates    the token count is the same
 ``bilinear``            to the size of the grid                                       the grid is the same
 ``bicubic_antialias``   to the size of the grid, with a low-pass filter               the grid is the same
+``bilinear_antialias``  as that, bilinear: how SigLIP 2 (NaFlex) was trained          the grid is the same
 ======================  ============================================================  ===========================
 
 A guard by token count means that a 4 x 9 grid takes the rows of a 6 x 6 table in order, as the originals do
@@ -23,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RULES = ("bicubic", "bicubic_offset", "bilinear", "bicubic_antialias", "bicubic_by_grid")
+RULES = ("bicubic", "bicubic_offset", "bilinear", "bicubic_antialias", "bilinear_antialias", "bicubic_by_grid")
 _GUARDED_BY_COUNT = ("bicubic", "bicubic_offset")
 
 

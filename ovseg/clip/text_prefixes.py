@@ -8,7 +8,7 @@ context by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.clip.open_clip_internals import OpenClipBlock, check_block
+from ovseg.clip.open_clip_vit import OpenClipBlock, check_block
 from ovseg.errors import ConfigError, EnvironmentProblem
 
 TOKENS_PER_PASS = 8192  # of the paths of a pass, which is what its attention holds at once
@@ -64,7 +64,7 @@ class CausalText:
 
     def __init__(self, tower: Any, pool: str, eos: int | None) -> None:
         self.tower, self.pool, self.eos = tower, pool, eos
-        self.blocks = [OpenClipBlock(module) for module in tower.transformer.resblocks]
+        self.blocks: Sequence[Any] = [OpenClipBlock(module) for module in tower.transformer.resblocks]
 
     @classmethod
     def of(cls, model: Any) -> CausalText | None:
@@ -90,6 +90,12 @@ class CausalText:
     def own_token(self) -> bool:
         """Whether a token of its own, behind all others, becomes the embedding."""
         return self.pool == "last"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the products of the blocks."""
+        found: torch.dtype = self.blocks[0].attn.out_proj.weight.dtype
+        return found
 
     def passes(self, tokens: Tensor) -> Iterator[tuple[Tensor, Callable[[], Tensor]]]:
         """Plan passes of tokens (N, n) int64 on the CPU: places (P,) among them, and what gives their rows (P, D)."""
@@ -138,13 +144,13 @@ class CausalText:
             keys = torch.cat([seen[:, : sequences.shape[1]] & (sequences != _NOTHING), seen[:, -1:]], 1)
             causal = torch.ones(paths.shape[1], paths.shape[1], dtype=torch.bool, device=device).tril()
             mask = (causal & keys[:, None])[:, None]
-        hidden = hidden.to(self.blocks[0].attn.in_proj_weight.dtype)[None]
+        hidden = hidden.to(self.dtype)[None]
         for block in self.blocks:
             hidden = self._block(block, hidden, paths, (rows, places), mask)
         return self._project(self.tower.ln_final(hidden[0, ends]))
 
     def _block(
-        self, block: OpenClipBlock, hidden: Tensor, paths: Tensor, nodes: tuple[Tensor, Tensor], mask: Tensor | None
+        self, block: Any, hidden: Tensor, paths: Tensor, nodes: tuple[Tensor, Tensor], mask: Tensor | None
     ) -> Tensor:
         """Run a block on nodes (1, M, C), whose attention looks along paths (P, L)."""
         query, key, value = (part[0][:, paths].transpose(0, 1) for part in block.qkv(hidden))

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovseg.clip import text_pieces
+from ovseg.clip.hf.package import import_transformers, local_files
 from ovseg.clip.open_clip_internals import import_open_clip
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, WeightsError
 
 OVERLAP = 7  # tokens of the context less the step between windows, as in ClipMD (arXiv 2303.13340)
 
@@ -25,7 +27,12 @@ class TextTokens:
     """
 
     def __init__(self, text_cfg: dict[str, Any]) -> None:
-        """Build the tokenizer; one of Hugging Face reads its files."""
+        """Build the tokenizer; one of Hugging Face reads its files.
+
+        Raises:
+            EnvironmentProblem: It is one of Hugging Face, and transformers is not installed.
+            WeightsError: Its files are not here and cannot be fetched.
+        """
         from open_clip import tokenizer
 
         import_open_clip()
@@ -33,7 +40,9 @@ class TextTokens:
         options = text_cfg.get("tokenizer_kwargs") or {}
         self._hub = bool(text_cfg.get("hf_tokenizer_name"))
         if self._hub:
-            self._own: Any = tokenizer.HFTokenizer(text_cfg["hf_tokenizer_name"], context_length=self.limit, **options)
+            import_transformers(f"the tokenizer {text_cfg['hf_tokenizer_name']}")
+            folder = local_files(text_cfg["hf_tokenizer_name"])
+            self._own: Any = _of_hub(folder, context_length=self.limit, **options)
         else:
             self._own = tokenizer.SimpleTokenizer(context_length=self.limit, **options)
         self._before, self._behind, self._last = self._around()
@@ -51,6 +60,12 @@ class TextTokens:
     def read(self, text: str) -> str:
         """Return what the text tower reads of a text, as the tokenizer spells it."""
         return self._text(self._contents(text)[: self.room])
+
+    def pieces(self, text: str) -> text_pieces.Pieces:
+        """Return the part of a text that each of its tokens stands for; see `ovseg.clip.text_pieces`."""
+        if self._hub:
+            return text_pieces.of_hub(self._own.tokenizer, self._own.clean_fn(text))
+        return text_pieces.of_bytes(self._own, self._contents(text))
 
     def windows(self, text: str) -> Tensor:
         """Return the windows (W, n) int64 of a text; one that fits is a single window, the same as of a call.
@@ -105,3 +120,21 @@ class TextTokens:
     def _text(self, ids: list[int]) -> str:
         decoder = self._own.tokenizer if self._hub else self._own
         return " ".join(str(decoder.decode(ids)).split())
+
+
+def _of_hub(folder: str, **options: Any) -> Any:
+    """Build the tokenizer of a folder; no code of it runs.
+
+    Raises:
+        WeightsError: It cannot be read, or has no token to fill up with.
+    """
+    from open_clip import tokenizer
+
+    try:
+        found = tokenizer.HFTokenizer(folder, **{**options, "local_files_only": True, "trust_remote_code": False})
+    except Exception as error:  # whatever transformers, tokenizers and sentencepiece raise on foreign files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise WeightsError(f"the tokenizer in {folder} cannot be read ({reason}); get its files anew") from error
+    if found.tokenizer.pad_token is None:
+        raise WeightsError(f"the tokenizer in {folder} has no pad_token; expected one in tokenizer_config.json")
+    return found

@@ -8,7 +8,7 @@ them: they ask for the part they want.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,22 +18,42 @@ from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
 from ovseg.ops.linear_layers import lower_products, pack_linears
+from ovseg.vocabulary.queries import Queries
 
+DENSE = "dense features in the joint space of image and text"
 STREAM = "tokens of patches that pass through residual blocks"
 ATTENTION = "the queries, keys and values of its blocks"
 CLASS_TOKEN = "a class token"
 CLASS_EMBEDDING = "a class token that becomes its embedding of an image"
 HEADS_ADD = "attention that is a sum over its heads"
+POSITIONS = "a table of position embeddings"
 LEVELS = "levels of feature maps"
 FITTING = {
-    STREAM: "a vision transformer such as ViT-B-16 or ViT-L-14",
-    ATTENTION: "a vision transformer such as ViT-B-16 or ViT-L-14",
-    CLASS_TOKEN: "a vision transformer with one, such as ViT-B-16 or ViT-L-14",
-    CLASS_EMBEDDING: "one with pool_type 'tok', such as ViT-B-16 or any other ViT of OpenAI's",
-    HEADS_ADD: "one without scale_attn and scale_attn_inner, such as ViT-B-16 or any other ViT of OpenAI's",
-    LEVELS: "a ConvNeXt or ResNet such as convnext_large_d_320 or RN50, or a ViT by `ovseg.clip.vit_levels.ViTPyramid`",
+    DENSE: "a vision transformer, ConvNeXt or ResNet such as ViT-B-16, convnext_large_d_320 or RN50",
+    STREAM: "a vision transformer such as ViT-B-16, EVA02-B-16 or ViT-B-16-SigLIP2",
+    ATTENTION: "a vision transformer such as ViT-B-16, EVA02-B-16 or ViT-B-16-SigLIP2",
+    CLASS_TOKEN: "a vision transformer with one, such as ViT-B-16, EVA02-B-16 or PE-Core-B-16",
+    CLASS_EMBEDDING: "one that pools by its class token, such as ViT-B-16, EVA02-B-16 or any ViT of OpenAI's",
+    HEADS_ADD: "one without norms behind its heads, such as ViT-B-16, EVA01-g-14 or any ViT of OpenAI's",
+    POSITIONS: "one that learns where patches lie, such as ViT-B-16, EVA02-B-16 or ViT-B-16-SigLIP2",
+    LEVELS: "a ConvNeXt or ResNet such as convnext_large_d_320 or RN50, or a ViT in FC-CLIP (MODEL.FCCLIP.VIT)",
 }
 """What a tower may have, and which ones do."""
+
+Fitting = Callable[[frozenset[str]], Sequence[str]]
+"""Gives the names of the methods that a tower fits which has these."""
+
+
+def lacking(
+    needs: Iterable[str], has: frozenset[str], who: str, tower: str, fitting: Fitting | None = None
+) -> ConfigError | None:
+    """Return the error of a method that needs what a tower has not; None where it has all; see `Tower.check`."""
+    need = next((need for need in FITTING if need in frozenset(needs) - has), None)
+    if need is None:
+        return None
+    methods = fitting(has) if fitting else ()
+    other = f", or what runs on this one: {', '.join(methods)}" if methods else ""
+    return ConfigError(f"{who} needs {need}, which {tower} has not; use {FITTING[need]}{other}")
 
 
 class Block(ABC):
@@ -46,6 +66,11 @@ class Block(ABC):
 
     heads: int
     scale: float
+
+    @property
+    def placeless(self) -> Block:
+        """The same block for tokens that belong to no place, such as copies of the class token, and for no others."""
+        return self
 
     @abstractmethod
     def norm(self, tokens: Tensor) -> Tensor:
@@ -88,6 +113,8 @@ class TokenTower(nn.Module):
         weights_hash: Changes with the weights and with what gives them meaning.
         embed_dim: Dimension of the joint space of image and text.
         logit_scale: Factor (not its logarithm) that it was trained with between cosines and logits.
+        logit_bias: What it was trained to add to them, for a sigmoid of each (SigLIP); 0 where a softmax over texts was
+            the loss. It is the same for all texts, so no label, softmax or order of scores depends on it.
         mean, std: Per channel of RGB images in 0..1, with which inputs are normalised.
         precision: In which the products of the body are computed; float32 is whatever the context around it says.
         notes: What results should say of how it was read, such as an activation that had to be assumed.
@@ -97,6 +124,7 @@ class TokenTower(nn.Module):
     weights_hash: str
     embed_dim: int
     logit_scale: float
+    logit_bias: float = 0.0
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     precision: torch.dtype = torch.float32
@@ -109,8 +137,13 @@ class TokenTower(nn.Module):
 
     @property
     def has(self) -> frozenset[str]:
-        """What it has of `STREAM`, `ATTENTION`, `CLASS_TOKEN`, `CLASS_EMBEDDING`, `HEADS_ADD` and `LEVELS`."""
+        """What it has of the names above, `DENSE` to `LEVELS`."""
         return frozenset()
+
+    @property
+    def recipe(self) -> str:
+        """How its dense features come about, and from where that way is, in one sentence; docs/towers.md shows it."""
+        return ""
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +167,15 @@ class TokenTower(nn.Module):
     def move_text(self, device: torch.device) -> None:
         """Bring what embeds texts to a device, and leave the rest; a tower whose text part cannot go alone stays."""
 
+    def weigh(self, queries: Queries, embed: Callable[[list[str]], Tensor]) -> Queries:
+        """Return the words of a request as the tower compares images with them; ordinarily they are as they were.
+
+        Args:
+            queries: With unit rows (T, D).
+            embed: Embeds sentences as they are: unit rows (N, D).
+        """
+        return queries
+
     def lower(self, precision: torch.dtype) -> None:
         """Keep the weights of the body's products in bfloat16 or float16; whoever runs blocks does so in `autocast`."""
         lower_products(self.body, precision)
@@ -152,29 +194,45 @@ class TokenTower(nn.Module):
         """
         pack_linears(self.body)
 
-    def check(self, needs: Iterable[str], who: str) -> None:
+    def check(self, needs: Iterable[str], who: str, fitting: Fitting | None = None) -> None:
         """Refuse a method or model that needs what this tower has not.
 
         Args:
             needs: Of the names that `has` lists.
             who: What to call the method.
+            fitting: Gives what else could run on this tower.
 
         Raises:
-            ConfigError: The first thing that it lacks, and towers that have it.
+            ConfigError: The first thing that it lacks, towers that have it, and methods that fit this one.
         """
-        for need in FITTING:
-            if need in needs and need not in self.has:
-                raise self._lacks(need, who)
+        if found := lacking(needs, self.has, who, self.name, fitting):
+            raise found
 
     def _lacks(self, need: str, who: str) -> ConfigError:
         return ConfigError(f"{who} needs {need}, which {self.name} has not; use {FITTING[need]}")
 
-    # With STREAM.
+    # With DENSE.
 
     @property
     def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        raise self._lacks(STREAM, "a method that looks at patches")
+        """Side of a patch in pixels, or of what one feature stands for."""
+        raise self._lacks(DENSE, "a method that looks at places")
+
+    def dense_map(self, images: Tensor, rule: str, own_values: bool) -> tuple[Tensor, Tensor]:
+        """Return what a tower without `STREAM` makes of images (B, 3, H, W); sides are floored to `patch_size`.
+
+        Args:
+            images: Normalised.
+            rule: Of `ovseg.clip.position`, by which position embeddings are resized.
+            own_values: Where attention pools the image, whether each place keeps its own value (MaskCLIP) instead of
+                looking at all places as the pool does.
+
+        Returns:
+            Features (B, D, h, w) in the joint space, and the embedding (B, D) of the image by the tower's own pooling.
+        """
+        raise self._lacks(DENSE, "a method that looks at places")
+
+    # With STREAM.
 
     @property
     def width(self) -> int:
@@ -183,8 +241,15 @@ class TokenTower(nn.Module):
 
     @property
     def blocks(self) -> Sequence[Block]:
-        """The blocks of the image tower."""
+        """The blocks of the image tower, as far as they do not depend on where patches lie; see `blocks_on`."""
         raise self._lacks(STREAM, "a method that changes blocks")
+
+    def blocks_on(self, grid: tuple[int, int]) -> Sequence[Block]:
+        """Return the blocks for tokens whose patches lie on a grid (h, w): what runs.
+
+        They differ from `blocks` where a tower turns queries and keys by their places (rotary positions).
+        """
+        return self.blocks
 
     @property
     def depth(self) -> int:
@@ -198,8 +263,8 @@ class TokenTower(nn.Module):
 
     @property
     def position_table(self) -> Tensor:
-        """Its own position embeddings, what ``table`` of `embed` may take the place of."""
-        raise self._lacks(STREAM, "a method that looks at patches")
+        """Its own position embeddings, what ``table`` of `embed` may take the place of; with `POSITIONS`."""
+        raise self._lacks(POSITIONS, "a model that trains position embeddings")
 
     def embed(
         self, images: Tensor, rule: str, table: Tensor | None = None, rounding: torch.dtype | None = None
@@ -226,8 +291,8 @@ class TokenTower(nn.Module):
         """
         raise self._lacks(STREAM, "a method that looks at patches")
 
-    def linear_head(self) -> tuple[nn.LayerNorm, Tensor]:
-        """Return the norm and the matrix (C, D) that bring the class token to the joint space; with `HEADS_ADD`."""
+    def linear_head(self) -> tuple[nn.LayerNorm, Tensor, Tensor]:
+        """Return what brings the class token to the joint space, with `HEADS_ADD`: norm, matrix (C, D), bias (D,)."""
         raise self._lacks(HEADS_ADD, "a method that takes embeddings apart")
 
     def split(self, tokens: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from ovseg.clip.features import Context, DenseFeatures, Need, Recalibrator
 from ovseg.clip.position import RULES
-from ovseg.clip.tokens import LEVELS, TokenTower
+from ovseg.clip.tokens import LEVELS, STREAM, TokenTower
 from ovseg.errors import ConfigError, InputError
 
 
 class Tower(TokenTower):
-    """An image-text model: with `STREAM` it gives dense features, with `LEVELS` those of several sizes."""
+    """An image-text model: with `DENSE` it gives dense features, with `LEVELS` those of several sizes."""
 
     def dense(
         self,
@@ -20,7 +20,7 @@ class Tower(TokenTower):
         need: Need | None = None,
         regions: Tensor | None = None,
     ) -> DenseFeatures:
-        """Return dense features; every block runs once.
+        """Return dense features; every block runs once, and a tower without blocks (no `STREAM`) once as a whole.
 
         Args:
             images: Normalised images (B, 3, H, W) of any size of at least one patch; sides are floored to patches.
@@ -32,15 +32,17 @@ class Tower(TokenTower):
             InputError: The images have another shape, or are smaller than a patch.
             ConfigError: More blocks are handed over or asked for than there are, or the tower lacks what is needed.
         """
-        handed = self.handed_over(recalibration)
-        own = self.depth - handed
+        if STREAM not in self.has:
+            return self._dense_whole(images, recalibration, need, regions)
+        own = self.depth - self.handed_over(recalibration)
         self._check_images(images)
         wanted = (need or Need()) | (recalibration.needs_of(self.depth) if recalibration else Need())
         rule = recalibration.pos_resize if recalibration else RULES[0]
         hidden, attention = self._indices(wanted.hidden, own), self._indices(wanted.attention, own)
         tokens, grid = self.embed(images, rule)
         context = Context(grid, images, self, self.mean, self.std, regions)
-        for index, block in enumerate(self.blocks[:own]):
+        blocks = context.blocks
+        for index, block in enumerate(blocks[:own]):
             if index in attention:
                 tokens, context.attention[index] = block.with_attention(tokens)
             else:
@@ -48,9 +50,23 @@ class Tower(TokenTower):
             if index in hidden:
                 context.hidden[index] = tokens
         if recalibration is not None:
-            return recalibration.joint(recalibration.run(tokens, self.blocks[own:], context), context)
+            return recalibration.joint(recalibration.run(tokens, blocks[own:], context), context)
         joint, cls = self.head(tokens)
         return DenseFeatures(context.lay_out(joint), cls, grid, context)
+
+    def _dense_whole(
+        self, images: Tensor, recalibration: Recalibrator | None, need: Need | None, regions: Tensor | None
+    ) -> DenseFeatures:
+        """Return dense features of a tower that has no blocks; see `dense`."""
+        if recalibration is not None:
+            self.check_method(recalibration)
+        if need is not None and need != Need():
+            raise self._lacks(STREAM, "what records tokens")
+        rule, own_values = (recalibration.pos_resize, recalibration.own_values) if recalibration else (RULES[0], False)
+        self._check_images(images)
+        features, embedding = self.dense_map(images, rule, own_values)
+        grid = (features.shape[2], features.shape[3])
+        return DenseFeatures(features, embedding, grid, Context(grid, images, self, self.mean, self.std, regions))
 
     def handed_over(self, recalibration: Recalibrator | None) -> int:
         """Return how many of the last blocks a recalibration takes over.
@@ -70,9 +86,11 @@ class Tower(TokenTower):
             ConfigError: It takes over more blocks than there are; it needs what this tower has not; or it asks for an
                 unknown position-embedding rule.
         """
-        self.check(recalibration.requires, recalibration.name)
+        self.check(recalibration.requires, recalibration.name, recalibration.fitting)
         if recalibration.pos_resize not in RULES:
             raise ConfigError(f"pos_resize '{recalibration.pos_resize}' is unknown; expected one of {', '.join(RULES)}")
+        if STREAM not in self.has:
+            return
         wanted = recalibration.blocks_of(self.depth)
         if not 1 <= wanted <= self.depth:
             raise ConfigError(

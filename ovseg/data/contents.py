@@ -97,36 +97,37 @@ def contents_of(
         report: Told how many images are done, and of how many.
     """
     earlier = {} if known is None else known.images
-    items = list(_named(dataset).items())
-    parts = [items[i : i + _AT_ONCE] for i in range(0, len(items), _AT_ONCE)]
-    images: dict[str, ImageContents] = {}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for found in pool.map(lambda part: {name: _look(record, earlier.get(name)) for name, record in part}, parts):
-            images |= found
-            if report:
-                report(len(images), len(items))
+    images = _look_at_all(list(_named(dataset).items()), lambda name, record: _look(record, earlier.get(name)), report)
     meaning = np.ascontiguousarray(dataset.lookup).tobytes() + np.ascontiguousarray(dataset.remap).tobytes()
     return Contents(dataset.name, dataset.kind, dataset.classes, short_hash(meaning), images)
 
 
 def contents_of_files(
-    name: str, classes: Vocabulary, files: Mapping[str, Sequence[Path]], known: Contents | None = None
+    name: str,
+    classes: Vocabulary,
+    files: Mapping[str, Sequence[Path]],
+    known: Contents | None = None,
+    kind: str = PREDICTIONS,
+    report: Callable[[int, int], None] | None = None,
 ) -> Contents:
-    """Look at saved predictions as `contents_of` does at a data set.
+    """Look at files that are of no data set as `contents_of` does at one: saved predictions, the inputs of a job.
 
     Args:
         name: What they are called.
         classes: That they count in.
-        files: By the name of each image its prediction, and what tells the classes of that; empty where there is none.
+        files: By the name of each image its file, and what tells the classes of that; empty where there is none.
         known: What `read_contents` gave of them.
+        kind: See `Contents.kind`.
+        report: Told how many images are done, and of how many.
     """
-    images = {}
-    for image, paths in files.items():
+
+    def look(image: str, paths: Sequence[Path]) -> ImageContents:
         before = known.images.get(image) if known else None
         stamps = () if before is None else (before.image, *before.truth)
         first, *rest = [_stamp(str(path), stamps[i : i + 1]) for i, path in enumerate(paths)] or [_NOTHING]
-        images[image] = ImageContents(first, tuple(rest), "")
-    return Contents(name, PREDICTIONS, classes, "", images)
+        return ImageContents(first, tuple(rest), "")
+
+    return Contents(name, kind, classes, "", _look_at_all(list(files.items()), look, report))
 
 
 def differences(before: Contents, now: Contents, of: Collection[str] | None = None) -> list[str]:
@@ -247,6 +248,22 @@ def _named(dataset: Dataset) -> dict[str, dict[str, Any]]:
         seen[name] += 1
         found[name if seen[name] == 1 else f"{name} ({seen[name]})"] = record
     return found
+
+
+def _look_at_all(
+    items: Sequence[tuple[str, Any]],
+    look: Callable[[str, Any], ImageContents],
+    report: Callable[[int, int], None] | None,
+) -> dict[str, ImageContents]:
+    """Look at named things in threads, in order."""
+    parts = [items[i : i + _AT_ONCE] for i in range(0, len(items), _AT_ONCE)]
+    images: dict[str, ImageContents] = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for found in pool.map(lambda part: {name: look(name, one) for name, one in part}, parts):
+            images |= found
+            if report:
+                report(len(images), len(items))
+    return images
 
 
 def _look(record: dict[str, Any], known: ImageContents | None) -> ImageContents:

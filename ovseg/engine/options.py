@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from ovseg.errors import ConfigError
 from ovseg.system.values import merge
 from ovseg.zoo import Spec, resolve
+from ovseg.zoo.auto import require_named
 
 _WORDS = {"true": True, "false": False, "null": None}  # as YAML writes what Python spells otherwise
 _SEEDS = 2**31
@@ -57,6 +58,7 @@ def training_spec(config: str, changes: dict[str, Any], evaluating: bool = False
     Raises:
         OvsegError: As `resolve`.
     """
+    require_named(config, "a training")
     spec = resolve(config)
     recipe = spec.settings
     given = _several(changes)

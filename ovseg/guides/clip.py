@@ -41,7 +41,7 @@ class ClipGuide(Guide):
         tokens = context.hidden[self._layer(depth)]
         if self.facet == "token":
             return context.lay_out(tokens)
-        query, key, value = tower.blocks[self._layer(depth) + 1].qkv(tokens)
+        query, key, value = context.blocks[self._layer(depth) + 1].qkv(tokens)
         heads = {"query": query, "key": key, "value": value, "query+key": query + key}[self.facet]
         return join_heads(tower.split(heads)[1], context.grid)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg.checkpoint.hub import fetch_repository
 from ovseg.checkpoint.strict import check_finite
 from ovseg.clip.features import Context
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError
@@ -94,12 +96,15 @@ def diffusion(*, argument: str = "", facet: str = "token") -> Guide:
             f"cannot import diffusers ({reason}); run `pip install diffusers transformers`, or choose another guide"
         ) from error
     model = argument or _DEFAULT
+    folder = Path(model) if Path(model).is_dir() else fetch_repository(model, "diffusers", name=f"diffusion:{model}")
     try:
-        pipeline = kind.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
-    except Exception as error:  # whatever the network, the hub's client or the disk raise
+        pipeline = kind.from_pretrained(
+            folder, safety_checker=None, requires_safety_checker=False, local_files_only=True
+        )
+    except Exception as error:  # whatever the libraries that read it raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise WeightsError(
-            f"could not get the diffusion model {model} ({reason}); download it and pass its folder: diffusion:FOLDER"
+            f"'{folder}' cannot be read as a diffusion model ({reason}); expected the folders of Stable Diffusion"
         ) from error
     for part in (pipeline.unet, pipeline.vae):
         check_finite(part.state_dict(), f"the diffusion model {model}")

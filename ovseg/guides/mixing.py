@@ -70,12 +70,12 @@ def cross_block(tokens: Tensor, block: Block, key: Tensor, value: Tensor, mask: 
     """Run tokens (B, R, C) through a block in which they attend to the keys and values of others.
 
     Args:
-        tokens: For example copies of the class token.
+        tokens: Of no place, for example copies of the class token.
         block: As CLIP has it, residual and feed-forward included.
         key: (B, heads, N, d).
         value: (B, heads, N, d).
         mask: (B, 1, R, N), true where a token may look; None lets all look everywhere.
     """
-    mixed = F.scaled_dot_product_attention(block.qkv(tokens)[0], key, value, attn_mask=mask)
+    mixed = F.scaled_dot_product_attention(block.placeless.qkv(tokens)[0], key, value, attn_mask=mask)
     tokens = tokens + block.project(mixed)
     return tokens + block.feed_forward(tokens)

@@ -63,7 +63,7 @@ def load_sam(kind: str, file: str | Path) -> Any:
     """
     if kind not in SAM_TYPES:
         raise unknown_name("SAM type", kind, SAM_TYPES)
-    state, _ = read_state_dict(file)
+    state = read_state_dict(file)
     try:
         from segment_anything import sam_model_registry
     except (ImportError, RuntimeError) as error:

@@ -1,6 +1,6 @@
 """Any vision transformer of timm as a guide: DINO, DINOv2, DINOv3, MAE and many more.
 
-``timm:TAG`` downloads, ``timm:TAG@FILE`` reads a file instead, in timm's or the authors' own layout. A tail
+``timm:TAG`` fetches its weights, ``timm:TAG@FILE`` reads a file instead, in timm's or the authors' own layout. A tail
 ``#stride=N`` lets patches overlap: their embedding steps by N pixels, which gives a finer grid of as large patches.
 """
 
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.checkpoint.files import read_state_dict
-from ovseg.checkpoint.strict import check_finite, load_strict
+from ovseg.checkpoint.hub import Source, fetch_first
+from ovseg.checkpoint.strict import load_strict
 from ovseg.clip.features import Context
 from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError, unknown_name
@@ -103,12 +104,12 @@ def build_backbone(tag: str, file: str = "") -> nn.Module:
 
     Args:
         tag: Such as ``vit_base_patch8_224.dino``.
-        file: Weights; empty downloads those of the tag.
+        file: Weights; empty fetches those of the tag.
 
     Raises:
         UnknownNameError: timm has no such model.
         ConfigError: It cannot take images of any size.
-        WeightsError: The file does not fit, the download failed, or the weights hold NaN.
+        WeightsError: The file does not fit, cannot be fetched, or holds NaN.
     """
     library = _import_timm()
     architecture = tag.partition(".")[0]
@@ -117,25 +118,33 @@ def build_backbone(tag: str, file: str = "") -> nn.Module:
         raise unknown_name("timm model", tag, known)
     try:
         with torch.random.fork_rng(devices=[]):
-            backbone = library.create_model(tag, pretrained=not file, num_classes=0, dynamic_img_size=True)
+            backbone = library.create_model(tag, pretrained=False, num_classes=0, dynamic_img_size=True)
     except TypeError as error:
         raise ConfigError(f"timm model '{tag}' takes no images of any size; {_EXPECTED}") from error
-    except Exception as error:  # whatever the network, the hub's client or the disk raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(
-            f"could not get the weights of timm:{tag} ({reason}); download them where there is a network and pass the "
-            f"file: timm:{tag}@/path/to/file"
-        ) from error
-    if file:
-        _load(backbone, tag, file)
-    else:
-        check_finite(backbone.state_dict(), f"timm:{tag}")
+    _load(backbone, tag, file or str(fetch_first(sources_of(tag), f"timm:{tag}")))
     return backbone
+
+
+def sources_of(tag: str) -> list[Source]:
+    """Return where the weights of a tag may be: safetensors on the hub, a pickle there, a URL.
+
+    Raises:
+        UnknownNameError: timm has no weights of such a tag.
+    """
+    library = _import_timm()
+    config = library.get_pretrained_cfg(tag) if library.is_model(tag.partition(".")[0]) else None
+    if config is None:
+        raise unknown_name("timm model", tag, library.list_models(pretrained=True))
+    pickled, licence = config.hf_hub_filename or "pytorch_model.bin", config.license or ""
+    safe = pickled.replace("pytorch_model.bin", "model.safetensors")  # also of open_clip_pytorch_model.bin
+    names = dict.fromkeys([safe, pickled]) if config.hf_hub_id else ()
+    found = [Source(config.hf_hub_id, name, licence=licence) for name in names]
+    return [*found, *([Source(url=config.url, licence=licence)] if config.url else [])]
 
 
 def _load(backbone: nn.Module, tag: str, file: str) -> None:
     """Load a file in timm's own layout, or in one that timm knows how to convert."""
-    state, _ = read_state_dict(file)
+    state = read_state_dict(file)
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     try:
         state = convert(state, backbone) if convert else state

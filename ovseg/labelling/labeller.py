@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ovseg.clip.normalise import denormalise
 from ovseg.contract import CLASS_SCORES, Answer
 from ovseg.labelling.protocol import Protocol
-from ovseg.labelling.scores import ScoreRule, class_probabilities, segment_map, upsample
+from ovseg.labelling.scores import ScoreRule, class_probabilities, query_probabilities, segment_map, upsample
 from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.windows import WindowPlan
 from ovseg.refinement import affinity, dense_crf, propagate
@@ -57,15 +57,8 @@ class Labeller:
             areas: Region ids (h, w), or soft maps (R, a, b) whose argmax is the region; None if there are none.
             want: Whether the probabilities of all classes are wanted, too.
         """
-        protocol, rule, guide = self.protocol, self.rule, None
-        if rule.pamr_steps and protocol.pamr_at == "network":
-            scores = self._pamr(scores, plan, image)
-            rows, columns = _resize(image.shape[1:], size)
-            rule = replace(rule, pamr_steps=0)
-        else:
-            rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
-            if rule.pamr_steps:
-                guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+        protocol = self.protocol
+        scores, rows, columns, rule, guide = self._laid_out(scores, plan, image, size)
         arguments = (scores, rows, columns, self.query_to_class, rule, guide)
         labels, best = segment_map(*arguments)
         if protocol.crf_steps:
@@ -79,6 +72,27 @@ class Labeller:
                 else mean_labels(scores, rows, columns, ids, self.query_to_class, labels)
             )
         return Answer(labels, best, class_scores=class_probabilities(*arguments) if CLASS_SCORES in want else None)
+
+    def probabilities(
+        self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int], point: tuple[int, int]
+    ) -> Tensor:
+        """Return the probability (T,) of every query at a pixel (row, column); the rest is as in `label`."""
+        scores, rows, columns, rule, guide = self._laid_out(scores, plan, image, size)
+        return query_probabilities(scores, rows, columns, rule, point, guide)
+
+    def _laid_out(
+        self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, ScoreRule, Tensor | None]:
+        """Return scores, their matrices to the result, the rule that is left, and the image to refine by, if any."""
+        rule = self.rule
+        if rule.pamr_steps and self.protocol.pamr_at == "network":
+            scores = self._pamr(scores, plan, image)
+            return scores, *_resize(image.shape[1:], size), replace(rule, pamr_steps=0), None
+        rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
+        guide = None
+        if rule.pamr_steps:
+            guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+        return scores, rows, columns, rule, guide
 
     def _pamr(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
         """Refine patch scores (T, ...) at the size of the network input: (T, h, w), a few queries at a time."""

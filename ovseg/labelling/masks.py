@@ -30,6 +30,7 @@ def semantic_map(
     resize: MaskResize,
     threshold: float = 0.0,
     column_class: Tensor | None = None,
+    cut: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Label every pixel with the class of the largest sum over queries of class times mask probability.
 
@@ -39,6 +40,7 @@ def semantic_map(
         resize: Their way to the photograph.
         threshold: Pixels whose sum is below it get no class.
         column_class: Class (K,) of each column; columns of class -1 compete but give no class. None is 0..K-1.
+        cut: Whether scores end at 1; a calibration tells more of whole sums.
 
     Returns:
         Labels (H, W), -1 for no class, and scores (H, W): the sum of the winner, cut at 1; of the dtypes of
@@ -57,7 +59,7 @@ def semantic_map(
         scores[tile] = best.view(masks.shape[1:])
     if threshold > 0:
         labels.masked_fill_(scores < threshold, -1)
-    return labels, scores.clamp_(0, 1)
+    return labels, scores.clamp_(0, 1) if cut else scores
 
 
 @torch.no_grad()

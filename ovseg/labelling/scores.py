@@ -145,6 +145,37 @@ def class_probabilities(
 
 
 @torch.no_grad()
+def query_probabilities(
+    patch_logits: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    rule: ScoreRule,
+    point: tuple[int, int],
+    image: Tensor | None = None,
+) -> Tensor:
+    """Return the probability (T,) of every query at one pixel; arguments as `segment_map`.
+
+    It is what `class_probabilities` takes the maximum of, without the rules of areas and thresholds of probability.
+    Where a map has to be whole to be stretched or refined, a few of them are at a time.
+
+    Args:
+        patch_logits: (T, h, w).
+        rows: (H, h).
+        columns: (W, w).
+        rule: Scale and refinement.
+        point: Row and column of the pixel.
+        image: For the refinement.
+    """
+    streamed, (y, x) = _Stream(patch_logits, rows, columns, rule, image), point
+    if streamed.needs_whole:
+        logits = torch.cat([part[:, y, x] for part in streamed.maps()])
+    else:
+        logits = upsample(patch_logits, rows[y : y + 1], columns[x : x + 1])[:, 0, 0] * rule.logit_scale
+    found = logits.softmax(0) if rule.softmax else logits
+    return found * _strong(patch_logits, rule)
+
+
+@torch.no_grad()
 def upsample(patch_logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return the scores (T, H, W) at the output size, float32, of patch scores (T, h, w)."""
     return rows.to(patch_logits.device) @ patch_logits.float() @ columns.to(patch_logits.device).mT
@@ -187,10 +218,15 @@ class _Stream:
         self.size = (len(rows), len(columns))
         self.weights = affinity(image[None], rule.pamr_dilations) if rule.pamr_steps and image is not None else None
 
+    @property
+    def needs_whole(self) -> bool:
+        """Whether a map has to be whole before one of its pixels is known."""
+        return self.weights is not None or self.rule.min_max or self.rule.keep_peak
+
     def best(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
         """Return the class (H, W) of the best of the kept queries, and its probability (H, W) among all."""
         rule = self.rule
-        if self.weights is not None or rule.min_max or rule.keep_peak:
+        if self.needs_whole:
             labels, scores = self._whole(keep, query_to_class)
         else:
             labels, scores = self._tiled(keep, query_to_class)

@@ -12,18 +12,19 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ovseg.checkpoint.loading import Official, Weights
-from ovseg.clip.conv_clip import STRIDE, ConvClip
+from ovseg.clip import ClipSource, Tower, load_tower
+from ovseg.clip.conv_clip import STRIDE
+from ovseg.clip.tokens import LEVELS
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
 from ovseg.data.preprocessing import SizeRule
-from ovseg.labelling.mask_resize import plan_resize
+from ovseg.labelling.mask_resize import MaskResize, plan_resize
 from ovseg.labelling.objects import MaskRule, object_results
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.meta_arch.section import Section
-from ovseg.meta_arch.worded_model import read_clip
 from ovseg.proposals.classifier import class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 from ovseg.proposals.pixel_decoder import PixelDecoder
@@ -73,7 +74,7 @@ class ConvMaskModel(MaskModel):
 
     def __init__(
         self,
-        clip: ConvClip | ViTPyramid,
+        clip: Tower,
         pixel_decoder: PixelDecoder,
         decoder: MaskedDecoder,
         size_rule: SizeRule,
@@ -150,13 +151,23 @@ class ConvMaskModel(MaskModel):
         self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
     ) -> Answer:
         """Name the masks; see `WordedModel.label`."""
-        trained = self.trained_logits(seen.embeddings[None], words)
-        shares = self.class_scores(seen, trained, words)[0].softmax(-1)
-        # As in the originals: maps of classes are resized, unless the model gives anything but labels.
-        sizes = ((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)
-        resize = plan_resize(*sizes, sigmoid_first=not self.rule.objects)
+        shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
         answer = self.semantic(shares, seen.masks, resize, words, want)
         return replace(answer, **object_results(shares, seen.masks, resize, self.rule, words, want))
+
+    def shares(self, seen: Proposed, words: Words) -> Tensor:
+        """Name the masks by all classifiers of the model; see `MaskModel.shares`."""
+        trained = self.trained_logits(seen.embeddings[None], words)
+        return self.class_scores(seen, trained, words)[0].softmax(-1)
+
+    def cosines(self, seen: Proposed, words: Words) -> Tensor:
+        """Compare what CLIP sees inside of each mask with every text; see `MaskModel.cosines`."""
+        return F.normalize(seen.pooled, dim=-1) @ words.embeddings.to(seen.pooled).mT
+
+    def resize(self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int]) -> MaskResize:
+        """Resize maps of classes, unless the model gives anything but labels, as in the originals."""
+        sizes = ((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)
+        return plan_resize(*sizes, sigmoid_first=not self.rule.objects)
 
     def propose(self, levels: dict[str, Tensor], every: bool = False) -> list[Proposals]:
         """Run the head on the levels of the CLIP; with ``every`` get those of all layers, the final one last."""
@@ -200,6 +211,6 @@ class ConvMaskModel(MaskModel):
         return [Prediction(self.trained_logits(one.embeddings, words), one.masks) for one in found]
 
 
-def conv_clip(cfg: CfgNode, empty: bool = False) -> ConvClip:
-    """Read the convolutional CLIP that a config names; ``empty`` as in `read_clip`."""
-    return read_clip(ConvClip, cfg.MODEL.CLIP, empty)
+def conv_clip(cfg: CfgNode, empty: bool = False) -> Tower:
+    """Read the CLIP with levels that a config names; ``empty`` as in `ovseg.clip.load_tower`."""
+    return load_tower(ClipSource.of(cfg.MODEL.CLIP), {LEVELS}, cfg.MODEL.META_ARCHITECTURE, empty)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ovseg.checkpoint.loading import Official, Weights, load
 from ovseg.clip.normalise import normalise
-from ovseg.contract import CLASS_SCORES, Answer, Words
+from ovseg.contract import CLASS_SCORES, Answer, Evidence, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
-from ovseg.labelling.mask_resize import MaskResize
+from ovseg.labelling.evidence import of_masks
+from ovseg.labelling.mask_resize import MaskResize, plan_resize
 from ovseg.labelling.masks import class_maps, semantic_map
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.section import Sectioned
@@ -136,10 +137,29 @@ class MaskModel(WordedModel, Sectioned):
         """Return the images (B, 3, H, W) of Detectron2's inputs, padded to the largest, as the originals train."""
         return self.padded([self.normalise(entry["image"]) for entry in inputs])
 
+    def shares(self, seen: Any, words: Words) -> Tensor:
+        """Return the class probabilities (Q, C + 1) of the masks of an image, "no object" last."""
+        raise NotImplementedError
+
+    def cosines(self, seen: Any, words: Words) -> Tensor:
+        """Return how near each mask of an image is to each row of the words (Q, T); of a class's names one is next."""
+        raise NotImplementedError
+
+    def resize(self, seen: Any, network_size: tuple[int, int], size: tuple[int, int]) -> MaskResize:
+        """Return the way of the masks of an image to its photograph."""
+        return plan_resize((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)
+
+    def evidence(
+        self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Look at the masks that have a pixel, and at their names; see `WordedModel.evidence`."""
+        shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
+        return of_masks(shares, self.cosines(seen, words), seen.masks, resize, words, point)
+
     def semantic(
         self, probabilities: Tensor, masks: Tensor, resize: MaskResize, words: Words, want: frozenset[str]
     ) -> Answer:
-        """Label an image.
+        """Label an image; scores are whole sums, which `WordedModel.answer` brings to 0..1.
 
         Args:
             probabilities: (Q, C + 1) of the columns (see `Words.columns`) and, last, of "no object".
@@ -149,7 +169,7 @@ class MaskModel(WordedModel, Sectioned):
             want: Whether the scores of all classes are wanted, too.
         """
         classes = words.column_class
-        labels, scores = semantic_map(probabilities, masks, resize, words.background.threshold, classes)
+        labels, scores = semantic_map(probabilities, masks, resize, words.background.threshold, classes, cut=False)
         every = None
         if CLASS_SCORES in want:
             every = class_maps(probabilities, masks, resize, int((classes >= 0).sum()))

@@ -11,18 +11,21 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.clip import Tower, ViTClip
+from ovseg.clip import ClipSource, Tower, load_towers
+from ovseg.clip.ensemble import Ensemble
 from ovseg.clip.features import DenseFeatures
 from ovseg.clip.normalise import normalise
-from ovseg.contract import Answer, Words
+from ovseg.contract import Answer, Evidence, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
+from ovseg.labelling.evidence import of_queries
 from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.labelling.views import mix, views
+from ovseg.meta_arch.members import OverMembers
 from ovseg.meta_arch.section import lower_keys
-from ovseg.meta_arch.worded_model import WordedModel, read_clip
+from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.ops.windows import WindowPlan
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.regions import REGIONS, RegionGenerator
@@ -88,11 +91,12 @@ class TrainingFree(WordedModel):
         text = TextOptions.from_config(cfg.MODEL.TEXT)
         scores = [field.name for field in fields(ScoreRule) if field.name != "area_exempt"]
         rule = ScoreRule(**{name: node[name.upper()] for name in scores}, area_exempt=node.THRESHOLD_LABEL)
-        clip = read_clip(ViTClip, cfg.MODEL.CLIP)
+        source, fitting = ClipSource.of(cfg.MODEL.CLIP), recalibration.fitting
+        clip = load_towers(source, recalibration.requires, recalibration.name, fitting=fitting)
         return {
             "clip": clip,
             "size_rule": SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size),
-            "recalibration": recalibration,
+            "recalibration": OverMembers(recalibration) if isinstance(clip, Ensemble) else recalibration,
             "protocol": Protocol(**{field.name: node[field.name.upper()] for field in fields(Protocol)}),
             "rule": rule,
             "templates": cfg.MODEL.TEXT.TEMPLATES,
@@ -152,11 +156,21 @@ class TrainingFree(WordedModel):
         maps: list[Tensor] = []
         if self.protocol.region_rule != "none":
             maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
+        labeller = self._labeller(words)
+        return labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
+
+    def evidence(
+        self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Compare the patches with every query, and look at one pixel; see `WordedModel.evidence`."""
+        scores = self.patch_scores(seen, words)
+        return of_queries(self._labeller(words).probabilities(scores, seen.plan, seen.image, size, point), words)
+
+    def _labeller(self, words: Words) -> Labeller:
         rule, threshold = self.rule, words.background.threshold
         if threshold:
             rule = replace(rule, prob_threshold=threshold, threshold_label=-1)
-        labeller = Labeller(self.protocol, rule, words.query_to_class, self.clip.mean, self.clip.std)
-        return labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
+        return Labeller(self.protocol, rule, words.query_to_class, self.clip.mean, self.clip.std)
 
     def patch_scores(self, seen: Seen, words: Words) -> Tensor:
         """Return the scores (T, nI * h, nJ * w) of all windows of an image, their grids side by side."""

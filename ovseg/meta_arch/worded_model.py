@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ovseg.checkpoint.hashing import hash_tensors
-from ovseg.clip.activation import asked
-from ovseg.clip.base import BaseClip
-from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Words, check_want, identity
+from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Evidence, Words, check_point, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
+from ovseg.labelling.calibration import Calibration, said_of, worth
 from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import pack_linears
@@ -26,9 +25,8 @@ from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
 from ovseg.vocabulary.templates import check_templates
 
-Clip = TypeVar("Clip", bound=BaseClip)
-CLIP_WEIGHTS = "clip.model."
-"""How the names of CLIP's weights start in the state dict of a model."""
+CLIP_WEIGHTS = re.compile(r"clip\.(?:members\.\d+\.)?model\.")
+"""How the names of CLIP's weights start in the state dict of a model; those of an ensemble are its members'."""
 
 
 class WordedModel(nn.Module):
@@ -46,6 +44,8 @@ class WordedModel(nn.Module):
         size_rule: How large the network sees a photograph.
         text: How the texts of a vocabulary are engineered.
         default_templates, default_background: Those of the config.
+        notes: What every result should say of the model, whatever the image and the words; a line each.
+        calibration: What its scores are worth; None where that is not known. See `calibrate`.
         not_compiled: Why the network of this kind is not compiled; empty where it is.
     """
 
@@ -61,6 +61,8 @@ class WordedModel(nn.Module):
         self.default_templates, self.default_background = check_templates(templates), parse_background(background)
         self.text = text or TextOptions()
         self._text_rests: torch.device | None = None
+        self.notes: tuple[str, ...] = ()
+        self.calibration: Calibration | None = None
         self._own_hash = ""
         self._compiled: Callable[..., Any] | None = None
 
@@ -79,6 +81,7 @@ class WordedModel(nn.Module):
             "normalisation": [list(self.clip.mean), list(self.clip.std)],
             "size_rule": plain(asdict(self.size_rule)),
             "text": self.text.to_json(),
+            **({"calibration": self.calibration.hash} if self.calibration else {}),
         }
 
     @property
@@ -91,10 +94,20 @@ class WordedModel(nn.Module):
         own = [(key, value) for key, value in self.state_dict().items() if self.is_own(key)]
         if not any(value.is_meta for _, value in own):  # a model that is yet to be filled has no values
             self._own_hash = f"+{hash_tensors(own)}" if own else ""
+        if self.calibration and self.calibration.weights != self.weights_hash:
+            self.calibration = None  # it was that of other weights
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Let scores say what share of such pixels is right, from now on.
+
+        Raises:
+            ConfigError: The calibration is that of other weights or settings.
+        """
+        self.calibration = calibration.checked(self.weights_hash, self.settings)
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's alone."""
-        return not key.startswith(CLIP_WEIGHTS)
+        return not CLIP_WEIGHTS.match(key)
 
     def train(self, mode: bool = True) -> Self:
         """Change the mode; behind training the weights are others, and so is their hash."""
@@ -109,7 +122,7 @@ class WordedModel(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
         """Load weights as ever; the hash follows, and so does what was read of CLIP's weights."""
         result = super().load_state_dict(state_dict, *arguments, **options)
-        if any(key.startswith(CLIP_WEIGHTS) for key in state_dict):
+        if any(CLIP_WEIGHTS.match(key) for key in state_dict):
             self.clip.refresh()
         if not self.training:
             self.refresh_hash()
@@ -140,14 +153,15 @@ class WordedModel(nn.Module):
         """
         policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
-        found = TextEmbedder(self.clip, chosen, self.text_cache, self.text).embed_vocabulary(vocabulary, policy)
+        embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
+        found = self.clip.weigh(embedder.embed_vocabulary(vocabulary, policy), embedder.embed_sentences)
         if self._text_rests is not None:
             self.clip.move_text(self._text_rests)  # the images need the room, and few lists follow
         words = Words(
             embeddings=found.embeddings,
             query_to_class=found.query_to_class,
             texts=found.texts,
-            notes=(*self.clip.notes, *found.notes),
+            notes=(*self.notes, *self.clip.notes, *found.notes, *said_of(self.calibration, policy)),
             classifier=found.classifier,
             vocabulary=vocabulary,
             background=policy,
@@ -200,13 +214,25 @@ class WordedModel(nn.Module):
         """
         wanted = check_want(want, self.gives, type(self).__name__)
         encoded.check(self)
-        if words.embedded_by not in ("", self.clip.weights_hash):
-            raise ConfigError(
-                f"the words were embedded by weights {words.embedded_by} and the model has {self.clip.weights_hash}; "
-                "embed them anew by words() of this model"
-            )
+        words.check(self.clip.weights_hash)
         with torch.inference_mode():
-            return self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
+            found = self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
+            return replace(found, scores=worth(found.scores, self.calibration, len(words.column_class)))
+
+    def explain(
+        self, encoded: Encoded, index: int, size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Say what speaks for each class at a pixel (row, column) of an answer; the rest is as in `answer`.
+
+        Raises:
+            InputError: There is no such pixel.
+            ConfigError: Another model has encoded the image or embedded the words.
+        """
+        check_point(point, size)
+        encoded.check(self)
+        words.check(self.clip.weights_hash)
+        with torch.inference_mode():
+            return self.evidence(encoded.images[index], encoded.sizes[index], size, words, point)
 
     def see(self, images: Tensor) -> list[Any]:
         """Run everything that knows no words on images of one size (B, 3, h, w) in 0..255; something for each."""
@@ -215,7 +241,7 @@ class WordedModel(nn.Module):
     def label(
         self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
     ) -> Answer:
-        """Label one of the images that `see` has seen.
+        """Label one of the images that `see` has seen; its scores may exceed 1.
 
         Args:
             seen: What `see` gave for it.
@@ -224,6 +250,12 @@ class WordedModel(nn.Module):
             words: See `words`.
             want: What to compute; the model gives all of it.
         """
+        raise NotImplementedError
+
+    def evidence(
+        self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Say what speaks for each class at a pixel (row, column); the other arguments are those of `label`."""
         raise NotImplementedError
 
     def start_training(self, words: Words) -> None:
@@ -356,23 +388,3 @@ class WithWords(nn.Module):
         """Fill the words in, and call the model; see `WordedModel.forward`."""
         found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
         return found
-
-
-def read_clip(kind: type[Clip], source: CfgNode, empty: bool = False) -> Clip:
-    """Read the CLIP that ``MODEL.CLIP`` names; with ``empty`` one that is named is built without weights.
-
-    Raises:
-        ConfigError: ``MODEL.CLIP.ACTIVATION`` is another word, or beside a folder, whose config says it.
-        OvsegError: As `BaseClip.load`.
-    """
-    if source.FOLDER:
-        if source.ACTIVATION:
-            raise ConfigError(
-                f"MODEL.CLIP.ACTIVATION is '{source.ACTIVATION}' beside a folder; set quick_gelu in the model_cfg of "
-                f"{source.FOLDER}/open_clip_config.json"
-            )
-        return kind.from_folder(source.FOLDER)
-    quick = asked(source.ACTIVATION)
-    if empty:
-        return kind.empty(source.ARCH, quick)
-    return kind.load(source.ARCH, source.PRETRAINED, None if quick is None else {"quick_gelu": quick})

@@ -45,6 +45,8 @@ class Recalibration(nn.Module):
         whole_image: Whether it must see the image in one window.
         attention_only: Whether it changes nothing but the attention of the last blocks: one pass, no second backbone.
         requires: What a tower must have, of the names of `ovseg.clip.tokens`; others are refused before anything runs.
+            One that needs `DENSE` alone runs on towers without blocks, too, where none of the hooks up to `joint` runs.
+        own_values: On such towers, whether each place keeps its own value where attention pools the image.
         not_compiled: Why `encode` cannot be compiled as one graph; empty where it can, but for its guide.
         without_golden: Why a method has no golden case of its own; empty where it has.
     """
@@ -57,7 +59,8 @@ class Recalibration(nn.Module):
     uses_regions: ClassVar[bool] = False
     whole_image: ClassVar[bool] = False
     attention_only: ClassVar[bool] = True
-    requires = frozenset({STREAM, ATTENTION})
+    requires: frozenset[str] = frozenset({STREAM, ATTENTION})
+    own_values: bool = False
     not_compiled: ClassVar[str] = ""
     without_golden: ClassVar[str] = ""
 
@@ -70,6 +73,8 @@ class Recalibration(nn.Module):
             ConfigError: An option has a value that is not allowed.
         """
         super().__init__()
+        if residual is not None or feed_forward is not None:
+            self.requires = self.requires | {STREAM}  # to change a block there must be one
         if residual is not None:
             self.residual = residual
         if feed_forward is not None:
@@ -86,6 +91,11 @@ class Recalibration(nn.Module):
     def options(self) -> dict[str, Any]:
         """The options in force, as JSON values; recorded in results."""
         return options_in_force(self)
+
+    @staticmethod
+    def fitting(has: frozenset[str]) -> list[str]:
+        """Return the names of the methods that a tower fits which has these of `ovseg.clip.tokens`."""
+        return [name for name in list_recalibrations() if recalibration_class(name).requires <= has]
 
     def why_not_compiled(self) -> str:
         """Return why `encode` cannot be compiled as one graph, for the method or for its guide; empty if it can."""

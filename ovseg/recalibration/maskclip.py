@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.clip.features import Context, DenseFeatures, Kept
-from ovseg.clip.tokens import Block
+from ovseg.clip.tokens import DENSE, Block
 from ovseg.errors import at_least
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 
@@ -33,10 +33,12 @@ class MaskCLIP(Recalibration):
 
     The original runs OpenAI's weights with exact GELU and norms of eps 1e-6. That is a property of the CLIP, not of the
     method: ``ViTClip.load(..., overrides={"quick_gelu": False, "vision_cfg": {"norm_kwargs": {"eps": 1e-6}}})``.
+    On a ResNet each place goes through the value and output projections of the attention pool, without position.
     What later papers call MaskCLIP has no residual and no feed-forward: ``residual=False, feed_forward=False``.
     """
 
     pos_resize = "bicubic"
+    requires, own_values = frozenset({DENSE}), True
 
     def __init__(self, *, pd_thresh: float = 0.0, ks_thresh: float = 0.0, **common: Any) -> None:
         """Set the two refinements, both off in the configurations of the original.
@@ -50,6 +52,8 @@ class MaskCLIP(Recalibration):
         super().__init__(**common)
         self.pd_thresh = at_least("pd_thresh", pd_thresh, 0.0)
         self.ks_thresh = at_least("ks_thresh", ks_thresh, 0.0)
+        if self.ks_thresh > 0:
+            self.requires = Recalibration.requires  # the keys of the last block
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Let each token attend to itself alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ovseg.clip.tokens import DENSE
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 
 
@@ -9,4 +10,5 @@ from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 class CLIP(Recalibration):
     """Plain CLIP (Radford et al., ICML 2021; github.com/openai/CLIP): every block as it was trained."""
 
+    requires = frozenset({DENSE})
     without_golden = "equal to open_clip's encode_image, and the 'vanilla' rows of the NACLIP and ClearCLIP cases"

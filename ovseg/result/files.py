@@ -83,27 +83,60 @@ def plan_files(
         ConfigError: None of the formats has an option, or its value is of a wrong type.
         InputError: The folder cannot be written to, or a file would be overwritten that is no result.
     """
-    paths, chosen = list(images), _formats(formats, options)
-    _check_options(formats, options or {})
-    root, inputs = common_root(paths), {os.path.realpath(path) for path in paths}
-    places: dict[str, Place] = {}
-    owners: dict[Path, Place] = {}
+    paths = list(images)
+    root = common_root(paths)
+    places = []
     for path, name in zip(paths, relative_names(paths, root), strict=True):
-        place = Place(folder, short_name(name, NAME_BYTES - _LONGEST), _below(path, root), path)
+        places.append(Place(folder, short_name(name, NAME_BYTES - _LONGEST), _below(path, root), path))
+        if on_note is not None and places[-1].name != name:
+            short = places[-1].name
+            on_note(path, f"'{path.name}': its name is too long for results, which are called {short}")
+    fit = check_places(places, folder, formats, options, on_error)
+    if on_note is not None:
+        chosen = _formats(formats, options)
+        for place in fit:
+            for note in _strangers(place, chosen):
+                on_note(place.source, note)
+    return {str(place.source): place for place in fit}
+
+
+def check_places(
+    places: Iterable[Place],
+    folder: Path,
+    formats: Sequence[str] = STANDARD,
+    options: Mapping[str, Any] | None = None,
+    on_error: Callable[[Path, InputError], None] | None = None,
+) -> list[Place]:
+    """Make sure that results may be written to places that were chosen: nothing is lost there, and nothing in the way.
+
+    Args:
+        places: Of all images of the run.
+        folder: Of the results.
+        formats: Names of what will be written.
+        options: See `write_files`.
+        on_error: As in `plan_files`.
+
+    Returns:
+        Those that may be written to.
+
+    Raises:
+        OvsegError: As `plan_files`.
+    """
+    every, chosen = list(places), _formats(formats, options)
+    _check_options(formats, options or {})
+    inputs = {os.path.realpath(place.source) for place in every}
+    found: list[Place] = []
+    owners: dict[Path, Place] = {}
+    for place in every:
         try:
             targets = _check_place(place, chosen, inputs, owners)
         except InputError as error:
             if on_error is None:
                 raise
-            on_error(path, error)
+            on_error(place.source, error)
             continue
-        places[str(path)] = place
+        found.append(place)
         owners |= dict.fromkeys(targets, place)
-        if on_note is not None:
-            if place.name != name:
-                on_note(path, f"'{path.name}': its name is too long for results, which are called {place.name}")
-            for note in _strangers(place, chosen):
-                on_note(path, note)
     shared = {target: mark for one in chosen for target, mark in one.shared(folder).items()}
     for target, mark in shared.items():
         _check_replaceable(target, inputs, mark)
@@ -111,7 +144,16 @@ def plan_files(
             raise InputError(f"'{other.image}' and all images would both be written to '{target}'; rename one")
     for parent in sorted({folder, *(target.parent for target in (*owners, *shared))}):
         check_makeable(parent)
-    return places
+    return found
+
+
+def files_of(
+    places: Iterable[Place], folder: Path, formats: Sequence[str], options: Mapping[str, Any] | None = None
+) -> tuple[list[list[Path]], list[Path]]:
+    """Return the files of each place, and those that hold all images; arguments as `check_places`."""
+    chosen = _formats(formats, options)
+    own = [[target for one in chosen for target in one.files(place)] for place in places]
+    return own, [target for one in chosen for target in one.shared(folder)]
 
 
 def short_name(name: str, most: int) -> str:

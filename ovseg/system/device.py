@@ -158,6 +158,16 @@ def give_back(device: torch.device) -> None:
         trim(0)
 
 
+def few_arenas(most: int = 2) -> None:
+    """Let the threads of this process share their memory, where the C library can; for a server, at its start.
+
+    It gives every thread an arena of its own, and what dozens of them have freed stays with them.
+    """
+    option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if option is not None:
+        option(-8, most)  # M_ARENA_MAX of malloc.h
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor to a device; to a GPU through pinned memory, so that the copy overlaps what runs there."""
     if device.type == "cuda" and tensor.device.type == "cpu":

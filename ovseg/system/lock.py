@@ -19,13 +19,15 @@ def only_here(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for it out of a folder until the block ends, however the process ends.
 
     Args:
-        folder: Made if need be; while the block runs it holds a hidden file.
+        folder: Made if need be; while the block runs it holds a hidden file. Where it was made and nothing came into it
+            it goes again.
 
     Raises:
         InputError: Another process is in it, or it cannot be written to.
     """
     import fcntl
 
+    was_there = folder.is_dir()
     path = check_writable(folder) / LOCK
     while True:
         with path.open("ab") as file:
@@ -47,6 +49,9 @@ def only_here(folder: Path) -> Iterator[None]:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+                if not was_there:
+                    with contextlib.suppress(OSError):  # it holds something
+                        folder.rmdir()
             return
 
 

@@ -46,16 +46,16 @@ def relative_names(paths: Iterable[str | os.PathLike[str]], root: str | os.PathL
     """
     names = [_below(path, root) for path in paths]
     distinct = set(names)
-    whole = Counter(_folded(name) for name in distinct)
+    whole = Counter(folded(name) for name in distinct)
     claims: dict[str, set[str]] = defaultdict(set)
     for name in distinct:
-        claims[_folded(name)].add(name)
-        claims[_folded(_stem(name))].add(name)
+        claims[folded(name)].add(name)
+        claims[folded(_stem(name))].add(name)
 
     def choose(name: str) -> str:
-        if len(claims[_folded(_stem(name))]) == 1:
+        if len(claims[folded(_stem(name))]) == 1:
             return _stem(name)
-        if whole[_folded(name)] == 1:
+        if whole[folded(name)] == 1:
             return name
         return f"{name}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:_DIGITS]}"
 
@@ -71,6 +71,6 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """Bring to one form what many disks take for the same name."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

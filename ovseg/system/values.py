@@ -51,7 +51,9 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 def short_hash(content: str | bytes) -> str:
     """Return the first 16 hex digits of the SHA-256 of a content; the same in every process."""
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
+    return hashlib.sha256(
+        content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    ).hexdigest()[:16]
 
 
 def options_in_force(of: object) -> dict[str, Any]:

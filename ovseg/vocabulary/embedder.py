@@ -16,6 +16,7 @@ from ovseg.vocabulary.engineering import Recipe, plan, unit
 from ovseg.vocabulary.lengths import LimitedTower, say_long
 from ovseg.vocabulary.names import fold, shown, spoken
 from ovseg.vocabulary.queries import Queries
+from ovseg.vocabulary.scripts import say_foreign
 from ovseg.vocabulary.templates import TEMPLATES, fill, resolve_templates
 from ovseg.vocabulary.text_options import TextOptions
 from ovseg.vocabulary.vocabulary import Vocabulary
@@ -130,6 +131,7 @@ class TextEmbedder:
         """
         extra, notes = words_of_no_class(vocabulary, background)
         recipe, told = plan(vocabulary, extra, self.options)
+        told += say_foreign(self.clip, recipe)
         told += say_long(self.clip, recipe, self.templates, self.options.long_text)
         described = self._describe(recipe)
         classifier = None

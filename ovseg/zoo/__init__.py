@@ -2,11 +2,15 @@
 
 A name is one of
 
+- ``auto``: the best model for photographs that is installed, else one is fetched, else ``mini`` (`ovseg.zoo.auto`);
+- ``fast``, ``best``, ``panoptic``: aliases with a meaning (`ovseg.zoo.aliases`);
 - ``mini`` or ``san-vit-b-16``: a card (``ovseg models`` lists them), in the file of this name;
 - ``sclip/ViT-B-16/openai``: a method, an architecture and a tag of open_clip or the path of a weights file;
 - ``sclip/mini``: a method on the CLIP and with the size rule of a card;
-- a folder with ``open_clip_config.json`` (plain CLIP; put a method before it for more: ``sclip/path/to/folder``), or
-  with a ``config.yaml`` of its own, such as that of a training, finished or not;
+- ``sclip/hf:OWNER/NAME``, ``sclip/hf-hub:OWNER/NAME``: a method on a CLIP of the hub; ``sclip/clip:A+B``: on several
+  CLIPs (without a method, plain CLIP; all of them in `ovseg.zoo.clip_names`);
+- a folder with ``open_clip_config.json``, or ``config.json`` of transformers (plain CLIP; put a method before it for
+  more: ``sclip/path/to/folder``), or with a ``config.yaml`` of its own, such as that of a training, finished or not;
 - a YAML config: a file, or a shipped one such as ``san/san_mini_scenes.yaml``; where its head is trained it says by
   ``MODEL.WEIGHTS`` with which weights.
 """
@@ -21,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 from ovseg.checkpoint.run_files import LAST, MODEL
 from ovseg.config import config_root
 from ovseg.errors import ConfigError, WeightsError
+from ovseg.zoo.aliases import AUTO
 from ovseg.zoo.card import Card, list_models
+from ovseg.zoo.knowledge import add_knowledge
 from ovseg.zoo.names import resolve
 from ovseg.zoo.released import find_released
 from ovseg.zoo.spec import Spec
@@ -33,9 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Card", "Spec", "build", "list_models", "load", "load_spec", "model_config", "require_weights", "resolve"]
 
+_TOLD: set[str] = set()  # notes on models that were warned of
+
 
 def load(
-    model: str | Path = "mini",
+    model: str | Path = AUTO,
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int = 1,
@@ -44,7 +52,7 @@ def load(
     packed: bool = False,
     compiled: bool = False,
 ) -> Segmenter:
-    """Load a model.
+    """Load a model; what every result of it says (`meta["notes"]`) is a warning, too, once a process.
 
     Args:
         model: A name; see the top of this module.
@@ -63,7 +71,12 @@ def load(
         ConfigError: The config, device, dtype or batch size is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
-    return load_spec(resolve(model, protocol, overrides), device, dtype, batch_size, packed, compiled)
+    found = load_spec(resolve(model, protocol, overrides), device, dtype, batch_size, packed, compiled)
+    for line in found.model.notes:
+        if line not in _TOLD:
+            _TOLD.add(line)
+            warnings.warn(line, stacklevel=2)
+    return found
 
 
 def load_spec(
@@ -80,7 +93,8 @@ def load_spec(
 
     check_settings(device, dtype, batch_size)  # before the weights are read
     built, words = build(spec), spec.config.MODEL.TEXT.VOCABULARY
-    return Segmenter(built, spec.name, device, dtype, batch_size, words, packed, compiled)
+    asked = {"name": spec.asked, "why": spec.why} if spec.why else {}
+    return Segmenter(built, spec.name, device, dtype, batch_size, words, packed, compiled, asked)
 
 
 def build(spec: Spec, untrained: bool = False) -> Any:
@@ -112,6 +126,7 @@ def build(spec: Spec, untrained: bool = False) -> Any:
         warnings.warn(f"'{cfg.MODEL.WEIGHTS}' is the checkpoint of a training at {state}", stacklevel=2)
     elif left := _is_behind(cfg.MODEL.WEIGHTS):
         warnings.warn(left, stacklevel=2)
+    add_knowledge(model, spec)
     return model
 
 

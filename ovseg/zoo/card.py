@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ovseg.checkpoint.hub import Source, local
+from ovseg.checkpoint.whole import is_whole
 from ovseg.config import config_root, read_config, shipped_configs
 from ovseg.errors import EnvironmentProblem
 from ovseg.system.cache_dir import cache_path
+from ovseg.system.files import file_hash
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CLIP_FILE = "open_clip_model.safetensors"
+
+# SPDX identifiers. What is in neither list is not known to allow it, sentences are not.
+COMMERCIAL = {
+    *("Apache-2.0", "MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "ISC", "Zlib", "Unlicense", "CC0-1.0"),
+    *("CC-BY-4.0", "CC-BY-3.0", "CC-BY-SA-4.0", "MPL-2.0"),
+}
+NOT_COMMERCIAL = {"CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-NC-ND-4.0", "CC-BY-NC-3.0", "PolyForm-Noncommercial-1.0.0"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,12 @@ class Card:
         link: Page where it can be had by hand.
         sha256: Its checksum, where that is known.
         reported: Numbers that the authors report, in words.
+        task: ``semantic``: a label for every pixel; ``panoptic``: segments and instances of things, too.
+        ade150: mIoU on ADE20K's 150 classes that the authors report, in percent: by it models for photographs are
+            ranked; 0 where none is reported.
+        tensors_mb: Size of the tensors of a released file in MB (10**6 bytes); the file may hold more.
+        clip_hash: Of the weights of an embedded CLIP: what runs on it, knows what it knows.
+        knows: What these weights have seen, in words that continue "mini knows"; empty for those of photographs.
     """
 
     name: str
@@ -54,28 +72,40 @@ class Card:
     link: str = ""
     sha256: str = ""
     reported: str = ""
+    task: str = "semantic"
+    ade150: float = 0.0
+    tensors_mb: float = 0.0
+    clip_hash: str = ""
+    knows: str = ""
+
+    @property
+    def unclear(self) -> tuple[str, ...]:
+        """What of ``code`` and ``weights`` has a licence of which it is not known whether it allows commercial use."""
+        both = {"code": self.code_licence, "weights": self.weights_licence}
+        return tuple(of for of, licence in both.items() if licence not in COMMERCIAL and licence not in NOT_COMMERCIAL)
+
+    @property
+    def commercial(self) -> bool:
+        """Whether the licences of code and weights both allow commercial use; what is not known counts as no."""
+        return self.code_licence in COMMERCIAL and self.weights_licence in COMMERCIAL
 
     @property
     def size_mb(self) -> float | None:
-        """Size of embedded weights in MB (10**6 bytes); None where it depends on the CLIP that is chosen."""
+        """Size of the weights in MB (10**6 bytes); None where it depends on the CLIP that is chosen."""
         if not self.folder:
-            return None
+            return self.tensors_mb or None
         files = [PACKAGE / self.folder / name for name in (CLIP_FILE, self.file) if name]
         return round(sum(file.stat().st_size for file in files) / 1e6, 1)
 
     @property
     def installed(self) -> bool:
-        """Whether the weights are on this machine, embedded or in the cache folder."""
-        if self.weights != "released":
-            return bool(self.size_mb)
-        try:
-            return place(self).is_file()
-        except EnvironmentProblem:  # no home, no cache
-            return False
+        """Whether the weights are on this machine, embedded, in our cache folder or in that of the hub's client."""
+        return bool(self.folder) or on_disk(self) is not None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {**asdict(self), "size_mb": self.size_mb, "installed": self.installed}
+        own = ("size_mb", "installed", "commercial")
+        return {**asdict(self), **{name: getattr(self, name) for name in own}}
 
 
 def place(card: Card) -> Path:
@@ -85,6 +115,37 @@ def place(card: Card) -> Path:
         EnvironmentProblem: There is no place for a cache.
     """
     return cache_path() / "weights" / card.file
+
+
+def on_disk(card: Card) -> Path | None:
+    """Return the released file of a card if it lies here, whole and as expected; without any network.
+
+    It is one that was put in its place by hand (a broken one is passed over, with a warning), else a fetched one.
+    """
+    if card.weights != "released":
+        return None
+    with contextlib.suppress(EnvironmentProblem):  # no home, no cache
+        if (path := place(card)).is_file():
+            if not (problem := _problem(path, card)):
+                return path
+            warnings.warn(f"'{path}' is not used: {problem}", stacklevel=2)
+    source = source_of(card)
+    return local(source) if source else None
+
+
+def _problem(path: Path, card: Card) -> str:
+    if not is_whole(path):
+        return "it ends too early, as after a download that broke off; delete it, or fetch it anew"
+    if card.sha256 and not (found := file_hash(path)).startswith(card.sha256):
+        return f"its sha256 is {found}, expected {card.sha256}; it is damaged, fetch it anew"
+    return ""
+
+
+def source_of(card: Card) -> Source | None:
+    """Return where a released file is fetched from; None where it can be had by hand only, or nothing is released."""
+    if card.weights != "released" or not card.hub:
+        return None
+    return Source(card.hub, card.file, sha256=card.sha256, licence=card.weights_licence)
 
 
 def list_models() -> list[Card]:

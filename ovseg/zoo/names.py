@@ -11,17 +11,19 @@ from ovseg.checkpoint.run_files import CLASSES, CONFIG, LAST, MODEL
 from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, WeightsError, unknown_name
 from ovseg.system.values import merge
+from ovseg.zoo.aliases import ALIASES, AUTO
+from ovseg.zoo.auto import choose
 from ovseg.zoo.card import PACKAGE, Card, list_models
+from ovseg.zoo.clip_names import CLIP_CONFIGS, PATH_START, clip, clip_source, is_clip
 from ovseg.zoo.spec import ASKED, Layer, Spec, architectures, read_entry, read_layers
 
 COMMON = "common"
-_PATH_START = ("/", "./", "../", "~", ".\\", "..\\")
 
 
 def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | None = None) -> Spec:
     """Find what the name of a model stands for; the one way of the API, commands and training.
 
-    Names of cards and methods come before folders of the same name in the current folder (``./mini`` is the folder).
+    Names of cards, aliases and methods come before folders of that name in the current folder (``./mini`` is one).
 
     Args:
         model: See the top of `ovseg.zoo`.
@@ -32,18 +34,28 @@ def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | N
     Raises:
         UnknownNameError: There is no such name or protocol; near matches are in the message.
         ConfigError: There is no such config file.
-        WeightsError: It is a path, and leads to no folder with a model.
+        WeightsError: It is a path, and leads to no folder with a model; or ``auto`` was to fetch one and could not.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
     architectures()  # says what is missing before anything else is done
-    name = str(model)
+    name, why, mend = _stands_for(str(model))
     spec = _find(name, "" if protocol == COMMON else protocol)
     *below, asked = spec.layers
     common = _common(spec) if protocol == COMMON else ()
     given = (Layer(ASKED, overrides),) if overrides else ()
     whole = Spec(spec.path, (*below, *common, asked, *given), spec.card, name)
     learnt = _learnt_words(whole.settings.get("MODEL", {}))
-    return Spec(spec.path, (*below, *common, asked, *learnt, *given), spec.card, name)
+    layers = (*below, *common, asked, *learnt, *given)
+    return Spec(spec.path, layers, spec.card, name, str(model), why, mend)
+
+
+def _stands_for(asked: str) -> tuple[str, str, str]:
+    """Return the name that is meant, why, and where it stands in for what is not here the way to that."""
+    if asked == AUTO:
+        choice = choose()
+        return choice.name, choice.why, choice.mend
+    alias = ALIASES.get(asked)
+    return (alias.model, alias.means, "") if alias and alias.model != asked else (asked, "", "")
 
 
 def _find(model: str, protocol: str) -> Spec:
@@ -51,6 +63,8 @@ def _find(model: str, protocol: str) -> Spec:
     method, _, rest = model.partition("/")
     if method.casefold() in _methods():
         return _with_method(method, rest, protocol)
+    if is_clip(model):
+        return _with_method("clip", model, protocol)
     card = None
     if model.endswith((".yaml", ".yml")):
         path, asked = find_config(model), _words_beside(find_config(model), CONFIG)
@@ -67,11 +81,11 @@ def _folder(model: str) -> tuple[Path, dict[str, Any]]:
     folder = Path(os.path.expanduser(model)).resolve()
     if not folder.is_dir():
         raise _not_found(model, folder)
-    changes = {} if not (folder / "open_clip_config.json").is_file() else _clip(FOLDER=str(folder))
+    changes = clip(FOLDER=str(folder)) if any((folder / name).is_file() for name in CLIP_CONFIGS) else {}
     if (folder / "config.yaml").is_file():
         return folder / "config.yaml", merge(changes, _trained(folder))
     if not changes:
-        raise WeightsError(f"folder '{model}' holds no model; expected open_clip_config.json (and weights) in it")
+        raise WeightsError(f"folder '{model}' holds no model; expected {' or '.join(CLIP_CONFIGS)} and weights in it")
     return config_root() / "training_free/clip.yaml", changes
 
 
@@ -142,12 +156,8 @@ def _methods() -> dict[str, str]:
     return {name.casefold(): name for name in list_recalibrations()}
 
 
-def _clip(**options: str) -> dict[str, Any]:
-    return {"MODEL": {"CLIP": options}}
-
-
 def _clip_of(card: Card) -> dict[str, Any]:
-    return _clip(FOLDER=str(PACKAGE / card.folder))
+    return clip(FOLDER=str(PACKAGE / card.folder))
 
 
 def _weights_of(card: Card) -> dict[str, Any]:
@@ -159,7 +169,7 @@ def _weights_of(card: Card) -> dict[str, Any]:
 
 
 def _with_method(method: str, rest: str, protocol: str) -> Spec:
-    """Resolve a method on the CLIP that ``rest`` names: a card's, a folder's, or ``ARCHITECTURE/TAG-or-file``.
+    """Resolve a method on the CLIP that ``rest`` names; see `ovseg.zoo.clip_names`.
 
     On the CLIP of a card it has the settings of that CLIP, and over them what its own file says under ``EMBEDDED``.
     """
@@ -168,7 +178,7 @@ def _with_method(method: str, rest: str, protocol: str) -> Spec:
             f"'{method}' is a method without a CLIP; write for example '{method}/mini' or '{method}/ViT-B-16/openai'"
         )
     clips, path = _clips(), method_config(method)
-    asked = _clip_of(clips[rest]) if rest in clips else _clip_source(method, rest, clips)
+    asked = clip_source(method, rest, {name: str(PACKAGE / card.folder) for name, card in clips.items()})
     table = _benchmark(path, method.casefold(), protocol)
     if not protocol:
         asked = merge(asked, {"MODEL": {"RECALIBRATION": {"NAME": _methods()[method.casefold()]}}})
@@ -199,33 +209,14 @@ def list_protocols(path: Path) -> list[str]:
     return sorted({name for _, settings in read_chain(path) for name in settings.get("BENCHMARKS", {})})
 
 
-def _clip_source(method: str, rest: str, clips: dict[str, Card]) -> dict[str, Any]:
-    path = Path(os.path.expanduser(rest)).resolve()  # absolute, as in `_folder`
-    if path.is_dir():
-        return _clip(FOLDER=str(path))
-    if path.is_file():
-        raise WeightsError(f"'{rest}' is a weights file; say its architecture too: '{method}/ViT-B-16/{rest}'")
-    if rest.startswith(_PATH_START):
-        raise WeightsError(f"folder '{rest}' does not exist; check the path (relative paths start at {Path.cwd()})")
-    architecture, slash, pretrained = rest.partition("/")
-    if slash and pretrained:
-        expanded = os.path.expanduser(pretrained) if pretrained.startswith("~") else pretrained
-        return _clip(ARCH=architecture, PRETRAINED=expanded)
-    near = difflib.get_close_matches(rest, clips, n=1, cutoff=0.5)
-    hint = f"did you mean '{method}/{near[0]}'?" if near else f"expected for example '{method}/ViT-B-16/openai'"
-    raise UnknownNameError(
-        f"'{rest}' in '{method}/{rest}' names neither a card nor a folder nor ARCHITECTURE/TAG; {hint}"
-    )
-
-
 def _not_found(model: str, path: Path) -> Exception:
     if path.is_file():
         return WeightsError(f"'{model}' is a file; expected a folder, a .yaml, or METHOD/ARCHITECTURE/FILE for weights")
-    if model.startswith(_PATH_START):
+    if model.startswith(PATH_START):
         return WeightsError(f"folder '{model}' does not exist; check the path (relative paths start at {Path.cwd()})")
     method, slash, rest = model.partition("/")
     near = difflib.get_close_matches(method.casefold(), _methods(), n=1, cutoff=0.5) if slash else []
     if near:
         return UnknownNameError(f"unknown method '{method}' in '{model}'; did you mean '{near[0]}/{rest}'?")
     ready = [card.name for card in list_models() if card.weights != "open_clip"]
-    return unknown_name("model", model, [*ready, *(f"{name}/mini" for name in _methods())])
+    return unknown_name("model", model, [*ready, *ALIASES, *(f"{name}/mini" for name in _methods())])

@@ -35,13 +35,19 @@ class Spec:
         path: Its config file, with those that this one is based on.
         layers: What is changed in it, the last one last.
         card: What is known of the model; None for files and folders of the user.
-        name: As it was given.
+        name: What it is called; of an alias and of ``auto`` that for which they stand.
+        asked: As it was given.
+        why: Why the name that was given stands for this model; empty where it is its own.
+        mend: How to come to what was meant, where this one answers in its place; else empty.
     """
 
     path: Path
     layers: tuple[Layer, ...] = ()
     card: Card | None = None
     name: str = ""
+    asked: str = ""
+    why: str = ""
+    mend: str = ""
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_numbers_of_numpy(tmp_path, version, zipped):
     found = read_pickle(path)
     for key, value in NUMBERS.items():
         assert np.array_equal(found[key], value) and type(found[key]) is type(value)
-    for state in (read_state_dict(path)[0], read_part(path, "model"), read_part(path, "state_dict")):
+    for state in (read_state_dict(path), read_part(path, "model"), read_part(path, "state_dict")):
         assert state.keys() == WEIGHTS.keys()
         assert all(torch.equal(state[key], value) for key, value in WEIGHTS.items())
 
@@ -78,7 +78,7 @@ def test_settings_and_records_become_stand_ins(tmp_path, zipped):
     found = read_pickle(path)
     assert all(isinstance(found[key], StandIn) for key in ("args", "space", "cfg"))
     assert found["settings"] == {"a": [1]} and found["counts"]["a"] == 2
-    assert read_part(path, "model").keys() == WEIGHTS.keys() == read_state_dict(path)[0].keys()
+    assert read_part(path, "model").keys() == WEIGHTS.keys() == read_state_dict(path).keys()
 
 
 def test_modules_of_records_are_not_imported(tmp_path, monkeypatch):
@@ -93,13 +93,13 @@ def test_modules_of_records_are_not_imported(tmp_path, monkeypatch):
     path = save({"state_dict": WEIGHTS, "loss": buffer, "of": {kind: 1}}, tmp_path / "a.pth", True)
     for name in ("mmengine", "mmengine.logging", module.__name__):
         monkeypatch.delitem(sys.modules, name)
-    assert read_state_dict(path)[0].keys() == WEIGHTS.keys()
+    assert read_state_dict(path).keys() == WEIGHTS.keys()
     assert "mmengine" not in sys.modules
 
 
 def test_arrays_in_a_state_dict_are_tensors(tmp_path):
     path = save({"state_dict": {"w": np.ones((2, 3), np.float32), "scale": np.float32(4)}}, tmp_path / "a.pt", True)
-    state, _ = read_state_dict(path)
+    state = read_state_dict(path)
     assert torch.equal(state["w"], torch.ones(2, 3)) and state["scale"] == 4 and state["scale"].ndim == 0
     path = save({"state_dict": {"w": np.array(["cat"])}}, tmp_path / "b.pt", True)
     with pytest.raises(WeightsError, match="holds 'w', which is no tensor"):
@@ -137,7 +137,7 @@ def test_tensors_of_all_kinds(tmp_path):
     state["c"].expert = 1
     content = {"state_dict": state, "epoch": np.int64(1), "raw": bytearray(b"x"), "r": range(3)}
     path = save(content, tmp_path / "a", True)
-    found, _ = read_state_dict(path)
+    found = read_state_dict(path)
     assert all(torch.equal(found[key], value) for key, value in state.items()) and found["a"].dtype == torch.uint16
 
 

@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
     "output below a file": (output_below_a_file, 2, "a file is in its place"),
     "output without permission": (output_is_not_writable, 2, "cannot be written to"),
     "corrupt weights": (model_with(truncate), 2, "cannot be read"),
-    "foreign weights": (model_with(foreign), 2, "holds none of the"),
+    "foreign weights": (model_with(foreign), 2, "expected the weights of an image and a text tower"),
     "weights without config": (model_with(no_config), 2, "expected open_clip_config.json"),
     "config without weights": (model_with(no_weights), 2, "holds no weights"),
 }
@@ -197,7 +197,7 @@ def test_bad_input(case, tmp_path, tiny_clip, capfd):
     if expected:
         assert stderr.splitlines() == errors and len(errors) == 1 and message in errors[0]
     else:
-        assert stderr == ""
+        assert all(line.startswith("note: tiny-clip has hardly learnt ") for line in stderr.splitlines())
     written = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     assert not [name for name in written if name.startswith(".")]
     stems = {"one broken among good ones": ["a", "c"]}.get(case, [Path(arguments[0]).stem] if expected == 0 else [])

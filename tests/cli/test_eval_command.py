@@ -79,6 +79,7 @@ def test_mistakes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     words = [str(data) if word == "DATA" else word for word in words]
+    words += [] if "--model" in words else ["--model", "mini"]
     assert main(["eval", *words, "--output", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
 
@@ -112,7 +113,7 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeyp
         report(done, 364, "files")
     for done in (1, 2):  # another thing is counted by a clock of its own
         report(done, 364, "images")
-    assert capsys.readouterr().err == "4 of 364 files, 1:00:00 left\n2 of 364 images, 2:00:40 left\n"
+    assert capsys.readouterr().err == ("4 of 364 files, 0.1/s, 1:00:00 left\n2 of 364 images, 0.1/s, 2:00:40 left\n")
 
 
 def test_looking_at_files_is_shown(data: Path, tmp_path: Path) -> None:

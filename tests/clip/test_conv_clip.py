@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
 from ovseg.clip import ViTClip, convnext
 from ovseg.clip.conv_clip import ConvClip
+from ovseg.contract import CLASS_SCORES
+from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, UnknownNameError
+from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule
+from ovseg.meta_arch.training_free import TrainingFree
+from ovseg.recalibration import build_recalibration
+from ovseg.vocabulary import Vocabulary
 
 
 @pytest.fixture(params=["tiny_convnext", "tiny_resnet"])
@@ -105,7 +114,7 @@ def test_texts_hash_and_half_precision(clip):
 def test_other_towers_are_refused(tiny_clip, tiny_convnext):
     with pytest.raises(ConfigError, match="has a vision transformer; expected a ConvNeXt or ResNet"):
         ConvClip.from_folder(tiny_clip)
-    with pytest.raises(ConfigError, match="the timm tower test_convnext; expected a vision transformer"):
+    with pytest.raises(ConfigError, match="the image tower is timm's ConvNeXt; expected blocks of plain attention"):
         ViTClip.from_folder(tiny_convnext)
     with pytest.raises(ConfigError, match="timm tower vit_"):
         ConvClip.load("ViT-B-16-SigLIP", "webli")
@@ -119,3 +128,98 @@ def test_an_empty_clip_takes_no_memory_and_masks_the_future_of_texts():
     assert (mask[1, :2] == 0).all() and mask[1, 2] == -torch.inf
     with pytest.raises(UnknownNameError, match="RN50"):
         ConvClip.empty("RN51")
+
+
+SIZES = [(64, 64), (64, 96), (70, 110)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["CLIP", "MaskCLIP", "RedCircle"])
+def test_methods_of_features_alone_run_on_any_size_and_in_any_company(clip, name, size):
+    method, pictures = build_recalibration(name), images(size)
+    with torch.inference_mode():
+        together = method.encode(clip, pictures)
+        alone = [method.encode(clip, picture[None]) for picture in pictures]
+    assert together.grid == (size[0] // 32, size[1] // 32) and together.features.shape == (2, 16, *together.grid)
+    torch.testing.assert_close(together.features, torch.cat([one.features for one in alone]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together.cls, torch.cat([one.cls for one in alone]), atol=1e-5, rtol=1e-4)
+    even = method.encode(clip, pictures[:, :, : size[0] // 32 * 32, : size[1] // 32 * 32])
+    assert torch.equal(together.features, even.features)  # sides are floored
+
+
+@pytest.mark.parametrize("method", [None, "CLIP", "MaskCLIP"])
+def test_the_embedding_of_an_image_is_that_of_open_clip(clip, method):
+    dense = clip.dense(images((64, 64)), build_recalibration(method) if method else None)
+    torch.testing.assert_close(dense.cls, clip.model.encode_image(images((64, 64))), atol=1e-5, rtol=1e-4)
+
+
+def test_a_place_of_a_convnext_is_embedded_as_an_image_of_nothing_else(tiny_convnext):
+    """The norm stands behind the mean, so that features are no parts of the embedding: only a lone place is it."""
+    clip = ConvClip.from_folder(tiny_convnext)
+    dense = clip.dense(images())
+    trunk = clip.levels(images())["dense"]
+    for row, column in ((0, 0), (1, 2)):
+        lone = clip.tower.head(clip.tower.trunk.forward_head(trunk[:, :, row : row + 1, column : column + 1]))
+        torch.testing.assert_close(dense.features[:, :, row, column], lone)
+    one = clip.dense(images((32, 32)))
+    torch.testing.assert_close(one.features[:, :, 0, 0], one.cls)
+
+
+def test_a_resnet_pools_by_attention_or_keeps_values(tiny_resnet):
+    """Plain CLIP asks the pool at every place as at the mean; MaskCLIP takes the values alone, without positions."""
+    clip = ConvClip.from_folder(tiny_resnet)
+    pool, pictures = clip.tower.attention, images((64, 64))
+    places = clip.levels(pictures)["dense"].flatten(2).mT
+    values = clip.dense(pictures, build_recalibration("MaskCLIP")).features
+    torch.testing.assert_close(values.flatten(2).mT, pool.c_proj(pool.v_proj(places)))
+    tokens = torch.cat([places.mean(1, keepdim=True), places], 1) + pool.positional_embedding
+    whole, _ = torch.nn.functional.multi_head_attention_forward(
+        *[tokens.transpose(0, 1)] * 3, tokens.shape[2], pool.num_heads, None,
+        torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0, pool.c_proj.weight,
+        pool.c_proj.bias, training=False, use_separate_proj_weight=True, q_proj_weight=pool.q_proj.weight,
+        k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
+    )  # fmt: skip
+    plain = clip.dense(pictures, build_recalibration("CLIP"))
+    torch.testing.assert_close(plain.features.flatten(2).mT, whole[1:].transpose(0, 1))
+    torch.testing.assert_close(plain.cls, whole[0])
+
+
+def test_positions_of_a_resnet_are_resized_by_the_rule_of_the_method(tiny_resnet):
+    clip, pictures = ConvClip.from_folder(tiny_resnet), images((96, 128))
+    found = [clip.dense(pictures, build_recalibration("CLIP", pos_resize=rule)).cls for rule in ("bicubic", "bilinear")]
+    assert not torch.allclose(*found)
+    full = clip.pool(clip.levels(pictures)["dense"], torch.ones(2, 1, 96, 128))[:, 0]
+    assert not torch.allclose(found[1], full)  # there the mean is not among the keys
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dense_features_in_half_precision(clip, autocast):
+    exact = clip.dense(images()).features
+    if autocast:
+        clip.lower(torch.bfloat16)
+    else:
+        clip = clip.to(torch.bfloat16)
+    with clip.autocast():
+        low = clip.dense(images()).features
+    assert low.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(exact, low.float(), dim=1).min() > 0.98
+
+
+def test_a_model_on_a_convolutional_tower_runs_from_words_to_labels(clip):
+    parts = {
+        "size_rule": SizeRule(64, 128, minimum=clip.patch_size),
+        "protocol": Protocol(64, 32, "none"),
+        "rule": ScoreRule(40.0),
+    }
+    model = TrainingFree(
+        clip=clip, recalibration=build_recalibration("MaskCLIP"), templates="none", background="none", **parts
+    ).eval()
+    encoded = pickle.loads(pickle.dumps(model.encode([255 * torch.rand(3, 64, 96)])))
+    answer = model.answer(
+        encoded, 0, (50, 70), model.words(Vocabulary.parse(["cat", "sofa"])), frozenset({CLASS_SCORES})
+    )
+    assert answer.labels.shape == (50, 70) and answer.class_scores.shape == (2, 50, 70)
+    with pytest.raises(ConfigError, match="SCLIP needs tokens of patches"):
+        TrainingFree(
+            clip=clip, recalibration=build_recalibration("SCLIP"), templates="none", background="none", **parts
+        )

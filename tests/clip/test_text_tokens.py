@@ -92,7 +92,7 @@ def test_the_mean_of_raw_rows(tiny_clip: Path) -> None:
 class Hub:
     """A tokenizer as Hugging Face's: a number for each word, with tokens around the text; 1 pads."""
 
-    pad_token_id, sep_token_id, bos_token_id, eos_token_id, cls_token_id = 1, 3, 2, 3, 4
+    pad_token, pad_token_id, sep_token_id, bos_token_id, eos_token_id, cls_token_id = "<pad>", 1, 3, 2, 3, 4
 
     def __init__(self, before: list[int], behind: list[int]) -> None:
         self.before, self.behind, self.words = before, behind, {"": 9}
@@ -134,12 +134,18 @@ class HubTokenizer:
     ids=["siglip", "bert", "clips"],
 )
 def test_tokenizers_of_the_hub(
-    before: list[int], behind: list[int], mode: str, strip: bool, room: int, monkeypatch: pytest.MonkeyPatch
+    before: list[int],
+    behind: list[int],
+    mode: str,
+    strip: bool,
+    room: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     hub = Hub(before, behind)
-    made: Any = lambda name, context_length: HubTokenizer(hub, context_length, mode, strip)  # noqa: E731
+    made: Any = lambda name, context_length, **_: HubTokenizer(hub, context_length, mode, strip)  # noqa: E731
     monkeypatch.setattr("open_clip.tokenizer.HFTokenizer", made)
-    tokens = TextTokens({"context_length": 24, "hf_tokenizer_name": "own"})
+    tokens = TextTokens({"context_length": 24, "hf_tokenizer_name": str(tmp_path)})
     assert tokens.room == room
     assert tokens.count(sentence(10)) == 10 + 24 - room and tokens.read(sentence(40)) == sentence(room)
     assert torch.equal(tokens.windows(sentence(room)), tokens([sentence(room)]))
@@ -148,12 +154,12 @@ def test_tokenizers_of_the_hub(
     assert torch.equal(rows[1], tokens([" ".join(sentence(room + 1).split()[17:])])[0])
 
 
-def test_a_tokenizer_of_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_of_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Turned(HubTokenizer):
         def row(self, text: str) -> list[int]:
             return super().row(text)[::-1]
 
-    monkeypatch.setattr("open_clip.tokenizer.HFTokenizer", lambda name, context_length: Turned(Hub([], [5]), 24))
-    tokens = TextTokens({"context_length": 24, "hf_tokenizer_name": "own"})
+    monkeypatch.setattr("open_clip.tokenizer.HFTokenizer", lambda *_, **__: Turned(Hub([], [5]), 24))
+    tokens = TextTokens({"context_length": 24, "hf_tokenizer_name": str(tmp_path)})
     with pytest.raises(ConfigError, match="does not know how the tokenizer"):
         tokens.windows(sentence(40))

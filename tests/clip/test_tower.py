@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from ovseg.clip import ViTClip
 from ovseg.clip.conv_clip import ConvClip
-from ovseg.clip.tokens import CLASS_TOKEN, LEVELS
+from ovseg.clip.features import Need
+from ovseg.clip.tokens import CLASS_TOKEN, DENSE, LEVELS
 from ovseg.contract import CLASS_SCORES
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
@@ -38,6 +39,7 @@ VARIANTS = [
 ]
 IDS = ["-".join([name, *(f"{key}={value}" for key, value in options.items())]) for name, options in VARIANTS]
 NEED_A_CLASS_TOKEN = {"CLIP_Decomposition", "CLIPtrase", "CorrCLIP", "FALIP", "Zero_Guidance"}
+NEED_FEATURES_ALONE = {"CLIP", "MaskCLIP", "RedCircle"}
 
 
 def pictures(batch: int = 2) -> torch.Tensor:
@@ -80,8 +82,22 @@ def test_every_method_runs_whatever_leads_the_tokens_or_is_refused(tower, name, 
 
 
 def test_the_methods_that_need_a_class_token_say_so():
-    found = {name for name in list_recalibrations() if build_recalibration(name).requires - Recalibration.requires}
-    assert found == NEED_A_CLASS_TOKEN
+    needs = {name: build_recalibration(name).requires for name in list_recalibrations()}
+    alone = {DENSE}
+    assert {name for name in needs if needs[name] == alone} == NEED_FEATURES_ALONE
+    assert {name for name in needs if needs[name] - Recalibration.requires - alone} == NEED_A_CLASS_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("MaskCLIP", {"ks_thresh": 0.5}), ("MaskCLIP", {"residual": False}), ("CLIP", {"feed_forward": True})],
+)
+def test_what_changes_a_block_needs_one(tiny_resnet, name, options):
+    clip = ConvClip.from_folder(tiny_resnet)
+    with pytest.raises(ConfigError, match=f"^{name} needs tokens of patches"):
+        clip.check_method(build_recalibration(name, **options))
+    with pytest.raises(ConfigError, match=r"^what records tokens needs tokens of patches"):
+        clip.dense(pictures(), need=Need(hidden=(0,)))
 
 
 @pytest.mark.parametrize(
@@ -148,17 +164,23 @@ def test_san_asks_for_a_class_token_and_for_nothing_else(tower):
 
 @pytest.mark.parametrize("name", list_recalibrations())
 def test_a_pyramid_refuses_methods_of_tokens(tiny_convnext, name):
-    clip = ConvClip.from_folder(tiny_convnext)
-    message = f"^{name} needs tokens of patches.*, which tiny-convnext.* has not; use a vision transformer such as"
+    clip, method = ConvClip.from_folder(tiny_convnext), build_recalibration(name)
+    if name in NEED_FEATURES_ALONE:
+        assert clip.dense(pictures(), method).grid == (1, 1)
+        return
+    message = (
+        f"^{name} needs tokens of patches.*, which tiny-convnext.* has not; use a vision transformer such as .*, "
+        "or what runs on this one: CLIP, MaskCLIP, RedCircle$"
+    )
     with pytest.raises(ConfigError, match=message):
-        clip.dense(pictures(), build_recalibration(name))
+        clip.dense(pictures(), method)
 
 
 def test_towers_refuse_what_they_have_not(tiny_convnext, tiny_resnet, tiny_clip):
     for folder in (tiny_convnext, tiny_resnet):
         clip = ConvClip.from_folder(folder)
-        assert clip.has == {LEVELS}
-        for ask in (lambda c: c.patch_size, lambda c: c.blocks, lambda c: c.embed(pictures(), "bicubic")):
+        assert clip.has == {DENSE, LEVELS}
+        for ask in (lambda c: c.blocks, lambda c: c.embed(pictures(), "bicubic")):
             with pytest.raises(ConfigError, match="has not; use a vision transformer such as"):
                 ask(clip)
     for ask in (lambda c: c.channels, lambda c: c.levels(pictures()), lambda c: c.pool(pictures(), pictures())):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 from torch import nn
 
 from ovseg.clip import Context
-from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError
 from ovseg.guides import build_guide
 from ovseg.guides.diffusion import DiffusionGuide
+from tests.hub_double import HubDouble
 
 HAS_DIFFUSERS = importlib.util.find_spec("diffusers") is not None
 
@@ -154,3 +156,25 @@ def test_on_a_unet_of_diffusers():
         ]
     assert guide.side == 16
     torch.testing.assert_close(maps, torch.cat(wanted, 1))
+
+
+def test_its_files_come_from_the_hub_once_and_diffusers_reads_a_folder(tmp_path, monkeypatch):
+    read = []
+
+    class Pipeline:
+        @staticmethod
+        def from_pretrained(folder, **options):
+            read.append((folder, options["local_files_only"]))
+            raise OSError("no model after all\nand more")
+
+    parts = {"unet/diffusion_pytorch_model.bin": b"", "vae/diffusion_pytorch_model.bin": b""}
+    files = {"model_index.json": b"{}", "text_encoder/model.safetensors": b"", **parts}
+    monkeypatch.setitem(sys.modules, "diffusers", SimpleNamespace(StableDiffusionPipeline=Pipeline))
+    with HubDouble({"authors/diffusion": files}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        with pytest.raises(WeightsError, match=r"cannot be read as a diffusion model \(no model after all\)"):
+            build_guide("diffusion:authors/diffusion")
+        hub.requests.clear()
+        with pytest.raises(WeightsError, match="cannot be read"):
+            build_guide("diffusion:authors/diffusion")
+        assert not hub.requests and len(set(read)) == 1 and (read[0][0] / "unet").is_dir() and read[0][1]

@@ -8,9 +8,10 @@ import torch
 
 from ovseg.clip import Context
 from ovseg.clip.normalise import normalise
-from ovseg.errors import ConfigError, UnknownNameError, WeightsError
+from ovseg.errors import ConfigError, DownloadError, UnknownNameError, WeightsError
 from ovseg.guides import build_guide
-from ovseg.guides.timm import TimmGuide
+from ovseg.guides.timm import TimmGuide, build_backbone
+from tests.hub_double import HubDouble
 
 FACETS = ("token", "query", "key", "value", "query+key")
 
@@ -95,15 +96,27 @@ def test_half_precision(weights):
     assert torch.cosine_similarity(full, half.float(), dim=1).min() > 0.98
 
 
-def test_failed_download_is_one_line(monkeypatch):
-    def fail(*arguments, **options):
-        raise OSError("no network\nsecond line")
+def test_weights_of_a_tag_come_from_the_hub_once(tmp_path, monkeypatch):
+    from safetensors.torch import save
 
-    monkeypatch.setattr(timm, "create_model", fail)
+    with torch.random.fork_rng():
+        own = timm.create_model("test_vit", pretrained=False).state_dict()  # with its classifier, as on the hub
+    with HubDouble({"timm/test_vit.r160_in1k": {"model.safetensors": save(own)}}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        backbone = build_backbone("test_vit.r160_in1k")
+        hub.requests.clear()
+        again = build_backbone("test_vit.r160_in1k")
+        assert not hub.requests
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, own[key]) and torch.equal(value, again.state_dict()[key])
+
+
+def test_weights_that_cannot_be_had_are_one_line():
     with pytest.raises(
-        WeightsError, match=r"^could not get the weights of timm:vit_base_patch8_224.dino \(no network\)"
-    ):
+        DownloadError, match=r"vit_base_patch8_224\.dino/model\.safetensors is not on this machine and O"
+    ) as caught:
         build_guide("timm:vit_base_patch8_224.dino")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

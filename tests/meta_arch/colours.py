@@ -15,9 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.contract import CLASS_SCORES, INSTANCES, LABELS, PANOPTIC, Answer, Encoded, Words, check_want, identity
+from ovseg.contract import (
+    CLASS_SCORES,
+    INSTANCES,
+    LABELS,
+    PANOPTIC,
+    Answer,
+    Encoded,
+    Evidence,
+    Words,
+    check_point,
+    check_want,
+    identity,
+)
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
+from ovseg.labelling.evidence import of_queries
 from ovseg.result.objects import Instance, Panoptic, PanopticSegment
 from ovseg.vocabulary import Background, Vocabulary, parse_background
 from ovseg.vocabulary.embedder import words_of_no_class
@@ -32,6 +45,7 @@ class Colours:
 
     gives = LABELS | {CLASS_SCORES, PANOPTIC, INSTANCES}
     weights_hash = "eight colours"
+    notes = ()
 
     def __init__(self, cfg: Any = None) -> None:
         self.size_rule = SizeRule(48, 96)
@@ -91,6 +105,14 @@ class Colours:
         if CLASS_SCORES in wanted:
             found = replace(found, class_scores=table[: len(words.vocabulary), seen])
         return replace(found, **_objects(labels, words.vocabulary, wanted))
+
+    def explain(
+        self, encoded: Encoded, index: int, size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        check_point(point, size)
+        encoded.check(self)
+        seen = F.interpolate(encoded.images[index][None], size, mode="nearest")[0].argmax(0)[point]
+        return of_queries(words.embeddings[:, seen], words)
 
 
 def _objects(labels: Tensor, vocabulary: Vocabulary, want: frozenset[str]) -> dict[str, Any]:

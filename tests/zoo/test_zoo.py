@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 import ovseg
 from ovseg import config
 from ovseg.config import config_root, read_config, shipped_configs
-from ovseg.errors import ConfigError, OvsegError, UnknownNameError, WeightsError
+from ovseg.errors import ConfigError, DownloadError, OvsegError, UnknownNameError, WeightsError
 from ovseg.meta_arch.san.weights import official_name
 from ovseg.recalibration import list_recalibrations
 from ovseg.vocabulary import Vocabulary
 from ovseg.zoo import build, card, list_models, model_config, resolve
 from ovseg.zoo.names import list_protocols, method_config
 from ovseg.zoo.released import find_released
+from tests.hub_double import HubDouble
 
 
 def settings(segmenter):
@@ -35,7 +36,7 @@ def embedded(tiny_clip, monkeypatch):
 
 
 def _fields(card):
-    return {key: value for key, value in card.to_json().items() if key not in ("size_mb", "installed")}
+    return {key: value for key, value in card.to_json().items() if key not in ("size_mb", "installed", "commercial")}
 
 
 def test_models_that_propose_masks_keep_their_own_settings_under_the_common_protocol():
@@ -241,7 +242,7 @@ def test_a_folder_named_like_an_embedded_model_is_not_it(tmp_path, tiny_clip):
         ("/no/such/folder", WeightsError, "folder '/no/such/folder' does not exist"),
         ("./nothing", WeightsError, "folder './nothing' does not exist"),
         ("own.yaml", ConfigError, "no config file 'own.yaml'"),
-        ("sclip/RN50/openai", ConfigError, "ResNet tower"),
+        ("sclip/RN50/openai", ConfigError, "a ConvNeXt or ResNet"),
         ("qqqq", UnknownNameError, "known: .*mini"),
     ],
 )
@@ -273,7 +274,7 @@ def test_weights_that_are_no_weights(tiny_clip, tmp_path):
         with pytest.raises(WeightsError, match="cannot be read"):
             ovseg.load(folder, "cpu")
     for foreign, message in (
-        ({"encoder.weight": torch.zeros(2)}, "holds none of the .* tensors"),
+        ({"encoder.weight": torch.zeros(2)}, "is no CLIP: it holds encoder.weight; expected"),
         ({**state, "visual.proj": torch.zeros(3, 3)}, "has mis-shaped visual.proj"),
         ({key: value for key, value in state.items() if key != "ln_final.bias"}, "misses ln_final.bias"),
     ):
@@ -320,41 +321,48 @@ def test_cards_are_json():
 
 @pytest.fixture
 def released(tmp_path, monkeypatch):
-    """A card of a released file, with an empty cache folder; the hub knows nothing."""
-
-    def download(repository, file):
-        raise OSError(f"no network: {repository}/{file}")
-
+    """A card of a released file, with an empty cache folder."""
     monkeypatch.setenv("OVSEG_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     return next(card for card in list_models() if card.name == "san-vit-b-16")
 
 
-def test_released_weights_are_explained_in_two_lines(released, tmp_path):
-    with pytest.raises(WeightsError) as caught:
+def test_released_weights_that_cannot_be_had(released, tmp_path):
+    with pytest.raises(DownloadError) as caught:
         ovseg.load("san-vit-b-16", "cpu")
-    first, second = str(caught.value).splitlines()
-    assert "could not be fetched from Mendel192/san (no network" in first
-    assert "fetch san_vit_b_16.pth from https://huggingface.co/Mendel192/san" in first
-    assert f"put it at {tmp_path}/weights/san_vit_b_16.pth, or give its path as MODEL.WEIGHTS" in second
+    message = "Mendel192/san/san_vit_b_16.pth is not on this machine and OVSEG_OFFLINE=1 is set; unset it, or fetch"
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
     by_hand = replace(released, hub="")
-    with pytest.raises(WeightsError, match=r"cannot be fetched from here; fetch san_vit_b_16\.pth from"):
+    with pytest.raises(WeightsError, match=r"cannot be fetched from here; fetch san_vit_b_16\.pth from") as caught:
         find_released(by_hand)
+    first, second = str(caught.value).splitlines()
+    assert "from https://huggingface.co/Mendel192/san" in first
+    assert f"put it at {tmp_path}/weights/san_vit_b_16.pth, or give its path as MODEL.WEIGHTS" in second
 
 
-def test_released_weights_in_the_cache_folder_or_of_the_hub(released, tmp_path, monkeypatch):
+def test_released_weights_of_the_hub_or_in_the_cache_folder(released, tmp_path, monkeypatch, capsys):
     assert not released.installed
-    path = tmp_path / "hub.pth"
-    path.write_bytes(b"weights")
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file: str(path))
-    assert find_released(released) == path
-    (tmp_path / "weights").mkdir()
-    own = tmp_path / "weights/san_vit_b_16.pth"
+    with HubDouble({"Mendel192/san": {"san_vit_b_16.pth": b"weights"}}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        path = find_released(released)
+        assert path.read_bytes() == b"weights" and released.installed
+        assert "licence MIT" in capsys.readouterr().err
+        hub.requests.clear()
+        assert find_released(released) == path and not hub.requests
+        hub.gated["Mendel192/san"] = 401
+        monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "other"))
+        with pytest.raises(DownloadError, match="Mendel192/san is gated"):
+            find_released(released)
+    own = tmp_path / "other/weights/san_vit_b_16.pth"  # by hand
+    own.parent.mkdir(parents=True, exist_ok=True)
     own.write_bytes(b"weights")
     assert find_released(released) == own and released.installed
     find_released(replace(released, sha256=hashlib.sha256(b"weights").hexdigest()))
-    with pytest.raises(WeightsError, match=r"san_vit_b_16\.pth has sha256 [0-9a-f]{64}, expected 00; it is damaged"):
-        find_released(replace(released, sha256="00"))
+    problem = r"san_vit_b_16\.pth' is not used: its sha256 is [0-9a-f]{64}, expected 00000000; it is damaged"
+    with pytest.warns(UserWarning, match=problem), pytest.raises(WeightsError, match="cannot be fetched"):
+        find_released(replace(released, sha256="00000000", hub=""))
+    own.write_bytes(b"PK half of an archive")
+    with pytest.warns(UserWarning, match="is not used: it ends too early"):
+        assert not released.installed
 
 
 TINY_SAN = {

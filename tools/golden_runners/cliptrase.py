@@ -14,7 +14,7 @@ from golden_runners.common import WHOLE, build_clip, build_method, empty_context
 from golden_runners.product import make_words
 from ovseg.clip import Context, DenseFeatures, Tower, ViTClip
 from ovseg.clip.normalise import normalise
-from ovseg.clip.open_clip_internals import OpenClipBlock
+from ovseg.clip.open_clip_vit import OpenClipBlock
 from ovseg.clip.tokens import CLASS_TOKEN
 from ovseg.contract import LABELS, Words
 from ovseg.labelling.labeller import Labeller, region_ids
@@ -122,7 +122,7 @@ def encoder(clip: ViTClip, image: Tensor) -> dict[str, Tensor]:
 class GivenTower(Tower):
     """Says no more than that the class token comes first."""
 
-    has = frozenset({CLASS_TOKEN})
+    name, has = "given", frozenset({CLASS_TOKEN})
 
 
 def given(inputs: Mapping[str, Tensor], grid: list[int]) -> DenseFeatures:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from golden_runners.common import WHOLE, build_clip, build_method, protocol, resize, score_rule, show
 from ovseg.clip import Need, ViTClip
-from ovseg.clip.open_clip_internals import OpenClipBlock
+from ovseg.clip.open_clip_vit import OpenClipBlock
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.views import blur, grey

@@ -54,7 +54,14 @@ class InstanceMasks:
             )
         rles = [_encode(mask) for mask in masks]
         none = np.zeros(len(rles), bool)
-        return cls(masks.shape[1:], rles, classes.astype(np.int64), scores.astype(np.float64), none, mask_areas(rles))
+        return cls(
+            masks.shape[1:],
+            rles,
+            classes.astype(np.int64),
+            scores.astype(np.float64),
+            none,
+            mask_areas(rles).astype(np.float64),
+        )
 
     @classmethod
     def from_segments(cls, segments: Segments, wanted: np.ndarray) -> InstanceMasks:
@@ -62,7 +69,7 @@ class InstanceMasks:
         chosen = np.flatnonzero(wanted[segments.classes])
         rles = [_encode(segments.ids == place) for place in chosen]
         classes, crowd = segments.classes[chosen], segments.crowd[chosen]
-        return cls(segments.ids.shape, rles, classes, np.ones(len(rles)), crowd, mask_areas(rles))
+        return cls(segments.ids.shape, rles, classes, np.ones(len(rles)), crowd, mask_areas(rles).astype(np.float64))
 
     @classmethod
     def from_annotations(

@@ -13,11 +13,12 @@ from ovseg.data.dataset import SEMANTIC
 from ovseg.errors import InputError
 from ovseg.evaluation.metrics.semantic import SemanticRecord
 from ovseg.evaluation.runs.folder import Kept
-from ovseg.evaluation.runs.image_log import ImageRecord, Log, close_log, made_by
+from ovseg.evaluation.runs.image_log import ImageRecord, Log, close_log
 from ovseg.evaluation.runs.job import LABELS, Opened
 from ovseg.evaluation.runs.plan import read_plan
 from ovseg.evaluation.runs.sources import Source
 from ovseg.evaluation.runs.worker import look
+from ovseg.jobs.identity import made_by
 from ovseg.system.values import changes, flat, some
 
 NAMED = 8

@@ -17,10 +17,10 @@ from ovseg.data.contents import Contents, contents_of, differences, write_conten
 from ovseg.errors import InputError, one_of
 from ovseg.evaluation.runs.adopt import adopt, check_adoptable
 from ovseg.evaluation.runs.folder import DATA, NOTHING, Kept, check_ways, clear, read_kept, write_kept
-from ovseg.evaluation.runs.image_log import made_by
 from ovseg.evaluation.runs.job import Models, Opened, Report
 from ovseg.evaluation.runs.saved import SavedSource
 from ovseg.evaluation.runs.sources import Source
+from ovseg.jobs.identity import SAID, made_by, refuse
 from ovseg.system.values import changes
 
 RESUME, FRESH, ADOPT = "resume", "fresh", "adopt"
@@ -28,8 +28,6 @@ RESUME, FRESH, ADOPT = "resume", "fresh", "adopt"
 an earlier version did not keep what made it, gone on with if all is equal that can be compared."""
 LOOKED_AT = "images looked at: their files are known by content"
 """What a `Report` counts before and after the work."""
-SAID = 6
-"""So many differences are spelled out."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,9 +158,4 @@ def _changed(before: Sequence[Contents], now: Sequence[Contents], held: Kept) ->
 
 
 def _refuse(one: _Claim, changed: Sequence[str]) -> None:
-    if changed:
-        more = f"; and {len(changed) - SAID} more" if len(changed) > SAID else ""
-        raise InputError(
-            f"'{one.opened.job.folder}' holds numbers of something else: {'; '.join(changed[:SAID])}{more}; start anew "
-            "with --fresh, which deletes what that run wrote, or choose another --output"
-        )
+    refuse(one.opened.job.folder, "numbers", changed)

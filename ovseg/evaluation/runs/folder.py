@@ -12,10 +12,11 @@ from typing import Any
 
 from ovseg.data.contents import Contents, read_contents, write_contents
 from ovseg.errors import InputError
-from ovseg.evaluation.runs.image_log import WHOLE, Log, read_log
+from ovseg.evaluation.runs.image_log import Log, read_log
 from ovseg.evaluation.runs.job import LABELS, Opened
 from ovseg.evaluation.runs.plan import PLAN, read_plan
 from ovseg.evaluation.runs.saved import CLASS_LISTS
+from ovseg.jobs.rows import PARTS, WHOLE
 from ovseg.system.files import atomic_write
 from ovseg.system.paths import relative_names
 from ovseg.system.values import dump
@@ -111,7 +112,7 @@ def clear(folder: Path) -> None:
     if not labels:
         return
     files = [folder / name for name in (RESULT, PER_CLASS, REPORT, WHOLE, DATA)]
-    files += [folder / LABELS / name for name in labels] + [*(folder / "records").glob("*.jsonl")]
+    files += [folder / LABELS / name for name in labels] + [*(folder / PARTS).glob("*.jsonl")]
     try:
         for path in (*files, folder / PLAN):  # that one last: a half of a run is still known as one
             path.unlink(missing_ok=True)
@@ -128,7 +129,7 @@ def written_labels(folder: Path) -> set[str]:
     with contextlib.suppress(InputError):  # of several makings
         log = read_log(folder)
     held = Kept(_values(folder), _contents(folder), log)
-    if held.empty and not (folder / PLAN).is_file() and not (folder / "records").is_dir():
+    if held.empty and not (folder / PLAN).is_file() and not (folder / PARTS).is_dir():
         return set()
     old = [Path(name).stem for name in (*held.old_names, *(record.name for record in log.images.values()))]
     stems = {*relative_names([name for one in held.contents for name in one.images], "."), *old}

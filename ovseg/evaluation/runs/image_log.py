@@ -1,25 +1,19 @@
-"""The log of an evaluation: a line of JSON for each image, written at once, so that a killed run goes on where it was.
-
-Every process appends to a file of its own in ``records/``; when all images are done they become ``images.jsonl``, in
-the order of the data set. A line that a kill has cut in two does not count: its image is done again.
-"""
+"""The log of an evaluation (`ovseg.jobs.rows`): what made its numbers, and what was measured on each image."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import secrets
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ovseg.errors import InputError
-from ovseg.system.files import atomic_write, check_writable
-from ovseg.system.values import changes, dump
-
-WHOLE = "images.jsonl"
+from ovseg.jobs import rows
+from ovseg.jobs.identity import made_by
+from ovseg.system.values import changes
 
 
 @dataclass(frozen=True)
@@ -85,13 +79,6 @@ class Log:
         return [record for record in self.ordered if not record.error]
 
 
-def made_by(description: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a source's description makes its numbers; the rest is names, paths, remarks and versions."""
-    keys = ("weights_hash", "settings", "background", "templates", "texts", "device", "dtype")
-    found = {key: description[key] for key in keys if key in description}
-    return {**found, "settings": {key: value for key, value in found.get("settings", {}).items() if key != "clip"}}
-
-
 def read_log(folder: Path) -> Log:
     """Read all that earlier and present processes have written.
 
@@ -99,12 +86,9 @@ def read_log(folder: Path) -> Log:
         InputError: The processes had different weights or settings.
     """
     log = Log()
-    for path in [folder / WHOLE, *sorted((folder / "records").glob("*.jsonl"))]:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        for line in text.split("\n"):  # and at nothing else: names may have other ends of lines
-            # Not the line that a kill has cut in two, perhaps in a letter; nor what is no line of a log.
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                _take(log, json.loads(line), folder)
+    for row in rows.read_rows(folder):
+        with contextlib.suppress(TypeError, KeyError):  # what is no line of a log
+            _take(log, row, folder)
     return log
 
 
@@ -127,7 +111,7 @@ def _take(log: Log, row: dict[str, Any], folder: Path) -> None:
 
 @contextlib.contextmanager
 def appending(folder: Path, source: dict[str, Any], name: str) -> Iterator[Callable[[ImageRecord], None]]:
-    """Open a file of this process for records.
+    """Open a file of this process for records; see `ovseg.jobs.rows.appending`.
 
     Args:
         folder: Of the run.
@@ -135,34 +119,17 @@ def appending(folder: Path, source: dict[str, Any], name: str) -> Iterator[Calla
         name: Of the process.
 
     Yields:
-        What writes a record; when it returns the record is out of this process, and a kill cannot undo it.
+        What writes a record.
 
     Raises:
         InputError: The file cannot be written; what yields raises it, too.
     """
-    path = folder / "records" / f"{name}-{secrets.token_hex(4)}.jsonl"
-
-    def write(row: dict[str, Any], mode: str = "ab") -> None:
-        try:
-            with path.open(mode) as file:
-                file.write((dump(row) + "\n").encode())
-        except OSError as error:
-            raise InputError(
-                f"cannot write '{path}' ({error.strerror or error}); what was done is kept: free some space and run "
-                "the same command again, or choose another --output"
-            ) from error
-
-    check_writable(path.parent)
-    write({"source": source}, "xb")
-    yield lambda record: write(dataclasses.asdict(record))
+    with rows.appending(folder, name) as write:
+        write({"source": source})
+        yield lambda record: write(dataclasses.asdict(record))
 
 
 def close_log(folder: Path, log: Log) -> None:
     """Replace the files of the processes by one, in the order of the data set."""
-    with atomic_write(folder / WHOLE) as temporary:
-        rows = [*({"source": source} for source in log.sources), *map(dataclasses.asdict, log.ordered)]
-        temporary.write_text("".join(dump(row) + "\n" for row in rows), encoding="utf-8")
-    for path in (folder / "records").glob("*.jsonl"):
-        path.unlink()
-    with contextlib.suppress(OSError):
-        (folder / "records").rmdir()
+    sources: Iterator[dict[str, Any]] = ({"source": source} for source in log.sources)
+    rows.close_rows(folder, itertools.chain(sources, map(dataclasses.asdict, log.ordered)))

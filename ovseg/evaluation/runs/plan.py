@@ -21,6 +21,7 @@ from ovseg.evaluation.runs.sources import ModelSource, Source
 from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.names import fold
+from ovseg.zoo.auto import require_named
 
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
@@ -36,7 +37,7 @@ class Plan:
 
     Attributes:
         dataset: Name or folder, as for training.
-        model: As for `ovseg.load`.
+        model: As for `ovseg.load`, by a name that means the same on every machine.
         predictions: Folder of saved predictions in place of a model and all of `OF_MODEL`; empty for the model.
         vocabulary: Words in place of the data set's own (`Dataset.with_classes`); empty for those.
         rename: Other names for classes of the data set (`choose_classes`); empty for none.
@@ -57,7 +58,7 @@ class Plan:
     """
 
     dataset: str
-    model: str = "mini"
+    model: str = ""
     predictions: str = ""
     vocabulary: str = ""
     rename: str = ""
@@ -87,6 +88,9 @@ class Plan:
         if self.distractors is not None and self.distractors < 0:
             raise ConfigError(f"--distractors is {self.distractors}; expected 0 or more")
         given = [name for name in OF_MODEL if getattr(self, name) != getattr(Plan, name)]
+        if not self.predictions and not self.model:
+            raise ConfigError("no model was named; expected --model NAME (`ovseg models`), or --predictions")
+        require_named(self.model, "an evaluation")
         if self.predictions and given:
             flags = ", ".join(f"--{name}" for name in given)
             raise ConfigError(f"{flags} with --predictions: no model is run that could heed it; leave it out")
@@ -140,9 +144,9 @@ class Plan:
         Raises:
             OvsegError: As `ovseg.load`.
         """
-        from ovseg.zoo import load  # it brings Detectron2
+        from ovseg.zoo import load_spec, resolve  # they bring Detectron2
 
-        return load(self.model, device, self.dtype, overrides=self.overrides or None, protocol=self.protocol)
+        return load_spec(resolve(self.model, self.protocol, self.overrides or None), device, self.dtype)
 
     def open_source(self, dataset: Dataset, measures: Measures, segmenter: Segmenter) -> Source:
         """Give the model its words.
@@ -208,6 +212,7 @@ def read_plan(folder: Path) -> Plan:
         found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         values = found.get("request", found)  # earlier versions wrote nothing else
         known = {entry.name for entry in dataclasses.fields(Plan)} - {"condition"}
+        known -= set(OF_MODEL) if values.get("predictions") else set()  # earlier versions wrote a model that none ran
         plan = Plan(**{key: value for key, value in values.items() if key in known})
         return dataclasses.replace(plan, tasks=tuple(plan.tasks))
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -12,7 +12,8 @@ from ovseg.data.images import LoadedImage
 from ovseg.errors import ConfigError
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.runs.measures import THRESHOLD, Found
-from ovseg.evaluation.runs.sources import describe, shown
+from ovseg.evaluation.runs.sources import shown
+from ovseg.jobs.identity import describe
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.background import parse_background
 

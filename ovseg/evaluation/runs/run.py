@@ -11,32 +11,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import multiprocessing
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import numpy as np
 import torch
 
-from ovseg._version import __version__
 from ovseg.data.dataset import Dataset
-from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
+from ovseg.errors import ConfigError, InputError, OvsegError
 from ovseg.evaluation.runs.claim import RESUME, check_unchanged, claim
 from ovseg.evaluation.runs.folder import read_kept
-from ovseg.evaluation.runs.image_log import ImageRecord, Log, appending, close_log, made_by, read_log
+from ovseg.evaluation.runs.image_log import ImageRecord, Log, appending, close_log, read_log
 from ovseg.evaluation.runs.job import LABELS, Job, Models, Opened, Report, open_jobs
 from ovseg.evaluation.runs.measures import Measures
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.worker import Worker
+from ovseg.jobs.identity import made_by, refuse_strange, versions
+from ovseg.jobs.share import Tell, share_out
 from ovseg.system.device import peak_memory
 from ovseg.system.files import atomic_write
 from ovseg.system.lock import only_here
-from ovseg.system.processes import ctrl_c_is_ours, leave_group
+from ovseg.system.processes import leave_group
 from ovseg.system.values import changes
 
 __all__ = ["Job", "Run", "evaluate"]
@@ -111,7 +110,10 @@ def evaluate(
                 work(opened, missing, tell, models)
             else:
                 models.let_go()
-                _spawn(opened, missing, min(processes, len(missing)), tell)
+                done = itertools.count(1)
+                share_out(
+                    partial(_work_alone, opened), missing, processes, lambda _: tell(next(done), len(missing), IMAGES)
+                )
         if missing:
             check_unchanged(opened, tell)
         return [_close(one, [number for number, _ in missing].count(place)) for place, one in enumerate(opened)]
@@ -158,17 +160,18 @@ def work(opened: Sequence[Opened], items: Sequence[Item], report: Report, models
     for number, group in itertools.groupby(items, key=lambda item: item[0]):
         one = opened[number]
         worker = Worker(one.job.plan, one.dataset, one.measures, models.source(one, rank))
-        if changed := changes(one.made_by, made_by(worker.source.description)):
-            raise InputError(
-                f"process {rank + 1} has loaded something else than the first ({'; '.join(changed)}); expected the "
-                "same model and device everywhere, and files that nobody writes to"
-            )
+        refuse_strange(rank, changes(one.made_by, made_by(worker.source.description)))
         source = {**worker.source.description, "versions": versions()}
         with appending(one.job.folder, source, str(rank)) as append:
             for _, index in group:
                 append(dataclasses.replace(_evaluate(worker, index, one), peak=peak_memory(models.device)))
                 done += 1
                 report(done, len(items), IMAGES)
+
+
+def _work_alone(opened: Sequence[Opened], items: Sequence[Item], rank: int, tell: Tell) -> None:
+    """Evaluate images in a process of its own."""
+    work(opened, items, lambda done, _total, _what: tell(done), Models(), rank)
 
 
 def _evaluate(worker: Worker, index: int, opened: Opened) -> ImageRecord:
@@ -196,20 +199,6 @@ def save_labels(path: Path, labels: np.ndarray) -> None:
     values = np.where(labels < 0, PNG_NO_CLASS, labels).astype(np.uint16)
     with atomic_write(path) as temporary:
         Image.fromarray(values).save(temporary, format="PNG", compress_level=1)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what makes the numbers."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "ovseg": __version__}
-    for package in ("torch", "torchvision", "open_clip_torch", "detectron2", "numpy", "pycocotools"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # such as Detectron2's Python part
-            found[package] = str(getattr(sys.modules.get(package), "__version__", "not installed"))
-    return found
 
 
 def _missing(opened: Sequence[Opened]) -> list[Item]:
@@ -254,59 +243,3 @@ def _claim_together(
     if isinstance(told[0], OvsegError):
         raise told[0]
     return [dataclasses.replace(one, made_by=made) for one, made in zip(opened, told[0], strict=True)]
-
-
-def _spawn(opened: Sequence[Opened], items: Sequence[Item], processes: int, report: Report) -> None:
-    """Run images in several processes of their own.
-
-    Raises:
-        OvsegError: A process could not go on; what was done is in the logs.
-    """
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    threads = max(1, torch.get_num_threads() // processes)
-    workers = [
-        context.Process(
-            target=_work_in_process, args=(opened, items[rank::processes], rank, threads, queue), daemon=True
-        )
-        for rank in range(processes)
-    ]
-    try:
-        with ctrl_c_is_ours():
-            for worker in workers:
-                worker.start()
-        for done, message in enumerate(_messages(workers, queue), 1):
-            if isinstance(message, OvsegError):
-                raise message
-            report(done, len(items), IMAGES)
-    finally:
-        for worker in workers:
-            if worker.is_alive():  # after an error or ctrl-C
-                worker.terminate()
-    for rank, worker in enumerate(workers):
-        worker.join()
-        if worker.exitcode:
-            raise EnvironmentProblem(
-                f"process {rank + 1} of {processes} ended with {worker.exitcode} (memory?); what was done is kept, run "
-                "the same command again to go on, or with fewer --processes"
-            )
-
-
-def _messages(workers: Sequence[Any], queue: Any) -> Iterator[Any]:
-    """Yield what the processes say until all of them have ended."""
-    while True:
-        alive = any(worker.is_alive() for worker in workers)
-        try:
-            yield queue.get(timeout=0.5 if alive else 0.1)
-        except Empty:
-            if not alive:
-                return
-
-
-def _work_in_process(opened: Sequence[Opened], items: Sequence[Item], rank: int, threads: int, queue: Any) -> None:
-    """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
-    torch.set_num_threads(threads)
-    try:
-        work(opened, items, lambda done, _total, _what: queue.put(done), Models(), rank)
-    except OvsegError as error:
-        queue.put(error)

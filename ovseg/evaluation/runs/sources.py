@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ovseg.contract import LABELS, Words
+from ovseg.contract import LABELS
 from ovseg.data.images import LoadedImage
 from ovseg.evaluation.metrics.instance_masks import InstanceMasks
 from ovseg.evaluation.metrics.segments import from_panoptic
 from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.runs.measures import Found
+from ovseg.jobs.identity import describe
 from ovseg.result.segmentation import Segmentation
-from ovseg.system.values import dump, short_hash
-from ovseg.vocabulary import Vocabulary, resolve_templates
+from ovseg.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
@@ -96,22 +96,6 @@ def shown(condition: Condition, name: str, image: LoadedImage, classes: Vocabula
     if condition.FAMILY == "clean":
         return image
     return condition.image(image.pixels, name, classes, present.tolist())
-
-
-def describe(segmenter: Segmenter, words: Words) -> dict[str, Any]:
-    """Return what makes predictions, as JSON values."""
-    model = segmenter.model
-    return {
-        "model": segmenter.name,
-        "weights_hash": model.weights_hash,
-        "settings": model.settings,
-        "background": words.background.policy,
-        "templates": words.templates,
-        "texts": short_hash(dump([list(words.texts), list(resolve_templates(words.templates))])),
-        "notes": list(words.notes),
-        "device": str(segmenter.device).partition(":")[0],
-        "dtype": str(segmenter.dtype).removeprefix("torch."),
-    }
 
 
 def from_segmentation(result: Segmentation, ids: np.ndarray, seconds: float) -> Found:

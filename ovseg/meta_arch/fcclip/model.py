@@ -13,7 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from ovseg.checkpoint.loading import Weights
-from ovseg.clip.conv_clip import ConvClip
+from ovseg.clip import ClipSource, Tower
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import Words
 from ovseg.errors import ConfigError
@@ -21,7 +21,6 @@ from ovseg.labelling.objects import MaskRule
 from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_clip
 from ovseg.meta_arch.fcclip.weights import OFFICIAL
 from ovseg.meta_arch.section import Section, lower_keys
-from ovseg.meta_arch.worded_model import read_clip
 from ovseg.ops.mask_pooling import resize_masks
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.ensemble import fuse, void_share, with_void
@@ -83,19 +82,19 @@ def read_words(usual: str, *, trained_vocabulary: str = "") -> frozenset[str] | 
     return frozenset(Vocabulary.parse(words).queries) if words else None
 
 
-def any_clip(cfg: CfgNode, empty: bool = False, *, vit: bool = False) -> ConvClip | ViTPyramid:
+def any_clip(cfg: CfgNode, empty: bool = False, *, vit: bool = False) -> Tower:
     """Read the CLIP that a config names.
 
     Args:
         cfg: The whole config.
-        empty: See `read_clip`.
+        empty: See `ovseg.clip.load_tower`.
         vit: Whether it is a ViT, with the dense features of ``MODEL.RECALIBRATION`` (ours, and not the paper's).
     """
     if not vit:
         return conv_clip(cfg, empty)
     method = cfg.MODEL.RECALIBRATION
     recalibration = build(RECALIBRATIONS, method.NAME, lower_keys(method.OPTIONS, "MODEL.RECALIBRATION.OPTIONS"))
-    return read_clip(ViTPyramid, cfg.MODEL.CLIP, empty).recalibrated(recalibration)
+    return ViTPyramid.read(ClipSource.of(cfg.MODEL.CLIP), empty).recalibrated(recalibration)
 
 
 @META_ARCH_REGISTRY.register()

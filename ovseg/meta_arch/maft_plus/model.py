@@ -7,11 +7,13 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from ovseg.checkpoint.loading import Weights
+from ovseg.clip import Tower
 from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.contract import Words
@@ -57,7 +59,7 @@ class MAFTPlus(ConvMaskModel):
     def __init__(
         self,
         transfer: ContentTransfer,
-        original: Callable[[], ConvClip],
+        original: Callable[[], Tower],
         weights: Weights | None = None,
         *,
         rc_weight: float = 0.1,
@@ -109,6 +111,11 @@ class MAFTPlus(ConvMaskModel):
         adapted = self.adapted_logits(seen.looks[None], seen.pooled[None], words)
         return with_void(adapted[..., :-1], void_share(trained))
 
+    def cosines(self, seen: Proposed, words: Words) -> Tensor:
+        """Compare the masks with every text that has looked at the image; see `MaskModel.cosines`."""
+        texts = self.transfer(seen.looks[None], self.rows(words))[0, :-1]
+        return F.normalize(seen.pooled, dim=-1) @ texts.to(seen.pooled).mT
+
     def adapted_logits(self, features: Tensor, pooled: Tensor, words: Words) -> Tensor:
         """Compare what CLIP sees inside of masks with texts that have looked at the image.
 
@@ -159,8 +166,8 @@ class MAFTPlus(ConvMaskModel):
         }
 
 
-def _convnext(clip: ConvClip) -> ConvNeXtTower:
+def _convnext(clip: Tower) -> ConvNeXtTower:
     """Return the image tower of a CLIP, which has to be a ConvNeXt."""
-    if not isinstance(clip.tower, ConvNeXtTower):
+    if not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
         raise ConfigError(f"MAFT+ embeds pixels as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
     return clip.tower

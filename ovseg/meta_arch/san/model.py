@@ -12,12 +12,11 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ovseg.checkpoint.loading import Weights
-from ovseg.clip import ViTClip
-from ovseg.clip.tokens import ATTENTION, CLASS_TOKEN, STREAM
+from ovseg.clip import ClipSource, Tower, load_tower
+from ovseg.clip.tokens import ATTENTION, CLASS_TOKEN, POSITIONS, STREAM
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, one_of
-from ovseg.labelling.mask_resize import plan_resize
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
@@ -26,10 +25,10 @@ from ovseg.meta_arch.san.recognition import pool_bias, run_patches, run_tail
 from ovseg.meta_arch.san.side_adapter import SideAdapter
 from ovseg.meta_arch.san.weights import official
 from ovseg.meta_arch.section import Section
-from ovseg.meta_arch.worded_model import read_clip
 from ovseg.proposals.classifier import class_logits
 from ovseg.vocabulary import TextOptions
 
+NEEDS = frozenset({STREAM, ATTENTION, CLASS_TOKEN, POSITIONS})
 SLS_TOKENS = ("cls_token", "learnable_token", "pos_embedding")
 
 
@@ -62,7 +61,7 @@ class SAN(MaskModel):
     @configurable
     def __init__(
         self,
-        clip: ViTClip,
+        clip: Tower,
         side_adapter: SideAdapter,
         criterion: SetCriterion,
         size_rule: SizeRule,
@@ -102,7 +101,7 @@ class SAN(MaskModel):
             ConfigError: An option does not fit the CLIP.
             WeightsError: The weights do not fit.
         """
-        clip.check({STREAM, ATTENTION, CLASS_TOKEN}, "SAN")
+        clip.check(NEEDS, "SAN")
         super().__init__(clip, templates, background, text, options)
         _check_depth(clip, front_blocks, max(side_adapter.taps))
         self.side_adapter, self.criterion, self.size_rule = side_adapter, criterion, size_rule
@@ -121,7 +120,7 @@ class SAN(MaskModel):
         """Build the parts that a config names; see `MaskModel.parts`."""
         section = Section(cls, cfg)
         layout = official(section.options["front_blocks"])
-        clip = read_clip(ViTClip, cfg.MODEL.CLIP, empty=layout.holds_clip(weights))
+        clip = load_tower(ClipSource.of(cfg.MODEL.CLIP), NEEDS, "SAN", empty=layout.holds_clip(weights))
         return {
             "clip": clip,
             "side_adapter": section.make("side_adapter", clip.width, clip.blocks[0].heads),
@@ -146,9 +145,16 @@ class SAN(MaskModel):
         self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
     ) -> Answer:
         """Name the masks; see `WordedModel.label`."""
+        return self.semantic(self.shares(seen, words), seen.masks, self.resize(seen, network_size, size), words, want)
+
+    def shares(self, seen: Proposed, words: Words) -> Tensor:
+        """Name the masks; see `MaskModel.shares`."""
         logits = self.classify(seen.embeddings[None], seen.masks[None], words).class_logits[0]
-        resize = plan_resize((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)
-        return self.semantic(logits.float().softmax(-1), seen.masks, resize, words, want)
+        return logits.float().softmax(-1)
+
+    def cosines(self, seen: Proposed, words: Words) -> Tensor:
+        """Compare the masks with every text; see `MaskModel.cosines`."""
+        return F.normalize(seen.embeddings, dim=-1) @ words.embeddings.to(seen.embeddings).mT
 
     def losses(
         self, batched_inputs: Sequence[dict[str, Any]], words: Words, draw: Draw = uniform_points
@@ -181,15 +187,16 @@ class SAN(MaskModel):
         """Return embeddings (B, Q, D), not of unit length, and mask logits (B, Q, h, w) of each stage; as `predict`."""
         tower, front = self.clip, self.front_blocks
         tokens, grid = tower.embed(self.shrink(images), "bicubic_by_grid", self.position)
+        blocks = tower.blocks_on(grid)
         with self.clip.autocast():
-            patches = run_patches(tower, tokens, tower.blocks, front, self.side_adapter.taps)
+            patches = run_patches(tower, tokens, blocks, front, self.side_adapter.taps)
         taps = {tap: tower.split(kept)[1].to(tokens).mT.unflatten(2, grid) for tap, kept in patches.taps.items()}
         starts = self.sls_starts(patches.tokens)
         found = []
         for stage in self.side_adapter(images, taps, all_stages=self.training):
             biases = [pool_bias(bias, grid, self.bias_pooling) for bias in stage.biases]
             with self.clip.autocast():
-                led = run_tail(starts, tower.blocks[front:], patches.seen, biases)
+                led = run_tail(starts, blocks[front:], patches.seen, biases)
             found.append((tower.patches_to_joint(led.to(starts)), stage.masks))
         return found
 
@@ -209,7 +216,7 @@ class SAN(MaskModel):
         return own.expand(len(tokens), -1, -1) if self.sls_token == "learnable_token" else own + cls
 
 
-def _check_depth(clip: ViTClip, front_blocks: int, last_tap: int) -> None:
+def _check_depth(clip: Tower, front_blocks: int, last_tap: int) -> None:
     """Refuse blocks that a CLIP does not have."""
     if not (0 <= front_blocks < clip.depth and last_tap <= clip.depth):
         raise ConfigError(

@@ -90,7 +90,7 @@ def run_tail(
     if len(biases) not in (1, len(blocks)):
         raise ConfigError(f"got {len(biases)} attention biases for {len(blocks)} blocks; expected 1 or {len(blocks)}")
     for index, (block, (key, value)) in enumerate(zip(blocks, seen, strict=True)):
-        led = _attend(block.qkv(starts), key, value, biases[index % len(biases)], block.scale)
+        led = _attend(block.placeless.qkv(starts), key, value, biases[index % len(biases)], block.scale)
         starts = starts + block.project(led)
         starts = starts + block.feed_forward(starts)
     return starts

@@ -81,16 +81,16 @@ class ClassTokenLedger(Kept):
 
     def close(self, tokens: Tensor) -> Decomposition:
         """Carry all that was booked into the joint space, given the tokens (B, N, C) that left the last block."""
-        final, (norm, projection) = self._class_token(tokens), self.tower.linear_head()
+        final, (norm, projection, bias) = self._class_token(tokens), self.tower.linear_head()
         embedding = self.tower.patches_to_joint(final).float()
         length = embedding.norm(dim=-1)
         variance, mean = torch.var_mean(final.float(), dim=-1, correction=0)
         matrix = norm.weight.float()[:, None] * projection.float()
-        offset = norm.bias.float() @ projection.float()
+        offset = norm.bias.float() @ projection.float() + bias.float()
         divisor = (variance + norm.eps).sqrt() * length
 
         def carry(terms: Tensor, share: float) -> Tensor:
-            """Bring terms (B, ..., C) to the joint space, each with its share of the norm's mean and bias."""
+            """Bring terms (B, ..., C) to the joint space, each with its share of the norm's mean and of all biases."""
             mu, scale, norms = (x.view(-1, *[1] * (terms.ndim - 1)) for x in (mean, divisor, length))
             return (terms - share * mu) @ matrix / scale + share * offset / norms
 
@@ -126,9 +126,9 @@ def decompose(
     clip.check({CLASS_EMBEDDING, HEADS_ADD}, "the decomposition of embeddings")
     if wrong := [layer for layer in layers if not 0 <= layer < clip.depth]:
         raise ConfigError(f"layer {wrong[0]} cannot be kept; expected 0 to {clip.depth - 1}")
-    tokens, _ = clip.embed(images, pos_resize)
+    tokens, grid = clip.embed(images, pos_resize)
     ledger = ClassTokenLedger(clip, tokens, layers)
-    for block in clip.blocks:
+    for block in clip.blocks_on(grid):
         tokens = ledger.run_block(tokens, block)
     return ledger.close(tokens)
 

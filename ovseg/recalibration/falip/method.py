@@ -91,6 +91,6 @@ class FALIP(Recalibration):
         return dense
 
     def _look(self, dense: DenseFeatures, bias: Tensor) -> Tensor:
-        tower = dense.context.tower
+        context, tower = dense.context, dense.context.tower
         first = tower.depth - self.blocks_of(tower.depth)
-        return tower.patches_to_joint(class_tokens(tower, dense.context.hidden[first - 1], tower.blocks[first:], bias))
+        return tower.patches_to_joint(class_tokens(tower, context.hidden[first - 1], context.blocks[first:], bias))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg.clip.features import DenseFeatures
 from ovseg.clip.normalise import denormalise, normalise
+from ovseg.clip.tokens import DENSE
 from ovseg.clip.tower import Tower
 from ovseg.errors import one_of
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
@@ -34,6 +35,7 @@ class RedCircle(Recalibration):
     """
 
     attention_only = False
+    requires = frozenset({DENSE})
     without_golden = "no public code of the paper; the marks are tested against drawings of Pillow"
 
     def __init__(self, *, prompt: str = "circle", scales: tuple[float, ...] = (0.5, 0.25), **common: Any) -> None:

@@ -106,7 +106,7 @@ class ResCLIP(base.Recalibration):
         feedback = label_feedback(scores, context, self.first_rule, self.gaussian_std, self.delete_same_entity)
         feedback = (self.sfr_lambda * (feedback.half() if self.half_feedback else feedback)).float()
         again = context.keeping(Feedback(self.sfr_tau * feedback, self.sfr_tau * (1 - self.sfr_lambda)))
-        blocks = context.tower.blocks
+        blocks = context.blocks
         with context.tower.autocast():  # this is part of no encoding, which would see to it
             return self.joint(self.run(context.hidden[len(blocks) - 2], blocks[-1:], again), again)
 

@@ -44,7 +44,7 @@ def test_a_part_is_refused_and_the_refusal_names_the_flag(voc, root, datasets, t
         read_dataset("voc21_val")
     with pytest.raises(InputError, match=r"the benchmark has 5; .* --subset`"):
         load_datasets(["voc21_val"])
-    assert main(["eval", "--dataset", "voc21_val", "--output", str(tmp_path / "run")]) == 2
+    assert main(["eval", "--model", "mini", "--dataset", "voc21_val", "--output", str(tmp_path / "run")]) == 2
     assert SUBSET in capsys.readouterr().err
     assert datasets("status", "voc21")[0] == 1 and datasets("show", "voc21_val", "--output", "x.png")[0] == 0
     status, out, _ = datasets("check", "voc21_val")

@@ -109,7 +109,6 @@ def test_conditions_and_other_words(root: Path) -> None:
         (["--background", "none"], "leaves a prompt without rivals"),
         (["--background", "threshold:0.4"], "leaves a prompt without rivals"),
         (["--distractors", "3"], "asks for each image's own words"),
-        (["--predictions", "."], "asks for each image's own words"),
         (["--boundary"], "--boundary and --novel measure classes, so leave them out"),
         (["--novel", "cat"], "--boundary and --novel measure classes, so leave them out"),
         (["--tasks", "semantic"], "expected --tasks prompt,referring"),

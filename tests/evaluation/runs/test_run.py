@@ -21,7 +21,7 @@ from ovseg.errors import ConfigError, InputError, OvsegError
 from ovseg.evaluation.reports.finish import finish
 from ovseg.evaluation.robustness import Corruption, Distractors
 from ovseg.evaluation.runs.image_log import read_log
-from ovseg.evaluation.runs.plan import Plan
+from ovseg.evaluation.runs.plan import Plan, read_plan
 from ovseg.evaluation.runs.run import Job, Run, evaluate
 from ovseg.evaluation.runs.worker import Worker
 from ovseg.result.formats.labels import read_label_png
@@ -254,6 +254,8 @@ def test_the_data_set_is_read_once(
         ),
         ({"predictions": "x", "device": "cpu", "dtype": "bf16"}, "--device, --dtype with --predictions"),
         ({"predictions": "x", "condition": Corruption("fog", 1)}, "expected a --model, not --predictions"),
+        ({"model": ""}, r"no model was named; expected --model NAME .*, or --predictions"),
+        ({"model": "auto"}, "an evaluation needs a name"),
         ({"tasks": ("panoptic",)}, "cannot be judged by the semantic ground truth"),
         ({"tasks": ("depth",)}, "task 'depth'"),
         ({"novel": "horse, cat"}, r"unknown novel class .of 4 classes. 'horse'; known: cat, "),
@@ -262,13 +264,20 @@ def test_the_data_set_is_read_once(
 )
 def test_mistakes_are_one_line(data: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(OvsegError, match=message) as caught:
-        run(dataclasses.replace(Plan(str(data)), **change), tmp_path / "run")
+        given = {} if "predictions" in change else {"model": "mini"}
+        run(dataclasses.replace(Plan(str(data)), **{**given, **change}), tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_of_an_earlier_version_with_saved_predictions_names_no_model(tmp_path: Path) -> None:
+    values = {**Plan("d", predictions="saved").to_json(), "model": "mini"}  # the default then
+    (tmp_path / "run.json").write_text(json.dumps({"request": values}), encoding="utf-8")
+    assert read_plan(tmp_path) == Plan("d", predictions="saved")
 
 
 def test_processes_must_be_positive(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--processes is 0"):
-        run(Plan(str(data)), tmp_path / "run", 0)
+        run(Plan(str(data), "mini"), tmp_path / "run", 0)
 
 
 def test_images_of_another_model_are_refused(data: Path, tiny_clip: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     return dataset
 
 
-def run(folder: Path, predictions: Path | str = "", model: Path | str = "mini", **options: Any) -> Run:
+def run(folder: Path, predictions: Path | str = "", model: Path | str = "", **options: Any) -> Run:
     found = evaluate([Job(Plan("sites", str(model), predictions=str(predictions), **options), folder)])
     assert found is not None
     return found[0]

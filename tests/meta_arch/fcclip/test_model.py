@@ -150,7 +150,7 @@ def test_mistakes_are_one_line(tiny_convnext, tiny_clip):
         build(tiny_convnext, ALPHA=2.0)
     with pytest.raises(ConfigError, match="AutoCLIP"):
         build(tiny_convnext, text={"AUTOCLIP": 0.5, "TEMPLATES": "vild14"})
-    with pytest.raises(ConfigError, match="expected a ConvNeXt or ResNet"):
+    with pytest.raises(ConfigError, match="use a ConvNeXt or ResNet"):
         build(tiny_clip)
 
 

@@ -73,7 +73,7 @@ def test_the_shipped_config_fits_the_embedded_clip():
 
 
 def test_a_vit_must_be_asked_for(tiny_clip, tiny_convnext):
-    with pytest.raises(ConfigError, match="expected a ConvNeXt or ResNet"):
+    with pytest.raises(ConfigError, match="use a ConvNeXt or ResNet"):
         build(tiny_clip, VIT=False)
-    with pytest.raises(ConfigError, match="expected a vision transformer"):
+    with pytest.raises(ConfigError, match="expected blocks of plain attention"):
         build(tiny_convnext)

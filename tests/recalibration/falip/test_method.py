@@ -102,7 +102,7 @@ def test_a_start_that_is_not_there(start, message):
 
 
 def test_what_cannot_be_encoded():
-    with pytest.raises(ConfigError, match="pool_type 'tok'"):
+    with pytest.raises(ConfigError, match="use one that pools by its class token"):
         FALIP().encode_boxes(make(3, "avg"), torch.randn(1, 3, 48, 48), torch.tensor([[0.0, 0, 9, 9]]))
     with pytest.raises(InputError, match="box 0 is"):
         FALIP().encode_boxes(make(3), torch.randn(1, 3, 48, 48), torch.tensor([[9.0, 0, 1, 9]]))

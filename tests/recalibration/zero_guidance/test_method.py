@@ -191,7 +191,7 @@ def test_words_may_differ_from_image_to_image(clip):
 def test_a_clip_that_pools_by_average_is_refused():
     averaged = build(pool_type="avg")
     with pytest.raises(
-        ConfigError, match=r"Zero_Guidance needs a class token that becomes .* use one with pool_type 'tok'"
+        ConfigError, match=r"Zero_Guidance needs a class token that becomes .* use one that pools by its class token"
     ):
         build_recalibration("zero_guidance").encode(averaged, torch.randn(1, 3, 40, 40))
 

@@ -1,0 +1,259 @@
+"""Fetching what a model needs of a repository: config, weights, tokenizer; and finding it on the disk again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import urllib.error
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from ovseg.checkpoint.hub import problems
+from ovseg.checkpoint.hub.fetching import bring, kept_as
+from ovseg.checkpoint.hub.manners import agree, megabytes, quietly, say
+from ovseg.checkpoint.hub.network import offline
+from ovseg.checkpoint.hub.problems import NotThere
+from ovseg.checkpoint.hub.servers import Offer, described, licence_of
+from ovseg.checkpoint.hub.source import HUB, Source
+from ovseg.checkpoint.hub.store import hub_snapshot, kept, place_of
+from ovseg.errors import DownloadError, EnvironmentProblem, InputError, one_of
+from ovseg.system.cache_dir import cache_advice
+from ovseg.system.files import atomic_write
+from ovseg.system.values import some
+
+_NOTE = ".{}.files"  # by layout
+_SMALL = 1_000_000  # bytes, below which a file has no lines of its own
+TOKENIZER = re.compile(
+    r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
+    r"|(spiece|sentencepiece\.bpe|tokenizer)\.model|(pre)?processor_config\.json|scheduler_config\.json"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which files of a repository make a model.
+
+    Attributes:
+        config: Without which it is none.
+        weights: Stems with endings, liked best first; each may be in one file, or in shards with an index beside them.
+        prefix: What users write before the name of a repository to mean this layout.
+    """
+
+    config: str
+    weights: tuple[str, ...]
+    prefix: str
+
+
+LAYOUTS = {
+    "hf": Layout("config.json", ("model.safetensors", "pytorch_model.bin"), "hf:"),
+    "open_clip": Layout(
+        "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), "hf-hub:"
+    ),
+    "tokenizer": Layout("", (), ""),
+    "diffusers": Layout("model_index.json", (), "diffusion:"),
+}
+"""``hf``: as transformers saves models. ``open_clip``: as open_clip does. ``tokenizer``: no weights at all.
+``diffusers``: the parts of Stable Diffusion, each in a folder of its own."""
+
+_PARTS = {  # of Stable Diffusion, with their weights
+    "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "text_encoder": ("model.safetensors", "pytorch_model.bin"),
+    "tokenizer": (),
+    "scheduler": (),
+    "feature_extractor": (),
+}
+
+
+def fetch_repository(
+    repo: str,
+    layout: str = "hf",
+    revision: str = "main",
+    name: str = "",
+    consent: bool = False,
+    licence: str = "",
+    gated_alternative: str = "",
+) -> Path:
+    """Return a folder with what a model needs of a repository: the one on this disk, else fetched.
+
+    Config, tokenizer, and weights: safetensors before pickles, one file before shards (with their index). Everything
+    that `fetch` says of a file holds for each; somebody agrees to the size of all that is missing at once.
+
+    Args:
+        repo: ``OWNER/NAME``.
+        layout: A key of `LAYOUTS`.
+        revision: Branch, tag or commit.
+        name: By which the user calls it.
+        consent: The download was asked for in so many words.
+        licence: Of the weights, in words; empty: as the hub says.
+        gated_alternative: Name of an open model, for who has no access to this one.
+
+    Raises:
+        DownloadRefused: Nobody agreed to a large download.
+        DownloadError: It is not here and cannot be fetched, or the repository does not hold such a model.
+    """
+    one_of("layout", layout, tuple(LAYOUTS))
+    whole = Source(repo, LAYOUTS[layout].config or "tokenizer.json", revision, "", None, "", licence, gated_alternative)
+    if folder := local_repository(repo, layout, revision):
+        return folder
+    place = place_of(whole).parent
+    if why := offline():
+        there = f"fetch the files of {HUB}/{repo}/tree/{revision} where there is a network"
+        raise problems.off(repo, why, f"{there} and put them into '{place}'")
+    said = _describe(whole)
+    chosen = choose([str(one["rfilename"]) for one in said.get("siblings") or ()], layout, repo)
+    files = _files_of(said, whole, chosen)
+    missing = [one for one in chosen if kept_as(*files[one]) is None]
+    size = sum(files[one][1].size or 0 for one in missing)
+    known = licence or licence_of(said)
+    agree(name or repo, size, known, place, consent, f"ovseg download {name}" if name else "")
+    _note(place, layout, chosen)
+    stated = f", licence {known}" if known else ""
+    say(f"fetching {len(missing)} files of {repo}: {megabytes(size)}{stated}; they are kept in '{place}'")
+    for one in missing:
+        own = files[one][1].size
+        with quietly(own is not None and own < _SMALL):
+            bring(*files[one], known)
+    return place
+
+
+def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") -> tuple[int, str]:
+    """Return how many bytes `fetch_repository` would fetch, and the licence that the hub states; fetches nothing.
+
+    Raises:
+        DownloadError: The hub does not answer, or the repository does not hold such a model.
+    """
+    one_of("layout", layout, tuple(LAYOUTS))
+    whole = Source(repo, LAYOUTS[layout].config or "tokenizer.json", revision)
+    said = _describe(whole)
+    chosen = choose([str(one["rfilename"]) for one in said.get("siblings") or ()], layout, repo)
+    missing = [file for file in _files_of(said, whole, chosen).values() if kept_as(*file) is None]
+    return sum(offer.size or 0 for _, offer in missing), licence_of(said)
+
+
+def _note(place: Path, layout: str, chosen: Sequence[str]) -> None:
+    """Write down which files belong to a model, before they are fetched: without one of them it is not whole."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with atomic_write(place / _NOTE.format(layout)) as temporary:
+            temporary.write_text(json.dumps(chosen), encoding="utf-8")
+    except (OSError, InputError) as error:
+        raise DownloadError(f"'{place}' cannot be written to ({error}); choose another: {cache_advice()}") from error
+
+
+def local_repository(repo: str, layout: str = "hf", revision: str = "main") -> Path | None:
+    """Return a folder that is on this disk with what a model needs of a repository, without any network.
+
+    It is ours, fetched or filled by hand, if all its files are what they were, else that of the cache of the hub's own
+    client, if it is whole.
+
+    Args:
+        repo: ``OWNER/NAME``.
+        layout: A key of `LAYOUTS`.
+        revision: Branch, tag or commit.
+    """
+    one_of("layout", layout, tuple(LAYOUTS))
+    with contextlib.suppress(EnvironmentProblem):  # no home, no cache
+        place = place_of(Source(repo, "x", revision)).parent
+        files = _files_in(place, layout, repo)
+        if files and all(kept(Source(repo, one, revision)) for one in files):
+            return place
+    folder = hub_snapshot(repo, revision)
+    return folder if folder is not None and _files_in(folder, layout, repo) else None
+
+
+def _files_in(folder: Path, layout: str, repo: str) -> list[str]:
+    """Return which files of a folder belong to a model; empty where they make none."""
+    with contextlib.suppress(OSError, ValueError):
+        return [str(one) for one in json.loads((folder / _NOTE.format(layout)).read_text(encoding="utf-8"))]
+    with contextlib.suppress(OSError, NotThere):
+        there = [one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()]
+        return choose(there, layout, repo)
+    return []
+
+
+def choose(names: Sequence[str], layout: str, repo: str) -> list[str]:
+    """Return which files of a repository make a model.
+
+    Args:
+        names: All files that it has, with their folders; other folders than those of the layout are passed over.
+        layout: A key of `LAYOUTS`.
+        repo: Its name, for messages.
+
+    Raises:
+        NotThere: It holds no such model; the message says what it holds.
+    """
+    wanted, tops = LAYOUTS[layout], sorted(name for name in names if "/" not in name)
+    tokenizer = [name for name in tops if TOKENIZER.fullmatch(name)]
+    if layout == "tokenizer":
+        if not tokenizer:
+            raise NotThere(f"{repo} holds no tokenizer; expected tokenizer.json or the like, it has {some(tops, 8)}")
+        return [*tokenizer, *(["config.json"] if "config.json" in tops else [])]
+    if wanted.config not in tops:
+        others = [one for one in LAYOUTS.values() if one.config in tops]
+        mend = f"write '{others[0].prefix}{repo}'" if others else f"it has {some(tops, 8) or 'no files'}"
+        raise NotThere(f"{repo} has no {wanted.config}, which '{wanted.prefix}{repo}' means; {mend}")
+    if layout == "diffusers":
+        return [wanted.config, *(one for part in _PARTS for one in _part(names, part, repo))]
+    return [wanted.config, *tokenizer, *_best(tops, wanted.weights, repo)]
+
+
+def _part(names: Sequence[str], part: str, repo: str) -> list[str]:
+    """Return the files of a part of Stable Diffusion."""
+    inside = sorted(name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/"))
+    small = [name for name in inside if TOKENIZER.fullmatch(name) or name == "config.json"]
+    weights = _best(inside, _PARTS[part], f"{repo}/{part}") if _PARTS[part] else []
+    return [f"{part}/{name}" for name in (*small, *weights)]
+
+
+def _best(names: Sequence[str], wanted: Sequence[str], where: str) -> list[str]:
+    """Return the files of the weights that are liked best among those that are there."""
+    for weights in wanted:
+        if found := _weights(names, weights):
+            return found
+    raise NotThere(
+        f"{where} has no weights that can be read; expected {' or '.join(wanted)}, whole or in shards, it has "
+        f"{some(names, 8) or 'no files'}"
+    )
+
+
+def _weights(names: Sequence[str], file: str) -> list[str]:
+    """Return the file, or its index and all shards; empty where there is neither."""
+    if file in names:
+        return [file]
+    stem, _, ending = file.rpartition(".")
+    shard = re.compile(rf"{re.escape(stem)}-(\d+)-of-(\d+)\.{re.escape(ending)}")
+    shards = [match for match in map(shard.fullmatch, names) if match]
+    index = f"{file}.index.json"
+    numbers = {int(match[1]) for match in shards}
+    whole = bool(shards) and numbers == set(range(1, int(shards[0][2]) + 1))
+    return [index, *(match[0] for match in shards)] if whole and index in names else []
+
+
+def _describe(source: Source) -> dict[str, Any]:
+    try:
+        return described(source.repo, source.revision)
+    except urllib.error.HTTPError as error:
+        with contextlib.closing(error):
+            raise problems.refused(source, error, place_of(source)) from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise problems.unreached(source, error, place_of(source)) from error
+
+
+def _files_of(said: dict[str, Any], whole: Source, chosen: Sequence[str]) -> dict[str, tuple[Source, Offer]]:
+    """Return each file that was chosen with what the hub says of it."""
+    commit, found = str(said.get("sha") or ""), {}
+    for one in said["siblings"]:
+        if one["rfilename"] not in chosen:
+            continue
+        source = replace(whole, file=str(one["rfilename"]))
+        large = one.get("lfs") or {}
+        etag = str(large.get("sha256") or large.get("oid") or one.get("blobId") or "")
+        size = large.get("size", one.get("size"))
+        address = source.address_at(commit) if commit else source.address
+        found[source.file] = (source, Offer(address, size, etag, commit))
+    return found

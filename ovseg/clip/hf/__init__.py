@@ -1,0 +1,1 @@
+"""Models of transformers as towers; the extra ``hf`` installs what they run with."""

@@ -1,0 +1,1 @@
+"""Labelling of whole folders, archives and videos, as a job."""

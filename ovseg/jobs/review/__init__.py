@@ -1,0 +1,1 @@
+"""The page on which the results of a job are looked through."""

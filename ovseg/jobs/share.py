@@ -1,0 +1,115 @@
+"""Work shared out over processes of this machine: each takes every N-th item, and tells the first how it goes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty
+from typing import Any, Protocol, TypeAlias
+
+import torch
+
+from ovseg.errors import EnvironmentProblem, OvsegError, at_least
+from ovseg.system.processes import ctrl_c_is_ours
+
+Tell: TypeAlias = Callable[[Any], None]
+"""Told of each item that is done, by whatever the work says of it."""
+_PATIENCE = 5.0  # seconds for a process to end after it was told to
+
+
+class Work(Protocol):
+    """What is done with items; it is sent to other processes, so it can be pickled."""
+
+    def __call__(self, items: Sequence[Any], rank: int, tell: Tell) -> None:
+        """Do some items.
+
+        Args:
+            items: In order.
+            rank: Number of the process, which chooses its accelerator.
+            tell: To be called once for each item.
+        """
+
+
+def share_out(work: Work, items: Sequence[Any], processes: int, tell: Tell) -> None:
+    """Do items in several processes of their own, which share the cores of the machine.
+
+    They end with this one, however it ends.
+
+    Args:
+        work: What to do.
+        items: What to do it on.
+        processes: How many; not more than there are items.
+        tell: Called in this process.
+
+    Raises:
+        OvsegError: A process could not go on; what was done is in the logs.
+    """
+    at_least("--processes", processes, 1)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = min(processes, len(items))
+    threads = max(1, torch.get_num_threads() // max(1, processes))
+    workers = [
+        context.Process(target=_work_alone, args=(work, items[rank::processes], rank, threads, queue), daemon=True)
+        for rank in range(processes)
+    ]
+    try:
+        with ctrl_c_is_ours():
+            for worker in workers:
+                worker.start()
+        for message in _messages(workers, queue):
+            if isinstance(message, OvsegError):
+                raise message
+            tell(message)
+    finally:
+        _end(workers)
+    for rank, worker in enumerate(workers):
+        if worker.exitcode:
+            raise EnvironmentProblem(
+                f"process {rank + 1} of {processes} ended with {worker.exitcode} (memory?); what was done is kept, run "
+                "the same command again to go on, or with fewer --processes"
+            )
+
+
+def _end(workers: Sequence[Any]) -> None:
+    """End what still works, after an error or ctrl-C, and wait for it: nobody writes when this returns."""
+    started = [worker for worker in workers if worker.pid is not None]
+    for worker in started:
+        if worker.is_alive():
+            worker.terminate()
+    for worker in started:
+        worker.join(_PATIENCE)
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+
+
+def _messages(workers: Sequence[Any], queue: Any) -> Iterator[Any]:
+    """Yield what the processes say until all of them have ended."""
+    while True:
+        alive = any(worker.is_alive() for worker in workers)
+        try:
+            yield queue.get(timeout=0.5 if alive else 0.1)
+        except Empty:
+            if not alive:
+                return
+
+
+def _work_alone(work: Work, items: Sequence[Any], rank: int, threads: int, queue: Any) -> None:
+    """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
+    threading.Thread(target=_end_with_first, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        work(items, rank, queue.put)
+    except OvsegError as error:
+        queue.put(error)
+
+
+def _end_with_first() -> None:
+    """End this process when the first one is gone, by a kill that lets it end nothing: the next run begins alone."""
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+        os._exit(1)

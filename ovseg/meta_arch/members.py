@@ -1,0 +1,81 @@
+"""A method on each member of an ensemble: their scores are summed by the weights that the words of a request have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ovseg.clip.ensemble import Ensemble, Seen
+from ovseg.clip.features import DenseFeatures
+from ovseg.clip.tower import Tower
+from ovseg.recalibration import Recalibration
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
+
+
+class OverMembers(Recalibration):
+    """Runs a method on all members of an `Ensemble`, as if each were alone.
+
+    Whatever a method makes of features and texts, scores are the weighted sum of the members'. Regions that share
+    labels (`region_maps`) are those of the first member.
+    """
+
+    not_compiled = "several CLIPs look at an image"
+
+    def __init__(self, method: Recalibration) -> None:
+        """Take over what a method says of itself."""
+        super().__init__()
+        self.method = method
+        self.requires, self.pos_resize, self.own_values = method.requires, method.pos_resize, method.own_values
+        self.__dict__.update(uses_regions=method.uses_regions, whole_image=method.whole_image)
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        return self.method.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the method."""
+        return self.method.options
+
+    def blocks_of(self, depth: int) -> int:
+        """Return how many of the last blocks are handed over."""
+        return self.method.blocks_of(depth)
+
+    def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+        """Let the method encode images by every member; see `Recalibration.encode`."""
+        return _ensemble(clip).seen_by(self.method.encode, images, regions)
+
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
+        """Return the weighted sum (B, T, h, w) of the members' scores."""
+        clip = _ensemble(dense.context.tower)
+        parts = zip(clip.towers, _seen(dense), _words_of(clip, words), strict=True)
+        scores = [self.method.patch_scores(seen.at(tower), own) * weight for tower, seen, (own, weight) in parts]
+        return torch.stack(scores).sum(0)
+
+    def region_maps(self, dense: DenseFeatures, words: Words) -> list[Tensor]:
+        """Return the soft maps of the first member."""
+        clip = _ensemble(dense.context.tower)
+        own, _ = _words_of(clip, words)[0]
+        return self.method.region_maps(_seen(dense)[0].at(clip.towers[0]), own)
+
+
+def _seen(dense: DenseFeatures) -> list[DenseFeatures]:
+    return dense.context.kept(Seen).members
+
+
+def _ensemble(clip: Any) -> Ensemble:
+    if not isinstance(clip, Ensemble):
+        raise TypeError(f"expected an Ensemble, got {type(clip).__name__}")
+    return clip
+
+
+def _words_of(clip: Ensemble, words: Words) -> list[tuple[Words, float]]:
+    """Return the words in the space of each member, and its weight in them; see `Ensemble.weigh`."""
+    rows, weights = clip.words_of(words.embeddings)
+    return [(replace(words, embeddings=own), weight) for own, weight in zip(rows, weights, strict=True)]

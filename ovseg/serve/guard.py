@@ -1,0 +1,182 @@
+"""The door of the page: who may come in, which addresses there are, and how much may be sent. Plain ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs, urlencode
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "ovseg_token"
+_TEXT_BYTES = 10**6  # of a request that carries no photograph
+_BODY_SECONDS = 60.0  # for all of a request to arrive
+_NAME = r"[\w-][\w.-]*"
+# What Gradio's page and its clients ask for. Its routes that hand out, fetch or take files are not among them.
+_OPEN = (
+    r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json)?",
+    rf"/(static|assets|svelte)/({_NAME}/)*{_NAME}",
+    rf"/gradio_api/(info|theme\.css|startup-events|app_id|heartbeat/{_NAME}|queue/(join|data|status))/?",
+    rf"/gradio_api/(call(/v2)?/{_NAME}(/{_NAME})?|cancel|reset|component_server)/?",
+    rf"/(health|photo|photo/{_NAME}|example/{_NAME}|download/{_NAME}/{_NAME}/{_NAME})",
+)
+_ROUTES = re.compile("|".join(f"(?:{route})" for route in _OPEN))
+_PHOTO = "/photo"
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    # Gradio runs the scripts of its components by `new Function`.
+    (
+        b"content-security-policy",
+        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+        b"object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+    ),
+)
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Guard:
+    """Stands before an app, and answers in one line what it does not let in."""
+
+    def __init__(self, app: App, token: str, photo_bytes: int, hosts: Iterable[str] | None = None) -> None:
+        """Say who may come in.
+
+        Args:
+            app: Behind the door.
+            token: That everything asks for; empty asks for none.
+            photo_bytes: Of a photograph.
+            hosts: Names that the page is called by; None takes any. Those of this machine alone keep away pages that
+                lead their own name here.
+        """
+        self._app, self._token, self._photo_bytes = app, token, photo_bytes
+        self._cookie = hashlib.sha256(token.encode()).hexdigest()  # of plain letters, whatever the token is
+        self._hosts = None if hosts is None else {*_LOOPBACK, *hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if self._hosts is not None and re.sub(r":\d+$", "", host).lower() not in self._hosts:
+            await _answer(send, 421, f"this page does not answer to the name '{host[:100]}'; open it by 127.0.0.1")
+            return
+        if self._token and not await self._known(scope, headers, send):
+            return
+        if not _ROUTES.fullmatch(scope["path"]):
+            await _answer(send, 404, "there is nothing at this address; docs/serve.md lists what there is")
+            return
+        await self._guarded(scope, headers, receive, send)
+
+    async def _known(self, scope: Scope, headers: dict[bytes, str], send: Send) -> bool:
+        """Tell whether a request brings the token; one that brings it in its address gets a cookie for it."""
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        by_address = query.pop("token", [""])[0]
+        given = headers.get(b"authorization", "").removeprefix("Bearer ").strip()
+        if _same(given, self._token) or _same(_cookie(headers.get(b"cookie", "")), self._cookie):
+            return True
+        if scope["path"] == "/" and _same(by_address, self._token):
+            rest = urlencode(query, doseq=True)
+            cookie = f"{COOKIE}={self._cookie}; HttpOnly; SameSite=Strict; Path=/"
+            extra = [(b"location", f"/{'?' + rest if rest else ''}".encode()), (b"set-cookie", cookie.encode())]
+            await _answer(send, 303, "come in", extra)
+            return False
+        text = "this page asks for its token; open its address with ?token=..., or send 'Authorization: Bearer ...'"
+        await _answer(send, 401, text, [(b"www-authenticate", b"Bearer")])
+        return False
+
+    async def _guarded(self, scope: Scope, headers: dict[bytes, str], receive: Receive, send: Send) -> None:
+        """Run the app; count what is sent to it, and see that it comes in time."""
+        most = self._photo_bytes if scope["path"] == _PHOTO else _TEXT_BYTES
+        declared = headers.get(b"content-length", "0")
+        refused = f"the request is too large; at most {most / 1e6:g} MB are taken here: shrink it"
+        if not declared.isdigit() or int(declared) > most:
+            await _answer(send, 413 if declared.isdigit() else 400, refused, [(b"connection", b"close")])
+            return
+        counter = _Counter(receive, send, most, refused)
+        try:
+            await self._app(scope, counter.receive, counter.send)
+        except Exception:
+            if not counter.refusal:
+                raise
+
+
+class _Counter:
+    """Counts what a client sends and waits for it no longer than is right; then it answers in the app's place.
+
+    Attributes:
+        refusal: Status and line of that answer; None while all is well.
+    """
+
+    def __init__(self, receive: Receive, send: Send, most: int, too_much: str) -> None:
+        self.refusal: tuple[int, str] | None = None
+        self._receive, self._send, self._most, self._too_much = receive, send, most, too_much
+        self._total, self._whole, self._begun = 0, False, False
+        self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+
+    async def receive(self) -> Message:
+        """Return what comes next; for the app the client is gone where it is refused."""
+        if self._whole:  # what comes now is that the client is gone
+            return await self._receive()
+        left = self._deadline - asyncio.get_running_loop().time()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, left))
+        except asyncio.TimeoutError:
+            line = f"the request did not arrive within {_BODY_SECONDS:g} seconds; send it again"
+            return await self._refuse(408, line)
+        self._total += len(message.get("body", b""))
+        if self._total > self._most:
+            return await self._refuse(413, self._too_much)
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send what the app answers, with the headers of all answers."""
+        if self.refusal:
+            return
+        if message["type"] == "http.response.start":
+            self._begun = True
+            message = {**message, "headers": [*message.get("headers", []), *_ALWAYS]}
+        await self._send(message)
+
+    async def _refuse(self, status: int, line: str) -> Message:
+        self.refusal = status, line
+        if not self._begun:
+            await _answer(self._send, status, line, [(b"connection", b"close")])
+        return {"type": "http.disconnect"}
+
+
+async def _answer(send: Send, status: int, line: str, extra: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Answer with one line of text."""
+    body = f"{line}\n".encode("utf-8", "replace")
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *_ALWAYS, *extra]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _same(given: str, secret: str) -> bool:
+    """Compare in a time that tells nothing of where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
+
+
+def _cookie(header: str) -> str:
+    try:
+        found = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""

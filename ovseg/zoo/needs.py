@@ -1,0 +1,154 @@
+"""Which files of weights the name of a model needs, and what of them is on this disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovseg.checkpoint.hub import Source, fetch_first, fetch_repository, local, local_repository
+from ovseg.checkpoint.hub.fetching import ask
+from ovseg.checkpoint.hub.problems import NotThere
+from ovseg.checkpoint.hub.repository import cost_of_repository
+from ovseg.errors import ConfigError, unknown_name
+from ovseg.zoo.aliases import AUTO, RECOMMENDED
+from ovseg.zoo.card import Card, on_disk, place, source_of
+from ovseg.zoo.names import resolve
+from ovseg.zoo.spec import Spec
+
+HUB_IDS = {"hf:": "hf", "hf-hub:": "open_clip"}
+"""What is written before ``OWNER/NAME``, and the layout of such a repository."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that a model needs.
+
+    Attributes:
+        what: In words.
+        asked: The name whose need it is.
+        sources: Files that mean the same weights, liked best first; none where it is a repository or by hand.
+        repo, layout: A repository, and what of it is needed.
+        by_hand: How to get what cannot be fetched; else empty.
+        found: Where it is on this disk; None where it is not.
+    """
+
+    what: str
+    asked: str
+    sources: tuple[Source, ...] = ()
+    repo: str = ""
+    layout: str = ""
+    by_hand: str = ""
+    found: Path | None = None
+
+    def offer(self) -> tuple[int | None, str]:
+        """Ask for the bytes to come (None where a server does not say) and the licence in words.
+
+        Raises:
+            DownloadError: Nobody answers, or there is no such thing.
+        """
+        if self.repo:
+            return cost_of_repository(self.repo, self.layout)
+        missing: NotThere | None = None
+        for source in self.sources:
+            try:
+                return ask(source).size, source.licence
+            except NotThere as error:
+                missing = error
+        raise missing or NotThere(f"{self.what} has no source")
+
+    def fetch(self) -> Path:
+        """Fetch it; that it was asked for by name is consent.
+
+        Raises:
+            DownloadError: It cannot be fetched.
+        """
+        if self.repo:
+            return fetch_repository(self.repo, self.layout, name=self.asked, consent=True)
+        return fetch_first(self.sources, self.asked, consent=True)
+
+
+def needs_of(name: str) -> list[Need]:
+    """Return what a name needs beyond what is in the package and in files that it names itself.
+
+    Args:
+        name: As for `ovseg.load`, or ``hf:OWNER/NAME`` and ``hf-hub:OWNER/NAME`` with or without a method before it;
+            ``auto`` is the recommended model.
+
+    Raises:
+        OvsegError: As `ovseg.zoo.resolve`.
+    """
+    method, _, rest = name.partition("/")
+    for given in (name, rest if ":" not in method else ""):
+        for prefix, layout in HUB_IDS.items():
+            if given.startswith(prefix):
+                repo = given.removeprefix(prefix)
+                here = local_repository(repo, layout)
+                return [Need(f"model {repo}", name, repo=repo, layout=layout, found=here)]
+    spec = resolve(RECOMMENDED if name == AUTO else name)
+    if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
+        return [_released(spec.card, name)]
+    return [need for need in (*_clip(spec, name), *_guide(spec, name), *_files(spec, name)) if need]
+
+
+def _released(card: Card, name: str) -> Need:
+    source = source_of(card)
+    by_hand = "" if source else f"fetch {card.link} and put it at '{place(card)}'"
+    return Need(f"model {card.name}", name, (source,) if source else (), by_hand=by_hand, found=on_disk(card))
+
+
+def _clip(spec: Spec, name: str) -> list[Need]:
+    """Return the CLIP of a tag of open_clip; a folder or a file is the user's own."""
+    from ovseg.clip.open_clip_internals import import_open_clip
+    from ovseg.clip.tags import tag_sources
+
+    node = spec.config.MODEL.CLIP
+    if node.FOLDER or "/" in node.PRETRAINED or Path(node.PRETRAINED).is_file():
+        return []
+    library = import_open_clip()
+    if node.ARCH not in library.list_models():
+        raise unknown_name("CLIP architecture", node.ARCH, library.list_models())
+    found = library.get_pretrained_cfg(node.ARCH, node.PRETRAINED)
+    if not found:
+        tags = library.list_pretrained_tags_by_model(node.ARCH)
+        raise unknown_name(f"weights of {node.ARCH}", node.PRETRAINED, tags)
+    return [_first(f"CLIP {node.ARCH}/{node.PRETRAINED}", name, tag_sources(dict(found)))]
+
+
+def _guide(spec: Spec, name: str) -> list[Need]:
+    """Return the backbone of a guide, where it is one of timm without a file."""
+    kind, _, argument = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", "")).partition(":")
+    tag = argument.partition("#")[0]
+    if kind == "timm" and "@" not in tag:
+        from ovseg.guides.timm import sources_of
+
+        return [_first(f"guide timm:{tag}", name, sources_of(tag))]
+    if kind == "diffusion":
+        return [Need(f"guide diffusion:{argument}", name, by_hand="diffusers fetches it when it is first used")]
+    return []
+
+
+def _files(spec: Spec, name: str) -> list[Need]:
+    """Return files that a config names and that are not there."""
+    model = spec.config.MODEL
+    named = (
+        ("heads", model.RECALIBRATION.OPTIONS.get("WEIGHTS", ""), spec.card.source if spec.card else ""),
+        ("SAM", model.REGIONS.OPTIONS.get("CHECKPOINT", ""), "github.com/facebookresearch/segment-anything"),
+    )
+    missing = [(what, file, link) for what, file, link in named if file and not _exists(file)]
+    return [
+        Need(f"{what} {file}", name, by_hand=f"fetch it ({link}) and name its place") for what, file, link in missing
+    ]
+
+
+def _exists(file: str) -> bool:
+    assets = Path(__file__).resolve().parents[1] / "assets"
+    return Path(os.path.expanduser(file)).is_file() or (assets / file).is_file()
+
+
+def _first(what: str, name: str, sources: Sequence[Source]) -> Need:
+    found = next((path for source in sources if (path := local(source))), None)
+    if not sources:
+        raise ConfigError(f"{what} of '{name}' cannot be fetched: no place of it is known; give a file")
+    return Need(what, name, tuple(sources), found=found)
