@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from PIL import Image
@@ -45,6 +46,9 @@ def test_a_name_that_is_not_utf8(segment, photo, photos, tmp_path):
     base = os.fsdecode(os.fsencode(tmp_path / "out") + b"/caf\xe9")
     report = json.loads(Path(f"{base}.json").read_text(encoding="utf-8"))
     assert report["meta"]["path"] == odd and Path(f"{base}.overlay.png").exists()
+    (task,) = (one for one in json.loads((tmp_path / "out/label-studio/tasks.json").read_bytes()) if "%E9" in str(one))
+    image = unquote_to_bytes(task["data"]["image"].partition("?d=")[2])
+    assert Path(os.fsdecode(os.fsencode(tmp_path / "out/label-studio") + b"/" + image)).is_file()
     status, out, err = segment(odd, "--json")
     assert status == 0 and json.loads(out)["meta"]["path"] == odd
     Path(odd).write_bytes(b"no picture")
