@@ -197,7 +197,8 @@ def test_bad_input(case, tmp_path, tiny_clip, capfd):
     if expected:
         assert stderr.splitlines() == errors and len(errors) == 1 and message in errors[0]
     else:
-        assert all(line.startswith("note: tiny-clip has hardly learnt ") for line in stderr.splitlines())
+        told = ["note: tiny-clip has hardly learnt 3 of 4 texts"] if case == "emoji and right-to-left classes" else []
+        assert [line[: len(told[0])] if told else line for line in stderr.splitlines()] == told
     written = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     assert not [name for name in written if name.startswith(".")]
     stems = {"one broken among good ones": ["a", "c"]}.get(case, [Path(arguments[0]).stem] if expected == 0 else [])

@@ -13,9 +13,8 @@ from ovseg.errors import InputError
 from ovseg.system.lock import LOCK, only_here
 
 HOLD = """import sys, time
-from pathlib import Path
 from ovseg.system.lock import only_here
-with only_here(Path(sys.argv[1])):
+with only_here(sys.argv[1]):
     print(1, flush=True)
     time.sleep(60)
 """

@@ -6,7 +6,6 @@ of bytes R, G, B, A of each pixel, row by row.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ class LabelStudio(Export):
         entry, (height, width) = result.classes[one.class_id], result.labels.shape
         value = {"format": "rle", "rle": brush(regions.ids == one.id), "brushlabels": [entry.name]}
         return {
-            "id": short_hash(os.fsencode(f"{place.name}\0{one.id}\0") + entry.name.encode())[:10],
+            "id": short_hash(f"{place.name}\0{one.id}\0{entry.name}")[:10],
             "type": "brushlabels",
             "from_name": "label",
             "to_name": "image",

@@ -119,6 +119,12 @@ def test_what_prompts_cannot_do(root: Path, more: list[str], line: str, capsys: 
     assert line in capsys.readouterr().err
 
 
+def test_predictions_hold_no_answers_to_prompts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [one for one in ARGUMENTS if one not in ("--model", "mini")]
+    assert main([*arguments, "--output", str(root / "run"), "--predictions", "."]) == 2
+    assert "asks for each image's own words" in capsys.readouterr().err
+
+
 def test_a_broken_image_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "sets/VGPhraseCut_v0/images/2.jpg").write_bytes(b"no picture")
     assert main([*ARGUMENTS, "--output", str(root / "run")]) == 1
