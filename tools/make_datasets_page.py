@@ -8,14 +8,14 @@ All of it is read from the registry (ovseg/data/benchmarks).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
+import pages
+
 from ovseg.data.benchmarks import BENCHMARKS, Benchmark, Source
-from ovseg.system.files import atomic_write
 
 PAGE = Path(__file__).resolve().parents[1] / "datasets/README.md"
 HEAD = """\
@@ -102,18 +102,8 @@ def page() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the page, or say whether it is up to date (0) or not (1)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, say whether the page is up to date")
-    args = parser.parse_args(argv)
-    if args.check:
-        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
-        print(f"{PAGE.name} is {'up to date' if same else 'out of date; run tools/make_datasets_page.py'}")
-        return 0 if same else 1
-    with atomic_write(PAGE) as temporary:
-        temporary.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE.name}: {len(BENCHMARKS)} benchmarks")
-    return 0
+    """Write or check the page."""
+    return pages.run(page, PAGE, "make_datasets_page.py", __doc__, argv)
 
 
 if __name__ == "__main__":

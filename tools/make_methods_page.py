@@ -10,17 +10,16 @@ What a method changes, its paper and the licence of the original are on the card
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import pages
 from check_golden import check_case
 
-from ovseg.errors import InputError, OvsegError
+from ovseg.errors import InputError
 from ovseg.recalibration import list_recalibrations, recalibration_class
-from ovseg.system.files import atomic_write
 from ovseg.zoo import Card, list_models, model_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,21 +107,7 @@ def page() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only compare; status 1 if it is not up to date")
-    args = parser.parse_args(argv)
-    try:
-        text = page()
-    except OvsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.check:
-        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print("up to date" if current else "docs/methods.md is out of date; run tools/make_methods_page.py")
-        return int(not current)
-    with atomic_write(PAGE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return 0
+    return pages.run(page, PAGE, "make_methods_page.py", __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ of tests/clip/towers.py, on which the tests run every pair that fits; recipes ar
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+import pages
+
 from ovseg.clip.tokens import FITTING, LEVELS
 from ovseg.meta_arch.san.model import NEEDS
 from ovseg.recalibration import list_recalibrations, recalibration_class
-from ovseg.system.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/towers.md"
@@ -125,17 +125,7 @@ def page() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only compare; status 1 if it is not up to date")
-    args = parser.parse_args(argv)
-    text = page()
-    if args.check:
-        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print("up to date" if current else "docs/towers.md is out of date; run tools/make_towers_page.py")
-        return int(not current)
-    with atomic_write(PAGE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return 0
+    return pages.run(page, PAGE, "make_towers_page.py", __doc__, argv)
 
 
 if __name__ == "__main__":
