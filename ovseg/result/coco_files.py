@@ -6,16 +6,57 @@ names; annotations are counted from 1, for COCO's evaluator takes an annotation 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ovseg.result.coco import MADE_BY, categories_of, category_ids, pack_values
-from ovseg.result.exports import Regions, image_ids, json_list, write_lines
-from ovseg.result.formats.base import Place, Record
+from ovseg.result.coco import MADE_BY, MARK, categories_of, category_ids, pack_values
+from ovseg.result.exports import Regions, check_tolerance, image_ids, json_list, write_lines
+from ovseg.result.formats.base import Export, Place, Record, Written
 from ovseg.result.parts import Result
 from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary
+
+
+class CocoFile(Export):
+    """A format that is one COCO file of all images."""
+
+    def shared(self, folder: Path) -> dict[Path, bytes]:
+        """Return the JSON."""
+        return {folder / f"{self.name}.json": MARK}
+
+    def finish(self, records: Iterable[Record], classes: Vocabulary, folder: Path) -> None:
+        """Write the JSON."""
+        finish_coco(next(iter(self.shared(folder))), records, classes)
+
+
+class RegionFile(CocoFile):
+    """One whose annotations are regions."""
+
+    def __init__(self, *, polygons: float | None = None) -> None:
+        """Choose masks or polygons.
+
+        Args:
+            polygons: How far polygons may leave the outline, in pixels; None writes run lengths.
+
+        Raises:
+            ConfigError: The tolerance is negative.
+        """
+        self.polygons = check_tolerance(polygons)
+
+    @abstractmethod
+    def regions(self, result: Result) -> Regions:
+        """Return what is annotated.
+
+        Raises:
+            InputError: The model did not give it.
+        """
+
+    def put(self, result: Result, place: Place) -> Written:
+        """Return the annotations of an image; errors are those of `regions`."""
+        record, notes = region_record(result, place, self.regions(result), self.polygons)
+        return Written(next(iter(self.shared(place.folder))), record, notes)
 
 
 def image_record(result: Result, place: Place) -> dict[str, Any]:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from ovseg.result.coco import MARK, category_ids, panoptic_of, panoptic_picture, segments_info
-from ovseg.result.coco_files import finish_coco, image_record
-from ovseg.result.formats.base import PNG_MARK, Export, Place, Record, Written, png_info
+from ovseg.result.coco import category_ids, panoptic_of, panoptic_picture, segments_info
+from ovseg.result.coco_files import CocoFile, image_record
+from ovseg.result.formats.base import PNG_MARK, Place, Written, png_info
 from ovseg.result.parts import Result
-from ovseg.vocabulary import Vocabulary
 
 
-class CocoPanoptic(Export):
+class CocoPanoptic(CocoFile):
     """Segments: a picture for each image, and what their ids are."""
 
     name = "coco-panoptic"
     summary = "COCO panoptic segments: a picture of ids for each image, and one JSON"
     needs = ("panoptic",)
-
-    def shared(self, folder: Path) -> dict[Path, bytes]:
-        """Return the JSON."""
-        return {folder / f"{self.name}.json": MARK}
 
     def files(self, place: Place) -> dict[Path, bytes]:
         """Return the picture."""
@@ -46,7 +40,3 @@ class CocoPanoptic(Export):
         segments = segments_info(panoptic_of(result), category_ids(result.classes))
         annotation = {"file_name": f"{place.name}.png", "segments_info": segments}
         return Written(path, {"image": image_record(result, place), "annotations": [annotation]})
-
-    def finish(self, records: Iterable[Record], classes: Vocabulary, folder: Path) -> None:
-        """Write the JSON."""
-        finish_coco(next(iter(self.shared(folder))), records, classes)

@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
-from ovseg.result.coco import MARK
-from ovseg.result.coco_files import finish_coco, region_record
-from ovseg.result.exports import check_tolerance, semantic_regions
-from ovseg.result.formats.base import Export, Place, Record, Written
+from ovseg.result.coco_files import RegionFile
+from ovseg.result.exports import Regions, semantic_regions
 from ovseg.result.parts import Result
-from ovseg.vocabulary import Vocabulary
 
 
-class CocoSemantic(Export):
+class CocoSemantic(RegionFile):
     """One annotation for each class that is present in an image."""
 
     name = "coco-semantic"
     summary = "COCO annotations of all images: for each class its run lengths, or polygons"
 
-    def __init__(self, *, polygons: float | None = None) -> None:
-        """Choose masks or polygons.
-
-        Args:
-            polygons: How far polygons may leave the outline, in pixels; None writes run lengths.
-
-        Raises:
-            ConfigError: The tolerance is negative.
-        """
-        self.polygons = check_tolerance(polygons)
-
-    def shared(self, folder: Path) -> dict[Path, bytes]:
-        """Return the JSON."""
-        return {folder / f"{self.name}.json": MARK}
-
-    def put(self, result: Result, place: Place) -> Written:
-        """Return the annotations of an image."""
-        record, notes = region_record(result, place, semantic_regions(result), self.polygons)
-        return Written(next(iter(self.shared(place.folder))), record, notes)
-
-    def finish(self, records: Iterable[Record], classes: Vocabulary, folder: Path) -> None:
-        """Write the JSON."""
-        finish_coco(next(iter(self.shared(folder))), records, classes)
+    def regions(self, result: Result) -> Regions:
+        """Return one region for each class."""
+        return semantic_regions(result)

@@ -29,7 +29,7 @@ class Cvat(Export):
     uses = ("panoptic",)
 
     def __init__(self, *, polygons: float | None = None) -> None:
-        """Choose masks or polygons; see `ovseg.result.formats.coco_semantic.CocoSemantic`."""
+        """Choose masks or polygons; see `ovseg.result.coco_files.RegionFile`."""
         self.polygons = check_tolerance(polygons)
 
     def shared(self, folder: Path) -> dict[Path, bytes]:

@@ -33,7 +33,7 @@ class LabelMe(Export):
     uses = ("panoptic",)
 
     def __init__(self, *, polygons: float | None = None) -> None:
-        """Choose masks or polygons; see `ovseg.result.formats.coco_semantic.CocoSemantic`."""
+        """Choose masks or polygons; see `ovseg.result.coco_files.RegionFile`."""
         self.polygons = check_tolerance(polygons)
 
     def files(self, place: Place) -> dict[Path, bytes]:

@@ -31,7 +31,7 @@ class YoloSeg(Export):
     uses = ("panoptic",)
 
     def __init__(self, *, polygons: float | None = None) -> None:
-        """Choose how exact polygons are; see `ovseg.result.formats.coco_semantic.CocoSemantic`. None is 0: exact."""
+        """Choose how exact polygons are; see `ovseg.result.coco_files.RegionFile`. None is 0: exact."""
         self.polygons = check_tolerance(polygons) or 0.0
 
     def check(self, classes: Vocabulary, folder: Path) -> None:
