@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,10 +128,10 @@ def _remove(names: Sequence[str], yes: bool) -> int:
     from ovseg.errors import InputError
 
     kept = stored()
-    chosen = [one for name in names for one in _named(name, kept)]
+    users = users_of(kept)
+    chosen = [one for name in names for one in _named(name, kept, users)]
     chosen = list({one.path: one for one in chosen}.values())
     size = sum(one.bytes for one in chosen) / 1e6
-    users = users_of(kept)
     for one in chosen:
         print(f"{one.path}: {one.bytes / 1e6:.1f} MB{', used by ' * bool(users[one.path])}{', '.join(users[one.path])}")
     if not yes:
@@ -145,7 +145,7 @@ def _remove(names: Sequence[str], yes: bool) -> int:
     return 0
 
 
-def _named(name: str, kept: Sequence[Stored]) -> list[Stored]:
+def _named(name: str, kept: Sequence[Stored], users: Mapping[Path, Sequence[str]]) -> list[Stored]:
     """Return the files that a model uses, or that lie at a path or below it.
 
     Raises:
@@ -155,7 +155,7 @@ def _named(name: str, kept: Sequence[Stored]) -> list[Stored]:
     from ovseg.errors import unknown_name
     from ovseg.zoo.aliases import stands_for
 
-    root, users = weights_folder(), users_of(kept)
+    root = weights_folder()
     target = root / name
     found = [one for one in kept if one.path == target or target in one.path.parents]
     wanted = stands_for(name).partition("/")[2] if name.count("/") == 2 and not found else stands_for(name)

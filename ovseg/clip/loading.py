@@ -16,8 +16,8 @@ from ovseg.clip.architectures import architecture, preprocess_of
 from ovseg.clip.folders import TRANSFORMERS, folder_config, has_tokenizer, locate, name_of
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
 from ovseg.clip.position_tables import fit_tables
-from ovseg.clip.tags import fetch_tag
-from ovseg.errors import ConfigError, WeightsError, unknown_name
+from ovseg.clip.tags import fetch_tag, tag_config
+from ovseg.errors import ConfigError, WeightsError
 from ovseg.system.values import merge
 
 
@@ -73,7 +73,7 @@ def load(
             quick, note = activation.choose(path.name, arch, quick, activation.said_by(path, weights))
     else:
         tag = str(pretrained)
-        preprocess = _tag_config(arch, tag)
+        preprocess = tag_config(arch, tag)
         if _tag_is_quick(arch, tag, preprocess) and not quick and asked is None:
             if tag.lower() != "openai":
                 raise _quick_gelu_error(kind.__name__, f"the weights '{tag}'", arch, tag)
@@ -152,19 +152,11 @@ def _own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[s
     return {key if key.startswith(roots) else f"text.{key}": value for key, value in state.items()}
 
 
-def _tag_config(arch: str, tag: str) -> dict[str, Any]:
-    open_clip = import_open_clip()
-    found = open_clip.get_pretrained_cfg(arch, tag)
-    if not found:
-        raise unknown_name(f"weights of {arch}", tag, open_clip.list_pretrained_tags_by_model(arch))
-    return dict(found)
-
-
-def _tag_is_quick(arch: str, tag: str, tag_config: Mapping[str, Any]) -> bool:
+def _tag_is_quick(arch: str, tag: str, config: Mapping[str, Any]) -> bool:
     """Tell whether weights were trained with QuickGELU; older versions of open_clip only say so by a second listing."""
     twin = import_open_clip().list_pretrained_tags_by_model(f"{arch}-quickgelu")
     clean = tag.lower().replace("-", "_")
-    return bool(tag_config.get("quick_gelu", False)) or clean == "openai" or clean in twin
+    return bool(config.get("quick_gelu", False)) or clean == "openai" or clean in twin
 
 
 def _quick_gelu_error(kind: str, what: str, arch: str, pretrained: str) -> WeightsError:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from dataclasses import dataclass
 
 from ovseg.checkpoint.hub import offline, reachable
-from ovseg.checkpoint.hub.manners import VARIABLE
-from ovseg.checkpoint.hub.network import is_true
+from ovseg.checkpoint.hub.manners import VARIABLE, could_agree
 from ovseg.errors import ConfigError, DownloadRefused
 from ovseg.zoo.aliases import AUTO, FALLBACK, RECOMMENDED
 from ovseg.zoo.card import Card, list_models, on_disk
@@ -86,7 +84,7 @@ def _fetched() -> Choice:
     bring = f"run `ovseg download {card.name}` ({card.tensors_mb:.0f} MB, {card.weights_licence})"
     if why := offline():
         return Choice(FALLBACK, f"{_NONE} and {why}", f"{bring} where there is a network")
-    if not _somebody_could_agree():
+    if not could_agree():
         alone = f"{_NONE} and nobody was there to agree to a download"
         return Choice(FALLBACK, alone, f"{bring} or set {VARIABLE}=yes")
     if not reachable():
@@ -96,18 +94,6 @@ def _fetched() -> Choice:
     except DownloadRefused:
         return Choice(FALLBACK, f"{_NONE} and the download was declined", bring)
     return Choice(card.name, f"fetched as the recommended model for photographs{_reported(card)}")
-
-
-def _somebody_could_agree() -> bool:
-    """Tell whether the environment may say yes to a large download, or somebody sits at a terminal."""
-    if os.environ.get(VARIABLE):
-        return is_true(VARIABLE)
-    return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
-
-
-def _is_terminal(stream: object) -> bool:
-    isatty = getattr(stream, "isatty", None)
-    return bool(isatty and isatty())
 
 
 def _reported(card: Card) -> str:

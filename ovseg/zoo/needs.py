@@ -11,14 +11,15 @@ from ovseg.checkpoint.hub import Source, fetch_first, fetch_repository, local, l
 from ovseg.checkpoint.hub.fetching import ask
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.repository import cost_of_repository
-from ovseg.errors import ConfigError, unknown_name
+from ovseg.clip.architectures import architecture
+from ovseg.clip.folders import Repository, repository
+from ovseg.clip.sources import ClipSource
+from ovseg.clip.tags import tag_config, tag_sources
+from ovseg.errors import ConfigError
 from ovseg.zoo.aliases import AUTO, RECOMMENDED
 from ovseg.zoo.card import Card, on_disk, place, source_of
 from ovseg.zoo.names import resolve
 from ovseg.zoo.spec import Spec
-
-HUB_IDS = {"hf:": "hf", "hf-hub:": "open_clip"}
-"""What is written before ``OWNER/NAME``, and the layout of such a repository."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Need:
         what: In words.
         asked: The name whose need it is.
         sources: Files that mean the same weights, liked best first; none where it is a repository or by hand.
-        repo, layout: A repository, and what of it is needed.
+        repo: A repository of the hub; None where it is none.
         by_hand: How to get what cannot be fetched; else empty.
         found: Where it is on this disk; None where it is not.
     """
@@ -37,8 +38,7 @@ class Need:
     what: str
     asked: str
     sources: tuple[Source, ...] = ()
-    repo: str = ""
-    layout: str = ""
+    repo: Repository | None = None
     by_hand: str = ""
     found: Path | None = None
 
@@ -49,7 +49,7 @@ class Need:
             DownloadError: Nobody answers, or there is no such thing.
         """
         if self.repo:
-            return cost_of_repository(self.repo, self.layout)
+            return cost_of_repository(self.repo.name, self.repo.layout, self.repo.revision)
         missing: NotThere | None = None
         for source in self.sources:
             try:
@@ -65,7 +65,8 @@ class Need:
             DownloadError: It cannot be fetched.
         """
         if self.repo:
-            return fetch_repository(self.repo, self.layout, name=self.asked, consent=True)
+            repo, layout, revision = self.repo.name, self.repo.layout, self.repo.revision
+            return fetch_repository(repo, layout, revision, name=self.asked, consent=True)
         return fetch_first(self.sources, self.asked, consent=True)
 
 
@@ -73,23 +74,17 @@ def needs_of(name: str) -> list[Need]:
     """Return what a name needs beyond what is in the package and in files that it names itself.
 
     Args:
-        name: As for `ovseg.load`, or ``hf:OWNER/NAME`` and ``hf-hub:OWNER/NAME`` with or without a method before it;
-            ``auto`` is the recommended model.
+        name: As for `ovseg.load`; ``auto`` is the recommended model.
 
     Raises:
         OvsegError: As `ovseg.zoo.resolve`.
     """
-    method, _, rest = name.partition("/")
-    for given in (name, rest if ":" not in method else ""):
-        for prefix, layout in HUB_IDS.items():
-            if given.startswith(prefix):
-                repo = given.removeprefix(prefix)
-                here = local_repository(repo, layout)
-                return [Need(f"model {repo}", name, repo=repo, layout=layout, found=here)]
     spec = resolve(RECOMMENDED if name == AUTO else name)
     if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
         return [_released(spec.card, name)]
-    return [need for need in (*_clip(spec, name), *_guide(spec, name), *_files(spec, name)) if need]
+    source = ClipSource.of(spec.config.MODEL.CLIP)
+    clips = [need for one in source.members or (source,) for need in _clip(one, name)]
+    return [*clips, *_guide(spec, name), *_files(spec, name)]
 
 
 def _released(card: Card, name: str) -> Need:
@@ -98,22 +93,15 @@ def _released(card: Card, name: str) -> Need:
     return Need(f"model {card.name}", name, (source,) if source else (), by_hand=by_hand, found=on_disk(card))
 
 
-def _clip(spec: Spec, name: str) -> list[Need]:
-    """Return the CLIP of a tag of open_clip; a folder or a file is the user's own."""
-    from ovseg.clip.open_clip_internals import import_open_clip
-    from ovseg.clip.tags import tag_sources
-
-    node = spec.config.MODEL.CLIP
-    if node.FOLDER or "/" in node.PRETRAINED or Path(node.PRETRAINED).is_file():
+def _clip(source: ClipSource, name: str) -> list[Need]:
+    """Return a CLIP of the hub or of a tag of open_clip; another folder or a file is the user's own."""
+    if repo := repository(source.folder):
+        here = local_repository(repo.name, repo.layout, repo.revision)
+        return [Need(f"model {repo.name}", name, repo=repo, found=here)]
+    if source.folder or "/" in source.pretrained or Path(source.pretrained).is_file():
         return []
-    library = import_open_clip()
-    if node.ARCH not in library.list_models():
-        raise unknown_name("CLIP architecture", node.ARCH, library.list_models())
-    found = library.get_pretrained_cfg(node.ARCH, node.PRETRAINED)
-    if not found:
-        tags = library.list_pretrained_tags_by_model(node.ARCH)
-        raise unknown_name(f"weights of {node.ARCH}", node.PRETRAINED, tags)
-    return [_first(f"CLIP {node.ARCH}/{node.PRETRAINED}", name, tag_sources(dict(found)))]
+    architecture(source.arch)  # says what is unknown: this, or the tag
+    return [_first(f"CLIP {source.name}", name, tag_sources(tag_config(source.arch, source.pretrained)))]
 
 
 def _guide(spec: Spec, name: str) -> list[Need]:

@@ -84,7 +84,6 @@ def test_somebody_at_a_terminal_is_asked(weights, photo, tmp_path, monkeypatch, 
             return True
 
     monkeypatch.setattr("ovseg.checkpoint.hub.manners.LARGE", 1000)
-    monkeypatch.setattr("ovseg.zoo.auto._is_terminal", lambda stream: True)
     monkeypatch.setattr("ovseg.checkpoint.hub.manners._is_terminal", lambda stream: True)
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     with HubDouble({REPO: {FILE: weights}}) as hub:

@@ -71,11 +71,21 @@ def agree(what: str, size: int | None, licence: str, place: Path, consent: bool,
     mend = f"run `{command}`, or set {VARIABLE}=yes" if command else f"set {VARIABLE}=yes"
     if said:
         raise DownloadRefused(f"{cost}, and {VARIABLE} is '{said}'; {mend}")
-    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
+    if not somebody_there():
         raise DownloadRefused(f"{cost}, and there is nobody to ask; {mend}")
     print(f"{terminal.one_line(cost)}. Fetch it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise DownloadRefused(f"{cost}, which you declined; {mend}, or name a model that is here: `ovseg models`")
+
+
+def could_agree() -> bool:
+    """Tell whether `agree` to a large download could end well: the environment says yes, or somebody can be asked."""
+    return is_true(VARIABLE) if os.environ.get(VARIABLE, "").strip() else somebody_there()
+
+
+def somebody_there() -> bool:
+    """Tell whether somebody sits at a terminal who reads a question and can answer it."""
+    return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
 
 
 def _is_terminal(stream: object) -> bool:
