@@ -19,7 +19,6 @@ examples:
 """
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-DEFAULT_MODEL = "mini"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=7860, help="port to listen at; 0 takes a free one (default: 7860)")
     parser.add_argument("--token", default="", help="a secret that everything asks for (default: none)")
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help=f"the model that is chosen at first (default: {DEFAULT_MODEL})"
+        "--model", default="auto", help="the model that is chosen at first (default: auto, with mini beside it)"
     )
     parser.add_argument(
         "--models", default="", metavar="NAMES", help="other models to choose from, with commas (default: none)"
@@ -64,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from ovseg.serve.service import Service
     from ovseg.system.device import few_arenas
     from ovseg.zoo import load, resolve
+    from ovseg.zoo.aliases import AUTO
 
     named = {
         "megabytes": args.max_megabytes,
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(**{key: value for key, value in named.items() if value is not None})
     others = [name.strip() for name in args.models.split(",") if name.strip()]
     for name in (args.model, *others):
-        resolve(name)  # mistakes come now, weights at the first request
-    models = Models([args.model, *others], limits.models, lambda name: load(name, args.device, args.dtype))
+        if name != AUTO:
+            resolve(name)  # mistakes come now, weights at the first request
     hosts = [args.host] if args.host in LOOPBACK else None
     if hosts is None and not args.token:
         print(f"warning: {_open(args.host)}; anybody there can use it: give a --token", file=sys.stderr)
@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"warning: {_open(args.host)}, and sends everything in the clear", file=sys.stderr)
     few_arenas()
     sock = listen(args.host, args.port)
+    names = list(dict.fromkeys(name for one in (args.model, *others) for name in _named(one)))
+    models = Models(names, limits.models, lambda name: load(name, args.device, args.dtype))
     models.get(models.names[0])
 
     def ready(address: str) -> None:
@@ -95,6 +97,19 @@ def run(args: argparse.Namespace) -> int:
     serve(Service(models, limits), sock, args.token, hosts, ready)
     print("ended; what was running is answered", file=sys.stderr)
     return 0
+
+
+def _named(model: str) -> tuple[str, ...]:
+    """Return the models that a name stands for: ``auto`` is what it chooses now, and the embedded one beside it."""
+    from ovseg.zoo.aliases import AUTO, FALLBACK
+    from ovseg.zoo.auto import choose
+
+    if model != AUTO:
+        return (model,)
+    choice = choose()
+    mend = f"; for photographs {choice.mend}" if choice.mend else ""
+    print(f"model: {choice.name} ({choice.why}{mend})", file=sys.stderr)
+    return choice.name, FALLBACK
 
 
 def _open(host: str) -> str:

@@ -157,8 +157,8 @@ def _connect(page: Any, service: Service, work: Work, parts: tuple[Any, ...]) ->
     def run(name: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         yield from _run(service, work, name, values)
 
-    def halt(name: str) -> str:
-        return _status("stopping" if work.halt(name) else "nothing is running")
+    def halt(name: str) -> Any:
+        return gr.skip() if work.halt(name) else _status("nothing is running")  # what is stopped says so itself
 
     def restore(name: str) -> tuple[Any, ...]:
         return _restored(service, name, len(fields))

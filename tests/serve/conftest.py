@@ -73,7 +73,7 @@ class Page(NamedTuple):
 @contextlib.contextmanager
 def running(*flags: str, folder: Path | None = None) -> Iterator[Page]:
     """Run ``ovseg serve`` on a free port of this machine."""
-    call = [sys.executable, "-m", "ovseg.cli", "serve", "--port", "0", *flags]
+    call = [sys.executable, "-m", "ovseg.cli", "serve", "--port", "0", "--model", "mini", *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
         call, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -121,6 +121,18 @@ def test_sigterm_answers_what_is_running():
         assert "what was running is answered" in page.process.communicate()[1]
 
 
+@pytest.mark.slow
+def test_without_a_model_it_is_the_best_that_is_here_and_the_embedded_one():
+    """Here none for photographs is installed; the line says so, and nothing is asked of a network."""
+    with running("--model", "auto") as page:
+        assert Client(page.address, verbose=False).predict(api_name="/models") == ["mini"]
+        page.process.terminate()
+        assert page.process.wait(60) == 0
+        told = page.process.communicate()[1]
+        assert "model: mini (no model for photographs is installed and" in told
+        assert "; for photographs run `ovseg" in told
+
+
 def test_a_busy_port_and_an_open_door_are_said(page):
     port = page.address.rpartition(":")[2]
     call = [sys.executable, "-m", "ovseg.cli", "serve", "--host", "0.0.0.0", "--port", port]
