@@ -367,12 +367,9 @@ class Segmenter:
             labels, scores = found.labels.cpu().numpy(), found.scores.cpu().numpy()
         timings = {**one.timings, "model": one.timings["model"] + time.perf_counter() - start}
         timings |= {"seconds": sum(timings.values()), "words": words_seconds}
+        meta = self._meta(one, words, want, {key: round(value, 4) for key, value in timings.items()})
         return Segmentation.from_labels(
-            *(labels, scores, words.vocabulary, pixels),
-            self._meta(one, words, want, {key: round(value, 4) for key, value in timings.items()}),
-            panoptic=found.panoptic,
-            instances=found.instances,
-            class_scores=every,
+            labels, scores, words.vocabulary, pixels, meta, found.panoptic, found.instances, every
         )
 
     def _meta(self, one: EncodedImage, words: Words, want: frozenset[str], timings: dict[str, float]) -> dict[str, Any]:
