@@ -103,6 +103,6 @@ def test_listed_users_are_json_free_names(hub, capsys):
 def test_members_of_an_ensemble_and_revisions_are_needs(hub, capsys):
     needs = needs_of("sclip/clip:hf:own/clip+ViT-B-16/openai")
     assert [(need.what, need.found) for need in needs] == [("model own/clip", None), ("CLIP ViT-B-16/openai", None)]
-    status, out, _ = run(capsys, "download", "sclip/hf:own/clip@main")
+    status, _, _ = run(capsys, "download", "sclip/hf:own/clip@main")
     assert status == 0 and needs_of("hf:own/clip")[0].found == needs_of("hf:own/clip@main")[0].found is not None
     assert needs_of("hf:own/clip@v2")[0].found is None
