@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
-from ovseg.clip.open_clip_internals import import_open_clip
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, import_open_clip
 from ovseg.errors import unknown_name
+from ovseg.system.values import some
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -57,6 +58,18 @@ def architecture(arch: str) -> dict[str, Any]:
     return dict(open_clip.get_model_config(arch))
 
 
-def preprocess_of(arch: str) -> dict[str, Any]:
-    """Return how images are normalised for files of an architecture; empty: as OpenAI's are."""
-    return dict(OWN[arch].preprocess) if arch in OWN else {}
+def preprocess_of(arch: str) -> tuple[dict[str, Any], str]:
+    """Return how images are normalised for files of an architecture, as the tags that open_clip lists of it say.
+
+    Returns:
+        ``mean`` and ``std``; empty: as OpenAI's are. And a note, where the tags do not agree; else empty.
+    """
+    if arch in OWN:
+        return dict(OWN[arch].preprocess), ""
+    open_clip = import_open_clip()
+    tags = {tag: open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)}
+    said = {tag: {name: tuple(config[name]) for name in ("mean", "std")} for tag, config in tags.items()}
+    if all(found == next(iter(said.values())) for found in said.values()):
+        return next(iter(said.values()), {}), ""
+    others = [tag for tag, found in said.items() if found["mean"] != OPENAI_MEAN]
+    return {}, f"images are normalised as OpenAI's; weights of {arch} such as {some(others)} need another mean"

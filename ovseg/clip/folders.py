@@ -114,6 +114,17 @@ def folder_config(folder: str | Path) -> FolderConfig:
     return FolderConfig(open_clip_config(config) or config, dict(normalisation(path.parent)), path)
 
 
+def said_beside(path: Path) -> dict[str, Any]:
+    """Return how images are normalised (``mean``, ``std``), as configs beside a weights file say; empty: they do not.
+
+    Raises:
+        WeightsError: A config cannot be read.
+    """
+    config = path.with_name(OPEN_CLIP)
+    said = read_json(config).get("preprocess_cfg") if config.is_file() else normalisation(path.parent)
+    return {name: said[name] for name in ("mean", "std") if said.get(name)} if isinstance(said, dict) else {}
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Tell whether a folder holds the files of a tokenizer of transformers."""
     return any((folder / name).is_file() for name in _TOKENIZERS)

@@ -13,7 +13,7 @@ from ovseg.checkpoint.shards import weights_of
 from ovseg.checkpoint.strict import DERIVED, load_strict
 from ovseg.clip import activation
 from ovseg.clip.architectures import architecture, preprocess_of
-from ovseg.clip.folders import TRANSFORMERS, folder_config, has_tokenizer, locate, name_of
+from ovseg.clip.folders import TRANSFORMERS, folder_config, has_tokenizer, locate, name_of, said_beside
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
 from ovseg.clip.position_tables import fit_tables
 from ovseg.clip.tags import fetch_tag, tag_config
@@ -63,11 +63,11 @@ def load(
     model_cfg = architecture(arch)
     kind.check_config(model_cfg, arch)
     changes = dict(overrides or {})
-    quick, note = bool(model_cfg.get("quick_gelu", False)), ""
+    quick, note, images = bool(model_cfg.get("quick_gelu", False)), "", ""
     asked = changes.pop("quick_gelu", None)
     if _is_path(pretrained):
-        path, preprocess = Path(pretrained), preprocess_of(arch)
-        path = weights_of(path) if path.is_dir() else path
+        path = weights_of(Path(pretrained)) if Path(pretrained).is_dir() else Path(pretrained)
+        preprocess, images = _normalised(path, arch)
         weights = read_clip(path)
         if asked is None:
             quick, note = activation.choose(path.name, arch, quick, activation.said_by(path, weights))
@@ -83,7 +83,7 @@ def load(
     model_cfg = activation.with_activation(merge(model_cfg, changes), quick if asked is None else bool(asked))
     name = f"{arch}/{_short(pretrained)}"
     clip = from_config(kind, model_cfg, weights.tensors, name, preprocess, path.name, resize_position)
-    return _noted(clip, note, *weights.notes)
+    return _noted(clip, note, images, *weights.notes)
 
 
 def empty(kind: type[Clip], arch: str, quick: bool | None = None) -> Clip:
@@ -93,7 +93,20 @@ def empty(kind: type[Clip], arch: str, quick: bool | None = None) -> Clip:
         own = bool(model_cfg.get("quick_gelu", False))
         quick, note = activation.choose("the CLIP of the checkpoint", arch, own, None)
     model_cfg = activation.with_activation(model_cfg, quick)
-    return _noted(kind(build_empty(model_cfg, arch, kind.check_config), model_cfg, arch, OPENAI_MEAN, OPENAI_STD), note)
+    preprocess, images = preprocess_of(arch)
+    mean, std = preprocess.get("mean", OPENAI_MEAN), preprocess.get("std", OPENAI_STD)
+    return _noted(kind(build_empty(model_cfg, arch, kind.check_config), model_cfg, arch, mean, std), note, images)
+
+
+def _normalised(path: Path, arch: str) -> tuple[dict[str, Any], str]:
+    """Return how images are normalised for a file: as configs beside it say, else as its architecture; and a note."""
+    own, note = preprocess_of(arch)
+    beside = said_beside(path)
+    if not beside:
+        return own, f"{path.name}: {note}" if note else ""
+    wanted = {"mean": OPENAI_MEAN, "std": OPENAI_STD, **own}
+    differs = any(tuple(beside.get(name, value)) != tuple(value) for name, value in wanted.items())
+    return beside, f"{path.name}: images are normalised as the config beside it says, not as {arch}" if differs else ""
 
 
 def _noted(clip: Clip, *notes: str) -> Clip:

@@ -42,6 +42,7 @@ class TextTokens:
         if self._hub:
             import_transformers(f"the tokenizer {text_cfg['hf_tokenizer_name']}")
             folder = local_files(text_cfg["hf_tokenizer_name"])
+            options = {"tokenizer_mode": text_cfg.get("tokenizer_mode"), **options}
             self._own: Any = _of_hub(folder, context_length=self.limit, **options)
         else:
             self._own = tokenizer.SimpleTokenizer(context_length=self.limit, **options)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from ovseg.clip import ViTClip, loading
-from ovseg.clip.open_clip_internals import build_model
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, build_model
 from ovseg.errors import ConfigError, OvsegError, UnknownNameError
 from tests.clip.tiny import TINY
 from tests.hub_double import HubDouble
@@ -72,6 +72,44 @@ def test_safetensors_and_pickled_files_load_alike(tmp_path, arches, state):
     hashes = {ViTClip.load("Tiny", tmp_path / name).weights_hash for name in ("a.safetensors", "b.pt", "c.bin")}
     assert len(hashes) == 1
     assert ViTClip.load("Tiny", str(tmp_path / "a.safetensors")).name == "Tiny/a"
+
+
+def tags(*means: float) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Tags of an architecture, each with its own normalisation."""
+    return {f"tag{i}": {"mean": (mean,) * 3, "std": (0.5,) * 3} for i, mean in enumerate(means)}
+
+
+@pytest.mark.parametrize(
+    ("known", "mean", "note"),
+    [
+        ({}, OPENAI_MEAN, ""),
+        (tags(0.5, 0.5), (0.5,) * 3, ""),
+        (tags(0.5, 0.4), OPENAI_MEAN, "as OpenAI's; weights of Tiny such as tag0, tag1 need another mean"),
+    ],
+    ids=["none", "agreed", "differing"],
+)
+def test_images_are_normalised_as_the_tags_of_an_architecture_say(
+    known, mean, note, tmp_path, arches, state, monkeypatch
+):
+    """SigLIP, CLIPA and MobileCLIP are files, too, and no file says how its images are normalised."""
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda _: list(known))
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda _, tag: known[tag])
+    save_file(state, tmp_path / "a.safetensors")
+    for clip in (ViTClip.load("Tiny", tmp_path / "a.safetensors"), ViTClip.empty("Tiny")):
+        assert clip.mean == mean and note in " ".join(clip.notes)
+
+
+@pytest.mark.parametrize("layout", ["open_clip", "transformers"])
+def test_a_config_beside_a_file_says_how_images_are_normalised(layout, tmp_path, arches, state):
+    save_file(state, tmp_path / "a.safetensors")
+    if layout == "open_clip":
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": PREPROCESS}))
+    else:
+        said = {"image_mean": PREPROCESS["mean"], "image_std": PREPROCESS["std"]}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    clip = ViTClip.load("Tiny", tmp_path / "a.safetensors")
+    assert (clip.mean, clip.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    assert "a.safetensors: images are normalised as the config beside it says, not as Tiny" in clip.notes
 
 
 def test_openai_layouts(tmp_path, arches, state):

@@ -143,9 +143,11 @@ def test_tokenizers_of_the_hub(
     tmp_path: Path,
 ) -> None:
     hub = Hub(before, behind)
-    made: Any = lambda name, context_length, **_: HubTokenizer(hub, context_length, mode, strip)  # noqa: E731
+    made: Any = lambda name, context_length, tokenizer_mode, **_: HubTokenizer(  # noqa: E731
+        hub, context_length, tokenizer_mode, strip
+    )
     monkeypatch.setattr("open_clip.tokenizer.HFTokenizer", made)
-    tokens = TextTokens({"context_length": 24, "hf_tokenizer_name": str(tmp_path)})
+    tokens = TextTokens({"context_length": 24, "hf_tokenizer_name": str(tmp_path), "tokenizer_mode": mode})
     assert tokens.room == room
     assert tokens.count(sentence(10)) == 10 + 24 - room and tokens.read(sentence(40)) == sentence(room)
     assert torch.equal(tokens.windows(sentence(room)), tokens([sentence(room)]))
