@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +229,9 @@ def test_signals_leave_no_temporary_files(name, status, tiny_clip, pixels, tmp_p
         Image.fromarray(np.roll(pixels, index, 1)).resize((400, 300)).save(photos / f"{index:02d}.jpg")
     command = [*COMMAND, "segment", photos, "--classes", "cat, dog", "--output", out]
     command += ["--model", tiny_clip, "--templates", "simple", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    heeds = partial(signal.signal, getattr(signal, name), signal.SIG_DFL)  # whatever nohup or a CI makes of it
+    with subprocess.Popen(command, **streams, cwd=ROOT, preexec_fn=heeds) as process:
         deadline = time.monotonic() + 120
         while len(list(out.glob("[!.]*.json"))) < 3 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)
