@@ -13,7 +13,7 @@ help:
 	@echo "make demo     install into $(VENV), segment the example photographs, say where the pictures are"
 	@echo "make train-demo  make Scenes (network), train a small SAN on the embedded CLIP: TRAIN_STEPS=1000 take ~8 minutes on two cores"
 	@echo "make test     install into $(VENV), then ruff, mypy and pytest"
-	@echo "make test-all  make test, then the slow tests: the page in a browser (needs Chromium), many users, many files"
+	@echo "make test-all  make test, then the slow tests: the page in a browser (needs Chromium), many users, many files, compilers"
 	@echo "make install  only install into $(VENV) (a few GB the first time, nothing when up to date)"
 	@echo "make clean    remove $(VENV), caches and build folders"
 	@echo "Another interpreter: make test PYTHON=python3.12 VENV=.venv312"

@@ -84,6 +84,7 @@ def test_mistakes(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", ["run/run.json", "run/records/*.jsonl"])
 def test_ctrl_c_is_one_line_with_several_processes(data: Path, tiny_clip: Path, tmp_path: Path, sign: str) -> None:
     """Whether the processes are starting or at work: a terminal tells all of them."""

@@ -68,9 +68,13 @@ def test_mistakes_are_one_line(tmp_path, photo, tiny_clip, source, message):
     assert message.format(folder) in done.stderr
 
 
-@pytest.mark.parametrize("first", ["", "from __future__ import annotations\n"])
 @pytest.mark.parametrize(
-    ("value", "message"), [("0.5", ""), ("2", ""), ("strong", "option strength is 'strong' (str); expected float")]
+    ("first", "value", "message"),
+    [
+        ("", "0.5", ""),
+        ("from __future__ import annotations\n", "2", ""),
+        ("from __future__ import annotations\n", "strong", "option strength is 'strong' (str); expected float"),
+    ],
 )
 def test_the_example_of_the_readme_with_an_option(tmp_path, photo, tiny_clip, first, value, message):
     example = re.search(r"```python\n(from ovseg.recalibration.base .*?)```", README.read_text(), re.DOTALL)[1]

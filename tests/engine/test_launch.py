@@ -70,6 +70,7 @@ def test_two_processes(training_config, own_data, tmp_path, launcher):
     assert score in (tmp_path / "again/log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_mistake_in_two_processes_is_one_line_each(training_config, own_data):
     Image.fromarray(np.full((40, 48), 9, np.uint8)).save(own_data / "labels/05.png")
     with start(["tools/train_net.py", "--config-file", training_config, "--num-gpus", 2]) as process:

@@ -14,6 +14,7 @@ NVCC = build.find_nvcc()
 KERNELS = sorted(path.stem for path in DRIVERS.glob("*_kernels.cpp"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
 @pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*.cu")))
 def test_compiles_for_every_architecture(tmp_path: Path, source: str) -> None:
@@ -25,6 +26,7 @@ def test_compiles_for_every_architecture(tmp_path: Path, source: str) -> None:
     assert (tmp_path / "kernels.o").stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", KERNELS)
 def test_kernels_are_right_and_have_no_race(tmp_path: Path, driver: str) -> None:
     run_driver(tmp_path, driver, "thread", [f"-I{DRIVERS / 'emulation'}"])

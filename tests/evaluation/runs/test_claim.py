@@ -145,6 +145,7 @@ def test_further_training_by_the_command_line(
     assert results[0]["metrics"] == results[1]["metrics"] and results[0]["model"] == results[1]["model"]
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_refuse_as_one(data: Path, model: Path, tmp_path: Path) -> None:
     finish([run(asked_for(data, model), tmp_path / "run")])
     train_on(model)
