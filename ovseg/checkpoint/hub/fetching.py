@@ -19,7 +19,8 @@ from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of, offer_of
 from ovseg.checkpoint.hub.source import Source
 from ovseg.checkpoint.hub.store import PART, etag_of, kept, local, place_of, write_record
-from ovseg.checkpoint.hub.transfer import Broken, DiskProblem, is_full, receive
+from ovseg.checkpoint.hub.transfer import Broken, DiskProblem, NoFile, is_full, receive
+from ovseg.checkpoint.whole import is_whole
 from ovseg.errors import DownloadError, InputError
 from ovseg.system.values import short_hash
 
@@ -152,12 +153,14 @@ def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
             raise problems.refused(source, error, place) from error
     except Broken as error:
         raise problems.broke(source, str(error), part) from error
+    except NoFile as error:
+        raise problems.no_file(source, offer, str(error), place) from error
     except DiskProblem as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else OSError(str(error))
         if is_full(cause):
             raise problems.disk_full(source, part) from error
         raise problems.not_writable(source, place.parent, cause) from error
-    sums = _check(source, offer, part)
+    sums = _check(source, offer, part, place)
     write_record(place, source, sums.sha256, offer.commit, offer.etag, of=part)
     part.replace(place)
     say(f"fetched {place.name}: {megabytes(place.stat().st_size)}, sha256 {sums.sha256}")
@@ -184,8 +187,8 @@ class _Sums(NamedTuple):
     git: str
 
 
-def _check(source: Source, offer: Offer, part: Path) -> _Sums:
-    """Compare what came with what the source and the server say; what is not the same is thrown away."""
+def _check(source: Source, offer: Offer, part: Path, place: Path) -> _Sums:
+    """Compare what came with what the source and the server say, or with itself; what is another is thrown away."""
     size = part.stat().st_size
     sums = _sums(part, size)
     expected = [("sha256", source.sha256)]
@@ -196,6 +199,9 @@ def _check(source: Source, offer: Offer, part: Path) -> _Sums:
         if wanted and not found.startswith(wanted.lower()):
             part.unlink()
             raise problems.wrong_content(source, offer.address, f"{kind} {found}", wanted, size)
+    if offer.size is None and not any(wanted for _, wanted in expected) and not is_whole(part):
+        part.unlink()
+        raise problems.no_file(source, offer, f"{size} bytes that end too early", place)
     return sums
 
 

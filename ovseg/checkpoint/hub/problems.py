@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ovseg.checkpoint.hub.servers import reason_of
+from ovseg.checkpoint.hub.servers import Offer, reason_of
 from ovseg.checkpoint.hub.source import HUB, Source, endpoint
 from ovseg.errors import DownloadError
 from ovseg.system.cache_dir import cache_advice
@@ -77,11 +77,27 @@ def unreached(source: Source, error: Exception, place: Path) -> DownloadError:
     return DownloadError(f"{_host(source)} does not answer ({reason_of(error)}); {mend}; or {by_hand(source, place)}")
 
 
+def no_hub(source: Source, error: ValueError) -> DownloadError:
+    """Return the error for a server that answers, and not as a hub does."""
+    return DownloadError(
+        f"{_host(source)} answers as no hub does ({reason_of(error)}), expected the list of files of {source.repo}; "
+        "log in to the network, or check HF_ENDPOINT"
+    )
+
+
 def broke(source: Source, reason: str, part: Path) -> DownloadError:
     """Return the error for a connection that broke again and again."""
     have = part.stat().st_size if part.is_file() else 0
     return DownloadError(
         f"the download of {source} broke off ({reason}); run again to go on: {have} bytes are kept in '{part}'"
+    )
+
+
+def no_file(source: Source, offer: Offer, got: str, place: Path) -> DownloadError:
+    """Return the error for an answer that is not the file."""
+    size = "" if offer.size is None else f" of {offer.size} bytes"
+    return DownloadError(
+        f"{_host(source)} gives {got}, expected {place.name}{size}; look at {offer.address} in a browser, and run again"
     )
 
 

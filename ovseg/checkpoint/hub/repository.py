@@ -6,9 +6,8 @@ import contextlib
 import json
 import re
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ovseg.checkpoint.hub.fetching import bring, kept_as
 from ovseg.checkpoint.hub.manners import agree, megabytes, quietly, say
 from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
-from ovseg.checkpoint.hub.servers import Offer, described, licence_of
+from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of
 from ovseg.checkpoint.hub.source import HUB, Source
 from ovseg.checkpoint.hub.store import hub_snapshot, kept, place_of
 from ovseg.errors import DownloadError, EnvironmentProblem, InputError, one_of
@@ -105,13 +104,12 @@ def fetch_repository(
         there = f"fetch the files of {HUB}/{repo}/tree/{revision} where there is a network"
         raise problems.off(repo, why, f"{there} and put them into '{place}'")
     said = _describe(whole)
-    chosen = choose([str(one["rfilename"]) for one in said.get("siblings") or ()], layout, repo)
-    files = _files_of(said, whole, chosen)
-    missing = [one for one in chosen if kept_as(*files[one]) is None]
-    size = sum(files[one][1].size or 0 for one in missing)
+    files = _files_of(said, whole, layout)
+    missing = [one for one, file in files.items() if kept_as(*file) is None]
+    size = _size(files[one][1] for one in missing)
     known = licence or licence_of(said)
     agree(name or repo, size, known, place, consent, f"ovseg download {name}" if name else "")
-    _note(place, layout, chosen)
+    _note(place, layout, list(files))
     stated = f", licence {known}" if known else ""
     say(f"fetching {len(missing)} files of {repo}: {megabytes(size)}{stated}; they are kept in '{place}'")
     for one in missing:
@@ -121,8 +119,10 @@ def fetch_repository(
     return place
 
 
-def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") -> tuple[int, str]:
+def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") -> tuple[int | None, str]:
     """Return how many bytes `fetch_repository` would fetch, and the licence that the hub states; fetches nothing.
+
+    The bytes are None where the hub does not say them.
 
     Raises:
         DownloadError: The hub does not answer, or the repository does not hold such a model.
@@ -130,9 +130,14 @@ def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") ->
     one_of("layout", layout, tuple(LAYOUTS))
     whole = Source(repo, LAYOUTS[layout].config or "tokenizer.json", revision)
     said = _describe(whole)
-    chosen = choose([str(one["rfilename"]) for one in said.get("siblings") or ()], layout, repo)
-    missing = [file for file in _files_of(said, whole, chosen).values() if kept_as(*file) is None]
-    return sum(offer.size or 0 for _, offer in missing), licence_of(said)
+    missing = [file for file in _files_of(said, whole, layout).values() if kept_as(*file) is None]
+    return _size(offer for _, offer in missing), licence_of(said)
+
+
+def _size(offers: Iterable[Offer]) -> int | None:
+    """Return the bytes of several files; None where those of one are not known."""
+    sizes = [offer.size for offer in offers]
+    return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 def _note(place: Path, layout: str, chosen: Sequence[str]) -> None:
@@ -240,20 +245,25 @@ def _describe(source: Source) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         with contextlib.closing(error):
             raise problems.refused(source, error, place_of(source)) from error
-    except (OSError, HTTPException, ValueError) as error:
+    except BREAKS as error:
         raise problems.unreached(source, error, place_of(source)) from error
+    except ValueError as error:
+        raise problems.no_hub(source, error) from error
 
 
-def _files_of(said: dict[str, Any], whole: Source, chosen: Sequence[str]) -> dict[str, tuple[Source, Offer]]:
-    """Return each file that was chosen with what the hub says of it."""
-    commit, found = str(said.get("sha") or ""), {}
-    for one in said["siblings"]:
-        if one["rfilename"] not in chosen:
-            continue
-        source = replace(whole, file=str(one["rfilename"]))
-        large = one.get("lfs") or {}
+def _files_of(said: dict[str, Any], whole: Source, layout: str) -> dict[str, tuple[Source, Offer]]:
+    """Return each file that makes a model, in the order of `choose`, with what the hub says of it.
+
+    Raises:
+        NotThere: The repository holds no such model.
+    """
+    commit, entries = str(said.get("sha") or ""), {str(one["rfilename"]): one for one in said.get("siblings") or ()}
+    found = {}
+    for name in choose(list(entries), layout, whole.repo):
+        source, one = replace(whole, file=name), entries[name]
+        large = one["lfs"] if isinstance(one.get("lfs"), dict) else {}
         etag = str(large.get("sha256") or large.get("oid") or one.get("blobId") or "")
         size = large.get("size", one.get("size"))
         address = source.address_at(commit) if commit else source.address
-        found[source.file] = (source, Offer(address, size, etag, commit))
+        found[name] = (source, Offer(address, size if isinstance(size, int) else None, etag, commit))
     return found
