@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -169,6 +168,3 @@ def test_tests_cannot_leave_this_machine():
         socket.create_connection(("192.0.2.1", 80), timeout=1)
     with pytest.raises(OSError, match="the network is off in tests"):
         socket.getaddrinfo("huggingface.co", 443)
-    code = "from ovseg.checkpoint.hub import offline; print(offline())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
-    assert done.stdout == "OVSEG_OFFLINE=1 is set\n"
