@@ -18,7 +18,7 @@ from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of, offer_of
 from ovseg.checkpoint.hub.source import Source
-from ovseg.checkpoint.hub.store import PART, etag_of, kept, local, place_of, write_record
+from ovseg.checkpoint.hub.store import PART, etag_of, kept, local, now, place_of, write_record
 from ovseg.checkpoint.hub.transfer import Broken, DiskProblem, NoFile, is_full, receive
 from ovseg.checkpoint.whole import is_whole
 from ovseg.errors import DownloadError, InputError
@@ -161,7 +161,7 @@ def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
             raise problems.disk_full(source, part) from error
         raise problems.not_writable(source, place.parent, cause) from error
     sums = _check(source, offer, part, place)
-    write_record(place, source, sums.sha256, offer.commit, offer.etag, of=part)
+    write_record(place, source, sums.sha256, offer.commit, offer.etag, now(), of=part)
     part.replace(place)
     say(f"fetched {place.name}: {megabytes(place.stat().st_size)}, sha256 {sums.sha256}")
     return place

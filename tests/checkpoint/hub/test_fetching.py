@@ -20,13 +20,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from ovseg.checkpoint.hub import Source, fetch, fetch_first, local, quietly, stored
 from ovseg.errors import DownloadError, InputError
 from tests.hub_double import HubDouble, sha256
 
 REPO, FILE = "authors/model", "model.safetensors"
-DATA = np.random.default_rng(0).bytes(300_000)
+DATA = save({"a": np.random.default_rng(0).integers(0, 256, 299_928, np.uint8)})  # 300,000 bytes
 SOURCE = Source(REPO, FILE, licence="MIT")
 FETCH = "import sys; from ovseg.checkpoint.hub import Source, fetch; print(fetch(Source(sys.argv[1], sys.argv[2])))"
 
