@@ -45,6 +45,11 @@ class Stored:
     when: str = ""
     complete: bool = True
 
+    @property
+    def place(self) -> Path:
+        """Where the file lies; of a part, where it will lie when it is whole."""
+        return self.path if self.complete else self.path.with_name(self.path.name[1:].rsplit(".", 2)[0])
+
 
 def weights_folder() -> Path:
     """Return the folder of all weights that were fetched.
