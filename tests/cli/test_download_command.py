@@ -190,3 +190,29 @@ def test_a_name_that_is_empty_removes_nothing(hub, capsys, name):
     for other in ("..", "/", "hub/../.."):
         assert run(capsys, "cache", "--remove", other, "--yes")[0] == 2
     assert "san-vit-b-16" in run(capsys, "cache")[1]
+
+
+@pytest.mark.parametrize("token", ["", "hf_of_somebody"])
+@pytest.mark.parametrize(
+    ("name", "repo", "other"),
+    [
+        ("best", REPO, "naclip/ViT-B-16/openai"),
+        ("sclip/hf:own/clip", "own/clip", "ViT-B-16/openai"),
+        ("hf-hub:own/clip", "own/clip", "ViT-B-16/openai"),
+        ("clearclip/ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "ViT-B-16/openai"),
+        (
+            "timm:vit_small_patch16_dinov3.lvd1689m",
+            "timm/vit_small_patch16_dinov3.lvd1689m",
+            "timm:vit_base_patch8_224",
+        ),
+    ],
+)
+def test_gated_models_say_three_steps_and_an_open_one(hub, capsys, monkeypatch, name, repo, other, token):
+    hub.repos[repo] = {**hub.repos.get(repo, {}), "open_clip_model.safetensors": b"x", "model.safetensors": b"x"}
+    hub.repos[repo] |= {"open_clip_config.json": b"{}", "config.json": b"{}", "san_vit_large_14.pth": b"x"}
+    hub.gated[repo] = 401
+    monkeypatch.setenv("HF_TOKEN", token)
+    status, _, error = run(capsys, "download", name)
+    assert status == 2 and f"error: {repo} is gated ({403 if token else 401}), " in error
+    assert all(f" {step}. " in error for step in (1, 2, 3)) and f"; or take '{other}" in error
+    assert error.endswith("', which is open\n")

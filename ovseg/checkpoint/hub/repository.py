@@ -17,7 +17,7 @@ from ovseg.checkpoint.hub.manners import agree, megabytes, quietly, say
 from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of
-from ovseg.checkpoint.hub.source import HUB, Source
+from ovseg.checkpoint.hub.source import HUB, OPEN, Source
 from ovseg.checkpoint.hub.store import hub_snapshot, kept, place_of
 from ovseg.errors import DownloadError, EnvironmentProblem, InputError, one_of
 from ovseg.system.cache_dir import cache_advice
@@ -40,17 +40,19 @@ class Layout:
         config: Without which it is none.
         weights: Stems with endings, liked best first; each may be in one file, or in shards with an index beside them.
         prefix: What users write before the name of a repository to mean this layout.
+        other: An open model of this kind, for who has no access to one that is gated; empty where there is none.
     """
 
     config: str
     weights: tuple[str, ...]
     prefix: str
+    other: str = ""
 
 
 LAYOUTS = {
-    "hf": Layout("config.json", ("model.safetensors", "pytorch_model.bin"), "hf:"),
+    "hf": Layout("config.json", ("model.safetensors", "pytorch_model.bin"), "hf:", OPEN),
     "open_clip": Layout(
-        "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), "hf-hub:"
+        "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), "hf-hub:", OPEN
     ),
     "tokenizer": Layout("", (), ""),
     "diffusers": Layout("model_index.json", (), "diffusion:"),
@@ -75,7 +77,6 @@ def fetch_repository(
     name: str = "",
     consent: bool = False,
     licence: str = "",
-    gated_alternative: str = "",
 ) -> Path:
     """Return a folder with what a model needs of a repository: the one on this disk, else fetched.
 
@@ -89,14 +90,13 @@ def fetch_repository(
         name: By which the user calls it.
         consent: The download was asked for in so many words.
         licence: Of the weights, in words; empty: as the hub says.
-        gated_alternative: Name of an open model, for who has no access to this one.
 
     Raises:
         DownloadRefused: Nobody agreed to a large download.
         DownloadError: It is not here and cannot be fetched, or the repository does not hold such a model.
     """
     one_of("layout", layout, tuple(LAYOUTS))
-    whole = Source(repo, LAYOUTS[layout].config or "tokenizer.json", revision, "", None, "", licence, gated_alternative)
+    whole = _whole(repo, layout, revision, licence)
     if folder := local_repository(repo, layout, revision):
         return folder
     place = place_of(whole).parent
@@ -128,10 +128,17 @@ def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") ->
         DownloadError: The hub does not answer, or the repository does not hold such a model.
     """
     one_of("layout", layout, tuple(LAYOUTS))
-    whole = Source(repo, LAYOUTS[layout].config or "tokenizer.json", revision)
+    whole = _whole(repo, layout, revision)
     said = _describe(whole)
     missing = [file for file in _files_of(said, whole, layout).values() if kept_as(*file) is None]
     return _size(offer for _, offer in missing), licence_of(said)
+
+
+def _whole(repo: str, layout: str, revision: str, licence: str = "") -> Source:
+    """Return what stands for a repository in messages: its config."""
+    wanted = LAYOUTS[layout]
+    config = wanted.config or "tokenizer.json"
+    return Source(repo, config, revision, licence=licence, gated_alternative=wanted.other)
 
 
 def _size(offers: Iterable[Offer]) -> int | None:

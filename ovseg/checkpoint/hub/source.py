@@ -11,6 +11,8 @@ from urllib.parse import quote, urlsplit
 from ovseg.errors import DownloadError, WeightsError
 
 HUB = "https://huggingface.co"
+OPEN = "ViT-B-16/openai"
+"""Weights of a CLIP that are there for everybody, for who has no access to those of another one."""
 _ODD = re.compile(r"[^!-~]")  # a blank, a control character, a letter that no address has
 _IN_NAMES = re.compile(r"[A-Za-z0-9._-]+")  # all that the hub allows
 

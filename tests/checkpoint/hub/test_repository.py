@@ -149,9 +149,9 @@ def test_what_is_not_there_or_not_for_everybody(hub, monkeypatch):
         fetch_repository(REPO, revision="v9")
     hub.gated[REPO] = 401
     with pytest.raises(
-        DownloadError, match=r"is gated \(401\), .* 1\. .* 2\. .* 3\. .*; or take 'best', which is open"
+        DownloadError, match=r"is gated \(401\), .* 1\. .* 2\. .* 3\. .*; or take 'ViT-B-16/openai', which is open"
     ):
-        fetch_repository(REPO, gated_alternative="best")
+        fetch_repository(REPO)
     monkeypatch.setenv("OVSEG_OFFLINE", "1")
     with pytest.raises(DownloadError, match=r"OVSEG_OFFLINE=1 is set; unset it, or fetch .*put them into"):
         fetch_repository(REPO)
