@@ -113,6 +113,30 @@ def test_a_hub_that_says_nothing_costs_two_seconds_once(weights, photo, tmp_path
         assert time.monotonic() - start < 0.1
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["--classes", ""],
+        ["--background", "wrods"],
+        ["--templates", "openai81"],
+        ["--bands", "1,2"],
+        ["--max-pixels", "0"],
+        ["--device", "gpu9"],
+        ["--dtype", "int3"],
+        ["--batch-size", "0"],
+        ["--formats", "pgn"],
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_fetched(photo, tmp_path, monkeypatch, capsys, mistake):
+    monkeypatch.setattr(auto, "_CHOSEN", {})
+    with HubDouble({REPO: {FILE: b"weights"}}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        monkeypatch.setenv("OVSEG_DOWNLOAD", "yes")
+        command = ["segment", str(photo), "--classes", CLASSES, "--output", str(tmp_path / "out"), *mistake]
+        assert main(command) == 2 and not hub.requests
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_half_a_file_is_not_installed_and_a_broken_download_is_an_error(weights, photo, tmp_path, monkeypatch, capsys):
     with HubDouble({REPO: {FILE: weights}}) as hub:
         hub.use(monkeypatch, tmp_path)
