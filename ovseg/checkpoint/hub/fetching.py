@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import shutil
 import urllib.error
@@ -25,6 +26,7 @@ from ovseg.errors import DownloadError, InputError
 from ovseg.system.values import short_hash
 
 _CHUNK = 1 << 20
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _SHA256, _SHA1 = 64, 40  # hex digits
 
 
@@ -139,9 +141,7 @@ def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
     if not offer.etag and offer.size is None:  # nothing tells whether a part is one of this file
         part.unlink(missing_ok=True)
     have = part.stat().st_size if part.is_file() else 0
-    needed, free = (offer.size or 0) - have, shutil.disk_usage(place.parent).free
-    if needed > free:
-        raise problems.no_room(source, needed, free, place.parent)
+    require_room(str(source), (offer.size or 0) - have, place.parent)
     on = f", going on after {megabytes(have)}" if have else ""
     said = f", licence {licence}" if licence else ""
     say(f"fetching {source}: {megabytes(offer.size)}{said}{on}; it is kept in '{place}'")
@@ -167,11 +167,22 @@ def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
     return place
 
 
+def require_room(what: str, needed: int, folder: Path) -> None:
+    """Return if the disk of a folder has room for so many bytes.
+
+    Raises:
+        DownloadError: It has not.
+        OSError: There is no such folder.
+    """
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise problems.no_room(what, needed, free, folder)
+
+
 def _part_of(place: Path, offer: Offer) -> Path:
     """Return the part of a file as the server has it now; those of what it had before are dropped, which is said."""
     same = short_hash(f"{offer.etag or offer.commit} {offer.size}")
     part = place.with_name(f".{place.name}.{same}{PART}")
-    for other in place.parent.glob(f".{_literal(place.name)}.*{PART}"):
+    for other in place.parent.glob(f".{_literal(place.name)}.{'?' * len(same)}{PART}"):
         if other != part:
             say(f"{place.name}: another file than before; the part of {megabytes(other.stat().st_size)} is dropped")
             other.unlink(missing_ok=True)
@@ -230,7 +241,9 @@ def _alone(place: Path) -> Iterator[None]:
         except Timeout:
             say(f"another process is fetching {place.name}; waiting for it")
             lock.acquire()
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
         warnings.warn(
             f"'{place.parent}' lies on a disk that knows no locks; see that one process fetches", stacklevel=2
         )

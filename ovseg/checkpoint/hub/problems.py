@@ -106,10 +106,10 @@ def off(what: str, why: str, by_hand: str) -> DownloadError:
     return DownloadError(f"{what} is not on this machine and {why}; unset it, or {by_hand}")
 
 
-def no_room(source: Source, needed: int, free: int, folder: Path) -> DownloadError:
+def no_room(what: str, needed: int, free: int, folder: Path) -> DownloadError:
     """Return the error for a disk that is too small, found out before the download."""
     return DownloadError(
-        f"{source} needs {needed / 1e6:.1f} MB and the disk of '{folder}' has {free / 1e6:.1f} MB left; free some "
+        f"{what} needs {needed / 1e6:.1f} MB and the disk of '{folder}' has {free / 1e6:.1f} MB left; free some "
         f"(`ovseg cache`), or choose another: {cache_advice()}"
     )
 

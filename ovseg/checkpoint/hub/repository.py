@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.checkpoint.hub import problems
-from ovseg.checkpoint.hub.fetching import bring, kept_as
+from ovseg.checkpoint.hub.fetching import bring, kept_as, require_room
 from ovseg.checkpoint.hub.manners import agree, megabytes, quietly, say
 from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of
 from ovseg.checkpoint.hub.source import HUB, OPEN, Source
-from ovseg.checkpoint.hub.store import hub_snapshot, kept, place_of
+from ovseg.checkpoint.hub.store import PART, hub_snapshot, kept, place_of
 from ovseg.errors import DownloadError, EnvironmentProblem, InputError, one_of
 from ovseg.system.cache_dir import cache_advice
 from ovseg.system.files import atomic_write
@@ -109,7 +109,7 @@ def fetch_repository(
     size = _size(files[one][1] for one in missing)
     known = licence or licence_of(said)
     agree(name or repo, size, known, place, consent, f"ovseg download {name}" if name else "")
-    _note(place, layout, list(files))
+    _note(place, layout, list(files), repo, size or 0)
     stated = f", licence {known}" if known else ""
     say(f"fetching {len(missing)} files of {repo}: {megabytes(size)}{stated}; they are kept in '{place}'")
     for one in missing:
@@ -147,14 +147,31 @@ def _size(offers: Iterable[Offer]) -> int | None:
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
-def _note(place: Path, layout: str, chosen: Sequence[str]) -> None:
-    """Write down which files belong to a model, before they are fetched: without one of them it is not whole."""
+def _note(place: Path, layout: str, chosen: Sequence[str], repo: str, needed: int) -> None:
+    """Write down which files belong to a model, before they are fetched: without one of them it is not whole.
+
+    Args:
+        place: Their folder; it is made, and its disk has to have room.
+        layout: A key of `LAYOUTS`.
+        chosen: The files.
+        repo: Whose they are, for messages.
+        needed: Bytes of what is not there, parts of broken downloads included.
+
+    Raises:
+        DownloadError: There is no room, or the folder cannot be written to.
+    """
     try:
         place.mkdir(parents=True, exist_ok=True)
+        have = sum(part.stat().st_size for part in place.rglob(f".*{PART}"))
+        require_room(repo, needed - have, place)
         with atomic_write(place / _NOTE.format(layout)) as temporary:
             temporary.write_text(json.dumps(chosen), encoding="utf-8")
-    except (OSError, InputError) as error:
-        raise DownloadError(f"'{place}' cannot be written to ({error}); choose another: {cache_advice()}") from error
+    except OSError as error:
+        raise DownloadError(
+            f"'{place}' cannot be written to ({error.strerror or error}); choose another: {cache_advice()}"
+        ) from error
+    except InputError as error:
+        raise DownloadError(str(error)) from error
 
 
 def local_repository(repo: str, layout: str = "hf", revision: str = "main") -> Path | None:

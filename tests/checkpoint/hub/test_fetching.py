@@ -488,3 +488,14 @@ def test_a_record_that_cannot_be_written_is_a_line(hub, monkeypatch):
     monkeypatch.setattr("ovseg.checkpoint.hub.store.atomic_write", full)
     refused("No space left on device", SOURCE)
     assert local(SOURCE) is None
+
+
+def test_a_disk_that_knows_no_locks(hub, monkeypatch):
+    """NFS without its lock daemon."""
+
+    def fail(*_args: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.warns(UserWarning, match="lies on a disk that knows no locks; see that one process fetches"):
+        assert fetch(SOURCE).read_bytes() == DATA

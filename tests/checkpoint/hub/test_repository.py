@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from ovseg.checkpoint.hub import fetch_repository, local_repository, stored
+from ovseg.checkpoint.hub import Source, fetch, fetch_repository, local_repository, stored
 from ovseg.checkpoint.hub.repository import choose
 from ovseg.errors import ConfigError, DownloadError
 from tests.hub_double import HubDouble
@@ -228,3 +228,29 @@ def test_a_tokenizer_of_which_a_part_came_is_none(hub):
         fetch_repository(REPO, "tokenizer")
     assert local_repository(REPO, "tokenizer") is None
     assert names(fetch_repository(REPO, "tokenizer")) == {*TOKENIZER, "spiece.model"}
+
+
+def test_room_for_all_files_is_looked_for_before_the_first(hub, monkeypatch):
+    """Half of the shards of a large model help nobody."""
+    hub.repos[REPO] = {**CONFIG, **INDEX, **{name: data * 100_000 for name, data in SHARDS.items()}}
+    free = type("Free", (), {"free": 1_000_000})
+    monkeypatch.setattr("ovseg.checkpoint.hub.fetching.shutil.disk_usage", lambda folder: free)
+    with pytest.raises(DownloadError, match=r"^authors/model needs 1\.2 MB and the disk of '.*' has 1\.0 MB left"):
+        fetch_repository(REPO)
+    assert stored() == [] and not [path for path in hub.asked("GET") if "/resolve/" in path]
+    free.free = 2_000_000
+    hub.breaks = [500_000, 0, 0, 0, 0]
+    with pytest.raises(DownloadError, match="broke off"):
+        fetch_repository(REPO)
+    free.free = 1_000_000  # and half a million bytes are here already
+    assert fetch_repository(REPO).is_dir()
+
+
+def test_a_part_of_the_index_is_none_of_the_file(hub):
+    """Both names begin alike."""
+    hub.repos[REPO] = {"model.safetensors": b"1" * 50_000, "model.safetensors.index.bin": b"2" * 50_000}
+    hub.breaks = [10_000, 0, 0, 0, 0]
+    with pytest.raises(DownloadError, match="broke off"):
+        fetch(Source(REPO, "model.safetensors.index.bin"))
+    fetch(Source(REPO, "model.safetensors"))
+    assert [one.bytes for one in stored() if not one.complete] == [10_000]
