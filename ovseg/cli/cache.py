@@ -27,8 +27,9 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg cache``."""
-    parser.add_argument("--clear", action="store_true", help="delete all cached embeddings; weights stay")
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--clear", action="store_true", help="delete all cached embeddings; weights stay")
+    either.add_argument(
         "--remove",
         nargs="+",
         default=[],

@@ -216,3 +216,9 @@ def test_gated_models_say_three_steps_and_an_open_one(hub, capsys, monkeypatch, 
     assert status == 2 and f"error: {repo} is gated ({403 if token else 401}), " in error
     assert all(f" {step}. " in error for step in (1, 2, 3)) and f"; or take '{other}" in error
     assert error.endswith("', which is open\n")
+
+
+def test_the_cache_is_cleared_or_weights_are_removed(hub, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["cache", "--clear", "--remove", "fast", "--yes"])
+    assert "not allowed with argument" in capsys.readouterr().err
