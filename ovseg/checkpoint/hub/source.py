@@ -95,15 +95,16 @@ def endpoint() -> str:
     Raises:
         DownloadError: What is named is no address.
     """
-    said = (os.environ.get("HF_ENDPOINT") or HUB).strip().rstrip("/")
+    said = os.environ.get("HF_ENDPOINT") or HUB
+    address = said.strip().rstrip("/")
     try:
-        parts = urlsplit(said)
-        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not _ODD.search(said)
+        parts = urlsplit(address)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not _ODD.search(address)
     except ValueError:  # of brackets or of a port
         sound = False
     if not sound:
         raise DownloadError(f"HF_ENDPOINT is '{said}', which is no address; expected one such as {HUB}, or unset it")
-    return said
+    return address
 
 
 def _is_plain(part: str) -> bool:
