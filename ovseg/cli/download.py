@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     missing = [need for need in needs if not need.found and not need.by_hand]
     size, whole = _plan(missing)
     if missing:
-        print(f"{len(missing)} to fetch, {'' if whole else 'at least '}{megabytes(size)}", flush=True)
+        least = f"at least {megabytes(size)}" if size else "of unknown size"
+        print(f"{len(missing)} to fetch, {megabytes(size) if whole else least}", flush=True)
     if not needs:
         print(f"{', '.join(args.names)}: nothing to fetch, all of it is in the package or in files of yours")
     fetched: set[tuple[object, ...]] = set()

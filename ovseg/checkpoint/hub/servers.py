@@ -42,6 +42,18 @@ _FEW = 10.0  # seconds without a byte, the hub client's own defaults
 T = TypeVar("T")
 
 
+class Elsewhere(OSError):
+    """A server to which another one sends us does not answer; a firewall may let the first pass, and not this one.
+
+    Attributes:
+        reason: Why the connection failed.
+    """
+
+    def __init__(self, host: str, reason: object) -> None:
+        super().__init__(f"{host}, to which it sends us: {reason}")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Offer:
     """What a server says of a file.
@@ -173,7 +185,7 @@ def send(
         HTTPError: The status is an error, or a redirect leads out of the web.
         OSError, HTTPException: There is no connection, or there are too many redirects.
     """
-    seen: dict[str, str] = {}
+    seen, first = dict[str, str](), address
     for _ in range(_MOST_REDIRECTS):
         try:
             own = {"User-Agent": f"ovseg/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
@@ -194,6 +206,10 @@ def send(
             address = target
         except ValueError as error:  # of an address that is none
             raise http.client.InvalidURL(f"an address that leads nowhere: {error}") from error
+        except BREAKS as error:
+            if address == first:
+                raise
+            raise Elsewhere(urlsplit(address).netloc, getattr(error, "reason", error)) from error
     raise http.client.HTTPException(f"more than {_MOST_REDIRECTS} redirects")
 
 
@@ -251,7 +267,7 @@ def reason_of(error: Exception) -> str:
     """Say in a few words why a connection failed, or how a server refused."""
     if isinstance(error, urllib.error.HTTPError):
         return f"{error.code} {error.reason}"
-    text = " ".join(str(getattr(error, "reason", error)).split())
+    text = " ".join(str(error if isinstance(error, Elsewhere) else getattr(error, "reason", error)).split())
     return text[:160] or type(error).__name__
 
 

@@ -174,6 +174,16 @@ def test_redirects_that_lead_nowhere(place, message):
         refused(Source(url=f"{url}/w.pt"), message)
 
 
+def test_a_host_that_a_firewall_keeps_from_us_is_named():
+    """The hub lets itself be asked; the files lie on another host."""
+    with server(lambda asked: asked.say(302, b"", {"Location": "http://127.0.0.1:9/w.pt"})) as url:
+        refused(Source(url=f"{url}/w.pt"), r"127\.0\.0\.1:9, to which it sends us: .*refused")
+        headers = {"Location": "http://127.0.0.1:9/w.pt", "X-Linked-Size": "1000", "X-Repo-Commit": "c" * 40}
+    with server(lambda asked: asked.say(302, b"", headers)) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", url)
+        refused(Source(REPO, "w.pt", licence="MIT"), r"broke off \(127\.0\.0\.1:9, to which it sends us: .* refused\)")
+
+
 @pytest.mark.parametrize("place", ["/elsewhere/ä b.pt", "/elsewhere/%C3%A4%20b.pt?a=ü&b=%26"])
 def test_redirects_with_letters_and_blanks_are_followed(place):
     paths: list[str] = []
