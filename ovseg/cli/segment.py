@@ -133,7 +133,6 @@ def run(args: argparse.Namespace) -> int:
         from ovseg.contract import check_want
         from ovseg.result.cleaning import Cleaning
         from ovseg.result.files import check_words, finish_files, needs_of, plan_files
-        from ovseg.system.device import check_settings
         from ovseg.zoo import load_spec, resolve
 
         report = Report(args.json, args.quiet, args.strict, args.own_ids)
@@ -154,13 +153,9 @@ def run(args: argparse.Namespace) -> int:
         if not images:
             raise InputError("\nerror: ".join(map(str, refused)))
         bands, max_pixels = _reading(args)
-        check_settings(args.device, args.dtype, args.batch_size)
-        _check_words(args)  # before the model: `auto` may fetch one
+        _check_request(args)  # before the model: `auto` may fetch one
         spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
-        if args.classes is None:
-            args.classes = _own_words(spec)
-        if given := _text_options(args):
-            _check_text(args, spec, given)
+        _complete_words(args, spec)
         check_words(args.classes, args.output, formats, options)
         segmenter = load_spec(spec, args.device, args.dtype, args.batch_size, args.packed, args.compile)
         check_want(needs, segmenter.model.gives, segmenter.name)
@@ -250,15 +245,25 @@ def _reading(args: argparse.Namespace) -> tuple[tuple[int, ...] | None, int]:
     return bands, MAX_PIXELS if args.max_pixels is None else at_least("--max-pixels", args.max_pixels, 1)
 
 
-def _check_words(args: argparse.Namespace) -> None:
-    """Find mistakes in words, policy and templates before a model is looked for."""
+def _check_request(args: argparse.Namespace) -> None:
+    """Find mistakes in device, words, policy and templates before a model is looked for."""
+    from ovseg.system.device import check_settings
     from ovseg.vocabulary import Vocabulary, parse_background
     from ovseg.vocabulary.templates import check_templates
 
+    check_settings(args.device, args.dtype, args.batch_size)
     args.classes = None if args.classes is None else Vocabulary.parse(args.classes)
     args.background = None if args.background is None else parse_background(args.background)
     if args.templates is not None:
         check_templates(args.templates)
+
+
+def _complete_words(args: argparse.Namespace, spec: Spec) -> None:
+    """Take the model's own words where none were given, and find mistakes in text engineering."""
+    if args.classes is None:
+        args.classes = _own_words(spec)
+    if given := _text_options(args):
+        _check_text(args, spec, given)
 
 
 def _own_words(spec: Spec) -> Vocabulary:
