@@ -43,6 +43,11 @@ def refused(source: Source, error: urllib.error.HTTPError, place: Path, near: st
             f"{endpoint()} has no repository '{source.repo}' ({code}), or it is private; {token}check the name, or say "
             "who you are: `hf auth login` or HF_TOKEN"
         )
+    if code == 407:
+        return DownloadError(
+            f"the proxy on the way to {_host(source)} wants to know who you are (407); name it with your account: "
+            "HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT (HTTP_PROXY for http)"
+        )
     if code in (404, 410):
         return NotThere(f"there is nothing at {source} ({code} {error.reason}); {by_hand(source, place)}")
     if code == 429 or code >= 500:

@@ -19,7 +19,7 @@ from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of
 from ovseg.checkpoint.hub.source import HUB, OPEN, Source
 from ovseg.checkpoint.hub.store import PART, hub_snapshot, kept, place_of
-from ovseg.errors import DownloadError, EnvironmentProblem, InputError, one_of
+from ovseg.errors import DownloadError, EnvironmentProblem, InputError, WeightsError, one_of
 from ovseg.system.cache_dir import cache_advice
 from ovseg.system.files import atomic_write
 from ovseg.system.values import some
@@ -197,8 +197,9 @@ def local_repository(repo: str, layout: str = "hf", revision: str = "main") -> P
 
 def _files_in(folder: Path, layout: str, repo: str) -> list[str]:
     """Return which files of a folder belong to a model; empty where they make none."""
-    with contextlib.suppress(OSError, ValueError):
-        return [str(one) for one in json.loads((folder / _NOTE.format(layout)).read_text(encoding="utf-8"))]
+    with contextlib.suppress(OSError, ValueError, TypeError, WeightsError):
+        noted = json.loads((folder / _NOTE.format(layout)).read_text(encoding="utf-8"))
+        return [Source(repo, str(one)).file for one in noted]
     with contextlib.suppress(OSError, NotThere):
         there = [one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()]
         return choose(there, layout, repo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import string
 import time
 import urllib.error
@@ -218,13 +219,19 @@ def _lower(headers: Message) -> dict[str, str]:
 
 
 def _token(address: str) -> dict[str, str]:
-    """Return the header with the user's token for an address of the hub."""
+    """Return the header with the user's token for an address of the hub.
+
+    Raises:
+        DownloadError: It cannot be sent.
+    """
     hub, asked = urlsplit(endpoint()), urlsplit(address)
     if (hub.scheme, hub.netloc) != (asked.scheme, asked.netloc) or is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return {}
     from huggingface_hub import get_token
 
     token = get_token()
+    if token and not re.fullmatch("[!-~]+", token):  # it is never shown
+        raise DownloadError("HF_TOKEN holds blanks or letters that no token has; copy it anew, or run `hf auth login`")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

@@ -209,7 +209,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(_record(path).read_text(encoding="utf-8"))
         Source(**record["source"])
-        return record if {"sha256", "bytes", "mtime_ns", "when"} <= record.keys() else {}
+        words = (record["sha256"], record["when"], record.get("commit", ""), record.get("etag", ""))
+        whole = {"bytes", "mtime_ns"} <= record.keys() and all(isinstance(word, str) for word in words)
+        return record if whole else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, WeightsError):
         return {}
 

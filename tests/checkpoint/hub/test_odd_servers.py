@@ -265,3 +265,20 @@ def test_sizes_that_a_hub_does_not_say_count_as_large(monkeypatch, more):
             fetch_repository(REPO, name="hf:a/b")
         assert stored() == [] and cost_of_repository(REPO) == (None, "")
         assert (fetch_repository(REPO, consent=True) / FILE).read_bytes() == b"{}" * 5
+
+
+@pytest.mark.parametrize("token", ["hf_ü雪", "hf_a b", "hf_a\nX-Other: b"])
+def test_a_token_that_cannot_be_sent_is_not_shown(monkeypatch, token):
+    with server(lambda asked: asked.say(200, DATA)) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
+        with pytest.raises(DownloadError, match="HF_TOKEN holds blanks or letters that no token has") as caught:
+            fetch(Source(REPO, FILE))
+    assert token not in str(caught.value)
+
+
+def test_a_proxy_that_wants_an_account(monkeypatch):
+    with server(lambda asked: asked.say(407)) as url:
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+        refused(Source(REPO, FILE), r"the proxy on the way to http://hub\.invalid wants to know who you are \(407\)")

@@ -254,3 +254,11 @@ def test_a_part_of_the_index_is_none_of_the_file(hub):
         fetch(Source(REPO, "model.safetensors.index.bin"))
     fetch(Source(REPO, "model.safetensors"))
     assert [one.bytes for one in stored() if not one.complete] == [10_000]
+
+
+@pytest.mark.parametrize("note", ["rubbish", "5", "null", "[[]]", '["../../../etc/passwd"]', '[""]'])
+def test_a_note_that_is_damaged_is_written_anew(hub, note):
+    hub.repos[REPO] = {**CONFIG, "model.safetensors": b"1"}
+    folder = fetch_repository(REPO)
+    (folder / ".hf.files").write_text(note)
+    assert fetch_repository(REPO) == folder == local_repository(REPO)

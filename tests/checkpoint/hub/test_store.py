@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -168,3 +169,14 @@ def test_half_a_file_of_others_is_not_used(hub, tmp_path, monkeypatch):
     theirs.write_bytes(b"PK half of an archive")
     with pytest.warns(UserWarning, match=r"tiny\.pt' is not used: it ends too early"):
         assert local(Source(url="https://x.org/tiny.pt")) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"when": None}, {"sha256": 5}, {"source": {"evil": 1}}, {"etag": []}, {"bytes": "x"}]
+)
+def test_a_record_that_is_damaged_is_written_anew(hub, wrong):
+    path = fetch(Source(REPO, "config.json"))
+    record = path.with_name(".config.json.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), **wrong}))
+    assert len(stored()) == 1 and local(Source(REPO, "config.json")) == path
+    assert stored()[0].sha256 == sha256(b"{}") == json.loads(record.read_text())["sha256"]
