@@ -129,7 +129,9 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
-    with without_collection():
+    from ovseg.checkpoint.hub import quietly
+
+    with without_collection(), quietly(args.quiet):
         from ovseg.contract import check_want
         from ovseg.result.cleaning import Cleaning
         from ovseg.result.files import check_words, finish_files, needs_of, plan_files

@@ -59,6 +59,14 @@ def test_it_fetches_says_what_and_answers_and_the_second_time_asks_nobody(
         assert "fetching" not in capsys.readouterr().err
 
 
+def test_quiet_is_quiet_while_it_fetches(weights, photo, tmp_path, monkeypatch, capsys):
+    with HubDouble({REPO: {FILE: weights}}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        monkeypatch.setenv("OVSEG_DOWNLOAD", "yes")
+        assert segment(photo, tmp_path, "--quiet")[1]["meta"]["model"] == "san-vit-b-16"
+    assert capsys.readouterr().err == ""
+
+
 def test_nobody_is_there_to_agree(weights, photo, tmp_path, monkeypatch, capsys):
     with HubDouble({REPO: {FILE: weights}}) as hub:
         hub.sizes[FILE] = 631_000_000
