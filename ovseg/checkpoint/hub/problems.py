@@ -76,7 +76,8 @@ def unreached(source: Source, error: Exception, place: Path) -> DownloadError:
     if isinstance(reason, ssl.SSLError):
         mend = "a proxy may sign with its own certificate: name its file as SSL_CERT_FILE"
     else:
-        names = [name for name in ("HTTPS_PROXY", "HTTP_PROXY", "HF_ENDPOINT") if os.environ.get(name)]
+        used = ("HTTPS_PROXY", "HTTP_PROXY", *(["HF_ENDPOINT"] if source.repo else ()))
+        names = [name for name in used if os.environ.get(name)]
         names += [name.lower() for name in ("HTTPS_PROXY", "HTTP_PROXY") if os.environ.get(name.lower())]
         mend = f"check the network and {', '.join(names) or 'whether it wants a proxy (HTTPS_PROXY)'}"
     return DownloadError(f"{_host(source)} does not answer ({reason_of(error)}); {mend}; or {by_hand(source, place)}")

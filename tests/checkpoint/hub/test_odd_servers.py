@@ -74,6 +74,7 @@ def refused(source: Source, message: str) -> None:
     with pytest.raises(DownloadError, match=message) as caught:
         fetch(source, consent=True)
     assert "\n" not in str(caught.value) and local(source) is None
+    assert source.repo or "HF_ENDPOINT" not in str(caught.value)  # which is not asked for a plain URL
 
 
 @pytest.mark.parametrize(
