@@ -10,8 +10,10 @@ import time
 
 import pytest
 
+import ovseg
 from ovseg.cli import main
 from ovseg.config import config_root
+from ovseg.errors import ConfigError
 from ovseg.zoo import auto
 from tests.hub_double import HubDouble
 from tests.zoo.stand_in import FILE, REPO, narrow
@@ -143,6 +145,16 @@ def test_a_mistake_is_found_before_anything_is_fetched(photo, tmp_path, monkeypa
         command = ["segment", str(photo), "--classes", CLASSES, "--output", str(tmp_path / "out"), *mistake]
         assert main(command) == 2 and not hub.requests
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_api_finds_a_mistake_before_anything_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(auto, "_CHOSEN", {})
+    with HubDouble({REPO: {FILE: b"weights"}}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        monkeypatch.setenv("OVSEG_DOWNLOAD", "yes")
+        with pytest.raises(ConfigError, match="batch size"):
+            ovseg.load(batch_size=0)
+        assert not hub.requests
 
 
 def test_half_a_file_is_not_installed_and_a_broken_download_is_an_error(weights, photo, tmp_path, monkeypatch, capsys):
