@@ -57,3 +57,9 @@ def test_the_hubs_own_client_in_this_process(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(Exception, match=r"offline|disabled|network is off|connection|Cannot find"):
         hf_hub_download(REPO, "config.json")
+
+
+def test_processes_that_a_test_starts_are_offline():
+    code = "from ovseg.checkpoint.hub import offline; print(offline())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "OVSEG_OFFLINE=1 is set\n"

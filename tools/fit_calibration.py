@@ -27,11 +27,12 @@ import torch
 from ovseg.contract import LABELS, Words
 from ovseg.data.dataset import Dataset
 from ovseg.data.registration import read_dataset
-from ovseg.errors import ConfigError, InputError, OvsegError
+from ovseg.errors import ConfigError, InputError, OvsegError, at_least
 from ovseg.evaluation.metrics.calibration import CalibrationEvaluator
 from ovseg.evaluation.runs.worker import look
 from ovseg.labelling.calibration import Calibration, causes
 from ovseg.segmenter import EncodedImage, Segmenter
+from ovseg.system.files import check_writable
 from ovseg.vocabulary import Vocabulary
 from ovseg.zoo import load_spec, resolve
 
@@ -197,7 +198,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not args.output.name.endswith(".calibration.json"):
             raise InputError(f"--output is '{args.output}'; expected a name that ends in .calibration.json")
-        dataset = read_dataset(args.data)
+        check_writable(args.output.parent)
+        at_least("--images", args.images, 0)
+        dataset, unseen = read_dataset(args.data), read_dataset(args.check) if args.check else None
         lengths = _lengths(args.words, len(dataset.classes))
         segmenter = load_spec(resolve(args.model), args.device)
         labelled = Labelled(segmenter, dataset, lengths, args.images, args.seed)
@@ -205,9 +208,9 @@ def main(argv: list[str] | None = None) -> int:
         calibration = fitted(segmenter, labelled, said)
         calibration.write(args.output)
         print(f"{args.output}: curves of {len(calibration.scores)} scores, fitted on {said}")
-        if args.check:
-            unseen = Labelled(segmenter, read_dataset(args.check), lengths, args.images, args.seed)
-            for length, (before, after) in zip(lengths, errors(unseen, calibration), strict=True):
+        if unseen:
+            check = Labelled(segmenter, unseen, lengths, args.images, args.seed)
+            for length, (before, after) in zip(lengths, errors(check, calibration), strict=True):
                 print(f"{length:>5} words: ECE {100 * before:.1f} % before, {100 * after:.1f} % after")
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr)

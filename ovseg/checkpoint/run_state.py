@@ -36,7 +36,7 @@ class RunState(NamedTuple):
     def weights(self) -> dict[str, Tensor]:
         """The trained part of the model: the average where the run has one, as in validation and in its export."""
         state: dict[str, Tensor] = dict(self.raw["model"])
-        return {key: self.raw["average"].get(key, value).to(value.dtype) for key, value in state.items()}
+        return {key: self.raw.get("average", {}).get(key, value).to(value.dtype) for key, value in state.items()}
 
     def __str__(self) -> str:
         """Say how far it is, in words."""
@@ -62,7 +62,14 @@ def _read(path: str | Path, mapped: bool) -> RunState | None:
         return None
     if not (isinstance(raw, Mapping) and {"step", "settings", "model", "optimizer"} <= raw.keys()):
         return None
-    return RunState(int(raw["step"]), int(raw.get("steps", 0)), dict(raw))
+    counts, parts = (raw["step"], raw.get("steps", 0)), (raw["model"], raw.get("average", {}))
+    if not all(isinstance(count, int) for count in counts) or not all(map(_holds_tensors, parts)):
+        return None  # of another program that has the same words for them
+    return RunState(*counts, dict(raw))
+
+
+def _holds_tensors(part: object) -> bool:
+    return isinstance(part, Mapping) and all(isinstance(value, Tensor) for value in part.values())
 
 
 def require_run_state(path: Path) -> RunState:

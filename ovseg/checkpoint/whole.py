@@ -14,14 +14,14 @@ def is_whole(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(9)
             size = path.stat().st_size
             if start.startswith(b"PK"):
                 return zipfile.is_zipfile(path)
-            if path.suffix != ".safetensors":
+            if path.suffix != ".safetensors" and start[5:] != b"\0\0\0{":
                 return size > 0
-            header = int.from_bytes(start, "little")
-            entries = json.loads(file.read(header)) if 0 < header < size else {}
+            header = int.from_bytes(start[:8], "little")
+            entries = json.loads(start[8:] + file.read(header - 1)) if 0 < header < size else {}
             ends = [entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__"]
             return bool(ends) and 8 + header + max(ends) == size
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

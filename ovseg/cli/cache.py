@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ovseg.checkpoint.hub import Stored
     from ovseg.vocabulary import TextCache
+
+_METHOD = "METHOD/"  # in the place of any
 
 EXAMPLES = """\
 examples:
@@ -23,13 +27,14 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg cache``."""
-    parser.add_argument("--clear", action="store_true", help="delete all cached embeddings; weights stay")
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--clear", action="store_true", help="delete all cached embeddings; weights stay")
+    either.add_argument(
         "--remove",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="delete weights: of a model, or files and folders listed",
+        help="delete weights: what `ovseg download NAME` would fetch, or files and folders that are listed",
     )
     parser.add_argument("--yes", action="store_true", help="remove without asking")
 
@@ -94,32 +99,22 @@ def _print_texts(cache: TextCache) -> None:
 
 def users_of(kept: Sequence[Stored]) -> dict[Path, list[str]]:
     """Return the names of models that use each file, by its path; those that need nothing else but this file."""
-    from ovseg.zoo.card import list_models, place, source_of
-
-    found: dict[Path, list[str]] = {one.path: [] for one in kept}
-    for card in list_models():
-        source = source_of(card)
-        for one in kept if card.weights == "released" else ():
-            fetched = source and one.source and (source.repo, source.file) == (one.source.repo, one.source.file)
-            if fetched or one.path == place(card):
-                found[one.path].append(card.name)
-    tags = _tags_by_source()
-    for one in kept:
-        if one.source and not found[one.path]:
-            found[one.path] = tags.get((one.source.repo, one.source.file, one.source.url), [])
-    return found
-
-
-def _tags_by_source() -> dict[tuple[str, str, str], list[str]]:
-    """Return the tags of open_clip by where their weights come from."""
+    from ovseg.checkpoint.hub.store import place_of
     from ovseg.clip.open_clip_internals import import_open_clip
     from ovseg.clip.tags import tag_sources
+    from ovseg.zoo.card import list_models, place, source_of
 
-    library, found = import_open_clip(), dict[tuple[str, str, str], list[str]]()
+    found: dict[Path, list[str]] = {}
+    for card in list_models():
+        if card.weights == "released":
+            source = source_of(card)
+            for path in (place(card), *([place_of(source)] if source else [])):
+                found.setdefault(path, []).append(card.name)
+    library = import_open_clip()
     for arch, tag in library.list_pretrained():
         for source in tag_sources(library.get_pretrained_cfg(arch, tag)):
-            found.setdefault((source.repo, source.file, source.url), []).append(f"METHOD/{arch}/{tag}")
-    return found
+            found.setdefault(place_of(source), []).append(f"{_METHOD}{arch}/{tag}")
+    return {one.path: found.get(one.place, []) for one in kept}
 
 
 def _remove(names: Sequence[str], yes: bool) -> int:
@@ -146,21 +141,33 @@ def _remove(names: Sequence[str], yes: bool) -> int:
 
 
 def _named(name: str, kept: Sequence[Stored], users: Mapping[Path, Sequence[str]]) -> list[Stored]:
-    """Return the files that a model uses, or that lie at a path or below it.
+    """Return the files that lie at a path or below it, or that a name needs, with the parts of broken downloads.
 
     Raises:
         UnknownNameError: There are none; near matches are named.
+        InputError: It is the folder of all weights, or one above it.
     """
     from ovseg.checkpoint.hub.store import weights_folder
-    from ovseg.errors import unknown_name
-    from ovseg.zoo.aliases import stands_for
+    from ovseg.errors import InputError, unknown_name
 
     root = weights_folder()
-    target = root / name
-    found = [one for one in kept if one.path == target or target in one.path.parents]
-    wanted = stands_for(name).partition("/")[2] if name.count("/") == 2 and not found else stands_for(name)
-    found = found or [one for one in kept if wanted in (user.removeprefix("METHOD/") for user in users[one.path])]
-    if not found:
-        known = [one.path.relative_to(root).as_posix() for one in kept]
-        raise unknown_name("weights on this disk", name, [*known, *(user for each in users.values() for user in each)])
-    return found
+    whole, target = (Path(os.path.abspath(path)) for path in (root, root / name))
+    if whole.is_relative_to(target):
+        raise InputError(f"'{name}' is the folder of all weights; expected a NAME, or a file or folder below it: hub")
+    below = {root / target.relative_to(whole)} if target.is_relative_to(whole) else set()
+    for places in (below, _places(name)):
+        if found := [one for one in kept if places & {one.path, one.place, *one.place.parents}]:
+            return found
+    known = [one.path.relative_to(root).as_posix() for one in kept]
+    raise unknown_name("weights on this disk", name, [*known, *(user for each in users.values() for user in each)])
+
+
+def _places(name: str) -> set[Path]:
+    """Return where what a name needs is kept, or would be; nowhere for what is no name."""
+    from ovseg.errors import OvsegError
+    from ovseg.zoo.needs import needs_of
+
+    for asked in (name.replace(_METHOD, "clip/"), f"clip/{name}"):
+        with contextlib.suppress(OvsegError):
+            return {place for need in needs_of(asked) for place in need.places}
+    return set()

@@ -42,6 +42,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.protocol and not args.details:
         raise ConfigError(f"--protocol is '{args.protocol}' without a model; name it by --details, or leave it out")
+    asked = [flag for flag in ("--details", "--backbones", "--installed", "--commercial") if getattr(args, flag[2:])]
+    if len(asked) > 1 and asked != ["--installed", "--commercial"]:
+        raise ConfigError(f"{' and '.join(asked)} do not go together; leave one out (both filters go together)")
     if args.backbones:
         return show_backbones(args.json)
     if args.details:

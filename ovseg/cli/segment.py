@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ovseg.result.formats import Place, Written
     from ovseg.result.records import RecordFile
     from ovseg.result.segmentation import Segmentation
+    from ovseg.vocabulary import Vocabulary
     from ovseg.zoo import Spec
 
 _REPORT = "report"
@@ -128,7 +129,9 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images; a broken one is reported by name, the others are done, and the exit code is 1."""
-    with without_collection():
+    from ovseg.checkpoint.hub import quietly
+
+    with without_collection(), quietly(args.quiet):
         from ovseg.contract import check_want
         from ovseg.result.cleaning import Cleaning
         from ovseg.result.files import check_words, finish_files, needs_of, plan_files
@@ -151,10 +154,11 @@ def run(args: argparse.Namespace) -> int:
         images = [path for path in chosen.images if str(path) in places]
         if not images:
             raise InputError("\nerror: ".join(map(str, refused)))
-        spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
-        _check_words(args, spec)
-        check_words(args.classes, args.output, formats, options)
         bands, max_pixels = _reading(args)
+        _check_request(args)  # before the model: `auto` may fetch one
+        spec = resolve(args.model, args.protocol, _overrides(_text_options(args)))
+        _complete_words(args, spec)
+        check_words(args.classes, args.output, formats, options)
         segmenter = load_spec(spec, args.device, args.dtype, args.batch_size, args.packed, args.compile)
         check_want(needs, segmenter.model.gives, segmenter.name)
         for line in chosen.notes:
@@ -243,24 +247,31 @@ def _reading(args: argparse.Namespace) -> tuple[tuple[int, ...] | None, int]:
     return bands, MAX_PIXELS if args.max_pixels is None else at_least("--max-pixels", args.max_pixels, 1)
 
 
-def _check_words(args: argparse.Namespace, spec: Spec) -> None:
-    """Find mistakes in words, policy and templates before a model is loaded."""
+def _check_request(args: argparse.Namespace) -> None:
+    """Find mistakes in device, words, policy and templates before a model is looked for."""
+    from ovseg.system.device import check_settings
     from ovseg.vocabulary import Vocabulary, parse_background
     from ovseg.vocabulary.templates import check_templates
 
-    if args.classes is None:
-        args.classes = _own_words(spec)
-    args.classes = Vocabulary.parse(args.classes)
+    check_settings(args.device, args.dtype, args.batch_size)
+    args.classes = None if args.classes is None else Vocabulary.parse(args.classes)
     args.background = None if args.background is None else parse_background(args.background)
     if args.templates is not None:
         check_templates(args.templates)
+
+
+def _complete_words(args: argparse.Namespace, spec: Spec) -> None:
+    """Take the model's own words where none were given, and find mistakes in text engineering."""
+    if args.classes is None:
+        args.classes = _own_words(spec)
     if given := _text_options(args):
         _check_text(args, spec, given)
 
 
-def _own_words(spec: Spec) -> str:
+def _own_words(spec: Spec) -> Vocabulary:
     """Return the words that the model has of its own."""
     from ovseg.errors import VocabularyError
+    from ovseg.vocabulary import Vocabulary
 
     words: str = spec.config.MODEL.TEXT.VOCABULARY
     if not words:
@@ -268,7 +279,7 @@ def _own_words(spec: Spec) -> str:
             f"no classes were given and {spec.name} has none of its own; give --classes 'cat, sofa', or a model that "
             "has, such as --model zero_guidance/mini"
         )
-    return words
+    return Vocabulary.parse(words)
 
 
 def _text_options(args: argparse.Namespace) -> dict[str, Any]:

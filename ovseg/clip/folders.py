@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovseg.checkpoint.hub import TOKENIZER, Source, fetch, fetch_repository, local_repository
+from ovseg.checkpoint.hub import OPEN, TOKENIZER, Source, fetch, fetch_repository, local_repository
 from ovseg.clip.preprocessing import normalisation
 from ovseg.clip.transformers_config import open_clip_config
 from ovseg.errors import WeightsError
@@ -95,7 +95,8 @@ def folder_config(folder: str | Path) -> FolderConfig:
     if found:
         here = local_repository(found.name, found.layout, found.revision)
         if here is None:
-            path = fetch(Source(found.name, found.config, found.revision), name=str(folder))
+            source = Source(found.name, found.config, found.revision, gated_alternative=OPEN)
+            path = fetch(source, name=str(folder))
         else:
             path = here / found.config
     else:

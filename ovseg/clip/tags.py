@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ovseg.checkpoint.hub import Source, fetch_first, local
+from ovseg.checkpoint.hub import OPEN, Source, fetch_first, local
 from ovseg.clip.open_clip_internals import import_open_clip
 from ovseg.errors import unknown_name
 
@@ -62,7 +62,7 @@ def tag_sources(config: Mapping[str, Any]) -> list[Source]:
         pickled = file or _PICKLED
         safe = _SAFE if pickled == _PICKLED else str(PurePosixPath(pickled).with_suffix(".safetensors"))
         names = [safe, pickled] if pickled.endswith((".bin", ".pth")) else [pickled]
-        found += [Source(repo, name) for name in dict.fromkeys(names)]
+        found += [Source(repo, name, gated_alternative=OPEN) for name in dict.fromkeys(names)]
     if url := str(config.get("url") or ""):
         folder, name = url.rsplit("/", 2)[-2:]
         known = {"openaipublic": folder, "mlfoundations": PurePosixPath(name).stem.rpartition("-")[2]}

@@ -17,7 +17,7 @@ from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError
 from ovseg.guides.base import GUIDE_REGISTRY, Guide, entering
 from ovseg.system.device import CPU
 
-_DEFAULT = "stabilityai/stable-diffusion-2-1-base"
+DEFAULT = "stabilityai/stable-diffusion-2-1-base"
 _STEPS, _STEP, _SEED = 50, 45, 0
 
 
@@ -95,7 +95,7 @@ def diffusion(*, argument: str = "", facet: str = "token") -> Guide:
         raise EnvironmentProblem(
             f"cannot import diffusers ({reason}); run `pip install diffusers transformers`, or choose another guide"
         ) from error
-    model = argument or _DEFAULT
+    model = argument or DEFAULT
     folder = Path(model) if Path(model).is_dir() else fetch_repository(model, "diffusers", name=f"diffusion:{model}")
     try:
         pipeline = kind.from_pretrained(

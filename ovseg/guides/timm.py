@@ -22,7 +22,8 @@ from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError, unknown_name
 from ovseg.guides.base import GUIDE_REGISTRY, Guide, entering
 
-_EXPECTED = "expected a plain vision transformer such as vit_base_patch8_224.dino"
+_OPEN = "vit_base_patch8_224.dino"  # is there for everybody
+_EXPECTED = f"expected a plain vision transformer such as {_OPEN}"
 
 
 class TimmGuide(Guide):
@@ -138,7 +139,8 @@ def sources_of(tag: str) -> list[Source]:
     pickled, licence = config.hf_hub_filename or "pytorch_model.bin", config.license or ""
     safe = pickled.replace("pytorch_model.bin", "model.safetensors")  # also of open_clip_pytorch_model.bin
     names = dict.fromkeys([safe, pickled]) if config.hf_hub_id else ()
-    found = [Source(config.hf_hub_id, name, licence=licence) for name in names]
+    other = "" if tag == _OPEN else f"timm:{_OPEN}"
+    found = [Source(config.hf_hub_id, name, licence=licence, gated_alternative=other) for name in names]
     return [*found, *([Source(url=config.url, licence=licence)] if config.url else [])]
 
 

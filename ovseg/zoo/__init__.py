@@ -71,6 +71,9 @@ def load(
         ConfigError: The config, device, dtype or batch size is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
+    from ovseg.system.device import check_settings
+
+    check_settings(device, dtype, batch_size)  # before a name may fetch something
     found = load_spec(resolve(model, protocol, overrides), device, dtype, batch_size, packed, compiled)
     for line in found.model.notes:
         if line not in _TOLD:

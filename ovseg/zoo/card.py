@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ovseg.checkpoint.hub import Source, local
+from ovseg.checkpoint.hub import OPEN, Source, local
 from ovseg.checkpoint.whole import is_whole
 from ovseg.config import config_root, read_config, shipped_configs
 from ovseg.errors import EnvironmentProblem
@@ -17,6 +17,7 @@ from ovseg.system.cache_dir import cache_path
 from ovseg.system.files import file_hash
 
 PACKAGE = Path(__file__).resolve().parents[1]
+_OPEN_METHOD = "naclip"  # by which a CLIP that is open stands in for a model that is gated
 CLIP_FILE = "open_clip_model.safetensors"
 
 # SPDX identifiers. What is in neither list is not known to allow it, sentences are not.
@@ -145,7 +146,8 @@ def source_of(card: Card) -> Source | None:
     """Return where a released file is fetched from; None where it can be had by hand only, or nothing is released."""
     if card.weights != "released" or not card.hub:
         return None
-    return Source(card.hub, card.file, sha256=card.sha256, licence=card.weights_licence)
+    other = f"{_OPEN_METHOD}/{OPEN}"
+    return Source(card.hub, card.file, sha256=card.sha256, licence=card.weights_licence, gated_alternative=other)
 
 
 def list_models() -> list[Card]:

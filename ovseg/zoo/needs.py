@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ovseg.checkpoint.hub import Source, fetch_first, fetch_repository, local, local_repository
 from ovseg.checkpoint.hub.fetching import ask
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.repository import cost_of_repository
+from ovseg.checkpoint.hub.store import place_of
 from ovseg.clip.architectures import architecture
-from ovseg.clip.folders import Repository, repository
+from ovseg.clip.folders import Repository, folder_config, has_tokenizer, locate, repository
 from ovseg.clip.sources import ClipSource
 from ovseg.clip.tags import tag_config, tag_sources
 from ovseg.errors import ConfigError
@@ -20,6 +22,8 @@ from ovseg.zoo.aliases import AUTO, RECOMMENDED
 from ovseg.zoo.card import Card, on_disk, place, source_of
 from ovseg.zoo.names import resolve
 from ovseg.zoo.spec import Spec
+
+_GUIDES = ("timm:", "diffusion:")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,23 @@ class Need:
     repo: Repository | None = None
     by_hand: str = ""
     found: Path | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells needs apart: what is fetched, not how it is called."""
+        return self.sources, self.repo, self.by_hand
+
+    @property
+    def places(self) -> set[Path]:
+        """Where it is kept on this disk, or would be: files, or the folder of a repository.
+
+        Raises:
+            EnvironmentProblem: There is no place for a cache.
+        """
+        there = {self.found} if self.found else set()
+        if self.repo:
+            return there | {place_of(Source(self.repo.name, "x", self.repo.revision)).parent}
+        return there | {place_of(source) for source in self.sources}
 
     def offer(self) -> tuple[int | None, str]:
         """Ask for the bytes to come (None where a server does not say) and the licence in words.
@@ -73,18 +94,23 @@ class Need:
 def needs_of(name: str) -> list[Need]:
     """Return what a name needs beyond what is in the package and in files that it names itself.
 
+    What the config of a repository names (the tokenizer of its texts) is known when the repository is on this disk.
+
     Args:
-        name: As for `ovseg.load`; ``auto`` is the recommended model.
+        name: As for `ovseg.load`; ``auto`` is the recommended model. Or a guide, ``timm:TAG`` or ``diffusion:MODEL``.
 
     Raises:
         OvsegError: As `ovseg.zoo.resolve`.
     """
+    if name.startswith(_GUIDES):
+        return _guide(name, name)
     spec = resolve(RECOMMENDED if name == AUTO else name)
     if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
         return [_released(spec.card, name)]
     source = ClipSource.of(spec.config.MODEL.CLIP)
     clips = [need for one in source.members or (source,) for need in _clip(one, name)]
-    return [*clips, *_guide(spec, name), *_files(spec, name)]
+    guide = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", ""))
+    return [*clips, *_guide(guide, name), *_files(spec, name)]
 
 
 def _released(card: Card, name: str) -> Need:
@@ -94,26 +120,51 @@ def _released(card: Card, name: str) -> Need:
 
 
 def _clip(source: ClipSource, name: str) -> list[Need]:
-    """Return a CLIP of the hub or of a tag of open_clip; another folder or a file is the user's own."""
+    """Return a CLIP of the hub or of a tag of open_clip, and what its texts need; other files are the user's own."""
     if repo := repository(source.folder):
         here = local_repository(repo.name, repo.layout, repo.revision)
-        return [Need(f"model {repo.name}", name, repo=repo, found=here)]
-    if source.folder or "/" in source.pretrained or Path(source.pretrained).is_file():
-        return []
-    architecture(source.arch)  # says what is unknown: this, or the tag
-    return [_first(f"CLIP {source.name}", name, tag_sources(tag_config(source.arch, source.pretrained)))]
+        own = Need(f"model {source.folder}", name, repo=repo, found=here)
+        return [own, *(_texts(folder_config(source.folder).model_cfg, here, name) if here else ())]
+    if source.folder:
+        return _texts(folder_config(source.folder).model_cfg, locate(source.folder), name)
+    config = architecture(source.arch)  # says what is unknown: this, or the tag
+    texts = _texts(config, None, name)
+    if "/" in source.pretrained or Path(source.pretrained).is_file():
+        return texts
+    return [_first(f"CLIP {source.name}", name, tag_sources(tag_config(source.arch, source.pretrained))), *texts]
 
 
-def _guide(spec: Spec, name: str) -> list[Need]:
-    """Return the backbone of a guide, where it is one of timm without a file."""
-    kind, _, argument = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", "")).partition(":")
+def _texts(model_cfg: Mapping[str, Any], folder: Path | None, name: str) -> list[Need]:
+    """Return the config and the tokenizer of texts that a CLIP takes from another repository."""
+    text = model_cfg.get("text_cfg") or {}
+    keys = ("hf_model_name",) if folder and has_tokenizer(folder) else ("hf_model_name", "hf_tokenizer_name")
+    named = dict.fromkeys(str(text[key]) for key in keys if text.get(key))
+    return [
+        Need(
+            f"tokenizer {one}",
+            name,
+            repo=Repository(one, "main", "tokenizer", ""),
+            found=local_repository(one, "tokenizer"),
+        )
+        for one in named
+        if not Path(one).is_dir()
+    ]
+
+
+def _guide(guide: str, name: str) -> list[Need]:
+    """Return the backbone of a guide, where it is one of timm without a file, or of the hub."""
+    kind, _, argument = guide.partition(":")
     tag = argument.partition("#")[0]
     if kind == "timm" and "@" not in tag:
         from ovseg.guides.timm import sources_of
 
         return [_first(f"guide timm:{tag}", name, sources_of(tag))]
-    if kind == "diffusion":
-        return [Need(f"guide diffusion:{argument}", name, by_hand="diffusers fetches it when it is first used")]
+    if kind == "diffusion" and not (argument and Path(argument).is_dir()):
+        from ovseg.guides.diffusion import DEFAULT
+
+        repo = Repository(argument or DEFAULT, "main", "diffusers", "")
+        here = local_repository(repo.name, repo.layout)
+        return [Need(f"guide diffusion:{repo.name}", name, repo=repo, found=here)]
     return []
 
 

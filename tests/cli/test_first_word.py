@@ -10,8 +10,10 @@ import time
 
 import pytest
 
+import ovseg
 from ovseg.cli import main
 from ovseg.config import config_root
+from ovseg.errors import ConfigError
 from ovseg.zoo import auto
 from tests.hub_double import HubDouble
 from tests.zoo.stand_in import FILE, REPO, narrow
@@ -57,6 +59,14 @@ def test_it_fetches_says_what_and_answers_and_the_second_time_asks_nobody(
         assert status == 0 and not hub.requests
         assert found["meta"]["asked"]["why"] == "the best installed model for photographs, mIoU 27.5 on ADE-150"
         assert "fetching" not in capsys.readouterr().err
+
+
+def test_quiet_is_quiet_while_it_fetches(weights, photo, tmp_path, monkeypatch, capsys):
+    with HubDouble({REPO: {FILE: weights}}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        monkeypatch.setenv("OVSEG_DOWNLOAD", "yes")
+        assert segment(photo, tmp_path, "--quiet")[1]["meta"]["model"] == "san-vit-b-16"
+    assert capsys.readouterr().err == ""
 
 
 def test_nobody_is_there_to_agree(weights, photo, tmp_path, monkeypatch, capsys):
@@ -111,6 +121,40 @@ def test_a_hub_that_says_nothing_costs_two_seconds_once(weights, photo, tmp_path
         start = time.monotonic()
         assert auto.choose().why == "no model for photographs is installed and the hub does not answer"
         assert time.monotonic() - start < 0.1
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["--classes", ""],
+        ["--background", "wrods"],
+        ["--templates", "openai81"],
+        ["--bands", "1,2"],
+        ["--max-pixels", "0"],
+        ["--device", "gpu9"],
+        ["--dtype", "int3"],
+        ["--batch-size", "0"],
+        ["--formats", "pgn"],
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_fetched(photo, tmp_path, monkeypatch, capsys, mistake):
+    monkeypatch.setattr(auto, "_CHOSEN", {})
+    with HubDouble({REPO: {FILE: b"weights"}}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        monkeypatch.setenv("OVSEG_DOWNLOAD", "yes")
+        command = ["segment", str(photo), "--classes", CLASSES, "--output", str(tmp_path / "out"), *mistake]
+        assert main(command) == 2 and not hub.requests
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_api_finds_a_mistake_before_anything_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(auto, "_CHOSEN", {})
+    with HubDouble({REPO: {FILE: b"weights"}}) as hub:
+        hub.use(monkeypatch, tmp_path)
+        monkeypatch.setenv("OVSEG_DOWNLOAD", "yes")
+        with pytest.raises(ConfigError, match="batch size"):
+            ovseg.load(batch_size=0)
+        assert not hub.requests
 
 
 def test_half_a_file_is_not_installed_and_a_broken_download_is_an_error(weights, photo, tmp_path, monkeypatch, capsys):

@@ -58,3 +58,13 @@ def test_details_of_aliases_fetch_nothing(capsys, monkeypatch):
     monkeypatch.setenv("OVSEG_DOWNLOAD", "yes")
     for alias in ("auto", "fast"):
         assert json.loads(printed(capsys, "--details", alias, "--json"))["name"] == "san-vit-b-16"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--backbones", "--installed"], ["--details", "mini", "--commercial"], ["--details", "mini", "--backbones"]],
+)
+def test_flags_that_do_not_go_together_are_not_dropped(capsys, flags):
+    assert main(["models", *flags]) == 2
+    assert "do not go together; leave one out" in capsys.readouterr().err
+    assert main(["models", "--installed", "--commercial"]) == 0

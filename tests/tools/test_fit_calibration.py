@@ -89,3 +89,16 @@ def test_mistakes(own_data, tiny_clip, tmp_path, capsys):
     for words in ("3", "a", "-1"):
         assert main([*command, "--words", words, "--output", str(tmp_path / "x.calibration.json")]) == 2
         assert "expected numbers" in capsys.readouterr().err
+
+
+def test_mistakes_are_found_before_the_fit(own_data, tiny_clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fit_calibration.fitted", lambda *given: pytest.fail("fitted"))
+    command = ["--model", str(tiny_clip), "--data", str(own_data), "--words", "2"]
+    (tmp_path / "file").write_text("")
+    for more, said in (
+        (["--check", str(tmp_path / "nowhere")], "nowhere"),
+        (["--images", "-3"], "--images is -3; expected at least 0"),
+        (["--output", str(tmp_path / "file/x.calibration.json")], "a file is in its place"),
+    ):
+        assert main([*command, "--output", str(tmp_path / "x.calibration.json"), *more]) == 2
+        assert said in capsys.readouterr().err

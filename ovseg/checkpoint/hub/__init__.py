@@ -13,10 +13,11 @@ from ovseg.checkpoint.hub.fetching import fetch, fetch_first
 from ovseg.checkpoint.hub.manners import quietly
 from ovseg.checkpoint.hub.network import offline, reachable
 from ovseg.checkpoint.hub.repository import TOKENIZER, fetch_repository, local_repository
-from ovseg.checkpoint.hub.source import Source
+from ovseg.checkpoint.hub.source import OPEN, Source
 from ovseg.checkpoint.hub.store import Stored, local, remove, stored
 
 __all__ = [
+    "OPEN",
     "TOKENIZER",
     "Source",
     "Stored",

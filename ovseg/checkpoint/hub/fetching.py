@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import shutil
 import urllib.error
@@ -18,12 +19,14 @@ from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of, offer_of
 from ovseg.checkpoint.hub.source import Source
-from ovseg.checkpoint.hub.store import PART, etag_of, kept, local, place_of, write_record
-from ovseg.checkpoint.hub.transfer import Broken, DiskProblem, is_full, receive
+from ovseg.checkpoint.hub.store import PART, etag_of, kept, local, now, place_of, write_record
+from ovseg.checkpoint.hub.transfer import Broken, DiskProblem, NoFile, is_full, receive
+from ovseg.checkpoint.whole import is_whole
 from ovseg.errors import DownloadError, InputError
 from ovseg.system.values import short_hash
 
 _CHUNK = 1 << 20
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _SHA256, _SHA1 = 64, 40  # hex digits
 
 
@@ -138,9 +141,7 @@ def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
     if not offer.etag and offer.size is None:  # nothing tells whether a part is one of this file
         part.unlink(missing_ok=True)
     have = part.stat().st_size if part.is_file() else 0
-    needed, free = (offer.size or 0) - have, shutil.disk_usage(place.parent).free
-    if needed > free:
-        raise problems.no_room(source, needed, free, place.parent)
+    require_room(str(source), (offer.size or 0) - have, place.parent)
     on = f", going on after {megabytes(have)}" if have else ""
     said = f", licence {licence}" if licence else ""
     say(f"fetching {source}: {megabytes(offer.size)}{said}{on}; it is kept in '{place}'")
@@ -152,23 +153,36 @@ def _bring(source: Source, offer: Offer, place: Path, licence: str) -> Path:
             raise problems.refused(source, error, place) from error
     except Broken as error:
         raise problems.broke(source, str(error), part) from error
+    except NoFile as error:
+        raise problems.no_file(source, offer, str(error), place) from error
     except DiskProblem as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else OSError(str(error))
         if is_full(cause):
             raise problems.disk_full(source, part) from error
         raise problems.not_writable(source, place.parent, cause) from error
-    sums = _check(source, offer, part)
-    write_record(place, source, sums.sha256, offer.commit, offer.etag, of=part)
+    sums = _check(source, offer, part, place)
+    write_record(place, source, sums.sha256, offer.commit, offer.etag, now(), of=part)
     part.replace(place)
     say(f"fetched {place.name}: {megabytes(place.stat().st_size)}, sha256 {sums.sha256}")
     return place
+
+
+def require_room(what: str, needed: int, folder: Path) -> None:
+    """Return if the disk of a folder has room for so many bytes.
+
+    Raises:
+        DownloadError: It has not.
+        OSError: There is no such folder.
+    """
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise problems.no_room(what, needed, free, folder)
 
 
 def _part_of(place: Path, offer: Offer) -> Path:
     """Return the part of a file as the server has it now; those of what it had before are dropped, which is said."""
     same = short_hash(f"{offer.etag or offer.commit} {offer.size}")
     part = place.with_name(f".{place.name}.{same}{PART}")
-    for other in place.parent.glob(f".{_literal(place.name)}.*{PART}"):
+    for other in place.parent.glob(f".{_literal(place.name)}.{'?' * len(same)}{PART}"):
         if other != part:
             say(f"{place.name}: another file than before; the part of {megabytes(other.stat().st_size)} is dropped")
             other.unlink(missing_ok=True)
@@ -184,8 +198,8 @@ class _Sums(NamedTuple):
     git: str
 
 
-def _check(source: Source, offer: Offer, part: Path) -> _Sums:
-    """Compare what came with what the source and the server say; what is not the same is thrown away."""
+def _check(source: Source, offer: Offer, part: Path, place: Path) -> _Sums:
+    """Compare what came with what the source and the server say, or with itself; what is another is thrown away."""
     size = part.stat().st_size
     sums = _sums(part, size)
     expected = [("sha256", source.sha256)]
@@ -196,6 +210,9 @@ def _check(source: Source, offer: Offer, part: Path) -> _Sums:
         if wanted and not found.startswith(wanted.lower()):
             part.unlink()
             raise problems.wrong_content(source, offer.address, f"{kind} {found}", wanted, size)
+    if offer.size is None and not any(wanted for _, wanted in expected) and not is_whole(part):
+        part.unlink()
+        raise problems.no_file(source, offer, f"{size} bytes that end too early", place)
     return sums
 
 
@@ -224,7 +241,9 @@ def _alone(place: Path) -> Iterator[None]:
         except Timeout:
             say(f"another process is fetching {place.name}; waiting for it")
             lock.acquire()
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
         warnings.warn(
             f"'{place.parent}' lies on a disk that knows no locks; see that one process fetches", stacklevel=2
         )

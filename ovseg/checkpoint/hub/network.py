@@ -15,8 +15,9 @@ from typing import Any
 
 from ovseg.checkpoint.hub.source import endpoint
 
-PATIENCE = 1.8
-"""Seconds in which a network has to answer, name look-up and all, to be taken for alive."""
+PATIENCE = 1.5
+"""Seconds in which a network has to answer, name look-up and all, to be taken for alive; two, less what busy machines
+add."""
 
 _OFFLINE = ("OVSEG_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

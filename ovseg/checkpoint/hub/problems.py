@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ovseg.checkpoint.hub.servers import reason_of
+from ovseg.checkpoint.hub.servers import Offer, reason_of
 from ovseg.checkpoint.hub.source import HUB, Source, endpoint
 from ovseg.errors import DownloadError
 from ovseg.system.cache_dir import cache_advice
@@ -43,6 +43,11 @@ def refused(source: Source, error: urllib.error.HTTPError, place: Path, near: st
             f"{endpoint()} has no repository '{source.repo}' ({code}), or it is private; {token}check the name, or say "
             "who you are: `hf auth login` or HF_TOKEN"
         )
+    if code == 407:
+        return DownloadError(
+            f"the proxy on the way to {_host(source)} wants to know who you are (407); name it with your account: "
+            "HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT (HTTP_PROXY for http)"
+        )
     if code in (404, 410):
         return NotThere(f"there is nothing at {source} ({code} {error.reason}); {by_hand(source, place)}")
     if code == 429 or code >= 500:
@@ -71,10 +76,19 @@ def unreached(source: Source, error: Exception, place: Path) -> DownloadError:
     if isinstance(reason, ssl.SSLError):
         mend = "a proxy may sign with its own certificate: name its file as SSL_CERT_FILE"
     else:
-        names = [name for name in ("HTTPS_PROXY", "HTTP_PROXY", "HF_ENDPOINT") if os.environ.get(name)]
+        used = ("HTTPS_PROXY", "HTTP_PROXY", *(["HF_ENDPOINT"] if source.repo else ()))
+        names = [name for name in used if os.environ.get(name)]
         names += [name.lower() for name in ("HTTPS_PROXY", "HTTP_PROXY") if os.environ.get(name.lower())]
         mend = f"check the network and {', '.join(names) or 'whether it wants a proxy (HTTPS_PROXY)'}"
     return DownloadError(f"{_host(source)} does not answer ({reason_of(error)}); {mend}; or {by_hand(source, place)}")
+
+
+def no_hub(source: Source, error: ValueError) -> DownloadError:
+    """Return the error for a server that answers, and not as a hub does."""
+    return DownloadError(
+        f"{_host(source)} answers as no hub does ({reason_of(error)}), expected the list of files of {source.repo}; "
+        "log in to the network, or check HF_ENDPOINT"
+    )
 
 
 def broke(source: Source, reason: str, part: Path) -> DownloadError:
@@ -85,15 +99,23 @@ def broke(source: Source, reason: str, part: Path) -> DownloadError:
     )
 
 
+def no_file(source: Source, offer: Offer, got: str, place: Path) -> DownloadError:
+    """Return the error for an answer that is not the file."""
+    size = "" if offer.size is None else f" of {offer.size} bytes"
+    return DownloadError(
+        f"{_host(source)} gives {got}, expected {place.name}{size}; look at {offer.address} in a browser, and run again"
+    )
+
+
 def off(what: str, why: str, by_hand: str) -> DownloadError:
     """Return the error for what is not here while the network is not to be used."""
     return DownloadError(f"{what} is not on this machine and {why}; unset it, or {by_hand}")
 
 
-def no_room(source: Source, needed: int, free: int, folder: Path) -> DownloadError:
+def no_room(what: str, needed: int, free: int, folder: Path) -> DownloadError:
     """Return the error for a disk that is too small, found out before the download."""
     return DownloadError(
-        f"{source} needs {needed / 1e6:.1f} MB and the disk of '{folder}' has {free / 1e6:.1f} MB left; free some "
+        f"{what} needs {needed / 1e6:.1f} MB and the disk of '{folder}' has {free / 1e6:.1f} MB left; free some "
         f"(`ovseg cache`), or choose another: {cache_advice()}"
     )
 

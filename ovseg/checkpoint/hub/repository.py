@@ -6,21 +6,20 @@ import contextlib
 import json
 import re
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from ovseg.checkpoint.hub import problems
-from ovseg.checkpoint.hub.fetching import bring, kept_as
+from ovseg.checkpoint.hub.fetching import bring, kept_as, require_room
 from ovseg.checkpoint.hub.manners import agree, megabytes, quietly, say
 from ovseg.checkpoint.hub.network import offline
 from ovseg.checkpoint.hub.problems import NotThere
-from ovseg.checkpoint.hub.servers import Offer, described, licence_of
-from ovseg.checkpoint.hub.source import HUB, Source
-from ovseg.checkpoint.hub.store import hub_snapshot, kept, place_of
-from ovseg.errors import DownloadError, EnvironmentProblem, InputError, one_of
+from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of
+from ovseg.checkpoint.hub.source import HUB, OPEN, Source
+from ovseg.checkpoint.hub.store import PART, hub_snapshot, kept, place_of
+from ovseg.errors import DownloadError, EnvironmentProblem, InputError, WeightsError, one_of
 from ovseg.system.cache_dir import cache_advice
 from ovseg.system.files import atomic_write
 from ovseg.system.values import some
@@ -41,17 +40,19 @@ class Layout:
         config: Without which it is none.
         weights: Stems with endings, liked best first; each may be in one file, or in shards with an index beside them.
         prefix: What users write before the name of a repository to mean this layout.
+        other: An open model of this kind, for who has no access to one that is gated; empty where there is none.
     """
 
     config: str
     weights: tuple[str, ...]
     prefix: str
+    other: str = ""
 
 
 LAYOUTS = {
-    "hf": Layout("config.json", ("model.safetensors", "pytorch_model.bin"), "hf:"),
+    "hf": Layout("config.json", ("model.safetensors", "pytorch_model.bin"), "hf:", OPEN),
     "open_clip": Layout(
-        "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), "hf-hub:"
+        "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), "hf-hub:", OPEN
     ),
     "tokenizer": Layout("", (), ""),
     "diffusers": Layout("model_index.json", (), "diffusion:"),
@@ -76,7 +77,6 @@ def fetch_repository(
     name: str = "",
     consent: bool = False,
     licence: str = "",
-    gated_alternative: str = "",
 ) -> Path:
     """Return a folder with what a model needs of a repository: the one on this disk, else fetched.
 
@@ -90,14 +90,13 @@ def fetch_repository(
         name: By which the user calls it.
         consent: The download was asked for in so many words.
         licence: Of the weights, in words; empty: as the hub says.
-        gated_alternative: Name of an open model, for who has no access to this one.
 
     Raises:
         DownloadRefused: Nobody agreed to a large download.
         DownloadError: It is not here and cannot be fetched, or the repository does not hold such a model.
     """
     one_of("layout", layout, tuple(LAYOUTS))
-    whole = Source(repo, LAYOUTS[layout].config or "tokenizer.json", revision, "", None, "", licence, gated_alternative)
+    whole = _whole(repo, layout, revision, licence)
     if folder := local_repository(repo, layout, revision):
         return folder
     place = place_of(whole).parent
@@ -105,13 +104,12 @@ def fetch_repository(
         there = f"fetch the files of {HUB}/{repo}/tree/{revision} where there is a network"
         raise problems.off(repo, why, f"{there} and put them into '{place}'")
     said = _describe(whole)
-    chosen = choose([str(one["rfilename"]) for one in said.get("siblings") or ()], layout, repo)
-    files = _files_of(said, whole, chosen)
-    missing = [one for one in chosen if kept_as(*files[one]) is None]
-    size = sum(files[one][1].size or 0 for one in missing)
+    files = _files_of(said, whole, layout)
+    missing = [one for one, file in files.items() if kept_as(*file) is None]
+    size = _size(files[one][1] for one in missing)
     known = licence or licence_of(said)
     agree(name or repo, size, known, place, consent, f"ovseg download {name}" if name else "")
-    _note(place, layout, chosen)
+    _note(place, layout, list(files), repo, size or 0)
     stated = f", licence {known}" if known else ""
     say(f"fetching {len(missing)} files of {repo}: {megabytes(size)}{stated}; they are kept in '{place}'")
     for one in missing:
@@ -121,28 +119,59 @@ def fetch_repository(
     return place
 
 
-def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") -> tuple[int, str]:
+def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") -> tuple[int | None, str]:
     """Return how many bytes `fetch_repository` would fetch, and the licence that the hub states; fetches nothing.
+
+    The bytes are None where the hub does not say them.
 
     Raises:
         DownloadError: The hub does not answer, or the repository does not hold such a model.
     """
     one_of("layout", layout, tuple(LAYOUTS))
-    whole = Source(repo, LAYOUTS[layout].config or "tokenizer.json", revision)
+    whole = _whole(repo, layout, revision)
     said = _describe(whole)
-    chosen = choose([str(one["rfilename"]) for one in said.get("siblings") or ()], layout, repo)
-    missing = [file for file in _files_of(said, whole, chosen).values() if kept_as(*file) is None]
-    return sum(offer.size or 0 for _, offer in missing), licence_of(said)
+    missing = [file for file in _files_of(said, whole, layout).values() if kept_as(*file) is None]
+    return _size(offer for _, offer in missing), licence_of(said)
 
 
-def _note(place: Path, layout: str, chosen: Sequence[str]) -> None:
-    """Write down which files belong to a model, before they are fetched: without one of them it is not whole."""
+def _whole(repo: str, layout: str, revision: str, licence: str = "") -> Source:
+    """Return what stands for a repository in messages: its config."""
+    wanted = LAYOUTS[layout]
+    config = wanted.config or "tokenizer.json"
+    return Source(repo, config, revision, licence=licence, gated_alternative=wanted.other)
+
+
+def _size(offers: Iterable[Offer]) -> int | None:
+    """Return the bytes of several files; None where those of one are not known."""
+    sizes = [offer.size for offer in offers]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def _note(place: Path, layout: str, chosen: Sequence[str], repo: str, needed: int) -> None:
+    """Write down which files belong to a model, before they are fetched: without one of them it is not whole.
+
+    Args:
+        place: Their folder; it is made, and its disk has to have room.
+        layout: A key of `LAYOUTS`.
+        chosen: The files.
+        repo: Whose they are, for messages.
+        needed: Bytes of what is not there, parts of broken downloads included.
+
+    Raises:
+        DownloadError: There is no room, or the folder cannot be written to.
+    """
     try:
         place.mkdir(parents=True, exist_ok=True)
+        have = sum(part.stat().st_size for part in place.rglob(f".*{PART}"))
+        require_room(repo, needed - have, place)
         with atomic_write(place / _NOTE.format(layout)) as temporary:
             temporary.write_text(json.dumps(chosen), encoding="utf-8")
-    except (OSError, InputError) as error:
-        raise DownloadError(f"'{place}' cannot be written to ({error}); choose another: {cache_advice()}") from error
+    except OSError as error:
+        raise DownloadError(
+            f"'{place}' cannot be written to ({error.strerror or error}); choose another: {cache_advice()}"
+        ) from error
+    except InputError as error:
+        raise DownloadError(str(error)) from error
 
 
 def local_repository(repo: str, layout: str = "hf", revision: str = "main") -> Path | None:
@@ -168,8 +197,9 @@ def local_repository(repo: str, layout: str = "hf", revision: str = "main") -> P
 
 def _files_in(folder: Path, layout: str, repo: str) -> list[str]:
     """Return which files of a folder belong to a model; empty where they make none."""
-    with contextlib.suppress(OSError, ValueError):
-        return [str(one) for one in json.loads((folder / _NOTE.format(layout)).read_text(encoding="utf-8"))]
+    with contextlib.suppress(OSError, ValueError, TypeError, WeightsError):
+        noted = json.loads((folder / _NOTE.format(layout)).read_text(encoding="utf-8"))
+        return [Source(repo, str(one)).file for one in noted]
     with contextlib.suppress(OSError, NotThere):
         there = [one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()]
         return choose(there, layout, repo)
@@ -240,20 +270,25 @@ def _describe(source: Source) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         with contextlib.closing(error):
             raise problems.refused(source, error, place_of(source)) from error
-    except (OSError, HTTPException, ValueError) as error:
+    except BREAKS as error:
         raise problems.unreached(source, error, place_of(source)) from error
+    except ValueError as error:
+        raise problems.no_hub(source, error) from error
 
 
-def _files_of(said: dict[str, Any], whole: Source, chosen: Sequence[str]) -> dict[str, tuple[Source, Offer]]:
-    """Return each file that was chosen with what the hub says of it."""
-    commit, found = str(said.get("sha") or ""), {}
-    for one in said["siblings"]:
-        if one["rfilename"] not in chosen:
-            continue
-        source = replace(whole, file=str(one["rfilename"]))
-        large = one.get("lfs") or {}
+def _files_of(said: dict[str, Any], whole: Source, layout: str) -> dict[str, tuple[Source, Offer]]:
+    """Return each file that makes a model, in the order of `choose`, with what the hub says of it.
+
+    Raises:
+        NotThere: The repository holds no such model.
+    """
+    commit, entries = str(said.get("sha") or ""), {str(one["rfilename"]): one for one in said.get("siblings") or ()}
+    found = {}
+    for name in choose(list(entries), layout, whole.repo):
+        source, one = replace(whole, file=name), entries[name]
+        large = one["lfs"] if isinstance(one.get("lfs"), dict) else {}
         etag = str(large.get("sha256") or large.get("oid") or one.get("blobId") or "")
         size = large.get("size", one.get("size"))
         address = source.address_at(commit) if commit else source.address
-        found[source.file] = (source, Offer(address, size, etag, commit))
+        found[name] = (source, Offer(address, size if isinstance(size, int) else None, etag, commit))
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
+import string
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +21,7 @@ from ovseg._version import __version__
 from ovseg.checkpoint.hub.manners import say
 from ovseg.checkpoint.hub.network import is_true, opener
 from ovseg.checkpoint.hub.source import Source, endpoint
+from ovseg.errors import DownloadError
 
 TRIES = 5
 """Attempts without a byte more than before, until a download is given up."""
@@ -34,9 +37,22 @@ PAUSE = 1.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _LATER = (408, 425, 429, 500, 502, 503, 504)
 _MOST_REDIRECTS = 8
+_DAY = 86_400
 _FEW = 10.0  # seconds without a byte, the hub client's own defaults
 
 T = TypeVar("T")
+
+
+class Elsewhere(OSError):
+    """A server to which another one sends us does not answer; a firewall may let the first pass, and not this one.
+
+    Attributes:
+        reason: Why the connection failed.
+    """
+
+    def __init__(self, host: str, reason: object) -> None:
+        super().__init__(f"{host}, to which it sends us: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -57,20 +73,32 @@ class Offer:
 
 
 def timeout_of_answers() -> float:
-    """Return how many seconds a server may take to answer: ``HF_HUB_ETAG_TIMEOUT`` or 10."""
+    """Return how many seconds a server may take to answer: ``HF_HUB_ETAG_TIMEOUT`` or 10.
+
+    Raises:
+        DownloadError: It is no such number.
+    """
     return _seconds("HF_HUB_ETAG_TIMEOUT")
 
 
 def timeout_of_bytes() -> float:
-    """Return how many seconds a download may stand still: ``HF_HUB_DOWNLOAD_TIMEOUT`` or 10."""
+    """Return how many seconds a download may stand still: ``HF_HUB_DOWNLOAD_TIMEOUT`` or 10.
+
+    Raises:
+        DownloadError: It is no such number.
+    """
     return _seconds("HF_HUB_DOWNLOAD_TIMEOUT")
 
 
 def _seconds(variable: str) -> float:
+    said = os.environ.get(variable, "").strip()
     try:
-        return float(os.environ.get(variable, "")) or _FEW
+        found = float(said) if said else _FEW
     except ValueError:
-        return _FEW
+        found = 0.0
+    if not 0 < found <= _DAY:
+        raise DownloadError(f"{variable} is '{said}'; expected seconds above 0 and up to {_DAY}: 30, or unset it")
+    return found
 
 
 def offer_of(source: Source) -> Offer:
@@ -82,10 +110,17 @@ def offer_of(source: Source) -> Offer:
     """
     headers = patiently(lambda: _head(source), str(source))
     said = headers.get("x-linked-size") or headers.get("content-length") or ""
-    etag = (headers.get("x-linked-etag") or headers.get("etag") or "").removeprefix("W/").strip('"')
+    etag = plain_etag(headers.get("x-linked-etag") or headers.get("etag") or "")
     commit = headers.get("x-repo-commit", "") if source.repo else ""
     address = source.address_at(commit) if commit else source.address
-    return Offer(address, int(said) if said.isdecimal() else source.size, etag, commit)
+    size = int(said) if said.isdecimal() else 0
+    known = bool(size or commit)  # others than a hub say 0 where they do not know
+    return Offer(address, size if known else source.size, etag, commit)
+
+
+def plain_etag(text: str) -> str:
+    """Return an ETag without what stands around it."""
+    return text.removeprefix("W/").strip('"')
 
 
 def _head(source: Source) -> Mapping[str, str]:
@@ -106,7 +141,7 @@ def described(repo: str, revision: str) -> dict[str, Any]:
     Raises:
         HTTPError: It has none, or does not tell.
         OSError, HTTPException: There is no connection.
-        ValueError: The answer is not JSON.
+        ValueError: The answer is no such list.
     """
     address = f"{endpoint()}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
 
@@ -118,15 +153,18 @@ def described(repo: str, revision: str) -> dict[str, Any]:
     answer = json.loads(patiently(ask, address))
     if not isinstance(answer, dict):
         raise ValueError("an answer that is not an object")
+    entries = answer.get("siblings") or []
+    if not isinstance(entries, list) or not all(isinstance(one, dict) and one.get("rfilename") for one in entries):
+        raise ValueError("files without names")
     return answer
 
 
 def licence_of(described_as: Mapping[str, Any]) -> str:
     """Return the licence of a repository from what the hub says of it; empty where it says nothing."""
-    card = described_as.get("cardData")
+    card, tags = described_as.get("cardData"), described_as.get("tags")
     said = [card[key] for key in ("license_name", "license") if card.get(key)] if isinstance(card, dict) else []
-    tags = [tag.removeprefix("license:") for tag in described_as.get("tags") or () if str(tag).startswith("license:")]
-    return str([*said, *tags, ""][0])
+    words = map(str, tags if isinstance(tags, list) else ())
+    return str([*said, *(word.removeprefix("license:") for word in words if word.startswith("license:")), ""][0])
 
 
 def send(
@@ -148,20 +186,17 @@ def send(
         HTTPError: The status is an error, or a redirect leads out of the web.
         OSError, HTTPException: There is no connection, or there are too many redirects.
     """
-    seen: dict[str, str] = {}
+    seen, first = dict[str, str](), address
     for _ in range(_MOST_REDIRECTS):
-        own = {
-            "User-Agent": f"ovseg/{__version__}",
-            "Accept-Encoding": "identity",
-            **(headers or {}),
-            **_token(address),
-        }
-        request = urllib.request.Request(address, headers=own, method=method)
         try:
+            own = {"User-Agent": f"ovseg/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
+            request = urllib.request.Request(address, headers={**own, **_token(address)}, method=method)
             response = opener().open(request, timeout=timeout)
             return response, {**_lower(response.headers), **seen}
         except urllib.error.HTTPError as error:
-            target = urljoin(address, error.headers.get("Location") or "")
+            # Servers write letters and blanks into addresses as they are.
+            place = quote(error.headers.get("Location") or "", safe=string.punctuation, encoding="latin-1")
+            target = urljoin(address, place)
             if error.code not in _REDIRECTS or target == address or urlsplit(target).scheme not in ("http", "https"):
                 raise
             of_redirect = ("content-length", "content-type", "etag")  # of its own few words, not of the file
@@ -170,6 +205,12 @@ def send(
                 return error, seen
             error.close()
             address = target
+        except ValueError as error:  # of an address that is none
+            raise http.client.InvalidURL(f"an address that leads nowhere: {error}") from error
+        except BREAKS as error:
+            if address == first:
+                raise
+            raise Elsewhere(urlsplit(address).netloc, getattr(error, "reason", error)) from error
     raise http.client.HTTPException(f"more than {_MOST_REDIRECTS} redirects")
 
 
@@ -178,13 +219,19 @@ def _lower(headers: Message) -> dict[str, str]:
 
 
 def _token(address: str) -> dict[str, str]:
-    """Return the header with the user's token for an address of the hub."""
+    """Return the header with the user's token for an address of the hub.
+
+    Raises:
+        DownloadError: It cannot be sent.
+    """
     hub, asked = urlsplit(endpoint()), urlsplit(address)
     if (hub.scheme, hub.netloc) != (asked.scheme, asked.netloc) or is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return {}
     from huggingface_hub import get_token
 
     token = get_token()
+    if token and not re.fullmatch("[!-~]+", token):  # it is never shown
+        raise DownloadError("HF_TOKEN holds blanks or letters that no token has; copy it anew, or run `hf auth login`")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -227,7 +274,7 @@ def reason_of(error: Exception) -> str:
     """Say in a few words why a connection failed, or how a server refused."""
     if isinstance(error, urllib.error.HTTPError):
         return f"{error.code} {error.reason}"
-    text = " ".join(str(getattr(error, "reason", error)).split())
+    text = " ".join(str(error if isinstance(error, Elsewhere) else getattr(error, "reason", error)).split())
     return text[:160] or type(error).__name__
 
 

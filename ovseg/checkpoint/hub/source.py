@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import quote, urlsplit
 
-from ovseg.errors import WeightsError
+from ovseg.errors import DownloadError, WeightsError
 
 HUB = "https://huggingface.co"
+OPEN = "ViT-B-16/openai"
+"""Weights of a CLIP that are there for everybody, for who has no access to those of another one."""
+_ODD = re.compile(r"[^!-~]")  # a blank, a control character, a letter that no address has
+_IN_NAMES = re.compile(r"[A-Za-z0-9._-]+")  # all that the hub allows
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,11 @@ class Source:
         """
         if bool(self.repo) == bool(self.url) or not (self.file or self.url):
             raise WeightsError(f"weights come from a repository and a file of it, or from a URL; got {self}")
-        if self.repo and (self.repo.count("/") > 1 or not all(map(_is_plain, self.repo.split("/")))):
-            raise WeightsError(f"'{self.repo}' is no repository; expected OWNER/NAME")
+        owner_and_name = self.repo.split("/") if self.repo else []
+        if len(owner_and_name) > 2 or not all(_is_plain(part) and _IN_NAMES.fullmatch(part) for part in owner_and_name):
+            raise WeightsError(
+                f"'{self.repo}' is no repository; expected OWNER/NAME, of letters from A to Z, digits, and -_."
+            )
         if not self.revision:
             raise WeightsError(f"the revision of '{self.repo}' is empty; expected a branch, tag or commit: main?")
         if self.url and urlsplit(self.url).scheme not in ("http", "https"):
@@ -82,8 +90,21 @@ class Source:
 
 
 def endpoint() -> str:
-    """Return the address of the hub: ``HF_ENDPOINT`` (a mirror) or the public one."""
-    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    """Return the address of the hub: ``HF_ENDPOINT`` (a mirror) or the public one.
+
+    Raises:
+        DownloadError: What is named is no address.
+    """
+    said = os.environ.get("HF_ENDPOINT") or HUB
+    address = said.strip().rstrip("/")
+    try:
+        parts = urlsplit(address)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not _ODD.search(address)
+    except ValueError:  # of brackets or of a port
+        sound = False
+    if not sound:
+        raise DownloadError(f"HF_ENDPOINT is '{said}', which is no address; expected one such as {HUB}, or unset it")
+    return address
 
 
 def _is_plain(part: str) -> bool:

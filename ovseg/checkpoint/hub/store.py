@@ -15,11 +15,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ovseg.checkpoint.hub.source import Source
+from ovseg.checkpoint.whole import is_whole
 from ovseg.errors import EnvironmentProblem, InputError, WeightsError
 from ovseg.system.cache_dir import cache_path, user_home
 from ovseg.system.files import atomic_write, file_hash
 
 PART = ".part"
+_CUT = "it ends too early, as after a copy or a download that broke off; copy or fetch it anew"
 _KNOWN: dict[tuple[str, int, int], str] = {}  # checksums of files of others, by path, size and time; for the process
 
 
@@ -42,6 +44,11 @@ class Stored:
     sha256: str = ""
     when: str = ""
     complete: bool = True
+
+    @property
+    def place(self) -> Path:
+        """Where the file lies; of a part, where it will lie when it is whole."""
+        return self.path if self.complete else self.path.with_name(self.path.name[1:].rsplit(".", 2)[0])
 
 
 def weights_folder() -> Path:
@@ -66,7 +73,8 @@ def kept(source: Source, full: bool = False) -> Path | None:
     """Return a file that was fetched, or put in its place by hand; None where it is not there, or not what it was.
 
     It is compared with its record: by size and time, and by checksum where these have changed. One that is not what was
-    fetched, or what the source expects, is not used; a warning says so.
+    fetched, or what the source expects, is not used; a warning says so. A file that was put there by hand may be
+    replaced by hand, and has to reach to its end.
 
     Args:
         source: What is looked for.
@@ -90,9 +98,12 @@ def local(source: Source, full: bool = False) -> Path | None:
     if own := kept(source, full):
         return own
     for path in _elsewhere(source):
-        if not source.sha256 or _known_hash(path).startswith(source.sha256.lower()):
+        if source.sha256 and not _known_hash(path).startswith(source.sha256.lower()):
+            warnings.warn(f"'{path}' is not used: {_other(_known_hash(path), source.sha256)}", stacklevel=2)
+        elif not is_whole(path):
+            warnings.warn(f"'{path}' is not used: {_CUT}", stacklevel=2)
+        else:
             return path
-        warnings.warn(f"'{path}' is not used: {_other(_known_hash(path), source.sha256)}", stacklevel=2)
     return None
 
 
@@ -102,7 +113,7 @@ def etag_of(source: Source) -> str:
 
 
 def write_record(
-    path: Path, source: Source, sha256: str, commit: str = "", etag: str = "", of: Path | None = None
+    path: Path, source: Source, sha256: str, commit: str = "", etag: str = "", when: str = "", of: Path | None = None
 ) -> None:
     """Write the record of a file beside it.
 
@@ -112,17 +123,23 @@ def write_record(
         sha256: Its checksum.
         commit: What the revision stood for, where that is known.
         etag: By what the server knows this content, likewise.
+        when: It was fetched, as `now` says it; empty of a file that was put there by hand: such a record saves hashing
+            it again, and binds nobody to what it was.
         of: The file itself where it is not yet in its place.
 
     Raises:
         InputError: The record cannot be written.
     """
     found = (of or path).stat()
-    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     record: dict[str, Any] = {"source": asdict(source), "commit": commit, "etag": etag, "sha256": sha256, "when": when}
     record |= {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
     with atomic_write(_record(path)) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def now() -> str:
+    """Return the time as records say it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def stored() -> list[Stored]:
@@ -192,23 +209,28 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(_record(path).read_text(encoding="utf-8"))
         Source(**record["source"])
-        return record if {"sha256", "bytes", "mtime_ns", "when"} <= record.keys() else {}
+        words = (record["sha256"], record["when"], record.get("commit", ""), record.get("etag", ""))
+        whole = {"bytes", "mtime_ns"} <= record.keys() and all(isinstance(word, str) for word in words)
+        return record if whole else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, WeightsError):
         return {}
 
 
 def _is_sound(path: Path, source: Source, full: bool) -> bool:
     """Tell whether a file of ours is what was fetched and what is expected; one without a record gets one."""
-    record, now = _read_record(path), path.stat()
-    same = record and (record["bytes"], record["mtime_ns"]) == (now.st_size, now.st_mtime_ns)
+    record, there = _read_record(path), path.stat()
+    same = record and (record["bytes"], record["mtime_ns"]) == (there.st_size, there.st_mtime_ns)
     found = record["sha256"] if same and not full else file_hash(path)
-    expected = [one for one in (record.get("sha256", ""), source.sha256) if one and not found.startswith(one.lower())]
-    if expected:
-        warnings.warn(f"'{path}' is not used: {_other(found, expected[0])}", stacklevel=3)
+    commit, etag, when = (record.get(key, "") for key in ("commit", "etag", "when"))
+    fetched = record["sha256"] if when else ""
+    expected = [one for one in (fetched, source.sha256) if one and not found.startswith(one.lower())]
+    problem = _other(found, expected[0]) if expected else "" if fetched or same or is_whole(path) else _CUT
+    if problem:
+        warnings.warn(f"'{path}' is not used: {problem}", stacklevel=3)
         return False
     if not same:
         with contextlib.suppress(InputError, OSError):  # a cache that can only be read: it is compared each time
-            write_record(path, source, found, record.get("commit", ""), record.get("etag", ""))
+            write_record(path, source, found, commit, etag, when)
     return True
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.checkpoint.hub.manners import Told, say
-from ovseg.checkpoint.hub.servers import BREAKS, Offer, comes_back, reason_of, send, timeout_of_bytes
+from ovseg.checkpoint.hub.servers import BREAKS, Offer, comes_back, plain_etag, reason_of, send, timeout_of_bytes
 
 _CHUNK = 1 << 18
 
@@ -19,6 +19,10 @@ class DiskProblem(Exception):
 
 class Broken(Exception):
     """The connection broke again and again; the cause is what was said last."""
+
+
+class NoFile(Exception):
+    """What a server gives is not the file, in words; asking again does not help."""
 
 
 def receive(offer: Offer, part: Path, what: str, told: Told) -> None:
@@ -36,6 +40,7 @@ def receive(offer: Offer, part: Path, what: str, told: Told) -> None:
     Raises:
         DiskProblem: The part cannot be written.
         Broken: It came no further.
+        NoFile: The server gives something else.
         HTTPError: The server refuses.
     """
     best = attempt = 0
@@ -65,7 +70,7 @@ def receive(offer: Offer, part: Path, what: str, told: Told) -> None:
 
 def _once(offer: Offer, part: Path, have: int, what: str, told: Told) -> None:
     response = _get(offer, have)
-    if have and response.status != 200 and not _goes_on(response, have, offer.size):
+    if have and response.status != 200 and not _goes_on(response, have, offer):
         response.close()
         _restart(part, what, "the server has another end for its part")
         response, have = _get(offer, 0), 0
@@ -73,6 +78,8 @@ def _once(offer: Offer, part: Path, have: int, what: str, told: Told) -> None:
         _restart(part, what, "the server cannot go on with a part")
         have = 0
     with response:
+        if other := _other_than(response, offer):
+            raise NoFile(other)
         _write(response, part, have, told)
 
 
@@ -86,14 +93,31 @@ def _get(offer: Offer, have: int) -> Any:
         return error
 
 
-def _goes_on(response: Any, have: int, size: int | None) -> bool:
-    """Tell whether an answer begins where the part ends, and is of a file of the expected size."""
+def _goes_on(response: Any, have: int, offer: Offer) -> bool:
+    """Tell whether an answer begins where the part ends, and is of the file that was offered."""
     if response.status != 206:
         return False
     unit, _, span = (response.headers.get("Content-Range") or "").partition(" ")
     start, _, rest = span.partition("-")
     whole = rest.partition("/")[2]
-    return unit == "bytes" and start == str(have) and (size is None or whole in (str(size), "*"))
+    # To whom a hub sends us, he knows files by other names; there the checksum finds out in the end.
+    etag = "" if offer.commit else plain_etag(response.headers.get("ETag") or "")
+    same = not etag or not offer.etag or etag == offer.etag
+    return same and unit == "bytes" and start == str(have) and (offer.size is None or whole in (str(offer.size), "*"))
+
+
+def _other_than(response: Any, offer: Offer) -> str:
+    """Say what an answer holds in the place of a file; empty where nothing speaks against it."""
+    said = response.headers
+    if response.status not in (200, 206):
+        return f"nothing ({response.status} {response.reason})"
+    if (said.get_content_type() if said.get("Content-Type") else "") in ("text/html", "application/xhtml+xml"):
+        return "a web page, such as the login of a network"
+    if (said.get("Content-Encoding") or "identity").strip().lower() != "identity":
+        return f"a file packed as {said['Content-Encoding']}, which nobody asked for"
+    if response.status == 200 and None not in (response.length, offer.size) and response.length != offer.size:
+        return f"a file of {response.length} bytes"
+    return ""
 
 
 def _write(response: Any, part: Path, have: int, told: Told) -> None:

@@ -20,13 +20,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from ovseg.checkpoint.hub import Source, fetch, fetch_first, local, quietly, stored
 from ovseg.errors import DownloadError, InputError
 from tests.hub_double import HubDouble, sha256
 
 REPO, FILE = "authors/model", "model.safetensors"
-DATA = np.random.default_rng(0).bytes(300_000)
+DATA = save({"a": np.random.default_rng(0).integers(0, 256, 299_928, np.uint8)})  # 300,000 bytes
 SOURCE = Source(REPO, FILE, licence="MIT")
 FETCH = "import sys; from ovseg.checkpoint.hub import Source, fetch; print(fetch(Source(sys.argv[1], sys.argv[2])))"
 
@@ -487,3 +488,14 @@ def test_a_record_that_cannot_be_written_is_a_line(hub, monkeypatch):
     monkeypatch.setattr("ovseg.checkpoint.hub.store.atomic_write", full)
     refused("No space left on device", SOURCE)
     assert local(SOURCE) is None
+
+
+def test_a_disk_that_knows_no_locks(hub, monkeypatch):
+    """NFS without its lock daemon."""
+
+    def fail(*_args: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.warns(UserWarning, match="lies on a disk that knows no locks; see that one process fetches"):
+        assert fetch(SOURCE).read_bytes() == DATA

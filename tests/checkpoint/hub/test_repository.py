@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from ovseg.checkpoint.hub import fetch_repository, local_repository, stored
+from ovseg.checkpoint.hub import Source, fetch, fetch_repository, local_repository, stored
 from ovseg.checkpoint.hub.repository import choose
 from ovseg.errors import ConfigError, DownloadError
 from tests.hub_double import HubDouble
@@ -147,9 +149,9 @@ def test_what_is_not_there_or_not_for_everybody(hub, monkeypatch):
         fetch_repository(REPO, revision="v9")
     hub.gated[REPO] = 401
     with pytest.raises(
-        DownloadError, match=r"is gated \(401\), .* 1\. .* 2\. .* 3\. .*; or take 'best', which is open"
+        DownloadError, match=r"is gated \(401\), .* 1\. .* 2\. .* 3\. .*; or take 'ViT-B-16/openai', which is open"
     ):
-        fetch_repository(REPO, gated_alternative="best")
+        fetch_repository(REPO)
     monkeypatch.setenv("OVSEG_OFFLINE", "1")
     with pytest.raises(DownloadError, match=r"OVSEG_OFFLINE=1 is set; unset it, or fetch .*put them into"):
         fetch_repository(REPO)
@@ -211,8 +213,9 @@ def test_a_folder_that_was_filled_by_hand(hub, tmp_path, monkeypatch):
         fetch_repository(REPO)
     place = Path(str(caught.value).rpartition("put them into '")[2].rstrip("'"))
     place.mkdir(parents=True)
-    for name, data in {**CONFIG, **SHARDS}.items():
-        (place / name).write_bytes(data)
+    (place / "config.json").write_bytes(CONFIG["config.json"])
+    for name in SHARDS:
+        (place / name).write_bytes(save({"a": np.zeros(3)}))
     assert local_repository(REPO) is None
     (place / next(iter(INDEX))).write_bytes(b"{}")
     assert fetch_repository(REPO) == place and not hub.requests
@@ -225,3 +228,37 @@ def test_a_tokenizer_of_which_a_part_came_is_none(hub):
         fetch_repository(REPO, "tokenizer")
     assert local_repository(REPO, "tokenizer") is None
     assert names(fetch_repository(REPO, "tokenizer")) == {*TOKENIZER, "spiece.model"}
+
+
+def test_room_for_all_files_is_looked_for_before_the_first(hub, monkeypatch):
+    """Half of the shards of a large model help nobody."""
+    hub.repos[REPO] = {**CONFIG, **INDEX, **{name: data * 100_000 for name, data in SHARDS.items()}}
+    free = type("Free", (), {"free": 1_000_000})
+    monkeypatch.setattr("ovseg.checkpoint.hub.fetching.shutil.disk_usage", lambda folder: free)
+    with pytest.raises(DownloadError, match=r"^authors/model needs 1\.2 MB and the disk of '.*' has 1\.0 MB left"):
+        fetch_repository(REPO)
+    assert stored() == [] and not [path for path in hub.asked("GET") if "/resolve/" in path]
+    free.free = 2_000_000
+    hub.breaks = [500_000, 0, 0, 0, 0]
+    with pytest.raises(DownloadError, match="broke off"):
+        fetch_repository(REPO)
+    free.free = 1_000_000  # and half a million bytes are here already
+    assert fetch_repository(REPO).is_dir()
+
+
+def test_a_part_of_the_index_is_none_of_the_file(hub):
+    """Both names begin alike."""
+    hub.repos[REPO] = {"model.safetensors": b"1" * 50_000, "model.safetensors.index.bin": b"2" * 50_000}
+    hub.breaks = [10_000, 0, 0, 0, 0]
+    with pytest.raises(DownloadError, match="broke off"):
+        fetch(Source(REPO, "model.safetensors.index.bin"))
+    fetch(Source(REPO, "model.safetensors"))
+    assert [one.bytes for one in stored() if not one.complete] == [10_000]
+
+
+@pytest.mark.parametrize("note", ["rubbish", "5", "null", "[[]]", '["../../../etc/passwd"]', '[""]'])
+def test_a_note_that_is_damaged_is_written_anew(hub, note):
+    hub.repos[REPO] = {**CONFIG, "model.safetensors": b"1"}
+    folder = fetch_repository(REPO)
+    (folder / ".hf.files").write_text(note)
+    assert fetch_repository(REPO) == folder == local_repository(REPO)

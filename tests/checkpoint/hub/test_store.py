@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
-from ovseg.checkpoint.hub import Source, fetch, fetch_repository, local_repository, remove, stored
+from ovseg.checkpoint.hub import Source, fetch, fetch_repository, local, local_repository, remove, stored
 from ovseg.checkpoint.hub.source import endpoint
 from ovseg.errors import InputError, WeightsError
 from tests.hub_double import HubDouble, sha256
@@ -127,3 +131,52 @@ def test_no_name_leads_out_of_the_folder(file, revision):
         return
     folder = Path("/weights")
     assert (folder / path).resolve().is_relative_to(folder / "hub/authors/model")
+
+
+def test_a_file_put_there_by_hand_may_be_replaced_by_hand(tmp_path, monkeypatch):
+    """It was half copied when it was first looked for; the record of then must not stand against the whole one."""
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path))
+    whole = save({"a": np.zeros((100, 100), np.float32)})
+    source = Source(REPO, FILE)
+    place = tmp_path / "weights" / source.path
+    place.parent.mkdir(parents=True)
+    place.write_bytes(whole[:2000])
+    with pytest.warns(UserWarning, match="is not used: it ends too early, as after a copy"):
+        assert local(source) is None
+    for time, data in ((1, whole), (2, save({"a": np.ones((100, 100), np.float32)}))):
+        place.write_bytes(data)
+        os.utime(place, (time, time))
+        assert local(source) == place
+        (one,) = stored()
+        assert (one.sha256, one.when) == (sha256(data), "")
+    with pytest.warns(UserWarning, match="expected 0123456789"):
+        assert local(Source(REPO, FILE, sha256="0123456789")) is None
+
+
+def test_the_day_of_a_download_stays_when_a_file_is_touched(hub):
+    path = fetch(Source(REPO, FILE))
+    record = path.with_name(f".{FILE}.json")
+    record.write_text(record.read_text().replace(stored()[0].when, "2020-02-02T02:02:02+00:00"))
+    os.utime(path)
+    assert local(Source(REPO, FILE)) == path and stored()[0].when == "2020-02-02T02:02:02+00:00"
+
+
+def test_half_a_file_of_others_is_not_used(hub, tmp_path, monkeypatch):
+    """open_clip writes into its files while it fetches them."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    theirs = tmp_path / ".cache/clip/tiny.pt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"PK half of an archive")
+    with pytest.warns(UserWarning, match=r"tiny\.pt' is not used: it ends too early"):
+        assert local(Source(url="https://x.org/tiny.pt")) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"when": None}, {"sha256": 5}, {"source": {"evil": 1}}, {"etag": []}, {"bytes": "x"}]
+)
+def test_a_record_that_is_damaged_is_written_anew(hub, wrong):
+    path = fetch(Source(REPO, "config.json"))
+    record = path.with_name(".config.json.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), **wrong}))
+    assert len(stored()) == 1 and local(Source(REPO, "config.json")) == path
+    assert stored()[0].sha256 == sha256(b"{}") == json.loads(record.read_text())["sha256"]
