@@ -21,7 +21,9 @@ OPEN_CLIP, OPENAI = "open_clip's", "OpenAI's"
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _TOWER = re.compile(r"((?:[\w-]+\.)*?)(?:visual|vision_model)\.")
 _AVERAGE = re.compile(r"ema|average", re.IGNORECASE)
-_OF_TRAINING = re.compile(r"(?:\w+\.)*?\w*(?:loss|criterion|metric)", re.IGNORECASE)
+_OF_TRAINING = re.compile(
+    r"(?:\w+\.)*?\w*(?:loss|criterion|metric)|(?:n_averaged|initted|step)$", re.IGNORECASE
+)  # of losses, and what averages count
 
 
 class ClipWeights(NamedTuple):

@@ -90,25 +90,26 @@ def read_pickle(path: Path) -> Any:
         WeightsError: It names what is neither data nor a record, and could run code.
         Exception: Whatever `torch.load` raises on foreign or broken bytes.
     """
-    plain = _is_bare(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of protocols it may not know: then the reader below does
-            if not plain:
-                return torch.load(path, map_location=CPU, weights_only=True)
-    except pickle.UnpicklingError:  # it holds something else; what, the reader below tells
-        pass
-    try:
-        if not plain:
-            return _torch_load(path)
-        with path.open("rb") as file:
-            return Unpickler(file).load()
+        with path.open("rb") as file:  # open, for of a path PyTorch would go by its suffix
+            return Unpickler(file).load() if _is_bare(path) else _read_torch(file)
     except _Refused as error:
         raise WeightsError(
             f"{path} cannot be read: it names {error}, which is no data and could run code; expected tensors and plain "
             'values: get another file or, if you trust its author, keep its tensors alone: python -c "import torch; '
             f"w = torch.load('{path}', 'cpu', weights_only=False); torch.save(w.get('state_dict', w), 'weights.pt')\""
         ) from error
+
+
+def _read_torch(file: Any) -> Any:
+    """Read what `torch.save` has written into an open file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of protocols it may not know: then the other reader does
+            return torch.load(file, map_location=CPU, weights_only=True)
+    except pickle.UnpicklingError:  # it holds something else; what, the other reader tells
+        file.seek(0)
+        return _torch_load(file)
 
 
 def _torch_load(file: Any) -> Any:
