@@ -8,6 +8,7 @@ the files of transformers (``config.json``), ``hf-hub:OWNER/NAME`` those of open
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from ovseg.checkpoint.hub import TOKENIZER, Source, fetch, fetch_repository, loc
 from ovseg.clip.preprocessing import normalisation
 from ovseg.clip.transformers_config import open_clip_config
 from ovseg.errors import WeightsError
+from ovseg.system.files import file_hash
 
 OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 _LAYOUTS = {"hf:": ("hf", TRANSFORMERS), "hf-hub:": ("open_clip", OPEN_CLIP)}
@@ -125,14 +127,16 @@ def said_beside(path: Path) -> dict[str, Any]:
     return {name: said[name] for name in ("mean", "std") if said.get(name)} if isinstance(said, dict) else {}
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds the files of a tokenizer of transformers."""
-    return any((folder / name).is_file() for name in _TOKENIZERS)
-
-
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files of the tokenizer of a folder; none where there is no tokenizer."""
-    return sorted(file for file in folder.iterdir() if TOKENIZER.fullmatch(file.name)) if has_tokenizer(folder) else []
+    """Return the files of the tokenizer of transformers that a folder holds; none where there is no tokenizer."""
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        return []
+    return sorted(file for file in folder.iterdir() if TOKENIZER.fullmatch(file.name))
+
+
+def hashes_of(files: Iterable[Path]) -> dict[str, str]:
+    """Return what files hold, by their names."""
+    return {file.name: file_hash(file) for file in files}
 
 
 def read_json(path: Path) -> dict[str, Any]:

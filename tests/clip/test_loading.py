@@ -15,6 +15,7 @@ from safetensors.torch import save, save_file
 from ovseg.clip import ViTClip, loading
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, build_model
 from ovseg.errors import ConfigError, OvsegError, UnknownNameError
+from tests.clip.narrow_hf import unigram_tokenizer
 from tests.clip.tiny import TINY
 from tests.hub_double import HubDouble
 
@@ -63,6 +64,21 @@ def test_folder_mistakes(tmp_path, state):
     refused("is not a config", ViTClip.from_folder, tmp_path)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
     refused("holds no weights", ViTClip.from_folder, tmp_path)
+
+
+def test_a_folder_with_words_of_its_own_is_another_one_with_other_words(tmp_path):
+    """Texts are remembered by the hash, so the files of a tokenizer are in it."""
+    text = {**TINY["text_cfg"], "vocab_size": 900, "hf_tokenizer_name": "owner/words"}
+    config = {**TINY, "text_cfg": text}
+    folder = write_folder(tmp_path / "words", {"model_cfg": config}, build_model(config, "tiny").state_dict())
+    unigram_tokenizer().save_pretrained(folder)
+    first = ViTClip.from_folder(folder)
+    rows = first.text(["a cat"])
+    assert ViTClip.from_folder(folder).weights_hash == first.weights_hash
+    unigram_tokenizer(["cat a"]).save_pretrained(folder)
+    other = ViTClip.from_folder(folder)
+    assert other.weights_hash != first.weights_hash and not torch.equal(other.text(["a cat"]), rows)
+    assert first.model_cfg == other.model_cfg == config
 
 
 def test_safetensors_and_pickled_files_load_alike(tmp_path, arches, state):
@@ -154,7 +170,8 @@ def test_tags(tmp_path, monkeypatch):
         asked = len(hub.asked("GET"))
         hub.requests.clear()
         assert ViTClip.load("ViT-B-16", "laion2b_s34b_b88k").weights_hash == clip.weights_hash
-        refused("ViT-B-32-quickgelu", ViTClip.load, "ViT-B-32", "laion400m_e32")
+        message = "ViT-B-32/laion400m_e32 needs QuickGELU, .*; name ViT-B-32-quickgelu/laion400m_e32, or set MODEL"
+        refused(message, ViTClip.load, "ViT-B-32", "laion400m_e32")
         assert asked and not hub.requests
 
 
