@@ -159,7 +159,7 @@ def test_a_tokenizer_that_cannot_fill_up_is_refused(folder):
 
 def test_models_that_are_no_towers(folder):
     change(folder, model_type="llava")
-    with pytest.raises(ConfigError, match="the tower llava, which is not supported; expected"):
+    with pytest.raises(ConfigError, match="small is a llava of transformers; expected model_type clip or"):
         load_tower(ClipSource(folder=str(folder)))
     with pytest.raises(ConfigError, match="small is a llava of transformers; expected model_type clip or"):
         HfClip.from_folder(folder)
