@@ -24,8 +24,9 @@ from ovseg.clip.folders import (
 )
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
 from ovseg.clip.position_tables import fit_tables
+from ovseg.clip.preprocessing import three
 from ovseg.clip.tags import fetch_tag, tag_config
-from ovseg.errors import ConfigError, WeightsError
+from ovseg.errors import WeightsError
 from ovseg.system.values import merge
 
 
@@ -164,8 +165,8 @@ def from_config(
     state, notes = fit_tables(own, _own_names(own, state_dict), resize_position, source, name)
     load_strict(model, state, source, name, DERIVED)
     preprocess = preprocess_cfg or {}
-    mean = _three(preprocess.get("mean", OPENAI_MEAN), "mean")
-    std = _three(preprocess.get("std", OPENAI_STD), "std")
+    mean = three(preprocess.get("mean", OPENAI_MEAN), "mean of preprocess_cfg")
+    std = three(preprocess.get("std", OPENAI_STD), "std of preprocess_cfg", positive=True)
     return _noted(kind(model, model_cfg, name, mean, std, hashes_of(words)), *notes)
 
 
@@ -202,11 +203,3 @@ def _is_path(pretrained: str | Path) -> bool:
 
 def _short(pretrained: str | Path) -> str:
     return Path(pretrained).stem if _is_path(pretrained) else str(pretrained)
-
-
-def _three(values: Any, name: str) -> tuple[float, float, float]:
-    try:
-        first, second, third = (float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"preprocess_cfg has {name} {values!r}; expected three numbers") from error
-    return first, second, third

@@ -245,7 +245,9 @@ def test_configs_that_cannot_be_built(state):
         unpooled,
         state,
     )
-    refused("expected three numbers", ViTClip.from_config, TINY, state, preprocess_cfg={"mean": [1, 2]})
+    for wrong in ({"mean": [1, 2]}, {"std": [1, 0, 1]}, {"std": "x"}):
+        refused(r"of preprocess_cfg is .*; expected three", ViTClip.from_config, TINY, state, preprocess_cfg=wrong)
+    assert ViTClip.from_config(TINY, state, preprocess_cfg={"mean": 0.5}).mean == (0.5, 0.5, 0.5)
 
 
 def test_custom_text_tower_takes_both_key_layouts(state):
