@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ovseg.checkpoint.files import a_mapping, only_tensors
-from ovseg.checkpoint.nesting import unwrap
+from ovseg.checkpoint.clip_files import bare
 from ovseg.checkpoint.shards import read_whole, weights_of
 from ovseg.checkpoint.strict import load_strict
 from ovseg.clip.folders import folder_config, hashes_of, locate, name_of, read_json, tokenizer_files
@@ -76,11 +75,8 @@ class HfClip(ViTClip):
         if not words:
             raise WeightsError(f"{place} holds no tokenizer; expected tokenizer.json or the like beside the weights")
         path = weights_of(place)
-        found = unwrap(a_mapping(read_whole(path).content, path))
-        own = model.state_dict()
-        state, notes = fit_tables(
-            own, own_names(own, only_tensors(found.state, path)), resize_position, path.name, name
-        )
+        found, own = bare(read_whole(path).content, path), model.state_dict()
+        state, notes = fit_tables(own, own_names(own, found.tensors), resize_position, path.name, name)
         load_strict(model, state, path.name, name, DERIVED)
         family = families.FAMILIES[config["model_type"]]
         said = normalisation(place)
@@ -91,7 +87,7 @@ class HfClip(ViTClip):
             "text_cfg": text_config(model, family, place),
         }
         clip = cls(model, meaning, name, mean, std, hashes_of(words))
-        clip.notes = (*(f"{path.name}: {note}" for note in found.notes), *notes)
+        clip.notes = (*found.notes, *notes)
         return clip
 
     @property

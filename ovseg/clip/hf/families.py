@@ -50,7 +50,10 @@ TOKEN_TOWER = frozenset({DENSE, STREAM, ATTENTION, POSITIONS})
 CLASS_TOWER = TOKEN_TOWER | {CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD}
 """What image towers have that pool by attention (SigLIP), and those whose class token becomes the embedding (CLIP)."""
 
-_VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+_VOLATILE = (
+    *("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal"),
+)
 
 
 def fits(config: Mapping[str, Any]) -> bool:
