@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovseg.checkpoint.hub import TOKENIZER, Source, fetch, fetch_repository, local_repository
-from ovseg.clip.preprocessing import normalisation
+from ovseg.clip.preprocessing import normalisation, three
 from ovseg.clip.transformers_config import open_clip_config
 from ovseg.errors import WeightsError
 from ovseg.system.files import file_hash
@@ -120,11 +120,16 @@ def said_beside(path: Path) -> dict[str, Any]:
     """Return how images are normalised (``mean``, ``std``), as configs beside a weights file say; empty: they do not.
 
     Raises:
-        WeightsError: A config cannot be read.
+        WeightsError: A config cannot be read, or holds no numbers.
     """
     config = path.with_name(OPEN_CLIP)
     said = read_json(config).get("preprocess_cfg") if config.is_file() else normalisation(path.parent)
-    return {name: said[name] for name in ("mean", "std") if said.get(name)} if isinstance(said, dict) else {}
+    found = said if isinstance(said, dict) else {}
+    return {
+        name: three(found[name], f"{config}: {name}", name == "std")
+        for name in ("mean", "std")
+        if found.get(name) is not None
+    }
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -128,6 +128,15 @@ def test_a_config_beside_a_file_says_how_images_are_normalised(layout, tmp_path,
     assert "a.safetensors: images are normalised as the config beside it says, not as Tiny" in clip.notes
 
 
+def test_a_config_beside_a_file_that_says_nothing_sensible(tmp_path, arches, state):
+    save_file(state, tmp_path / "a.safetensors")
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"preprocess_cfg": {"mean": 0.5, "std": 0.25}}))
+    assert ViTClip.load("Tiny-quickgelu", tmp_path / "a.safetensors").mean == (0.5, 0.5, 0.5)
+    config.write_text(json.dumps({"preprocess_cfg": {"mean": [0.5], "std": 0.25}}))
+    refused(r"open_clip_config.json: mean is \[0.5\]; expected three", ViTClip.load, "Tiny", tmp_path / "a.safetensors")
+
+
 def test_openai_layouts(tmp_path, arches, state):
     extras = {key: torch.tensor(1) for key in ("input_resolution", "context_length", "vocab_size")}
     torch.save({**{key: value.half() for key, value in state.items()}, **extras}, tmp_path / "openai.pt")
