@@ -7,6 +7,7 @@ import os
 import pickle
 import tarfile
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -441,6 +442,21 @@ def test_a_shard_runs_nothing(state, tmp_path):
     with pytest.raises(WeightsError, match="cannot be read"):
         read_clip(archive)
     assert not mark.exists()
+
+
+def test_an_archive_of_torchscript_that_names_no_data_says_so(state, tmp_path):
+    """Its states are a pickle as all are, and its code is no reason to load it another way."""
+    mark, path = tmp_path / "mark", tmp_path / "w.pt"
+    torch.save({"a": Runs(mark)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(path, "w") as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+        root = plain.namelist()[0].partition("/")[0]
+        archive.writestr(f"{root}/constants.pkl", pickle.dumps(()))
+        archive.writestr(f"{root}/code/__torch__.py", "class M(Module):\n  __parameters__ = []\n")
+    with pytest.raises(WeightsError, match=r"it names posix.system, which is no data and could run code") as error:
+        read_clip(path)
+    assert not mark.exists() and "torch.load" not in str(error.value)
 
 
 def test_mistakes_with_shards(state, tmp_path):

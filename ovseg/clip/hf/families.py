@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD
 from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM
 from ovseg.errors import ConfigError
 
-OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+OPENAI = (OPENAI_MEAN, OPENAI_STD)
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 CAUSAL, MASKED, PADDED = "causal", "masked", "padded"
