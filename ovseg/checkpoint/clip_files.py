@@ -21,7 +21,7 @@ OPEN_CLIP, OPENAI = "open_clip's", "OpenAI's"
 _LEFT_OUT = "left out what a training keeps beside it"
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _TOWER = re.compile(r"((?:[\w-]+\.)*?)(?:visual|vision_model)\.")
-_AVERAGE = re.compile(r"ema|average", re.IGNORECASE)
+_AVERAGE = re.compile(r"(?<![a-z])ema(?![a-z])|average|avg|shadow", re.IGNORECASE)
 _OF_TRAINING = re.compile(
     r"(?:\w+\.)*?\w*(?:loss|criterion|metric)|(?:n_averaged|initted|step)$", re.IGNORECASE
 )  # of losses, and what averages count

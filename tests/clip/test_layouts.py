@@ -235,6 +235,9 @@ LAYOUTS: dict[str, Writer] = {
     "in a mapping called clip": saved(lambda state: {"clip": state, "epoch": 3}),
     "a pickle that is called safetensors": saved(dict, "w.safetensors"),
     "NumPy's archive of another machine": lambda state, folder: numpy_archive(state, folder, ">f4"),
+    "an average by a short prefix": saved(
+        lambda state: {**prefixed("net.")(zeros(state)), **prefixed("avg_net.")(state)}
+    ),
     "an average by its prefix": saved(
         lambda state: {**prefixed("model.")(zeros(state)), **prefixed("ema_model.")(state)}
     ),
@@ -246,7 +249,7 @@ LAYOUTS: dict[str, Writer] = {
     "with records of a framework": saved(lambda state: {"state_dict": state, "args": SimpleNamespace(lr=1)}),
     "with a mask of older versions": saved(lambda state: {**state, "attn_mask": torch.full((12, 12), -torch.inf)}),
 }
-HALF = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+HALF = (torch.float16, torch.bfloat16)
 
 
 def embeddings(clip: Any) -> tuple[Tensor, Tensor]:
@@ -345,6 +348,10 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "LLaVA": (names("language_model.x", "multi_modal_projector.x"), "a vision-language model"),
     "LoRA": (names("base_model.model.visual.x.lora_A.weight", "base_model.model.visual.x.lora_B.weight"), "a LoRA"),
     "quantised": (names("visual.conv1.weight", "visual.proj.SCB", "ln_final.weight"), "quantised weights"),
+    "two models, none an average": (
+        {**names("remapped.visual.proj", "model.visual.proj")},
+        "several CLIPs, under 'model.', 'remapped.'",
+    ),
     "two models": (
         {**names("student.visual.proj", "teacher.visual.proj")},
         "several CLIPs, under 'student.', 'teacher.'",
