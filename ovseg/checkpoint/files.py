@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,8 +106,8 @@ def read_raw(path: Path) -> Raw:
     Raises:
         WeightsError: It is missing or cannot be read, or would run code.
     """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # it is no error that a name is too long for a file, as it is of pathlib
+        found = "is a folder" if os.path.isdir(path) else "does not exist"
         raise WeightsError(f"weights file {path} {found}; expected a .safetensors, .pt or .bin file")
     try:
         return _read_any(path)

@@ -8,6 +8,7 @@ the files of transformers (``config.json``), ``hf-hub:OWNER/NAME`` those of open
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +79,7 @@ def locate(folder: str | Path) -> Path:
     if found := repository(folder):
         return fetch_repository(found.name, found.layout, found.revision, name=str(folder))
     embedded = Path(__file__).resolve().parents[1] / "assets" / folder
-    return embedded if (embedded / OPEN_CLIP).is_file() else Path(folder)
+    return embedded if os.path.isfile(embedded / OPEN_CLIP) else Path(folder)
 
 
 def name_of(folder: str | Path) -> str:
@@ -102,8 +103,9 @@ def folder_config(folder: str | Path) -> FolderConfig:
             path = here / found.config
     else:
         place = locate(folder)
-        path = next((place / name for name in (OPEN_CLIP, TRANSFORMERS) if (place / name).is_file()), place / OPEN_CLIP)
-    if not path.is_file():
+        configs = [place / name for name in (OPEN_CLIP, TRANSFORMERS)]
+        path = next((config for config in configs if os.path.isfile(config)), configs[0])
+    if not os.path.isfile(path):
         raise WeightsError(
             f"{path} does not exist; expected a folder with it (or {TRANSFORMERS} of a CLIPModel) and weights"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -76,7 +77,7 @@ def load(
     quick, note, images = bool(model_cfg.get("quick_gelu", False)), "", ""
     asked = changes.pop("quick_gelu", None)
     if _is_path(pretrained):
-        path = weights_of(Path(pretrained)) if Path(pretrained).is_dir() else Path(pretrained)
+        path = weights_of(Path(pretrained)) if os.path.isdir(pretrained) else Path(pretrained)
         preprocess, images = _normalised(path, arch)
         weights = read_clip(path)
         if asked is None:
@@ -198,7 +199,7 @@ def _quick_gelu_error(arch: str, tag: str) -> WeightsError:
 
 def _is_path(pretrained: str | Path) -> bool:
     text = str(pretrained)
-    return isinstance(pretrained, Path) or "/" in text or text.endswith(_FILE_SUFFIXES) or Path(text).is_file()
+    return isinstance(pretrained, Path) or "/" in text or text.endswith(_FILE_SUFFIXES) or os.path.isfile(text)
 
 
 def _short(pretrained: str | Path) -> str:

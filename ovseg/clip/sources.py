@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ class ClipSource:
             ConfigError: It is none of them.
             WeightsError: It names no repository behind ``hf:`` or ``hf-hub:``.
         """
-        if repository(text) or locate(text).is_dir():
+        if repository(text) or os.path.isdir(locate(text)):
             return cls(folder=text, resize_position=resize_position)
         architecture_name, _, pretrained = text.partition("/")
         if not architecture_name or not pretrained:

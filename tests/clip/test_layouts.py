@@ -478,6 +478,9 @@ def test_mistakes_with_shards(state, tmp_path):
     index.write_text(json.dumps({"weight_map": {**places, "more": "../secret.safetensors"}}))
     with pytest.raises(WeightsError, match=r"names '\.\./secret.safetensors'; expected files beside it"):
         read_clip(index)
+    index.write_text(json.dumps({"weight_map": {**places, "more": "x" * 300}}))
+    with pytest.raises(WeightsError, match=r"names x+, which are missing"):
+        read_clip(index)
     index.write_text("[]")
     with pytest.raises(WeightsError, match="is no index of weights"):
         read_clip(index)
