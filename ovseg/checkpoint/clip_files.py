@@ -18,17 +18,20 @@ from ovseg.errors import WeightsError
 from ovseg.system.values import some
 
 OPEN_CLIP, OPENAI = "open_clip's", "OpenAI's"
+_LEFT_OUT = "left out what a training keeps beside it"
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _TOWER = re.compile(r"((?:[\w-]+\.)*?)(?:visual|vision_model)\.")
-_AVERAGE = re.compile(r"ema|average", re.IGNORECASE)
-_OF_TRAINING = re.compile(r"(?:\w+\.)*?\w*(?:loss|criterion|metric)", re.IGNORECASE)
+_AVERAGE = re.compile(r"(?<![a-z])ema(?![a-z])|average|avg|shadow", re.IGNORECASE)
+_OF_TRAINING = re.compile(
+    r"(?:\w+\.)*?\w*(?:loss|criterion|metric)|(?:n_averaged|initted|step)$", re.IGNORECASE
+)  # of losses, and what averages count
 
 
 class ClipWeights(NamedTuple):
     """The weights of a CLIP.
 
     Attributes:
-        tensors: By the names of open_clip.
+        tensors: By the names of open_clip, or those that they came by; see `recognise` and `bare`.
         layout: In which layout they came: `OPEN_CLIP`, `OPENAI`, SLIP's, or one of `ovseg.checkpoint.hugging_face`.
         remarks: What the file says of itself besides, in words: the metadata of safetensors, texts beside the weights.
         notes: What was chosen or left out, for results.
@@ -53,11 +56,7 @@ def read_clip(path: str | Path) -> ClipWeights:
 def recognise(
     raw: Any, path: str | Path, scripted: bool = False, remarks: Mapping[str, str] | None = None
 ) -> ClipWeights:
-    """Recognise the layout of a CLIP by its names, and bring it to open_clip's.
-
-    Taken off, in any order and depth: the names under which a training keeps weights (`ovseg.checkpoint.nesting`), and
-    what stands before all names of the CLIP, such as ``module.``, ``_orig_mod.``, ``model.`` or ``clip_model.``. Of
-    two copies the averaged one is taken. What a loss keeps beside the CLIP is left out, and a note.
+    """Recognise the layout of a CLIP by its names, and bring it to open_clip's; see `bare` for what is taken off.
 
     Args:
         raw: As it was read.
@@ -68,26 +67,43 @@ def recognise(
     Raises:
         WeightsError: It is no CLIP, or two; says what it looks like.
     """
-    found = unwrap(a_mapping(raw, path))
-    if any(isinstance(value, Mapping) for value in found.state.values()) or not found.state:
-        raise _foreign(path, _flat(a_mapping(raw, path)))
-    state, notes = _bared(only_tensors(found.state, path), path)
+    found = bare(raw, path)
+    state, notes = dict(found.tensors), list(found.notes)
     openai = scripted or any(key in state for key in _OPENAI_EXTRAS)
     for key in _OPENAI_EXTRAS:
         state.pop(key, None)
     kind = hugging_face.kind_of(state)
     if slip.is_slip(state):
         state, left = slip.to_open_clip(state)
-        kind, notes = (
-            slip.SLIP,
-            [*notes, *([f"left out what a training keeps beside it: {some(left)}"] if left else [])],
-        )
+        kind = slip.SLIP
+        notes += [f"{Path(path).name}: {_LEFT_OUT}: {some(left)}"] if left else []
     elif kind:
         state = hugging_face.to_open_clip(state, kind)
     elif any(key.startswith("vision_model.") for key in state) or look_of(state):
         raise _foreign(path, state)
-    said = tuple(f"{Path(path).name}: {note}" for note in (*found.notes, *notes))
-    return ClipWeights(state, kind or (OPENAI if openai else OPEN_CLIP), {**(remarks or {}), **found.remarks}, said)
+    said = {**(remarks or {}), **found.remarks}
+    return ClipWeights(state, kind or (OPENAI if openai else OPEN_CLIP), said, tuple(notes))
+
+
+def bare(raw: Any, path: str | Path) -> ClipWeights:
+    """Return the tensors of the one CLIP of a checkpoint by its own names, whatever their layout is.
+
+    Taken off, in any order and depth: the names under which a training keeps weights (`ovseg.checkpoint.nesting`), and
+    what stands before all names of the CLIP, such as ``module.``, ``_orig_mod.``, ``model.`` or ``clip_model.``. Of
+    two copies the averaged one is taken. What a loss keeps beside the CLIP is left out, and a note.
+
+    Args:
+        raw: As it was read.
+        path: Of the file, for messages.
+
+    Raises:
+        WeightsError: It is no CLIP, or two; says what it looks like.
+    """
+    found = unwrap(a_mapping(raw, path))
+    if any(isinstance(value, Mapping) for value in found.state.values()) or not found.state:
+        raise _foreign(path, _flat(a_mapping(raw, path)))
+    state, notes = _bared(only_tensors(found.state, path), path)
+    return ClipWeights(state, "", found.remarks, tuple(f"{Path(path).name}: {note}" for note in (*found.notes, *notes)))
 
 
 def _bared(state: dict[str, Tensor], path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -109,7 +125,7 @@ def _bared(state: dict[str, Tensor], path: str | Path) -> tuple[dict[str, Tensor
         look = look_of(state) or f"it has {some(strange)} beside it"
         raise WeightsError(f"{path} is no CLIP alone, though there is one under '{start}': {look}")
     if beside:
-        notes.append(f"left out what a training keeps beside it: {some(beside)}")
+        notes.append(f"{_LEFT_OUT}: {some(beside)}")
     own = {key: value for key, value in state.items() if key.startswith(start)}
     return {key.removeprefix(start): value for key, value in own.items()}, notes
 

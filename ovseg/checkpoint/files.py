@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +81,7 @@ def only_tensors(state: Mapping[str, Any], path: str | Path) -> dict[str, Tensor
     Raises:
         WeightsError: It holds what is no tensor with values; names the first.
     """
-    found = {key: torch.as_tensor(value) if _is_array(value) else value for key, value in state.items()}
+    found = {key: _tensor(value) if _is_array(value) else value for key, value in state.items()}
     strange = [key for key, value in found.items() if not isinstance(value, Tensor)]
     if strange:
         raise WeightsError(f"{path} holds '{strange[0]}', which is no tensor; expected a state dict: tensors by name")
@@ -91,7 +92,12 @@ def only_tensors(state: Mapping[str, Any], path: str | Path) -> dict[str, Tensor
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
+    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
+
+
+def _tensor(array: Any) -> Tensor:
+    """Return an array as a tensor, whose bytes are in the order of this machine."""
+    return torch.as_tensor(np.asarray(array).astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def read_raw(path: Path) -> Raw:
@@ -100,8 +106,8 @@ def read_raw(path: Path) -> Raw:
     Raises:
         WeightsError: It is missing or cannot be read, or would run code.
     """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # it is no error that a name is too long for a file, as it is of pathlib
+        found = "is a folder" if os.path.isdir(path) else "does not exist"
         raise WeightsError(f"weights file {path} {found}; expected a .safetensors, .pt or .bin file")
     try:
         return _read_any(path)

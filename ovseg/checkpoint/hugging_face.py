@@ -74,7 +74,7 @@ CLIP, SIGLIP = "the CLIPModel of transformers", "the SiglipModel of transformers
 
 def kind_of(state: Mapping[str, Tensor]) -> str:
     """Return which of the two a state dict is, `CLIP` or `SIGLIP`, by its names; empty for any other."""
-    if "text_model.embeddings.token_embedding.weight" not in state or "logit_scale" not in state:
+    if "text_model.embeddings.token_embedding.weight" not in state:
         return ""
     if "visual_projection.weight" in state and "vision_model.embeddings.class_embedding" in state:
         return CLIP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,14 +18,18 @@ AVERAGED = (
     "ema_model",
     "ema",
     "average",
+    "shadow",
 )
 """How trainings call the moving average of their weights; `timm` and the original repositories evaluate with it."""
 
-PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
+PLAIN = (
+    *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params"),
+    *("clip", "clip_model"),
+)
 """How they call the weights themselves; the first that is there is looked into."""
 
-_WRAPPERS = ("module.", "_orig_mod.")
-"""What `DataParallel` and `torch.compile` put before every name."""
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+"""What PyTorch puts into names of what is compiled, sharded or checkpointed, be it the whole or a part."""
 _DEEP = 6
 
 
@@ -82,8 +87,8 @@ def _holds_arrays(value: Any, deep: int = _DEEP) -> bool:
 
 
 def _without_wrappers(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a state dict without what wrappers put before all of its names, in any order."""
-    found = {str(key): value for key, value in state.items()}
-    while prefix := next((one for one in _WRAPPERS if found and all(key.startswith(one) for key in found)), ""):
-        found = {key.removeprefix(prefix): value for key, value in found.items()}
+    """Return a state dict without what wrappers put into its names, and `DataParallel` before all of them."""
+    found = {_WRAPPERS.sub("", str(key)): value for key, value in state.items()}
+    while found and all(key.startswith("module.") for key in found):
+        found = {key.removeprefix("module."): value for key, value in found.items()}
     return found

@@ -76,8 +76,15 @@ class StandIn:
     __setstate__ = __setitem__ = append = extend = add = _drop
 
 
-class _Refused(pickle.UnpicklingError):
+class Refused(pickle.UnpicklingError):
     """A pickle names what is no data."""
+
+    def of(self, path: Path, mend: str) -> WeightsError:
+        """Return the error of the file, with its mend."""
+        return WeightsError(
+            f"{path} cannot be read: it names {self}, which is no data and could run code; expected tensors and plain "
+            f"values: {mend}"
+        )
 
 
 def read_pickle(path: Path) -> Any:
@@ -90,25 +97,26 @@ def read_pickle(path: Path) -> Any:
         WeightsError: It names what is neither data nor a record, and could run code.
         Exception: Whatever `torch.load` raises on foreign or broken bytes.
     """
-    plain = _is_bare(path)
+    try:
+        with path.open("rb") as file:  # open, for of a path PyTorch would go by its suffix
+            return Unpickler(file).load() if _is_bare(path) else _read_torch(file)
+    except Refused as error:
+        mend = (
+            'get another file or, if you trust its author, keep its tensors alone: python -c "import torch; '
+            f"w = torch.load('{path}', 'cpu', weights_only=False); torch.save(w.get('state_dict', w), 'weights.pt')\""
+        )
+        raise error.of(path, mend) from error
+
+
+def _read_torch(file: Any) -> Any:
+    """Read what `torch.save` has written into an open file."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of protocols it may not know: then the reader below does
-            if not plain:
-                return torch.load(path, map_location=CPU, weights_only=True)
-    except pickle.UnpicklingError:  # it holds something else; what, the reader below tells
-        pass
-    try:
-        if not plain:
-            return _torch_load(path)
-        with path.open("rb") as file:
-            return Unpickler(file).load()
-    except _Refused as error:
-        raise WeightsError(
-            f"{path} cannot be read: it names {error}, which is no data and could run code; expected tensors and plain "
-            'values: get another file or, if you trust its author, keep its tensors alone: python -c "import torch; '
-            f"w = torch.load('{path}', 'cpu', weights_only=False); torch.save(w.get('state_dict', w), 'weights.pt')\""
-        ) from error
+            warnings.simplefilter("ignore", UserWarning)  # of protocols it may not know: then the other reader does
+            return torch.load(file, map_location=CPU, weights_only=True)
+    except pickle.UnpicklingError:  # it holds something else; what, the other reader tells
+        file.seek(0)
+        return _torch_load(file)
 
 
 def _torch_load(file: Any) -> Any:
@@ -140,15 +148,15 @@ class Unpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ign
             return getattr(torch, name)
         if f"{module}.{name}".startswith(tuple(f"{record}." for record in _RECORDS)) or f"{module}.{name}" in _RECORDS:
             return type(f"{module}.{name}", (StandIn,), {})
-        raise _Refused(f"{module}.{name}")
+        raise Refused(f"{module}.{name}")
 
     def load_build(self) -> None:
         """Give an object its state, if it is one that only keeps it."""
         owner, state = self.stack[-2:]  # type: ignore[attr-defined,unused-ignore]
         if not isinstance(owner, StandIn | np.ndarray | np.dtype | collections.OrderedDict):
-            raise _Refused(f"a state of {type(owner).__name__}")
+            raise Refused(f"a state of {type(owner).__name__}")
         if isinstance(owner, np.dtype) and not _is_plain(owner, state):
-            raise _Refused("a type of NumPy's with parts or flags of its own")
+            raise Refused("a type of NumPy's with parts or flags of its own")
         super().load_build()  # type: ignore[misc,unused-ignore]
 
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
@@ -180,14 +188,14 @@ def _array_of_bytes(
 ) -> np.ndarray[Any, Any]:
     """Return an array of numbers over a copy of its bytes, as pickles of protocol 5 hold it."""
     if not isinstance(values, bytes | bytearray) or not isinstance(dtype, np.dtype) or dtype.kind not in "biufc":
-        raise _Refused("an array of something else than numbers")
+        raise Refused("an array of something else than numbers")
     return np.frombuffer(bytes(values), dtype).reshape(shape, order="F" if order == "F" else "C").copy()
 
 
 def _storage_of_bytes(content: Any) -> Any:
     """Return the values of a tensor that was pickled without `torch.save`: a file of that for each, read as all are."""
     if not isinstance(content, bytes | bytearray):
-        raise _Refused("a storage of something else than bytes")
+        raise Refused("a storage of something else than bytes")
     return _torch_load(io.BytesIO(bytes(content)))
 
 
@@ -221,5 +229,5 @@ def _known() -> dict[tuple[str, str], Any]:
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """Return the bytes that a pickle of protocol 2 writes as letters."""
     if encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
-        raise _Refused(f"the encoding {encoding}")
+        raise Refused(f"the encoding {encoding}")
     return text.encode(encoding)

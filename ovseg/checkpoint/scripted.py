@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovseg.checkpoint.pickles import StandIn, Unpickler
+from ovseg.checkpoint.pickles import Refused, StandIn, Unpickler
 from ovseg.system.device import CPU
 
 _CODE = re.compile(r"[^/]+/code/(__torch__(?:/.+)?)\.py")
@@ -63,7 +63,10 @@ def read_scripted(path: Path) -> dict[str, Tensor]:
             match[1]: archive.read(match[0]).decode() for match in map(_CODE.fullmatch, archive.namelist()) if match
         }
     reader = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler)
-    root = torch.serialization._load(torch._C.PyTorchFileReader(str(path)), CPU, reader)
+    try:
+        root = torch.serialization._load(torch._C.PyTorchFileReader(str(path)), CPU, reader)
+    except Refused as error:
+        raise error.of(path, "get another file") from error
     found: dict[str, Tensor] = {}
     _collect(root, _tensors_of_classes(code), "", found)
     return found

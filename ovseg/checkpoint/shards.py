@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{index} is no index of weights ({error}); expected JSON with weight_map") from error
     if wrong := [name for name in files if Path(name).name != name]:
         raise WeightsError(f"{index} names '{wrong[0]}'; expected files beside it")
-    if missing := [name for name in files if not (index.parent / name).is_file()]:
+    if missing := [name for name in files if not os.path.isfile(index.parent / name)]:
         raise WeightsError(f"{index} names {some(missing)}, which are missing; get all {len(files)} files")
     found: dict[str, Tensor] = {}
     for name in files:

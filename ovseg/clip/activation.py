@@ -40,9 +40,7 @@ def asked(activation: str) -> bool | None:
     Raises:
         ConfigError: It is another word.
     """
-    return {"": None, GELU: False, QUICK_GELU: True}[
-        one_of("MODEL.CLIP.ACTIVATION", activation, ("", GELU, QUICK_GELU))
-    ]
+    return one_of("MODEL.CLIP.ACTIVATION", activation, (GELU, QUICK_GELU)) == QUICK_GELU if activation else None
 
 
 def name_of(model_cfg: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import copy
 from typing import Any, NamedTuple
 
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, import_open_clip
-from ovseg.errors import unknown_name
+from ovseg.errors import UnknownNameError, unknown_name
 from ovseg.system.values import some
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -54,7 +54,8 @@ def architecture(arch: str) -> dict[str, Any]:
         return copy.deepcopy(OWN[arch].model_cfg)
     open_clip = import_open_clip()
     if arch not in open_clip.list_models():
-        raise unknown_name("CLIP architecture", arch, [*open_clip.list_models(), *OWN])
+        error = unknown_name("CLIP architecture", arch, [*open_clip.list_models(), *OWN])
+        raise UnknownNameError(f"{error}; hf:OWNER/NAME is a repository of the hub")
     return dict(open_clip.get_model_config(arch))
 
 

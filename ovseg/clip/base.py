@@ -30,7 +30,8 @@ _TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the 
 class BaseClip(Tower):
     """Image and text towers of an open_clip model, frozen; build one by `load`, `from_folder` or `from_config`.
 
-    ``weights_hash`` is the start, 16 digits, of the SHA-256 of all weights and of the config that gives them meaning.
+    ``weights_hash`` is the start, 16 digits, of the SHA-256 of all weights, of the config that gives them meaning and
+    of the files of a tokenizer that they bring.
     Threads may share one.
 
     Attributes:
@@ -46,8 +47,17 @@ class BaseClip(Tower):
         name: str,
         mean: tuple[float, float, float] = OPENAI_MEAN,
         std: tuple[float, float, float] = OPENAI_STD,
+        tokenizer: Mapping[str, str] | None = None,
     ) -> None:
         """Freeze a built and loaded open_clip model.
+
+        Args:
+            model: Built and loaded.
+            model_cfg: Its config.
+            name: What to call it.
+            mean: Of each channel of its images, see `ovseg.clip.tokens.TokenTower`.
+            std: Likewise.
+            tokenizer: Hashes of the files of its own tokenizer, by their names.
 
         Raises:
             ConfigError: The image tower is not of this kind.
@@ -61,6 +71,7 @@ class BaseClip(Tower):
         self.mean, self.std = mean, std
         self.embed_dim = int(model_cfg["embed_dim"])
         self.text_cfg: dict[str, Any] = dict(model_cfg["text_cfg"])
+        self.tokenizer = dict(tokenizer or {})
         self._tokens: TextTokens | None = None
         self.refresh()
 
@@ -194,7 +205,7 @@ class BaseClip(Tower):
     @property
     def meaning(self) -> Mapping[str, Any]:
         """What gives the weights their meaning, and is in their hash."""
-        return self.model_cfg
+        return {**self.model_cfg, "tokenizer": self.tokenizer} if self.tokenizer else self.model_cfg
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever the model around it does."""

@@ -38,6 +38,7 @@ from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
 from ovseg.system.values import short_hash
 from ovseg.vocabulary.queries import Queries
+from ovseg.vocabulary.scripts import foreign_words
 from ovseg.vocabulary.templates import fill
 
 PREFIX, PLUS = "clip:", "+"
@@ -92,7 +93,8 @@ class Ensemble(Tower):
         hashes = [tower.weights_hash for tower in towers]
         if len(set(hashes)) < len(hashes):
             raise ConfigError(f"'{self.name}' has the same CLIP twice; name each once")
-        self.weights_hash = short_hash(" ".join(hashes))
+        seen = [f"{tower.weights_hash} {tower.mean} {tower.std}" for tower in towers]
+        self.weights_hash = short_hash(" ".join(seen))
         self.logit_scale = sum(tower.logit_scale for tower in towers) / len(towers)
 
     @property
@@ -209,7 +211,8 @@ class Ensemble(Tower):
         rows = [part * length * weight * len(own) ** 0.5 for part, weight in zip(own, weights, strict=True)]
         told = ", ".join(f"{tower.name} {weight:.2f}" for tower, weight in zip(self.towers, weights, strict=True))
         note = f"weights of the CLIPs, by how well each knows these words: {told}"
-        return replace(queries, embeddings=torch.cat(rows, dim=-1), notes=(*queries.notes, note))
+        foreign = [told for tower in self.towers for told in foreign_words(tower, queries.texts)]
+        return replace(queries, embeddings=torch.cat(rows, dim=-1), notes=(*queries.notes, *foreign, note))
 
     def _nearness(self, queries: Queries, embed: Callable[[list[str]], Tensor]) -> list[float]:
         """Return how near the words are to each member; -1 where there is nothing to compare."""

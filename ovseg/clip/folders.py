@@ -8,13 +8,16 @@ the files of transformers (``config.json``), ``hf-hub:OWNER/NAME`` those of open
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovseg.checkpoint.hub import OPEN, TOKENIZER, Source, fetch, fetch_repository, local_repository
-from ovseg.clip.preprocessing import normalisation
+from ovseg.clip.preprocessing import normalisation, three
 from ovseg.clip.transformers_config import open_clip_config
 from ovseg.errors import WeightsError
+from ovseg.system.files import file_hash
 
 OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 _LAYOUTS = {"hf:": ("hf", TRANSFORMERS), "hf-hub:": ("open_clip", OPEN_CLIP)}
@@ -76,7 +79,7 @@ def locate(folder: str | Path) -> Path:
     if found := repository(folder):
         return fetch_repository(found.name, found.layout, found.revision, name=str(folder))
     embedded = Path(__file__).resolve().parents[1] / "assets" / folder
-    return embedded if (embedded / OPEN_CLIP).is_file() else Path(folder)
+    return embedded if os.path.isfile(embedded / OPEN_CLIP) else Path(folder)
 
 
 def name_of(folder: str | Path) -> str:
@@ -101,8 +104,9 @@ def folder_config(folder: str | Path) -> FolderConfig:
             path = here / found.config
     else:
         place = locate(folder)
-        path = next((place / name for name in (OPEN_CLIP, TRANSFORMERS) if (place / name).is_file()), place / OPEN_CLIP)
-    if not path.is_file():
+        configs = [place / name for name in (OPEN_CLIP, TRANSFORMERS)]
+        path = next((config for config in configs if os.path.isfile(config)), configs[0])
+    if not os.path.isfile(path):
         raise WeightsError(
             f"{path} does not exist; expected a folder with it (or {TRANSFORMERS} of a CLIPModel) and weights"
         )
@@ -119,21 +123,28 @@ def said_beside(path: Path) -> dict[str, Any]:
     """Return how images are normalised (``mean``, ``std``), as configs beside a weights file say; empty: they do not.
 
     Raises:
-        WeightsError: A config cannot be read.
+        WeightsError: A config cannot be read, or holds no numbers.
     """
     config = path.with_name(OPEN_CLIP)
     said = read_json(config).get("preprocess_cfg") if config.is_file() else normalisation(path.parent)
-    return {name: said[name] for name in ("mean", "std") if said.get(name)} if isinstance(said, dict) else {}
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds the files of a tokenizer of transformers."""
-    return any((folder / name).is_file() for name in _TOKENIZERS)
+    found = said if isinstance(said, dict) else {}
+    return {
+        name: three(found[name], f"{config}: {name}", name == "std")
+        for name in ("mean", "std")
+        if found.get(name) is not None
+    }
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files of the tokenizer of a folder; none where there is no tokenizer."""
-    return sorted(file for file in folder.iterdir() if TOKENIZER.fullmatch(file.name)) if has_tokenizer(folder) else []
+    """Return the files of the tokenizer of transformers that a folder holds; none where there is no tokenizer."""
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        return []
+    return sorted(file for file in folder.iterdir() if TOKENIZER.fullmatch(file.name))
+
+
+def hashes_of(files: Iterable[Path]) -> dict[str, str]:
+    """Return what files hold, by their names."""
+    return {file.name: file_hash(file) for file in files}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,11 +14,20 @@ from ovseg.checkpoint.shards import weights_of
 from ovseg.checkpoint.strict import DERIVED, load_strict
 from ovseg.clip import activation
 from ovseg.clip.architectures import architecture, preprocess_of
-from ovseg.clip.folders import TRANSFORMERS, folder_config, has_tokenizer, locate, name_of, said_beside
+from ovseg.clip.folders import (
+    TRANSFORMERS,
+    folder_config,
+    hashes_of,
+    locate,
+    name_of,
+    said_beside,
+    tokenizer_files,
+)
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
 from ovseg.clip.position_tables import fit_tables
+from ovseg.clip.preprocessing import three
 from ovseg.clip.tags import fetch_tag, tag_config
-from ovseg.errors import ConfigError, WeightsError
+from ovseg.errors import WeightsError
 from ovseg.system.values import merge
 
 
@@ -39,6 +49,7 @@ class Loadable(Protocol):
         name: str,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        tokenizer: Mapping[str, str] | None = None,
     ) -> None: ...
 
     @staticmethod
@@ -66,7 +77,7 @@ def load(
     quick, note, images = bool(model_cfg.get("quick_gelu", False)), "", ""
     asked = changes.pop("quick_gelu", None)
     if _is_path(pretrained):
-        path = weights_of(Path(pretrained)) if Path(pretrained).is_dir() else Path(pretrained)
+        path = weights_of(Path(pretrained)) if os.path.isdir(pretrained) else Path(pretrained)
         preprocess, images = _normalised(path, arch)
         weights = read_clip(path)
         if asked is None:
@@ -76,7 +87,7 @@ def load(
         preprocess = tag_config(arch, tag)
         if _tag_is_quick(arch, tag, preprocess) and not quick and asked is None:
             if tag.lower() != "openai":
-                raise _quick_gelu_error(kind.__name__, f"the weights '{tag}'", arch, tag)
+                raise _quick_gelu_error(arch, tag)
             quick = True
         path = fetch_tag(arch, tag, preprocess)
         weights = read_clip(path)
@@ -126,9 +137,11 @@ def from_folder(kind: type[Clip], folder: str | Path, resize_position: bool = Fa
     if said := None if told else activation.said_by(path, weights, configs=False):
         quick, note = activation.choose(path.name, "the model of open_clip_config.json", False, said)
         model_cfg = activation.with_activation(model_cfg, quick)
-    clip = from_config(kind, model_cfg, weights.tensors, name_of(folder), preprocess, path.name, resize_position)
-    own_words = clip.text_cfg.get("hf_tokenizer_name") or clip.text_cfg.get("vocab_size", CLIP_TOKENS) != CLIP_TOKENS
-    if own_words and has_tokenizer(place):  # not in the config that the hash is made of: it is a place
+    text = model_cfg["text_cfg"]
+    own_words = text.get("hf_tokenizer_name") or text.get("vocab_size", CLIP_TOKENS) != CLIP_TOKENS
+    words = tokenizer_files(place) if own_words else []
+    clip = from_config(kind, model_cfg, weights.tensors, name_of(folder), preprocess, path.name, resize_position, words)
+    if words:  # not in the config that the hash is made of: it is a place
         clip.text_cfg = {**clip.text_cfg, "hf_tokenizer_name": str(place)}
     return _noted(clip, note, *weights.notes)
 
@@ -141,17 +154,21 @@ def from_config(
     preprocess_cfg: Mapping[str, Any] | None = None,
     source: str = "the state dict",
     resize_position: bool = False,
+    words: Sequence[Path] = (),
 ) -> Clip:
-    """Build a CLIP from config and weights; see `BaseClip.from_config`. ``source`` names the weights in messages."""
+    """Build a CLIP from config and weights; see `BaseClip.from_config`.
+
+    ``source`` names the weights in messages, and ``words`` are the files of the tokenizer that they bring.
+    """
     model_cfg = dict(model_cfg)
     model = build_model(model_cfg, name, kind.check_config)
     own = model.state_dict()
     state, notes = fit_tables(own, _own_names(own, state_dict), resize_position, source, name)
     load_strict(model, state, source, name, DERIVED)
     preprocess = preprocess_cfg or {}
-    mean = _three(preprocess.get("mean", OPENAI_MEAN), "mean")
-    clip = kind(model, model_cfg, name, mean, _three(preprocess.get("std", OPENAI_STD), "std"))
-    return _noted(clip, *notes)
+    mean = three(preprocess.get("mean", OPENAI_MEAN), "mean of preprocess_cfg")
+    std = three(preprocess.get("std", OPENAI_STD), "std of preprocess_cfg", positive=True)
+    return _noted(kind(model, model_cfg, name, mean, std, hashes_of(words)), *notes)
 
 
 def _own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,25 +189,18 @@ def _tag_is_quick(arch: str, tag: str, config: Mapping[str, Any]) -> bool:
     return bool(config.get("quick_gelu", False)) or clean == "openai" or clean in twin
 
 
-def _quick_gelu_error(kind: str, what: str, arch: str, pretrained: str) -> WeightsError:
+def _quick_gelu_error(arch: str, tag: str) -> WeightsError:
+    twin = activation.twin_of(arch)
     return WeightsError(
-        f"{what} need QuickGELU but {arch} is built with exact GELU; "
-        f"use {kind}.load('{arch}-quickgelu', '{pretrained}') or overrides={{'quick_gelu': True}}"
+        f"{arch}/{tag} needs QuickGELU, and {arch} has exact GELU; {f'name {twin}/{tag}, or ' if twin else ''}"
+        f"set MODEL.CLIP.ACTIVATION to {activation.QUICK_GELU}"
     )
 
 
 def _is_path(pretrained: str | Path) -> bool:
     text = str(pretrained)
-    return isinstance(pretrained, Path) or "/" in text or text.endswith(_FILE_SUFFIXES) or Path(text).is_file()
+    return isinstance(pretrained, Path) or "/" in text or text.endswith(_FILE_SUFFIXES) or os.path.isfile(text)
 
 
 def _short(pretrained: str | Path) -> str:
     return Path(pretrained).stem if _is_path(pretrained) else str(pretrained)
-
-
-def _three(values: Any, name: str) -> tuple[float, float, float]:
-    try:
-        first, second, third = (float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"preprocess_cfg has {name} {values!r}; expected three numbers") from error
-    return first, second, third

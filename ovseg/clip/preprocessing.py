@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,33 @@ def normalisation(folder: Path) -> dict[str, tuple[float, float, float]]:
 
 
 def _of(said: Mapping[str, Any], path: Path) -> dict[str, tuple[float, float, float]]:
-    scale = 255 * float(said.get("rescale_factor", 1 / 255)) if said.get("do_rescale", True) else 255.0
+    factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1
+    scale = 255 * three(factor, f"{path}: rescale_factor", positive=True)[0]
     if not said.get("do_normalize", True):
         return {"mean": (0.0, 0.0, 0.0), "std": (1 / scale,) * 3}
     names = (("mean", "image_mean"), ("std", "image_std"))
-    return {ours: _three(said[theirs], scale, f"{path}: {theirs}") for ours, theirs in names if said.get(theirs)}
+    found = {key: three(said[own], f"{path}: {own}", key == "std") for key, own in names if said.get(own) is not None}
+    return {key: (first / scale, second / scale, third / scale) for key, (first, second, third) in found.items()}
 
 
-def _three(values: Any, scale: float, what: str) -> tuple[float, float, float]:
+def three(values: Any, what: str, positive: bool = False) -> tuple[float, float, float]:
+    """Return what is said of three channels; one number is said of all.
+
+    Args:
+        values: As a config says it.
+        what: What it is, for messages.
+        positive: Whether zero and less make no sense.
+
+    Raises:
+        WeightsError: It is something else.
+    """
     try:
-        first, second, third = (float(value) / scale for value in values)
+        first, second, third = (float(value) for value in ([values] * 3 if isinstance(values, int | float) else values))
+        if not all(math.isfinite(value) and (value > 0 or not positive) for value in (first, second, third)):
+            raise ValueError("no such number")
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"{what} is {values!r}; expected three numbers") from error
+        kind = "positive numbers" if positive else "numbers"
+        raise WeightsError(f"{what} is {values!r}; expected three {kind}, or one for all") from error
     return first, second, third
 
 

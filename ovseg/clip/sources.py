@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ovseg.clip.activation import asked
 from ovseg.clip.architectures import architecture
-from ovseg.clip.folders import folder_config, repository
+from ovseg.clip.folders import folder_config, locate, repository
 from ovseg.errors import ConfigError
 
 
@@ -38,45 +38,51 @@ class ClipSource:
         """Refuse what says two things.
 
         Raises:
-            ConfigError: An activation stands beside a folder, whose config says it.
+            ConfigError: An activation stands beside a folder, whose config says it, or beside several CLIPs.
         """
+        said = f"MODEL.CLIP.ACTIVATION is '{'quick_gelu' if self.quick_gelu else 'gelu'}' beside"
         if self.folder and self.quick_gelu is not None:
             raise ConfigError(
-                f"MODEL.CLIP.ACTIVATION is '{'quick_gelu' if self.quick_gelu else 'gelu'}' beside a folder; set "
-                f"quick_gelu in the model_cfg of {self.folder}/open_clip_config.json"
+                f"{said} a folder; set quick_gelu in the model_cfg of {self.folder}/open_clip_config.json"
             )
+        if self.members and self.quick_gelu is not None:
+            raise ConfigError(f"{said} several CLIPs; leave it out: each runs with its own")
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> ClipSource:
         """Read ``MODEL.CLIP`` of a config.
 
         Raises:
-            ConfigError: ``ACTIVATION`` is another word, or beside a folder; or a member is no source.
+            ConfigError: ``ACTIVATION`` is another word, or beside a folder or members; or a member is no source.
         """
-        if node["MEMBERS"]:
-            return cls(members=tuple(cls.named(text) for text in node["MEMBERS"]))
         quick, resize = asked(node["ACTIVATION"]), bool(node["RESIZE_POSITION"])
+        if node["MEMBERS"]:
+            return cls(quick_gelu=quick, members=tuple(cls.named(str(text), resize) for text in node["MEMBERS"]))
         if node["FOLDER"]:
             return cls(folder=str(node["FOLDER"]), quick_gelu=quick, resize_position=resize)
         return cls(str(node["ARCH"]), str(node["PRETRAINED"]), quick_gelu=quick, resize_position=resize)
 
     @classmethod
-    def named(cls, text: str) -> ClipSource:
+    def named(cls, text: str, resize_position: bool = False) -> ClipSource:
         """Return the source that a text means: a folder, a repository of the hub, or ``ARCHITECTURE/TAG-or-file``.
+
+        Args:
+            text: As a member has it.
+            resize_position: See the class.
 
         Raises:
             ConfigError: It is none of them.
             WeightsError: It names no repository behind ``hf:`` or ``hf-hub:``.
         """
-        if repository(text) or Path(text).is_dir():
-            return cls(folder=text)
+        if repository(text) or os.path.isdir(locate(text)):
+            return cls(folder=text, resize_position=resize_position)
         architecture_name, _, pretrained = text.partition("/")
         if not architecture_name or not pretrained:
             raise ConfigError(
                 f"MODEL.CLIP.MEMBERS has '{text}'; expected a folder, hf:OWNER/NAME, hf-hub:OWNER/NAME or "
                 "ARCHITECTURE/TAG such as ViT-B-16/openai"
             )
-        return cls(architecture_name, pretrained)
+        return cls(architecture_name, pretrained, resize_position=resize_position)
 
     @property
     def name(self) -> str:

@@ -41,19 +41,33 @@ def say_foreign(tower: object, recipe: Recipe) -> list[str]:
     Raises:
         VocabularyError: Of words of two classes, or of a class and the background, the same unknown token is left.
     """
-    texts = list(dict.fromkeys(recipe.texts))
-    if not isinstance(tower, SpellingTower) or not texts:
+    if not isinstance(tower, SpellingTower):
         return []
-    shares = [share_spelled(pieces) for pieces in tower.pieces_of(texts)]
-    found = [(text, share) for text, share in zip(texts, shares, strict=True) if share > SPELLED]
+    found = _spelled(tower, recipe.texts)
+    _check_distinct(tower, recipe, set(found))
+    return _note(tower, found, recipe.texts)
+
+
+def foreign_words(tower: object, texts: Sequence[str]) -> list[str]:
+    """Return such a note for one of several towers, of which another may tell apart what this one cannot."""
+    return _note(tower, _spelled(tower, texts), texts) if isinstance(tower, SpellingTower) else []
+
+
+def _spelled(tower: SpellingTower, texts: Sequence[str]) -> dict[str, float]:
+    """Return the texts that the tokenizer of a tower knows in parts alone, and the share of these."""
+    distinct = list(dict.fromkeys(texts))
+    shares = [share_spelled(pieces) for pieces in tower.pieces_of(distinct)]
+    return {text: share for text, share in zip(distinct, shares, strict=True) if share > SPELLED}
+
+
+def _note(tower: SpellingTower, found: dict[str, float], texts: Sequence[str]) -> list[str]:
     if not found:
         return []
-    _check_distinct(tower, recipe, {text for text, _ in found})
-    average = round(100 * sum(share for _, share in found) / len(found))
+    average = round(100 * sum(found.values()) / len(found))
     return [
-        f"{tower.name} has hardly learnt {len(found)} of {len(texts)} texts: its tokenizer knows {average} % of their "
-        f"parts as bytes, as single letters, or not at all ({some([shown(text) for text, _ in found])}); write them in "
-        f"English, or use a multilingual model such as {_INSTEAD}"
+        f"{tower.name} has hardly learnt {len(found)} of {len(set(texts))} texts: its tokenizer knows {average} % of "
+        f"their parts as bytes, as single letters, or not at all ({some([shown(text) for text in found])}); write "
+        f"them in English, or use a multilingual model such as {_INSTEAD}"
     ]
 
 

@@ -64,12 +64,10 @@ def _one(method: str, rest: str, cards: Mapping[str, str]) -> dict[str, str]:
         return {"FOLDER": cards[rest]}
     if rest.startswith(_HUB):
         return {"FOLDER": _repository(rest)}
-    path = Path(
-        os.path.expanduser(rest)
-    ).resolve()  # absolute: "./mini" is a folder, "mini" in a config an embedded one
-    if path.is_dir():
-        return {"FOLDER": str(path)}
-    if path.is_file():
+    path = os.path.expanduser(rest)
+    if os.path.isdir(path):  # absolute: "./mini" is a folder, "mini" in a config an embedded one
+        return {"FOLDER": str(Path(path).resolve())}
+    if os.path.isfile(path):
         raise WeightsError(f"'{rest}' is a weights file; say its architecture too: '{method}/ViT-B-16/{rest}'")
     if rest.startswith(PATH_START):
         raise WeightsError(f"folder '{rest}' does not exist; check the path (relative paths start at {Path.cwd()})")

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 
 from ovseg.clip import ClipSource, load_tower, load_towers
 from ovseg.clip.ensemble import Ensemble, Seen, nearness, shares
+from ovseg.clip.hf.clip import HfClip
 from ovseg.clip.tokens import DENSE
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.meta_arch.members import OverMembers
 from ovseg.recalibration import build_recalibration
 from ovseg.vocabulary import TextEmbedder, Vocabulary, parse_background
+from tests.clip.narrow_hf import model_of, save
 from tests.clip.towers import TOWERS, vit
 from tests.fake_tower import FakeTower
 from tests.words import make_words
@@ -170,5 +172,26 @@ def test_the_door(tiny_clip, tiny_resnet):
         load_towers(source, build_recalibration("sclip").requires, "SCLIP")
     with pytest.raises(ConfigError, match=r"MODEL.CLIP.MEMBERS has 'openai'; expected a folder"):
         ClipSource.of({**node, "MEMBERS": ["openai", folders[0]]})
+    with pytest.raises(ConfigError, match=r"MODEL.CLIP.MEMBERS has '3'; expected a folder"):
+        ClipSource.of({**node, "MEMBERS": [3, folders[0]]})
     with pytest.raises(WeightsError, match="names no repository of the hub; expected hf:OWNER/NAME"):
         ClipSource.of({**node, "MEMBERS": ["hf:openai", folders[0]]})
+    assert ClipSource.of({**node, "MEMBERS": ["mini", folders[0]]}).members[0] == ClipSource(folder="mini")
+    resized = ClipSource.of({**node, "RESIZE_POSITION": True, "MEMBERS": ["mini", "ViT-B-16/openai"]})
+    assert all(member.resize_position for member in resized.members)
+    with pytest.raises(ConfigError, match="ACTIVATION is 'gelu' beside several CLIPs; leave it out"):
+        ClipSource.of({**node, "ACTIVATION": "gelu"})
+
+
+def test_a_member_that_has_not_learnt_the_script_says_so(tmp_path):
+    clip = Ensemble([load_tower(ClipSource(folder="mini")), HfClip.from_folder(save(tmp_path, *model_of("altclip")))])
+    (note,) = (note for note in words_of(clip, "猫", "犬", "空").notes if "hardly learnt" in note)
+    assert note.startswith("mini has hardly learnt 3 of 3 texts")
+    assert not [note for note in words_of(clip, "cat", "dog").notes if "hardly learnt" in note]
+
+
+def test_how_members_normalise_images_is_part_of_what_they_are(tmp_path):
+    towers = [vit("ViT-B-32", patch_size=size, image_size=32)(2) for size in (8, 16)]
+    first = Ensemble(towers).weights_hash
+    towers[1].mean = (0.5, 0.5, 0.5)
+    assert Ensemble(towers).weights_hash != first

@@ -205,7 +205,7 @@ def test_a_config_alone_is_fetched_to_say_what_does_not_fit(hub):
 
     with pytest.raises(ConfigError, match=r"FCCLIP needs levels .*hf:me/clip \(a vision transformer"):
         load_tower(ClipSource(folder="hf:me/clip"), {LEVELS}, "FCCLIP")
-    with pytest.raises(ConfigError, match=r"hf:me/text has the tower bert, which is not supported"):
+    with pytest.raises(ConfigError, match=r"hf:me/text is a bert of transformers; expected model_type clip or"):
         load_tower(ClipSource(folder="hf:me/text"))
     assert not any("safetensors" in path for path in hub.asked())
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import tarfile
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ovseg.checkpoint.clip_files import read_clip, recognise
+from ovseg.checkpoint.files import only_tensors
 from ovseg.clip import ClipSource, ViTClip, load_tower
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.errors import OvsegError, WeightsError
@@ -133,8 +135,8 @@ def arrays(state: State) -> dict[str, Any]:
     return {"model": {key: value.numpy() for key, value in state.items()}, "matching_heuristics": True}
 
 
-def numpy_archive(state: State, folder: Path) -> Path:
-    np.savez(folder / "w.npz", **{key: value.numpy() for key, value in state.items()})
+def numpy_archive(state: State, folder: Path, dtype: str = "f4") -> Path:
+    np.savez(folder / "w.npz", **{key: value.numpy().astype(dtype) for key, value in state.items()})
     return folder / "w.npz"
 
 
@@ -209,6 +211,33 @@ LAYOUTS: dict[str, Writer] = {
             "ema": {key: value for key, value in state.items() if not key.startswith("visual.")},
         }
     ),
+    "an average under its shadow": saved(
+        lambda state: {"model": zeros(state), "ema": {"decay": 0.999, "shadow": state}}
+    ),
+    "an average of torch.optim.swa_utils": saved(
+        lambda state: {"model": {**prefixed("module.")(state), "n_averaged": torch.tensor(3)}}
+    ),
+    "an average beside its counters": saved(
+        lambda state: {
+            **prefixed("online_model.")(zeros(state)),
+            **prefixed("ema_model.")(state),
+            **{key: torch.tensor(1) for key in ("initted", "step")},
+        }
+    ),
+    "compiled, sharded and checkpointed inside": saved(
+        lambda state: {
+            key.replace("visual.", "visual._orig_mod.").replace(
+                "resblocks.0.", "resblocks.0._fsdp_wrapped_module._checkpoint_wrapped_module."
+            ): value
+            for key, value in state.items()
+        }
+    ),
+    "in a mapping called clip": saved(lambda state: {"clip": state, "epoch": 3}),
+    "a pickle that is called safetensors": saved(dict, "w.safetensors"),
+    "NumPy's archive of another machine": lambda state, folder: numpy_archive(state, folder, ">f4"),
+    "an average by a short prefix": saved(
+        lambda state: {**prefixed("net.")(zeros(state)), **prefixed("avg_net.")(state)}
+    ),
     "an average by its prefix": saved(
         lambda state: {**prefixed("model.")(zeros(state)), **prefixed("ema_model.")(state)}
     ),
@@ -220,7 +249,7 @@ LAYOUTS: dict[str, Writer] = {
     "with records of a framework": saved(lambda state: {"state_dict": state, "args": SimpleNamespace(lr=1)}),
     "with a mask of older versions": saved(lambda state: {**state, "attn_mask": torch.full((12, 12), -torch.inf)}),
 }
-HALF = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+HALF = (torch.float16, torch.bfloat16)
 
 
 def embeddings(clip: Any) -> tuple[Tensor, Tensor]:
@@ -243,11 +272,15 @@ def test_a_layout_loads_equal_to_its_source(layout, state, arches, tmp_path):
     source = ViTClip.from_config({**TINY, "quick_gelu": True}, state)
     for ours, theirs in zip(embeddings(clip), embeddings(source), strict=True):
         assert torch.equal(ours, theirs)
-    averaged = "average" in layout and "alone" not in layout
+    averaged = "average" in layout and "alone" not in layout and "swa_utils" not in layout
     assert any("is taken, not" in note for note in clip.notes) == averaged
-    assert any("left out what a training keeps beside it: loss_fn.weight" in note for note in clip.notes) == (
-        layout == "PyTorch Lightning"
-    )
+    beside = {
+        "PyTorch Lightning": "loss_fn.weight",
+        "an average of torch.optim.swa_utils": "n_averaged",
+        "an average beside its counters": "initted, step",
+    }.get(layout)
+    told = [note for note in clip.notes if "left out what a training keeps beside it: " in note]
+    assert [note.rpartition(": ")[2] for note in told] == ([beside] if beside else [])
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -315,6 +348,10 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "LLaVA": (names("language_model.x", "multi_modal_projector.x"), "a vision-language model"),
     "LoRA": (names("base_model.model.visual.x.lora_A.weight", "base_model.model.visual.x.lora_B.weight"), "a LoRA"),
     "quantised": (names("visual.conv1.weight", "visual.proj.SCB", "ln_final.weight"), "quantised weights"),
+    "two models, none an average": (
+        {**names("remapped.visual.proj", "model.visual.proj")},
+        "several CLIPs, under 'model.', 'remapped.'",
+    ),
     "two models": (
         {**names("student.visual.proj", "teacher.visual.proj")},
         "several CLIPs, under 'student.', 'teacher.'",
@@ -329,6 +366,17 @@ def test_a_foreign_checkpoint_says_what_it_looks_like(kind, arches, tmp_path):
     with pytest.raises(WeightsError, match=message) as error:
         ViTClip.load("Tiny", tmp_path / "w.pt")
     assert "\n" not in str(error.value)
+
+
+def test_a_clip_model_without_its_scale_misses_that(state, arches, tmp_path):
+    path = saved(lambda _: {key: value for key, value in hugging_face(state).items() if key != "logit_scale"})
+    with pytest.raises(WeightsError, match=r"does not fit Tiny-quickgelu/w: it misses logit_scale; is it"):
+        ViTClip.load("Tiny-quickgelu", path(state, tmp_path))
+
+
+def test_numbers_that_no_tensor_holds_are_refused():
+    with pytest.raises(WeightsError, match="holds 'x', which is no tensor"):
+        only_tensors({"x": np.ones(2, np.longdouble)}, "w.pt")
 
 
 @pytest.mark.parametrize("family", TOWERS)
@@ -403,6 +451,21 @@ def test_a_shard_runs_nothing(state, tmp_path):
     assert not mark.exists()
 
 
+def test_an_archive_of_torchscript_that_names_no_data_says_so(state, tmp_path):
+    """Its states are a pickle as all are, and its code is no reason to load it another way."""
+    mark, path = tmp_path / "mark", tmp_path / "w.pt"
+    torch.save({"a": Runs(mark)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(path, "w") as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+        root = plain.namelist()[0].partition("/")[0]
+        archive.writestr(f"{root}/constants.pkl", pickle.dumps(()))
+        archive.writestr(f"{root}/code/__torch__.py", "class M(Module):\n  __parameters__ = []\n")
+    with pytest.raises(WeightsError, match=r"it names posix.system, which is no data and could run code") as error:
+        read_clip(path)
+    assert not mark.exists() and "torch.load" not in str(error.value)
+
+
 def test_mistakes_with_shards(state, tmp_path):
     index = sharded("safetensors")(state, tmp_path)
     part = tmp_path / "model-00002-of-00003.safetensors"
@@ -414,6 +477,9 @@ def test_mistakes_with_shards(state, tmp_path):
         read_clip(index)
     index.write_text(json.dumps({"weight_map": {**places, "more": "../secret.safetensors"}}))
     with pytest.raises(WeightsError, match=r"names '\.\./secret.safetensors'; expected files beside it"):
+        read_clip(index)
+    index.write_text(json.dumps({"weight_map": {**places, "more": "x" * 300}}))
+    with pytest.raises(WeightsError, match=r"names x+, which are missing"):
         read_clip(index)
     index.write_text("[]")
     with pytest.raises(WeightsError, match="is no index of weights"):

@@ -15,6 +15,7 @@ from safetensors.torch import save, save_file
 from ovseg.clip import ViTClip, loading
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, build_model
 from ovseg.errors import ConfigError, OvsegError, UnknownNameError
+from tests.clip.narrow_hf import unigram_tokenizer
 from tests.clip.tiny import TINY
 from tests.hub_double import HubDouble
 
@@ -65,6 +66,21 @@ def test_folder_mistakes(tmp_path, state):
     refused("holds no weights", ViTClip.from_folder, tmp_path)
 
 
+def test_a_folder_with_words_of_its_own_is_another_one_with_other_words(tmp_path):
+    """Texts are remembered by the hash, so the files of a tokenizer are in it."""
+    text = {**TINY["text_cfg"], "vocab_size": 900, "hf_tokenizer_name": "owner/words"}
+    config = {**TINY, "text_cfg": text}
+    folder = write_folder(tmp_path / "words", {"model_cfg": config}, build_model(config, "tiny").state_dict())
+    unigram_tokenizer().save_pretrained(folder)
+    first = ViTClip.from_folder(folder)
+    rows = first.text(["a cat"])
+    assert ViTClip.from_folder(folder).weights_hash == first.weights_hash
+    unigram_tokenizer(["cat a"]).save_pretrained(folder)
+    other = ViTClip.from_folder(folder)
+    assert other.weights_hash != first.weights_hash and not torch.equal(other.text(["a cat"]), rows)
+    assert first.model_cfg == other.model_cfg == config
+
+
 def test_safetensors_and_pickled_files_load_alike(tmp_path, arches, state):
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, tmp_path / "b.pt")
@@ -112,6 +128,15 @@ def test_a_config_beside_a_file_says_how_images_are_normalised(layout, tmp_path,
     assert "a.safetensors: images are normalised as the config beside it says, not as Tiny" in clip.notes
 
 
+def test_a_config_beside_a_file_that_says_nothing_sensible(tmp_path, arches, state):
+    save_file(state, tmp_path / "a.safetensors")
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"preprocess_cfg": {"mean": 0.5, "std": 0.25}}))
+    assert ViTClip.load("Tiny-quickgelu", tmp_path / "a.safetensors").mean == (0.5, 0.5, 0.5)
+    config.write_text(json.dumps({"preprocess_cfg": {"mean": [0.5], "std": 0.25}}))
+    refused(r"open_clip_config.json: mean is \[0.5\]; expected three", ViTClip.load, "Tiny", tmp_path / "a.safetensors")
+
+
 def test_openai_layouts(tmp_path, arches, state):
     extras = {key: torch.tensor(1) for key in ("input_resolution", "context_length", "vocab_size")}
     torch.save({**{key: value.half() for key, value in state.items()}, **extras}, tmp_path / "openai.pt")
@@ -154,7 +179,8 @@ def test_tags(tmp_path, monkeypatch):
         asked = len(hub.asked("GET"))
         hub.requests.clear()
         assert ViTClip.load("ViT-B-16", "laion2b_s34b_b88k").weights_hash == clip.weights_hash
-        refused("ViT-B-32-quickgelu", ViTClip.load, "ViT-B-32", "laion400m_e32")
+        message = "ViT-B-32/laion400m_e32 needs QuickGELU, .*; name ViT-B-32-quickgelu/laion400m_e32, or set MODEL"
+        refused(message, ViTClip.load, "ViT-B-32", "laion400m_e32")
         assert asked and not hub.requests
 
 
@@ -228,7 +254,9 @@ def test_configs_that_cannot_be_built(state):
         unpooled,
         state,
     )
-    refused("expected three numbers", ViTClip.from_config, TINY, state, preprocess_cfg={"mean": [1, 2]})
+    for wrong in ({"mean": [1, 2]}, {"std": [1, 0, 1]}, {"std": "x"}):
+        refused(r"of preprocess_cfg is .*; expected three", ViTClip.from_config, TINY, state, preprocess_cfg=wrong)
+    assert ViTClip.from_config(TINY, state, preprocess_cfg={"mean": 0.5}).mean == (0.5, 0.5, 0.5)
 
 
 def test_custom_text_tower_takes_both_key_layouts(state):

@@ -21,6 +21,7 @@ HALVES = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
         ("processor_config.json", {"image_processor": HALVES}, {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}),
         ("preprocessor_config.json", {"do_normalize": False}, {"mean": (0, 0, 0), "std": (1, 1, 1)}),
         ("preprocessor_config.json", {"image_std": [1, 1, 1]}, {"std": (1, 1, 1)}),
+        ("preprocessor_config.json", {"image_mean": 0.5, "image_std": 0.25}, {"mean": (0.5,) * 3, "std": (0.25,) * 3}),
         ("preprocessor_config.json", {"size": 224}, {}),
         ("processor_config.json", {"processor_class": "CLIPProcessor"}, {}),
         ("other.json", HALVES, {}),
@@ -50,7 +51,14 @@ def test_another_scale_of_pixels_is_the_same_as_theirs(tmp_path, said, factor):
     torch.testing.assert_close(normalise(pixels / 255, found["mean"], found["std"]), theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"image_mean": [1, 2]}', '{"image_mean": "x"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", '{"image_mean": [1, 2]}', '{"image_mean": "x"}', '{"image_mean": [NaN, 1, 1]}'),
+        *('{"image_std": [0, 0, 0]}', '{"image_std": -1}', '{"image_mean": [1, 1, 1], "rescale_factor": "x"}'),
+        '{"image_mean": [1, 1, 1], "rescale_factor": 0}',
+    ],
+)
 def test_files_that_say_nothing_sensible(tmp_path, text):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(WeightsError, match=r"preprocessor_config\.json.* expected "):

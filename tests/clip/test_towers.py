@@ -61,5 +61,9 @@ def test_a_source_says_one_thing():
         ClipSource.of({**node, "FOLDER": "x"})
     with pytest.raises(UnknownNameError, match="did you mean ViT-B-16"):
         load_tower(ClipSource("ViT-B-61", "openai"))
+    with pytest.raises(UnknownNameError, match=r"unknown CLIP architecture 'openai'.*; hf:OWNER/NAME is a repository"):
+        load_tower(ClipSource("openai", "clip-vit-base-patch16"))
+    with pytest.raises(ConfigError, match=r"MODEL.CLIP.ACTIVATION is 'relu'; expected one of gelu, quick_gelu$"):
+        ClipSource.of({**node, "ACTIVATION": "relu"})
     with pytest.raises(WeightsError, match="does not exist"):
         load_tower(ClipSource(folder="nowhere"))

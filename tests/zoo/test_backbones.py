@@ -6,6 +6,7 @@ import json
 
 import open_clip
 import pytest
+import timm
 
 from ovseg.cli import main
 from ovseg.clip.architectures import architecture
@@ -29,6 +30,24 @@ def test_every_row_is_a_name(family, write):
     assert architecture(arch)
     if tag != "FILE":
         assert tag in open_clip.list_pretrained_tags_by_model(arch)
+
+
+def test_licences_are_those_that_timm_states_of_the_same_repositories():
+    """OpenAI's own repository says MIT of its weights; timm has its own default for its copies of them."""
+    compared, known = set(), timm.list_pretrained()
+    for family, write in ROWS:
+        arch, _, tag = write.partition("/")
+        found = None if repository(write) else open_clip.get_pretrained_cfg(arch, tag)
+        owner, _, name = (found or {}).get("hf_hub", "").strip("/").partition("/")
+        if owner == "timm" and name in known and tag != "openai":
+            assert family.licence.lower() == timm.get_pretrained_cfg(name).license, write
+            compared.add(family.name)
+    assert compared >= {"MetaCLIP", "OpenCLIP (LAION)"}
+
+
+def test_a_licence_that_is_not_known_is_accounted_for():
+    for family in list_backbones():
+        assert family.licence != "unknown" or "licence" in family.note or "nothing" in family.note
 
 
 def test_quickgelu_is_named_where_the_weights_need_it():

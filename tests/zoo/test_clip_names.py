@@ -46,6 +46,16 @@ def test_mistakes(name, kind, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("part", ["x" * 300, "a\0b"], ids=["too long for a file", "with a zero"])
+@pytest.mark.parametrize(
+    "name", ["clearclip/{}", "clearclip/./{}", "clearclip/ViT-B-16/{}", "clearclip/ViT-B-16/{}.pt"]
+)
+def test_what_no_file_can_be_called_is_refused_in_a_sentence(name, part):
+    with pytest.raises(OvsegError, match=r"unknown|does not exist|names neither") as error:
+        ovseg.load(f"clearclip/{name.format(part)}", "cpu")
+    assert "\n" not in str(error.value)
+
+
 def test_an_ensemble_answers(tiny_clip, tiny_resnet):
     found = ovseg.load(f"maskclip/clip:{tiny_clip}+{tiny_resnet}", "cpu")
     result = found(make_photo(96, 64), ["a cat", "a dog", "sky"])

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ovseg.checkpoint.files import a_mapping, only_tensors
-from ovseg.checkpoint.nesting import unwrap
+from ovseg.checkpoint.clip_files import bare
 from ovseg.checkpoint.shards import read_whole, weights_of
 from ovseg.checkpoint.strict import load_strict
-from ovseg.clip.folders import folder_config, locate, name_of, read_json, tokenizer_files
+from ovseg.clip.folders import folder_config, hashes_of, locate, name_of, read_json, tokenizer_files
 from ovseg.clip.hf import families, texts
 from ovseg.clip.hf.package import import_transformers
 from ovseg.clip.hf.vision import HfTower
@@ -28,7 +27,6 @@ from ovseg.clip.text_passes import Pass
 from ovseg.clip.vit_clip import ViTClip
 from ovseg.errors import ConfigError, EnvironmentProblem, WeightsError
 from ovseg.system.device import CPU
-from ovseg.system.files import file_hash
 
 DERIVED = (r".+\.position_ids", r".+\.token_type_ids", r"text_model\.(roberta\.)?pooler\.dense\.(weight|bias)")
 """Ranges of numbers that follow from the config, and the pooler of BERT, which no text goes through."""
@@ -77,11 +75,8 @@ class HfClip(ViTClip):
         if not words:
             raise WeightsError(f"{place} holds no tokenizer; expected tokenizer.json or the like beside the weights")
         path = weights_of(place)
-        found = unwrap(a_mapping(read_whole(path).content, path))
-        own = model.state_dict()
-        state, notes = fit_tables(
-            own, own_names(own, only_tensors(found.state, path)), resize_position, path.name, name
-        )
+        found, own = bare(read_whole(path).content, path), model.state_dict()
+        state, notes = fit_tables(own, own_names(own, found.tensors), resize_position, path.name, name)
         load_strict(model, state, path.name, name, DERIVED)
         family = families.FAMILIES[config["model_type"]]
         said = normalisation(place)
@@ -90,10 +85,9 @@ class HfClip(ViTClip):
             **families.meaning(config),
             "embed_dim": embed_dim_of(model),
             "text_cfg": text_config(model, family, place),
-            "tokenizer": {file.name: file_hash(file) for file in words},
         }
-        clip = cls(model, meaning, name, mean, std)
-        clip.notes = (*(f"{path.name}: {note}" for note in found.notes), *notes)
+        clip = cls(model, meaning, name, mean, std, hashes_of(words))
+        clip.notes = (*found.notes, *notes)
         return clip
 
     @property
@@ -116,7 +110,7 @@ class HfClip(ViTClip):
     def meaning(self) -> Mapping[str, Any]:
         """What gives the weights their meaning; where the tokenizer lies is no part of it, what it holds is."""
         text = {key: value for key, value in self.text_cfg.items() if key != "hf_tokenizer_name"}
-        return {**self.model_cfg, "text_cfg": text}
+        return {**super().meaning, "text_cfg": text}
 
     def text_passes(self, tokens: Tensor) -> Iterator[Pass]:
         """Plan how tokens (N, n) go through the text tower; see `BaseClip.text_passes`."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD
 from ovseg.clip.tokens import ATTENTION, CLASS_EMBEDDING, CLASS_TOKEN, DENSE, HEADS_ADD, POSITIONS, STREAM
 from ovseg.errors import ConfigError
 
-OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+OPENAI = (OPENAI_MEAN, OPENAI_STD)
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 CAUSAL, MASKED, PADDED = "causal", "masked", "padded"
@@ -50,12 +51,15 @@ TOKEN_TOWER = frozenset({DENSE, STREAM, ATTENTION, POSITIONS})
 CLASS_TOWER = TOKEN_TOWER | {CLASS_TOKEN, CLASS_EMBEDDING, HEADS_ADD}
 """What image towers have that pool by attention (SigLIP), and those whose class token becomes the embedding (CLIP)."""
 
-_VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+_VOLATILE = (
+    *("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal"),
+)
 
 
 def fits(config: Mapping[str, Any]) -> bool:
-    """Tell whether a config is of a family, or of a model that would bring code of its own."""
-    return "vision_cfg" not in config and (config.get("model_type") in FAMILIES or "auto_map" in config)
+    """Tell whether a config is one of transformers; `check_config` says whether its model can be run."""
+    return "vision_cfg" not in config and ("model_type" in config or "auto_map" in config)
 
 
 def check_config(model_cfg: dict[str, Any], name: str) -> None:

@@ -48,7 +48,9 @@ def change(folder, **values):
 
 
 @pytest.mark.parametrize("kind", list(KINDS), indirect=True)
-@pytest.mark.parametrize("layout", ["whole", "shards", "pickle", "half", "position_ids", "training"])
+@pytest.mark.parametrize(
+    "layout", ["whole", "shards", "pickle", "half", "position_ids", "training", "inside", "average"]
+)
 def test_layouts(folder, source, layout):
     model, weights = source[0], folder / "model.safetensors"
     state = load_file(weights)
@@ -64,6 +66,10 @@ def test_layouts(folder, source, layout):
     elif layout == "position_ids":
         ids = {f"{tower}_model.embeddings.position_ids": torch.arange(17)[None] for tower in ("vision", "text")}
         save_file({**state, **ids}, weights)
+    elif layout in ("inside", "average"):
+        zeros = {f"model.{key}": torch.zeros_like(value) for key, value in state.items()}
+        own = {f"model_ema.module.{key}": value for key, value in state.items()}
+        save_file({**own, **(zeros if layout == "average" else {"loss.temperature": torch.ones(1)})}, weights)
     elif layout in ("pickle", "training"):
         weights.unlink()
         kept = {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}
@@ -71,6 +77,11 @@ def test_layouts(folder, source, layout):
     clip = load_tower(ClipSource(folder=str(folder)))
     assert isinstance(clip, ViTClip if source[0].config.model_type == "clip" else HfClip)
     assert clip.dtype == torch.float32
+    told = {
+        "inside": "left out what a training keeps beside it: loss.temp",
+        "average": "its average 'model_ema.module.'",
+    }
+    assert [note for note in clip.notes if told.get(layout, "-") in note] or layout not in told
     assert_is(clip, model)
 
 
@@ -85,6 +96,12 @@ def test_blocks_of_alt_clip_have_two_names(tmp_path):
         }
         save_file(names, folder / "model.safetensors")
         assert_is(HfClip.from_folder(folder), model_of("altclip")[0])
+
+
+def test_how_attention_is_computed_is_no_part_of_a_model(folder):
+    own = HfClip.from_folder(folder).weights_hash
+    change(folder, attn_implementation="flash_attention_2", _attn_implementation_autoset=True)
+    assert HfClip.from_folder(folder).weights_hash == own
 
 
 @pytest.mark.parametrize("left_out", ["vision_model.head.probe", "text_model.final_layer_norm.bias", "logit_bias"])
@@ -159,7 +176,7 @@ def test_a_tokenizer_that_cannot_fill_up_is_refused(folder):
 
 def test_models_that_are_no_towers(folder):
     change(folder, model_type="llava")
-    with pytest.raises(ConfigError, match="the tower llava, which is not supported; expected"):
+    with pytest.raises(ConfigError, match="small is a llava of transformers; expected model_type clip or"):
         load_tower(ClipSource(folder=str(folder)))
     with pytest.raises(ConfigError, match="small is a llava of transformers; expected model_type clip or"):
         HfClip.from_folder(folder)
