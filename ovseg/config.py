@@ -163,7 +163,7 @@ def find_config(name: str | Path, folder: Path = Path()) -> Path:
         ConfigError: There is none; says near names, or where the settings of earlier files are now.
     """
     own, shipped = folder / os.path.expanduser(name), config_root() / str(name).removeprefix("configs/")
-    found = next((path for path in (own, shipped) if path.is_file()), None)
+    found = next((path for path in (own, shipped) if os.path.isfile(path)), None)
     if found is None:
         raise ConfigError(f"no config file '{name}'; {_hint(Path(name))}")
     return found

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from ovseg.checkpoint.clip_files import OPENAI, ClipWeights
 from ovseg.clip.open_clip_internals import import_open_clip
-from ovseg.errors import one_of
+from ovseg.errors import WeightsError, one_of
 
 TWIN = "-quickgelu"
 GELU, QUICK_GELU = "gelu", "quick_gelu"
+OPENAI_TAG = "openai"
 _WORDS = {False: "exact GELU", True: "QuickGELU"}
 
 
@@ -108,6 +109,31 @@ def choose(what: str, architecture: str, quick: bool, said: Said | None) -> tupl
             stacklevel=2,
         )
     return quick, note
+
+
+def of_tag(arch: str, tag: str, config: Mapping[str, Any]) -> bool:
+    """Tell whether weights of a tag run with QuickGELU, which nobody has asked for.
+
+    Args:
+        arch: Architecture, whose name decides; older versions of open_clip list a tag that needs it with both.
+        tag: OpenAI's run with QuickGELU by either name.
+        config: What open_clip has about the tag.
+
+    Raises:
+        WeightsError: The weights need QuickGELU, and the architecture has exact GELU.
+    """
+    library = import_open_clip()
+    if library.get_model_config(arch).get("quick_gelu"):
+        return True
+    clean = tag.lower().replace("-", "_")
+    needed = config.get("quick_gelu") or clean in library.list_pretrained_tags_by_model(f"{arch}{TWIN}")
+    if needed and clean != OPENAI_TAG:
+        twin = twin_of(arch)
+        raise WeightsError(
+            f"{arch}/{tag} needs QuickGELU, and {arch} has exact GELU; {f'name {twin}/{tag}, or ' if twin else ''}"
+            f"set MODEL.CLIP.ACTIVATION to {QUICK_GELU}"
+        )
+    return clean == OPENAI_TAG
 
 
 def twin_of(architecture: str) -> str:

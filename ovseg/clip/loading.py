@@ -23,11 +23,10 @@ from ovseg.clip.folders import (
     said_beside,
     tokenizer_files,
 )
-from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model, import_open_clip
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model
 from ovseg.clip.position_tables import fit_tables
 from ovseg.clip.preprocessing import three
 from ovseg.clip.tags import fetch_tag, tag_config
-from ovseg.errors import WeightsError
 from ovseg.system.values import merge
 
 
@@ -85,10 +84,8 @@ def load(
     else:
         tag = str(pretrained)
         preprocess = tag_config(arch, tag)
-        if _tag_is_quick(arch, tag, preprocess) and not quick and asked is None:
-            if tag.lower() != "openai":
-                raise _quick_gelu_error(arch, tag)
-            quick = True
+        if asked is None:
+            quick = activation.of_tag(arch, tag, preprocess)
         path = fetch_tag(arch, tag, preprocess)
         weights = read_clip(path)
     model_cfg = activation.with_activation(merge(model_cfg, changes), quick if asked is None else bool(asked))
@@ -180,21 +177,6 @@ def _own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[s
         return dict(state)
     roots = ("visual.", "logit_scale", "logit_bias", "text.")
     return {key if key.startswith(roots) else f"text.{key}": value for key, value in state.items()}
-
-
-def _tag_is_quick(arch: str, tag: str, config: Mapping[str, Any]) -> bool:
-    """Tell whether weights were trained with QuickGELU; older versions of open_clip only say so by a second listing."""
-    twin = import_open_clip().list_pretrained_tags_by_model(f"{arch}-quickgelu")
-    clean = tag.lower().replace("-", "_")
-    return bool(config.get("quick_gelu", False)) or clean == "openai" or clean in twin
-
-
-def _quick_gelu_error(arch: str, tag: str) -> WeightsError:
-    twin = activation.twin_of(arch)
-    return WeightsError(
-        f"{arch}/{tag} needs QuickGELU, and {arch} has exact GELU; {f'name {twin}/{tag}, or ' if twin else ''}"
-        f"set MODEL.CLIP.ACTIVATION to {activation.QUICK_GELU}"
-    )
 
 
 def _is_path(pretrained: str | Path) -> bool:

@@ -77,10 +77,11 @@ def _find(model: str, protocol: str) -> Spec:
 
 def _folder(model: str) -> tuple[Path, dict[str, Any]]:
     """Resolve a folder with a CLIP, or with a config of its own."""
+    place = os.path.expanduser(model)
+    if not os.path.isdir(place):  # pathlib raises where a name is too long for a file
+        raise _not_found(model, Path(place))
     # Absolute, for a bare name in a config, which "./mini" is as a path, is that of an embedded CLIP.
-    folder = Path(os.path.expanduser(model)).resolve()
-    if not folder.is_dir():
-        raise _not_found(model, folder)
+    folder = Path(place).resolve()
     changes = clip(FOLDER=str(folder)) if any((folder / name).is_file() for name in CLIP_CONFIGS) else {}
     if (folder / "config.yaml").is_file():
         return folder / "config.yaml", merge(changes, _trained(folder))
@@ -210,7 +211,7 @@ def list_protocols(path: Path) -> list[str]:
 
 
 def _not_found(model: str, path: Path) -> Exception:
-    if path.is_file():
+    if os.path.isfile(path):
         return WeightsError(f"'{model}' is a file; expected a folder, a .yaml, or METHOD/ARCHITECTURE/FILE for weights")
     if model.startswith(PATH_START):
         return WeightsError(f"folder '{model}' does not exist; check the path (relative paths start at {Path.cwd()})")

@@ -13,8 +13,9 @@ from ovseg.checkpoint.hub.fetching import ask
 from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.repository import cost_of_repository
 from ovseg.checkpoint.hub.store import place_of
+from ovseg.clip.activation import of_tag
 from ovseg.clip.architectures import architecture
-from ovseg.clip.folders import Repository, folder_config, has_tokenizer, locate, repository
+from ovseg.clip.folders import Repository, folder_config, locate, repository, tokenizer_files
 from ovseg.clip.sources import ClipSource
 from ovseg.clip.tags import tag_config, tag_sources
 from ovseg.errors import ConfigError
@@ -131,13 +132,16 @@ def _clip(source: ClipSource, name: str) -> list[Need]:
     texts = _texts(config, None, name)
     if "/" in source.pretrained or Path(source.pretrained).is_file():
         return texts
-    return [_first(f"CLIP {source.name}", name, tag_sources(tag_config(source.arch, source.pretrained))), *texts]
+    tag = tag_config(source.arch, source.pretrained)
+    if source.quick_gelu is None:
+        of_tag(source.arch, source.pretrained, tag)  # refuses what could not be loaded by this name
+    return [_first(f"CLIP {source.name}", name, tag_sources(tag)), *texts]
 
 
 def _texts(model_cfg: Mapping[str, Any], folder: Path | None, name: str) -> list[Need]:
     """Return the config and the tokenizer of texts that a CLIP takes from another repository."""
     text = model_cfg.get("text_cfg") or {}
-    keys = ("hf_model_name",) if folder and has_tokenizer(folder) else ("hf_model_name", "hf_tokenizer_name")
+    keys = ("hf_model_name",) if folder and tokenizer_files(folder) else ("hf_model_name", "hf_tokenizer_name")
     named = dict.fromkeys(str(text[key]) for key in keys if text.get(key))
     return [
         Need(

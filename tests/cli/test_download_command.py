@@ -73,6 +73,12 @@ def test_mistakes(capsys, monkeypatch):
     assert (status, error.count("\n")) == (2, 1) and "OVSEG_OFFLINE=1 is set; unset it to download" in error
 
 
+def test_what_could_not_be_loaded_by_its_name_is_not_fetched(hub, capsys):
+    status, out, error = run(capsys, "download", "clearclip/ViT-B-16/metaclip_400m")
+    assert status == 2 and not out and not hub.requests
+    assert "needs QuickGELU, and ViT-B-16 has exact GELU; name ViT-B-16-quickgelu/metaclip_400m" in error
+
+
 def test_the_cache_lists_weights_with_their_users_and_removes_them(hub, capsys, monkeypatch, tmp_path):
     assert run(capsys, "download", "fast", "sclip/ViT-B-16/openai")[0] == 0
     status, out, _ = run(capsys, "cache")

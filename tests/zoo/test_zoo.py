@@ -244,6 +244,10 @@ def test_a_folder_named_like_an_embedded_model_is_not_it(tmp_path, tiny_clip):
         ("own.yaml", ConfigError, "no config file 'own.yaml'"),
         ("sclip/RN50/openai", ConfigError, "a ConvNeXt or ResNet"),
         ("qqqq", UnknownNameError, "known: .*mini"),
+        ("q" * 300, UnknownNameError, "known: .*mini"),
+        ("a\0b", UnknownNameError, "unknown model"),
+        (f"/{'q' * 300}", WeightsError, "does not exist"),
+        (f"{'q' * 300}.yaml", ConfigError, "no config file"),
     ],
 )
 def test_misspelt_names(name, error, message):
