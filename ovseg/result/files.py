@@ -24,13 +24,13 @@ NAME_BYTES = 255
 """What file systems take as the name of a file; on a few with less, writing an image fails by name."""
 
 _LONGEST = max(len(ending) for one in list_formats() for ending in one.endings())
+_PICTURES = tuple(ending for one in list_formats() for ending in one.endings() if ending.endswith(".png"))
 _HEAD = 400  # bytes of a file in which its mark is looked for
 
 
 def is_picture_of_ours(path: Path) -> bool:
     """Tell by its name whether a file is a picture that a run has written."""
-    endings = [ending for one in list_formats() for ending in one.endings() if ending.endswith(".png")]
-    return path.name.endswith(tuple(endings))
+    return path.name.endswith(_PICTURES)
 
 
 def needs_of(formats: Sequence[str]) -> frozenset[str]:
@@ -171,9 +171,14 @@ def short_name(name: str, most: int) -> str:
 
 
 def check_words(
-    classes: Vocabulary, folder: Path, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
+    classes: Vocabulary,
+    folder: Path | None,
+    formats: Sequence[str] = STANDARD,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse words that one of the formats cannot hold, before the heavy work; arguments as `plan_files`.
+
+    Where ``folder`` is None, what is there will be deleted before.
 
     Raises:
         InputError: It cannot hold them.
