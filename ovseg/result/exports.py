@@ -171,6 +171,16 @@ def keep(path: Path, content: str) -> None:
         write_lines(path, [content])
 
 
+def check_kept(path: Path | None, content: str) -> None:
+    """Refuse a folder whose list of classes is another than `keep` would write; None is a folder that holds nothing.
+
+    Raises:
+        InputError: It is.
+    """
+    if path is not None and path.exists() and path.read_text(encoding="utf-8") != content:
+        raise InputError(f"'{path}' lists other classes, and its labels would change; choose another --output")
+
+
 def json_list(values: Iterable[Any]) -> Iterator[str]:
     """Yield the text of a JSON list, a line for each value."""
     yield "["

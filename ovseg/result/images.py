@@ -16,6 +16,7 @@ from ovseg.system.files import atomic_write
 
 QUALITY = 95
 """Of photographs that become JPEG."""
+_LONGEST = 65500  # pixels of a side of a JPEG
 
 _ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
 
@@ -63,10 +64,12 @@ def put_image(result: Result, place: Place, path: Path) -> None:
         path: From `image_file`, or one that ends on ``.jpg``.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: It cannot be written, or is too long for a JPEG.
     """
     if is_source(path, place):
         return
+    if path.suffix == ".jpg" and max(result.labels.shape) > _LONGEST and not is_copied(place, path):
+        raise InputError(f"'{place.image}' has {max(result.labels.shape)} pixels in a row; JPEG holds up to {_LONGEST}")
     with atomic_write(path) as temporary:
         if is_copied(place, path):
             shutil.copyfile(place.source, temporary)

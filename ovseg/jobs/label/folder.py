@@ -12,7 +12,8 @@ from typing import Any
 
 from ovseg.data.contents import Contents, read_contents, write_contents
 from ovseg.errors import InputError
-from ovseg.jobs.rows import WHOLE, Row, drop_parts, find_rows
+from ovseg.jobs.review.page import PAGE
+from ovseg.jobs.rows import PARTS, WHOLE, Row, drop_parts, find_rows
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump
 
@@ -83,7 +84,7 @@ def rows_by_key(folder: Path) -> dict[str, Row]:
     for row, place in find_rows(folder):
         row.pop("records", None)
         with contextlib.suppress(KeyError):  # what is no line of this log
-            if not row["error"] or row["image"] not in found:
+            if not row["error"] or found.get(row["image"], row)["error"]:  # of failures the last
                 found[row["image"]] = {**row, "kept": place}
     return found
 
@@ -120,6 +121,20 @@ def write_failed(folder: Path, rows: Iterable[Row]) -> None:
         _write_lines(folder / FAILED, failed)
     else:
         (folder / FAILED).unlink(missing_ok=True)
+
+
+def refuse_strangers(folder: Path) -> None:
+    """Refuse a folder that holds no job, and files of others that one would replace or delete.
+
+    Raises:
+        InputError: It does.
+    """
+    names = [WHOLE, FAILED, PAGE]
+    if not (folder / SEEN).exists():  # a job that was killed while it began has these two, and no more
+        names.append(INPUTS)
+    there = [*(folder / name for name in names), *sorted((folder / PARTS).glob("*.jsonl"))]
+    if found := next((path for path in there if path.exists()), None):
+        raise InputError(f"'{found}' is of no labelling job and would be replaced or deleted; choose another --output")
 
 
 def clear(folder: Path, held: Held, more: Sequence[Path] = ()) -> None:

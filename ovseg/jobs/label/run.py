@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,13 +178,15 @@ def open_job(plan: LabelPlan, folder: Path, report: Report, fresh: bool = False)
     """Find the images of a job, and compare them and what is asked for with what the folder holds.
 
     Raises:
-        InputError: It holds labels of something else, or there are no images.
+        InputError: It holds labels of something else, or files of others, or there are no images.
         OvsegError: As `LabelPlan.check`.
     """
     plan.check()
-    Exports(plan.formats, plan.options, folder).check(plan.classes)
-    found = find_items(plan.inputs, folder, plan.every)
     held = kept.read_folder(folder)
+    if not held.values:
+        kept.refuse_strangers(folder)
+    Exports(plan.formats, plan.options, folder).check(plan.classes, anew=fresh and bool(held.values))
+    found = find_items(plan.inputs, folder, plan.every)
     known = Held() if fresh else held
     if known.values and known.contents is None:
         raise InputError(f"'{folder}' does not tell of what its labels were made; start anew with --fresh")
@@ -210,6 +213,7 @@ def claim(opened: Opened, made: Mapping[str, Any], missing: Sequence[Item], fres
     if fresh and held.values:
         options = held.identity["options"]
         kept.clear(folder, held, Exports(held.identity["formats"], options, folder).all_files(opened.items))
+    opened.exports.check(opened.plan.classes)
     opened.exports.check_places(missing)
     kept.sweep(folder)
     before = {} if fresh else held.values
@@ -274,7 +278,7 @@ def _failures_kept(opened: Opened) -> Iterator[None]:
 
 def _look(plan: LabelPlan, files: Mapping[str, Path], known: Contents | None, report: Report) -> Contents:
     """Look at the files of all inputs."""
-    paths = {key: [path] for key, path in files.items()}
+    paths = {key: [path] if os.path.isfile(path) else [] for key, path in files.items()}  # a pipe may never end
     return contents_of_files("", plan.classes, paths, known, INPUTS, lambda done, of: report(done, of, LOOKED_AT, 0))
 
 

@@ -40,7 +40,7 @@ class DatasetFormat(Format):
         image = _image(place)
         return {_label(place): self.mark} | ({} if is_source(image, place) else {image: b""})
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path | None) -> None:
         """Refuse words that a line of classes.txt cannot carry, and a folder with other classes."""
         label_values(classes, own_ids=False)
         lines = _lines(classes)
@@ -54,22 +54,21 @@ class DatasetFormat(Format):
         wrong = [entry.name for entry in classes if entry.names not in readable]
         if wrong or len(readable) != len(classes):
             raise InputError(f"{CLASSES} cannot hold the words {wrong[:3]}: they would be read as others; rename them")
-        there = folder / CLASSES
-        if there.exists() and there.read_bytes() != lines:
+        if folder is not None and (there := folder / CLASSES).exists() and there.read_bytes() != lines:
             raise InputError(f"'{there}' lists other classes, and its labels would change; choose another --output")
+
+    def shared(self, folder: Path) -> dict[Path, bytes]:
+        """Return the list of classes."""
+        return {folder / CLASSES: b""}
 
     def check_place(self, place: Place) -> None:
         """Refuse to replace images of others, or to put a second image beside one label."""
         image, label = _image(place), _label(place)
         check_image(image, place, label)
-        found = image.parent.iterdir() if image.parent.is_dir() else ()
-        others = [
-            path
-            for path in found
-            if path.stem == image.stem and path.suffix.lower() in IMAGE_SUFFIXES - {image.suffix.lower()}
-        ]
-        if others:
-            raise InputError(f"'{others[0]}' would share its label with '{image.name}'; choose another --output")
+        suffixes = (suffix for one in sorted(IMAGE_SUFFIXES) for suffix in (one, one.upper(), one.title()))
+        others = (image.with_suffix(suffix) for suffix in suffixes if suffix.lower() != image.suffix.lower())
+        if other := next((path for path in others if path.exists()), None):
+            raise InputError(f"'{other}' would share its label with '{image.name}'; choose another --output")
 
     def write(self, result: Result, path: Path) -> None:
         """Write the label alone.

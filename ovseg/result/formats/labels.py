@@ -42,7 +42,7 @@ class Labels(Format):
         """
         self.own_ids = own_ids
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path | None) -> None:
         """Refuse classes that the file cannot hold."""
         label_values(classes, self.own_ids)
 

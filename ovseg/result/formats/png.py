@@ -44,7 +44,7 @@ class Png(Format):
         self.own_ids = own_ids
         self.palette, self.void = palette, VOID if uint8 or palette else PNG_NO_CLASS
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path | None) -> None:
         """Refuse classes that the file cannot hold."""
         label_values(classes, self.own_ids, self.void)
 

@@ -30,7 +30,7 @@ class Report(Format):
         """Choose what the summary says of label maps; see `ovseg.result.formats.labels.Labels`."""
         self.own_ids = own_ids
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path | None) -> None:
         """Refuse classes that label maps cannot hold."""
         label_values(classes, self.own_ids)
 
