@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,19 +172,20 @@ def short_name(name: str, most: int) -> str:
 
 def check_words(
     classes: Vocabulary,
-    folder: Path | None,
+    folder: Path,
     formats: Sequence[str] = STANDARD,
     options: Mapping[str, Any] | None = None,
+    gone: Collection[Path] = (),
 ) -> None:
     """Refuse words that one of the formats cannot hold, before the heavy work; arguments as `plan_files`.
 
-    Where ``folder`` is None, what is there will be deleted before.
+    Files that are ``gone`` will be deleted before.
 
     Raises:
         InputError: It cannot hold them.
     """
     for one in _formats(formats, options):
-        one.check(classes, folder)
+        one.check(classes, folder, gone)
 
 
 def write_files(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from PIL import Image
@@ -21,9 +22,16 @@ _LONGEST = 65500  # pixels of a side of a JPEG
 _ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
 
 
-def image_file(place: Place, folder: Path) -> Path:
-    """Return where the photograph goes below a folder: with its own suffix if it is copied, else as PNG."""
-    return folder / f"{place.name}{place.source.suffix if _is_copied(place.source) else '.png'}"
+def image_file(place: Place, folder: Path, read: Collection[str] = IMAGE_SUFFIXES) -> Path:
+    """Return where the photograph goes below a folder: with its own suffix if it is copied, else as PNG.
+
+    Args:
+        place: Of the photograph.
+        folder: Where all go.
+        read: Suffixes that the tool reads, lower case; others are not copied.
+    """
+    copied = place.source.suffix.lower() in read and _is_copied(place.source)
+    return folder / f"{place.name}{place.source.suffix if copied else '.png'}"
 
 
 def is_source(path: Path, place: Place) -> bool:

@@ -35,9 +35,18 @@ def test_fresh_takes_other_words_in_all_formats(plan: Ask, folder: Path, tmp_pat
     label(other, out, fresh=True)
     label(other, tmp_path / "other")
     assert_same(out, tmp_path / "other")
+    own = out / "labels/by_hand.png"
+    own.write_bytes(b"of somebody")
+    before = files_of(out)
+    with pytest.raises(InputError, match=r"classes\.txt' lists other classes"):
+        label(plan(folder, formats=ALL), out, fresh=True)
+    assert files_of(out) == before  # what was made by hand would change its meaning
     label(plan(folder, classes="cat, door"), out, fresh=True)
     label(plan(folder, classes="cat, door"), tmp_path / "labels")
-    assert_same(out, tmp_path / "labels")  # no list of classes stays behind
+    (tmp_path / "labels/labels").mkdir()
+    for name in ("classes.txt", "labels/by_hand.png"):  # stay: they may be of others
+        (tmp_path / "labels" / name).write_bytes(before[name])
+    assert_same(out, tmp_path / "labels")
 
 
 def test_an_image_called_like_the_files_of_the_job(plan: Ask, folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,18 @@ class Exports:
         """Take names of formats, and values of their options."""
         self.formats, self.options, self.folder = tuple(formats), dict(options), folder
 
-    def check(self, classes: Vocabulary, anew: bool = False) -> None:
+    def check(self, classes: Vocabulary, gone: Collection[Path] = ()) -> None:
         """Refuse words that a format cannot hold, or that are others than those in the folder.
 
         Args:
             classes: Of the results.
-            anew: What is in the folder will be deleted before.
+            gone: Files in the folder that will be deleted before.
 
         Raises:
             InputError: One cannot.
             OvsegError: A format or an option is not known.
         """
-        check_words(classes, None if anew else self.folder, self.formats, self.options)
+        check_words(classes, self.folder, self.formats, self.options, gone)
 
     def check_places(self, items: Iterable[Item]) -> None:
         """Make sure that nothing is replaced that is an input, or of others.

@@ -41,11 +41,6 @@ class Held:
     rows: dict[str, Row] = field(default_factory=dict)
 
     @property
-    def good(self) -> dict[str, Row]:
-        """Rows of images that were labelled."""
-        return {key: row for key, row in self.rows.items() if not row["error"]}
-
-    @property
     def identity(self) -> dict[str, Any]:
         """What made it, without the inputs."""
         found: dict[str, Any] = self.values.get("identity", {})
@@ -137,19 +132,17 @@ def refuse_strangers(folder: Path) -> None:
         raise InputError(f"'{found}' is of no labelling job and would be replaced or deleted; choose another --output")
 
 
-def clear(folder: Path, held: Held, more: Sequence[Path] = ()) -> None:
+def clear(folder: Path, written: Sequence[Path]) -> None:
     """Delete what a job wrote; what else is there stays.
 
     Args:
         folder: Of the job.
-        held: What is known of it.
-        more: Files that it may have been writing when it was killed.
+        written: Files of results.
 
     Raises:
         InputError: A file cannot be deleted.
     """
-    files = [*(folder / name for name in held.files), *more]
-    files += [folder / name for name in (FAILED, WHOLE, INPUTS, SEEN)]
+    files = [*written, *(folder / name for name in (FAILED, WHOLE, INPUTS, SEEN))]
     try:
         for path in (*files, folder / RUN):  # that one last: a half of a job is still known as one
             path.unlink(missing_ok=True)

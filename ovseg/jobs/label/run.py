@@ -185,13 +185,17 @@ def open_job(plan: LabelPlan, folder: Path, report: Report, fresh: bool = False)
     held = kept.read_folder(folder)
     if not held.values:
         kept.refuse_strangers(folder)
-    Exports(plan.formats, plan.options, folder).check(plan.classes, anew=fresh and bool(held.values))
+    exports, anew = Exports(plan.formats, plan.options, folder), fresh and bool(held.values)
+    if not anew:
+        exports.check(plan.classes)
     found = find_items(plan.inputs, folder, plan.every)
     known = Held() if fresh else held
     if known.values and known.contents is None:
         raise InputError(f"'{folder}' does not tell of what its labels were made; start anew with --fresh")
     names = choose_names([item.key for item in found.items], known.names, plan.keep_tree)
     items = [dataclasses.replace(item, name=names[item.key]) for item in found.items]
+    if anew:
+        exports.check(plan.classes, {*_written(folder, held, items)})
     contents = _look(plan, found.files, known.contents, report)
     opened = Opened(plan, folder, items, held, contents, found.notes)
     if known.values:
@@ -211,9 +215,7 @@ def claim(opened: Opened, made: Mapping[str, Any], missing: Sequence[Item], fres
     if held.values and not fresh:
         refuse(folder, "labels", changes(held.identity, identity))
     if fresh and held.values:
-        options = held.identity["options"]
-        kept.clear(folder, held, Exports(held.identity["formats"], options, folder).all_files(opened.items))
-    opened.exports.check(opened.plan.classes)
+        kept.clear(folder, _written(folder, held, opened.items))
     opened.exports.check_places(missing)
     kept.sweep(folder)
     before = {} if fresh else held.values
@@ -245,6 +247,13 @@ def close(opened: Opened, made: Mapping[str, Any], fresh: int, seconds: float, r
     names = [path.relative_to(folder).as_posix() for path in made_of_all]
     kept.write_run(folder, {**_values(opened, made), "files": names, "timings": timings})
     return Labelled(folder, ordered, len(opened.items), len(ordered) - fresh, seconds, opened.notes, names)
+
+
+def _written(folder: Path, held: Held, items: Iterable[Item]) -> list[Path]:
+    """Return all files of a job that are known, and those that it may have been writing when it was killed."""
+    exports = Exports(held.identity["formats"], held.identity["options"], folder)
+    old = [dataclasses.replace(item, name=held.names.get(item.key, item.name)) for item in items]
+    return [*(folder / name for name in held.files), *exports.all_files(old)]
 
 
 def _silent(_done: int, _total: int, _what: str, _failed: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -98,12 +98,15 @@ class Format(ABC):
             InputError: The result lacks what the format shows, or has more than it can hold.
         """
 
-    def check(self, classes: Vocabulary, folder: Path | None) -> None:  # noqa: B027 -- most formats hold any words
+    def check(  # noqa: B027 -- most formats hold any words
+        self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()
+    ) -> None:
         """Refuse words that the format cannot hold, before the work starts.
 
         Args:
             classes: Of the results to come.
-            folder: Where they will go; None where what is there will be deleted before.
+            folder: Where they will go.
+            gone: Files there that will be deleted before.
 
         Raises:
             InputError: It cannot hold them, or other words are there already.

@@ -8,6 +8,7 @@ has, are written as PNG the way up that they were labelled.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from ovseg.data.images import IMAGE_SUFFIXES
@@ -40,7 +41,7 @@ class DatasetFormat(Format):
         image = _image(place)
         return {_label(place): self.mark} | ({} if is_source(image, place) else {image: b""})
 
-    def check(self, classes: Vocabulary, folder: Path | None) -> None:
+    def check(self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()) -> None:
         """Refuse words that a line of classes.txt cannot carry, and a folder with other classes."""
         label_values(classes, own_ids=False)
         lines = _lines(classes)
@@ -54,12 +55,11 @@ class DatasetFormat(Format):
         wrong = [entry.name for entry in classes if entry.names not in readable]
         if wrong or len(readable) != len(classes):
             raise InputError(f"{CLASSES} cannot hold the words {wrong[:3]}: they would be read as others; rename them")
-        if folder is not None and (there := folder / CLASSES).exists() and there.read_bytes() != lines:
+        there = folder / CLASSES
+        if not there.exists() or there.read_bytes() == lines:
+            return
+        if {*(folder / "labels").rglob("*.png")} - {*gone} or not gone:  # a list is in use as long as there are labels
             raise InputError(f"'{there}' lists other classes, and its labels would change; choose another --output")
-
-    def shared(self, folder: Path) -> dict[Path, bytes]:
-        """Return the list of classes."""
-        return {folder / CLASSES: b""}
 
     def check_place(self, place: Place) -> None:
         """Refuse to replace images of others, or to put a second image beside one label."""

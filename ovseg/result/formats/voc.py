@@ -6,7 +6,7 @@ Values of ``SegmentationClass`` count the classes from 1, or are the user's own 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,9 @@ class Voc(Export):
         """Choose values; see `ovseg.result.formats.labels.Labels`."""
         self.own_ids = own_ids
 
-    def check(self, classes: Vocabulary, folder: Path | None) -> None:
+    def check(self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()) -> None:
         """Refuse classes that 8 bits and a line cannot hold, and a folder with other classes."""
-        check_kept(None if folder is None else self.home(folder) / _LABELS, labelmap(classes, self.own_ids))
+        check_kept(self.home(folder) / _LABELS, labelmap(classes, self.own_ids), gone)
 
     def files(self, place: Place) -> dict[Path, bytes]:
         """Return the map of classes, that of objects, and the photograph."""

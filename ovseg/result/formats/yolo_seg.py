@@ -7,6 +7,7 @@ part is a line of its own.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
@@ -20,6 +21,7 @@ from ovseg.vocabulary import Vocabulary
 
 _DATA = "data.yaml"
 _INSET = 0.25  # pixels; Ultralytics cuts fractions off and lets OpenCV draw the outline, too
+_READ = (".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")  # other images Ultralytics leaves out
 _DIGITS = 9  # behind the point of a share: a thousandth of a pixel in images of a million
 
 
@@ -34,9 +36,9 @@ class YoloSeg(Export):
         """Choose how exact polygons are; see `ovseg.result.coco_files.RegionFile`. None is 0: exact."""
         self.polygons = check_tolerance(polygons) or 0.0
 
-    def check(self, classes: Vocabulary, folder: Path | None) -> None:
+    def check(self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()) -> None:
         """Refuse a folder whose numbers are those of other classes."""
-        check_kept(None if folder is None else self.home(folder) / _DATA, data_yaml(classes))
+        check_kept(self.home(folder) / _DATA, data_yaml(classes), gone)
 
     def files(self, place: Place) -> dict[Path, bytes]:
         """Return the label, which is replaced only in a folder of ours, and the image, unless it lies there already."""
@@ -77,7 +79,7 @@ class YoloSeg(Export):
         return Written(label, {}, regions.notes + notes)
 
     def _image(self, place: Place) -> Path:
-        return image_file(place, self.home(place.folder) / "images")
+        return image_file(place, self.home(place.folder) / "images", _READ)
 
     def _label(self, place: Place) -> Path:
         """Return where Ultralytics looks for the label: the last folder called images is called labels."""
