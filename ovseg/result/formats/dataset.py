@@ -7,6 +7,7 @@ has, are written as PNG the way up that they were labelled.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -22,6 +23,7 @@ from ovseg.system.files import atomic_write
 from ovseg.vocabulary import Vocabulary
 
 CLASSES = "classes.txt"
+_SPELLED = [suffix for one in sorted(IMAGE_SUFFIXES) for suffix in (one, one.upper(), one.title())]
 
 
 class DatasetFormat(Format):
@@ -65,9 +67,9 @@ class DatasetFormat(Format):
         """Refuse to replace images of others, or to put a second image beside one label."""
         image, label = _image(place), _label(place)
         check_image(image, place, label)
-        suffixes = (suffix for one in sorted(IMAGE_SUFFIXES) for suffix in (one, one.upper(), one.title()))
-        others = (image.with_suffix(suffix) for suffix in suffixes if suffix.lower() != image.suffix.lower())
-        if other := next((path for path in others if path.exists()), None):
+        base, own = os.path.splitext(image)  # its folder may hold as many images as there are places to check
+        others = (f"{base}{suffix}" for suffix in _SPELLED if suffix.lower() != own.lower())
+        if other := next(filter(os.path.exists, others), None):
             raise InputError(f"'{other}' would share its label with '{image.name}'; choose another --output")
 
     def write(self, result: Result, path: Path) -> None:
