@@ -42,13 +42,14 @@ class Kept(NamedTuple):
 
 
 def read_rows(folder: Path) -> Iterator[Row]:
-    """Yield all that earlier and present processes have logged, that of the last end first."""
+    """Yield all that earlier and present processes have logged: that of the last end first, then the newest last."""
     return (row for row, _ in find_rows(folder))
 
 
 def find_rows(folder: Path) -> Iterator[tuple[Row, Kept]]:
     """Yield rows as `read_rows` does, and where each lies."""
-    for path in [folder / WHOLE, *sorted((folder / PARTS).glob("*.jsonl"))]:
+    parts = sorted((folder / PARTS).glob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    for path in [folder / WHOLE, *parts]:
         if not path.is_file():
             continue
         start = 0

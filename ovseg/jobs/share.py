@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from queue import Empty
+from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -48,21 +48,25 @@ def share_out(work: Work, items: Sequence[Any], processes: int, tell: Tell) -> N
     """
     at_least("--processes", processes, 1)
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
     processes = min(processes, len(items))
     threads = max(1, torch.get_num_threads() // max(1, processes))
+    # Each has a line of its own: who is killed while it speaks on a common one keeps all others from speaking.
+    lines = [context.Pipe(duplex=False) for _ in range(processes)]
     workers = [
-        context.Process(target=_work_alone, args=(work, items[rank::processes], rank, threads, queue), daemon=True)
-        for rank in range(processes)
+        context.Process(target=_work_alone, args=(work, items[rank::processes], rank, threads, line), daemon=True)
+        for rank, (_, line) in enumerate(lines)
     ]
     try:
         with ctrl_c_is_ours():
-            for worker in workers:
+            for worker, (_, line) in zip(workers, lines, strict=True):
                 worker.start()
-        for message in _messages(workers, queue):
+                line.close()  # the worker's own then is the last one, and the line ends with it
+        for message in _messages([line for line, _ in lines]):
             if isinstance(message, OvsegError):
                 raise message
             tell(message)
+        for worker in workers:
+            worker.join()
     finally:
         _end(workers)
     for rank, worker in enumerate(workers):
@@ -86,25 +90,27 @@ def _end(workers: Sequence[Any]) -> None:
             worker.join()
 
 
-def _messages(workers: Sequence[Any], queue: Any) -> Iterator[Any]:
+def _messages(lines: list[Connection]) -> Iterator[Any]:
     """Yield what the processes say until all of them have ended."""
-    while True:
-        alive = any(worker.is_alive() for worker in workers)
-        try:
-            yield queue.get(timeout=0.5 if alive else 0.1)
-        except Empty:
-            if not alive:
-                return
+    while lines:
+        ready = wait(lines)
+        for line in [one for one in lines if one in ready]:
+            try:
+                message = line.recv()
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
+                lines.remove(line)
+            else:
+                yield message
 
 
-def _work_alone(work: Work, items: Sequence[Any], rank: int, threads: int, queue: Any) -> None:
+def _work_alone(work: Work, items: Sequence[Any], rank: int, threads: int, line: Connection) -> None:
     """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
     threading.Thread(target=_end_with_first, daemon=True).start()
     torch.set_num_threads(threads)
     try:
-        work(items, rank, queue.put)
+        work(items, rank, line.send)
     except OvsegError as error:
-        queue.put(error)
+        line.send(error)
 
 
 def _end_with_first() -> None:

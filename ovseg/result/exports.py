@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -169,6 +169,16 @@ def keep(path: Path, content: str) -> None:
     if not path.is_file() or path.read_text(encoding="utf-8") != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_lines(path, [content])
+
+
+def check_kept(path: Path, content: str, gone: Collection[Path]) -> None:
+    """Refuse a folder whose list of classes is another than `keep` would write, unless it will be deleted before.
+
+    Raises:
+        InputError: It is.
+    """
+    if path not in gone and path.exists() and path.read_text(encoding="utf-8") != content:
+        raise InputError(f"'{path}' lists other classes, and its labels would change; choose another --output")
 
 
 def json_list(values: Iterable[Any]) -> Iterator[str]:

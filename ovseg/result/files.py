@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ NAME_BYTES = 255
 """What file systems take as the name of a file; on a few with less, writing an image fails by name."""
 
 _LONGEST = max(len(ending) for one in list_formats() for ending in one.endings())
+_PICTURES = tuple(ending for one in list_formats() for ending in one.endings() if ending.endswith(".png"))
 _HEAD = 400  # bytes of a file in which its mark is looked for
 
 
 def is_picture_of_ours(path: Path) -> bool:
     """Tell by its name whether a file is a picture that a run has written."""
-    endings = [ending for one in list_formats() for ending in one.endings() if ending.endswith(".png")]
-    return path.name.endswith(tuple(endings))
+    return path.name.endswith(_PICTURES)
 
 
 def needs_of(formats: Sequence[str]) -> frozenset[str]:
@@ -171,15 +171,21 @@ def short_name(name: str, most: int) -> str:
 
 
 def check_words(
-    classes: Vocabulary, folder: Path, formats: Sequence[str] = STANDARD, options: Mapping[str, Any] | None = None
+    classes: Vocabulary,
+    folder: Path,
+    formats: Sequence[str] = STANDARD,
+    options: Mapping[str, Any] | None = None,
+    gone: Collection[Path] = (),
 ) -> None:
     """Refuse words that one of the formats cannot hold, before the heavy work; arguments as `plan_files`.
+
+    Files that are ``gone`` will be deleted before.
 
     Raises:
         InputError: It cannot hold them.
     """
     for one in _formats(formats, options):
-        one.check(classes, folder)
+        one.check(classes, folder, gone)
 
 
 def write_files(

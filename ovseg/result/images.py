@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from PIL import Image
@@ -16,13 +17,21 @@ from ovseg.system.files import atomic_write
 
 QUALITY = 95
 """Of photographs that become JPEG."""
+_LONGEST = 65500  # pixels of a side of a JPEG
 
 _ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
 
 
-def image_file(place: Place, folder: Path) -> Path:
-    """Return where the photograph goes below a folder: with its own suffix if it is copied, else as PNG."""
-    return folder / f"{place.name}{place.source.suffix if _is_copied(place.source) else '.png'}"
+def image_file(place: Place, folder: Path, read: Collection[str] = IMAGE_SUFFIXES) -> Path:
+    """Return where the photograph goes below a folder: with its own suffix if it is copied, else as PNG.
+
+    Args:
+        place: Of the photograph.
+        folder: Where all go.
+        read: Suffixes that the tool reads, lower case; others are not copied.
+    """
+    copied = place.source.suffix.lower() in read and _is_copied(place.source)
+    return folder / f"{place.name}{place.source.suffix if copied else '.png'}"
 
 
 def is_source(path: Path, place: Place) -> bool:
@@ -63,10 +72,12 @@ def put_image(result: Result, place: Place, path: Path) -> None:
         path: From `image_file`, or one that ends on ``.jpg``.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: It cannot be written, or is too long for a JPEG.
     """
     if is_source(path, place):
         return
+    if path.suffix == ".jpg" and max(result.labels.shape) > _LONGEST and not is_copied(place, path):
+        raise InputError(f"'{place.image}' has {max(result.labels.shape)} pixels in a row; JPEG holds up to {_LONGEST}")
     with atomic_write(path) as temporary:
         if is_copied(place, path):
             shutil.copyfile(place.source, temporary)

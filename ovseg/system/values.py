@@ -43,6 +43,11 @@ def dump(value: Any, indent: int | None = None) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def is_utf8(name: str) -> bool:
+    """Tell whether the name of a file can stand in a text; Python marks bytes that cannot by halves of letters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def some(names: Sequence[str], most: int = 3) -> str:
     """Return the first names of a list in one line, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

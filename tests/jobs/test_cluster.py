@@ -90,15 +90,16 @@ def test_mistakes_are_one_line(plan: Ask, tmp_path: Path, capfd: pytest.CaptureF
     assert len(lines) == 3 and "s3x" in lines[1] and "or --ray" in lines[2]
 
 
-def test_the_first_process_may_be_killed(tmp_path: Path, tiny_clip: Path, plan: Ask) -> None:
+@pytest.mark.parametrize("where", ["", "file://"])
+def test_the_first_process_may_be_killed(tmp_path: Path, tiny_clip: Path, plan: Ask, where: str) -> None:
     photos = write_photos(tmp_path / "photos", 300)
     label(plan(photos), tmp_path / "here")
     words = ["--classes", CLASSES, "--model", str(tiny_clip), "--templates", "none", "--device", "cpu", "--ray"]
-    call = [sys.executable, "-m", "ovseg.cli", "label", str(photos), "--output", str(tmp_path / "out"), *words]
+    call = [sys.executable, "-m", "ovseg.cli", "label", str(photos), "--output", f"{where}{tmp_path}/out", *words]
     with subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        while not [*tmp_path.glob("out/records/*.jsonl")] and process.poll() is None:
+        while not [*tmp_path.glob("out/**/*.labels.png")] and process.poll() is None:
             time.sleep(0.02)
-        time.sleep(3)
         process.kill()
+    assert process.returncode == -signal.SIGKILL
     assert main(call[3:]) == 0
     assert_same(tmp_path / "here", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tarfile
@@ -107,6 +108,48 @@ def test_lists_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         find_items(["empty"], Path("out"))
 
 
+def test_a_pattern_never_fits_what_a_job_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    write_photos(photos / "out/images", 2)
+    (photos / "a.labels.png").write_bytes(png(0))
+    monkeypatch.chdir(tmp_path)
+    expected = ["0000.jpg", "0001.png", "deep/0002.jpg"]
+    assert sorted(keys(find_items(["photos/**/*.???"], Path("photos/out")))) == expected
+    assert sorted(keys(find_items(["photos/*"], Path("photos/out")))) == expected
+    assert keys(find_items(["photos/out/images/*.png"], Path("photos/out"))) == ["0001.png"]  # a part that is named
+    (photos / "list.txt").write_text("out\n")
+    for inside in ("photos/out/*", "photos/list.txt"):
+        with pytest.raises(InputError, match="is an input, which results would mix with"):
+            find_items([inside], Path("photos/out"))
+
+
+def test_lists_have_comments(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    (photos / "#1.png").write_bytes(png(1))
+    (photos / "list.txt").write_text("# mine\n0000.jpg\n#1.png\n")
+    assert keys(find_items([str(photos / "list.txt")], tmp_path / "out")) == ["0000.jpg", "#1.png"]
+    (photos / "list.txt").write_text("# mine\n")
+    with pytest.raises(InputError, match="is empty"):
+        find_items([str(photos / "list.txt")], tmp_path / "out")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    far = write_photos(tmp_path / "far", 1) / "0000.jpg"
+    near = tmp_path / "photos" / str(far).lstrip("/")
+    write_photos(near.parent, 1)
+    (tmp_path / "photos/list.txt").write_text(f"{near}\n{far}\n{near}\n")
+    with pytest.raises(InputError, match=f"'{near}' and '{far}' would both be called"):
+        find_items([str(tmp_path / "photos/list.txt")], tmp_path / "out")
+
+
+def test_pipes_are_no_images_and_block_nothing(tmp_path: Path) -> None:
+    for name in ("a.png", "a.tar", "a.avi"):
+        os.mkfifo(tmp_path / name)
+    for item in find_items([str(tmp_path)], tmp_path / "out").items:
+        with pytest.raises(InputError, match="not an ordinary file"):
+            read_image(Fetcher()(item))
+
+
 @pytest.mark.parametrize(
     ("name", "mode"), [("s.tar", "w"), ("s.tar.gz", "w:gz"), ("s.tgz", "w:gz"), ("s.tar.xz", "w:xz")]
 )
@@ -143,6 +186,17 @@ def test_archives_that_are_odd_or_damaged(tmp_path: Path) -> None:
         except InputError as error:
             problems.append(str(error))
     assert problems and any("damaged" in one or "cut off" in one for one in problems)
+    for ending in ("gz", "xz"):  # zeros, which are packed well: what follows is no stream any more
+        packed = tmp_path / f"packed.tar.{ending}"
+        write_tar(packed, {f"{n}.ppm": b"P6 400 400 255\n" + bytes(range(200)) * 2400 for n in range(9)}, f"w:{ending}")
+        whole = packed.read_bytes()
+        middle = len(whole) // 2
+        for wrong in (b"\xff" * 40, b"\x07" * 40):
+            packed.write_bytes(whole[:middle] + wrong + whole[middle + 40 :])
+            fetcher = Fetcher()
+            for item in find_items([str(packed)], tmp_path / "out").items:
+                with contextlib.suppress(InputError):
+                    read_image(fetcher(item))
     (tmp_path / "none.tar").write_bytes(b"no archive")
     (item,) = find_items([str(tmp_path / "none.tar")], tmp_path / "out").items
     assert "none.tar' is damaged" in item.problem
@@ -159,6 +213,10 @@ def test_frames_of_a_video_are_named_by_their_number(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (item,) = find_items([str(tmp_path / "broken.mp4")], tmp_path / "out").items
     assert "cannot be read: not one frame" in item.problem
+    foreign = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.avi"))
+    foreign.write_bytes(path.read_bytes())
+    (item,) = find_items([str(foreign)], tmp_path / "out").items
+    assert "is no UTF-8, which OpenCV cannot open" in item.problem
     with pytest.raises(ConfigError, match="--every is 0"):
         find_items([str(path)], tmp_path / "out", every=0)
 
@@ -182,6 +240,7 @@ def test_names_are_different_and_never_move(first: list[str], more: list[str], w
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=100, max_size=300))
 def test_long_names_fit_into_a_file_system(name: str) -> None:
-    key = f"a/{name}.jpg"
-    found = choose_names([key], {})[key]
-    assert len(os.fsencode(found.rpartition("/")[2])) <= 200
+    for key in (f"a/{name}.jpg", f"{name}/a.jpg", f"{name}/{name}/a.jpg"):  # archives hold folders that no disk takes
+        found = choose_names([key], {})[key]
+        assert all(len(os.fsencode(part)) <= 200 for part in found.split("/"))
+    assert choose_names(["run.jpg", "Run", "deep/run.jpg"], {})["run.jpg"] == "run.jpg"  # run.json is the job's own

@@ -76,6 +76,8 @@ class Cluster:
 
     def run(self, plan: LabelPlan, folder: Path, made: Mapping[str, Any], items: Sequence[Item], tell: Tell) -> None:
         """Label images."""
+        if self._mirror is not None:
+            self._mirror.send(folder)  # what makes the results lies there before the first of them
         send = Sender(self._mirror, folder) if self._mirror else lambda: None
         with appending(folder, "ray") as append:
             for row in self._rows(plan, folder, made, items):

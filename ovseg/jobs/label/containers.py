@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import lzma
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +17,13 @@ import numpy as np
 
 from ovseg.data.kinds import IMAGE_SUFFIXES, why_unreadable
 from ovseg.errors import InputError
-from ovseg.system.values import some
+from ovseg.system.values import is_utf8, some
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 VIDEOS = frozenset(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
 FILE, ARCHIVE, VIDEO = "file", "archive", "video"
+_DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+"""What comes of archives that are damaged."""
 DIGITS = 6
 """Frames are named by their number in the video, from 0, with so many digits at least."""
 
@@ -98,7 +102,7 @@ def archive_items(path: Path, key: str) -> tuple[list[Item], list[str]]:
                     text = f"'{inner}' {reason or sparse}" if reason or sparse else ""
                     found.pop(inner, None)
                     found[inner] = Item(inner, str(path), ARCHIVE, member.offset_data, member.size, text, name)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except _DAMAGED as error:
         problem = f"archive '{path}' is damaged ({_line(error)}); {len(found)} images before that are read"
     if not problem and not found:
         problem = f"archive '{path}' holds no images{_kinds(others)}"
@@ -113,6 +117,9 @@ def video_items(path: Path, key: str, every: int) -> tuple[list[Item], list[str]
     Returns:
         The frames, and what is worth a note. A video that cannot be read is an item with a problem.
     """
+    if not is_utf8(str(path)):  # OpenCV would end the process
+        problem = f"video '{path}' has a name that is no UTF-8, which OpenCV cannot open; rename it"
+        return [Item(key, str(path), VIDEO, problem=problem)], []
     with _opened_video(path) as video:
         said, count = _said(video), 0
         while video.grab():
@@ -162,7 +169,7 @@ class Fetcher:
             file = self._held.fileobj
             file.seek(item.start)
             data = file.read(item.size)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        except _DAMAGED as error:
             self.close()
             raise InputError(f"'{item.key}' cannot be read from its archive ({_line(error)})") from error
         if len(data) < item.size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,18 @@ class Exports:
         """Take names of formats, and values of their options."""
         self.formats, self.options, self.folder = tuple(formats), dict(options), folder
 
-    def check(self, classes: Vocabulary) -> None:
-        """Refuse words that a format cannot hold.
+    def check(self, classes: Vocabulary, gone: Collection[Path] = ()) -> None:
+        """Refuse words that a format cannot hold, or that are others than those in the folder.
+
+        Args:
+            classes: Of the results.
+            gone: Files in the folder that will be deleted before.
 
         Raises:
             InputError: One cannot.
             OvsegError: A format or an option is not known.
         """
-        check_words(classes, self.folder, self.formats, self.options)
+        check_words(classes, self.folder, self.formats, self.options, gone)
 
     def check_places(self, items: Iterable[Item]) -> None:
         """Make sure that nothing is replaced that is an input, or of others.
@@ -66,7 +70,7 @@ class Exports:
             classes: Of the results.
 
         Returns:
-            Their paths.
+            Their paths; none where no image was labelled, for such files would not be known as ours.
 
         Raises:
             InputError: One cannot be written.
@@ -75,6 +79,8 @@ class Exports:
         def records(name: str) -> Iterator[Record]:
             return (row["kept"].read()["records"][name] for row in rows)
 
+        if not rows:
+            return []
         finish_files(records, classes, self.folder, self.formats, self.options)
         return self.shared
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ovseg.data.contents import Contents, read_contents, write_contents
 from ovseg.errors import InputError
-from ovseg.jobs.rows import WHOLE, Row, drop_parts, find_rows
+from ovseg.jobs.review.page import PAGE
+from ovseg.jobs.rows import PARTS, WHOLE, Row, drop_parts, find_rows
 from ovseg.system.files import atomic_write
 from ovseg.system.values import dump
 
@@ -38,11 +39,6 @@ class Held:
     contents: Contents | None = None
     names: dict[str, str] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
-
-    @property
-    def good(self) -> dict[str, Row]:
-        """Rows of images that were labelled."""
-        return {key: row for key, row in self.rows.items() if not row["error"]}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -83,7 +79,7 @@ def rows_by_key(folder: Path) -> dict[str, Row]:
     for row, place in find_rows(folder):
         row.pop("records", None)
         with contextlib.suppress(KeyError):  # what is no line of this log
-            if not row["error"] or row["image"] not in found:
+            if not row["error"] or found.get(row["image"], row)["error"]:  # of failures the last
                 found[row["image"]] = {**row, "kept": place}
     return found
 
@@ -122,19 +118,31 @@ def write_failed(folder: Path, rows: Iterable[Row]) -> None:
         (folder / FAILED).unlink(missing_ok=True)
 
 
-def clear(folder: Path, held: Held, more: Sequence[Path] = ()) -> None:
+def refuse_strangers(folder: Path) -> None:
+    """Refuse a folder that holds no job, and files of others that one would replace or delete.
+
+    Raises:
+        InputError: It does.
+    """
+    names = [WHOLE, FAILED, PAGE]
+    if not (folder / SEEN).exists():  # a job that was killed while it began has these two, and no more
+        names.append(INPUTS)
+    there = [*(folder / name for name in names), *sorted((folder / PARTS).glob("*.jsonl"))]
+    if found := next((path for path in there if path.exists()), None):
+        raise InputError(f"'{found}' is of no labelling job and would be replaced or deleted; choose another --output")
+
+
+def clear(folder: Path, written: Sequence[Path]) -> None:
     """Delete what a job wrote; what else is there stays.
 
     Args:
         folder: Of the job.
-        held: What is known of it.
-        more: Files that it may have been writing when it was killed.
+        written: Files of results.
 
     Raises:
         InputError: A file cannot be deleted.
     """
-    files = [*(folder / name for name in held.files), *more]
-    files += [folder / name for name in (FAILED, WHOLE, INPUTS, SEEN)]
+    files = [*written, *(folder / name for name in (FAILED, WHOLE, INPUTS, SEEN))]
     try:
         for path in (*files, folder / RUN):  # that one last: a half of a job is still known as one
             path.unlink(missing_ok=True)

@@ -60,8 +60,8 @@ def find_items(inputs: Sequence[str], output: Path, every: int = 1) -> Found:
     root = Path(os.path.commonpath([one.base for one in given]))
     found, left_out = Found(), _LeftOut()
     for one in given:
-        for path in one.paths(left_out):
-            _add(found, path, _key(path, root), every, named=one.names(path))
+        for path, named in one.paths(left_out):
+            _add(found, path, _key(path, root), every, named)
     found.notes += left_out.notes()
     if not found.items:
         raise InputError(f"no images in {some([repr(text) for text in inputs])}{left_out.seen()}")
@@ -77,12 +77,14 @@ class _Input:
         base: The folder that its images are called below.
         own: Paths that it names itself.
         output: Absolute path of the folder of the results.
+        pattern: Whether it is one: results of this job and of others that it fits are no inputs.
     """
 
     text: str
     base: str
     own: tuple[str, ...]
     output: str
+    pattern: bool = False
 
     @classmethod
     def open(cls, text: str, output: Path) -> _Input:
@@ -90,8 +92,6 @@ class _Input:
         if not text:
             raise InputError("got an empty path as an input; expected a folder, an image, a list, a pattern, ...")
         if path.is_dir():
-            if os.path.realpath(path) == out:
-                raise InputError(f"--output '{output}' is an input, which results would mix with; choose another")
             return cls(text, os.path.abspath(path), (os.path.abspath(path),), out)
         if path.exists():
             own = _lines(path) if path.suffix.lower() in LISTS else [str(path)]
@@ -102,22 +102,25 @@ class _Input:
                 raise InputError(
                     f"pattern '{text}' fits no file; check it, and quote it so that the shell leaves it be"
                 )
-            return cls(
-                text, os.path.abspath(os.path.dirname(text[: wild.start()])), tuple(map(os.path.abspath, own)), out
-            )
+            base = os.path.abspath(os.path.dirname(text[: wild.start()]))
+            return cls(text, base, tuple(map(os.path.abspath, own)), out, pattern=True)
         raise InputError(f"input '{text}' not found; check the path (relative paths start at {Path.cwd()})")
 
-    def names(self, path: str) -> bool:
-        """Tell whether a file was named itself, and not found in a folder."""
-        return path in self.own
-
-    def paths(self, left_out: _LeftOut) -> Iterator[str]:
-        """Yield the absolute paths of its files."""
+    def paths(self, left_out: _LeftOut) -> Iterator[tuple[str, bool]]:
+        """Yield the absolute paths of its files, and whether each was named itself and not found in a folder."""
+        within = self._in_output(self.base)
         for path in self.own:
+            if os.path.realpath(self.base if self.pattern else path) == self.output:
+                raise InputError(f"--output '{self.output}' is an input, which results would mix with; choose another")
+            if self.pattern and not within and self._in_output(path):
+                continue
             if os.path.isdir(path):
-                yield from self._below(path, left_out)
-            else:
-                yield path
+                yield from ((found, False) for found in self._below(path, left_out))
+            elif not (self.pattern and left_out.is_ours(path)):
+                yield path, True
+
+    def _in_output(self, path: str) -> bool:
+        return f"{os.path.realpath(path)}{os.sep}".startswith(self.output + os.sep)
 
     def _below(self, folder: str, left_out: _LeftOut) -> Iterator[str]:
         inside = os.path.realpath(folder).startswith(self.output + os.sep)  # a part of the output folder that was named
@@ -152,13 +155,18 @@ class _LeftOut:
         suffix = os.path.splitext(name)[1].lower()
         if name.startswith("."):
             return False
-        if is_picture_of_ours(Path(path)):
-            self.ours += 1
+        if self.is_ours(path):
             return False
         if kind_of(name) != FILE or suffix in IMAGE_SUFFIXES or why_unreadable(suffix):
             return True
         self.others[suffix or "without a suffix"] += 1
         return False
+
+    def is_ours(self, path: str) -> bool:
+        """Tell whether a file is a picture that a run has written; counts those."""
+        ours = is_picture_of_ours(Path(path))
+        self.ours += ours
+        return ours
 
     def notes(self) -> list[str]:
         """Say it, a line for each kind."""
@@ -178,11 +186,19 @@ class _LeftOut:
 
 
 def _add(found: Found, path: str, key: str, every: int, named: bool) -> None:
-    """Add a file with all images that it holds; once, however often it is named."""
+    """Add a file with all images that it holds; once, however often it is named.
+
+    Raises:
+        InputError: Another file is called like it.
+    """
     if key in found.files:
+        if path != str(found.files[key]):
+            raise InputError(
+                f"'{found.files[key]}' and '{path}' would both be called '{key}'; label them by calls of their own"
+            )
         return
     found.files[key] = Path(path)
-    kind = kind_of(path)
+    kind = kind_of(path) if os.path.isfile(path) else FILE  # pipes and what is gone: reading says so
     if kind == ARCHIVE:
         items, notes = archive_items(Path(path), key)
     elif kind == VIDEO:
@@ -203,6 +219,8 @@ def _key(path: str, root: Path) -> str:
 def _lines(path: Path) -> list[str]:
     """Read a list: a path in each line, relative ones below the folder of the list.
 
+    A line that begins with ``#`` is a comment, unless there is such a file.
+
     Raises:
         InputError: It cannot be read, or is empty.
     """
@@ -211,9 +229,11 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"list '{path}' cannot be read ({error.strerror}); check its permissions") from error
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
-    if not lines:
+    paths = [(line, os.path.join(path.parent, line)) for line in lines]
+    found = [place for line, place in paths if not line.startswith("#") or os.path.exists(place)]
+    if not found:
         raise InputError(f"list '{path}' is empty; expected the path of an image in each line")
-    return [os.path.join(path.parent, line) for line in lines]
+    return found
 
 
 def _raise(error: OSError) -> None:

@@ -103,9 +103,9 @@ class Labeller:
             save_thumb(result, thumb)
         except (InputError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
-            if isinstance(cause, OSError):  # of the disk and not of the image
+            if isinstance(cause, OSError) and cause.errno is not None:  # of the disk and not of the image
                 raise InputError(f"{error}; what was done is kept, run the same command again to go on") from error
-            return {**row, "error": str(error)}
+            return {**row, "error": str(error) if cause is not error else f"'{item.key}' cannot be written ({error})"}
         files = [*self.exports.files(item), thumb]
         return {
             **row,

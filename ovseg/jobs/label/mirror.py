@@ -73,7 +73,7 @@ class Mirror:
         """
         with self._told("read"):
             names = self.names()
-            if names and kept.RUN not in names:
+            if names - {kept.SEEN, kept.INPUTS} and kept.RUN not in names:  # those are sent before it
                 raise InputError(f"'{self.url}' holds files and no labelling job; choose another --output")
             for name in names:
                 if name in (kept.RUN, *_STATE) or name.startswith(f"{PARTS}/"):

@@ -103,7 +103,10 @@ class LabelPlan:
         return wants_of(self.formats, segmenter.model.gives) | LABELS
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes results besides the model and the inputs, as JSON values; classes are compared by name."""
+        """Return what makes results besides the model and the inputs, as JSON values; classes are compared by name.
+
+        `max_pixels` makes none: it decides which images fail, and those may be tried again with more.
+        """
         return {
             "ovseg": __version__,
             "labels": VERSION,
@@ -113,7 +116,6 @@ class LabelPlan:
             "every": self.every,
             "keep_tree": self.keep_tree,
             "bands": None if self.bands is None else list(self.bands),
-            "max_pixels": self.max_pixels,
             "ids": self.classes.ids,
         }
 
@@ -126,6 +128,7 @@ class LabelPlan:
             "protocol": self.protocol,
             "background": self.background,
             "templates": self.templates,
+            "max_pixels": self.max_pixels,
             "device": self.device,
             "dtype": self.dtype,
         }

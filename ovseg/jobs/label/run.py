@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,18 +178,24 @@ def open_job(plan: LabelPlan, folder: Path, report: Report, fresh: bool = False)
     """Find the images of a job, and compare them and what is asked for with what the folder holds.
 
     Raises:
-        InputError: It holds labels of something else, or there are no images.
+        InputError: It holds labels of something else, or files of others, or there are no images.
         OvsegError: As `LabelPlan.check`.
     """
     plan.check()
-    Exports(plan.formats, plan.options, folder).check(plan.classes)
-    found = find_items(plan.inputs, folder, plan.every)
     held = kept.read_folder(folder)
+    if not held.values:
+        kept.refuse_strangers(folder)
+    exports, anew = Exports(plan.formats, plan.options, folder), fresh and bool(held.values)
+    if not anew:
+        exports.check(plan.classes)
+    found = find_items(plan.inputs, folder, plan.every)
     known = Held() if fresh else held
     if known.values and known.contents is None:
         raise InputError(f"'{folder}' does not tell of what its labels were made; start anew with --fresh")
     names = choose_names([item.key for item in found.items], known.names, plan.keep_tree)
     items = [dataclasses.replace(item, name=names[item.key]) for item in found.items]
+    if anew:
+        exports.check(plan.classes, {*_written(folder, held, items)})
     contents = _look(plan, found.files, known.contents, report)
     opened = Opened(plan, folder, items, held, contents, found.notes)
     if known.values:
@@ -208,8 +215,7 @@ def claim(opened: Opened, made: Mapping[str, Any], missing: Sequence[Item], fres
     if held.values and not fresh:
         refuse(folder, "labels", changes(held.identity, identity))
     if fresh and held.values:
-        options = held.identity["options"]
-        kept.clear(folder, held, Exports(held.identity["formats"], options, folder).all_files(opened.items))
+        kept.clear(folder, _written(folder, held, opened.items))
     opened.exports.check_places(missing)
     kept.sweep(folder)
     before = {} if fresh else held.values
@@ -243,6 +249,13 @@ def close(opened: Opened, made: Mapping[str, Any], fresh: int, seconds: float, r
     return Labelled(folder, ordered, len(opened.items), len(ordered) - fresh, seconds, opened.notes, names)
 
 
+def _written(folder: Path, held: Held, items: Iterable[Item]) -> list[Path]:
+    """Return all files of a job that are known, and those that it may have been writing when it was killed."""
+    exports = Exports(held.identity["formats"], held.identity["options"], folder)
+    old = [dataclasses.replace(item, name=held.names.get(item.key, item.name)) for item in items]
+    return [*(folder / name for name in held.files), *exports.all_files(old)]
+
+
 def _silent(_done: int, _total: int, _what: str, _failed: int) -> None:
     pass
 
@@ -274,7 +287,7 @@ def _failures_kept(opened: Opened) -> Iterator[None]:
 
 def _look(plan: LabelPlan, files: Mapping[str, Path], known: Contents | None, report: Report) -> Contents:
     """Look at the files of all inputs."""
-    paths = {key: [path] for key, path in files.items()}
+    paths = {key: [path] if os.path.isfile(path) else [] for key, path in files.items()}  # a pipe may never end
     return contents_of_files("", plan.classes, paths, known, INPUTS, lambda done, of: report(done, of, LOOKED_AT, 0))
 
 

@@ -20,6 +20,8 @@ from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary
 
 ASSETS = Path(__file__).parents[2] / "assets" / "review"
+PAGE = f"{FOLDER}/index.html"
+"""The page, below the folder of the results."""
 PARTS = ("index.html", "review.css", "review.js")
 CHUNK = 2000
 """Images in a file of data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -98,12 +98,15 @@ class Format(ABC):
             InputError: The result lacks what the format shows, or has more than it can hold.
         """
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:  # noqa: B027 -- most formats hold any words
+    def check(  # noqa: B027 -- most formats hold any words
+        self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()
+    ) -> None:
         """Refuse words that the format cannot hold, before the work starts.
 
         Args:
             classes: Of the results to come.
             folder: Where they will go.
+            gone: Files there that will be deleted before.
 
         Raises:
             InputError: It cannot hold them, or other words are there already.
@@ -144,11 +147,11 @@ class Format(ABC):
         return Written(path)
 
     def shared(self, folder: Path) -> dict[Path, bytes]:
-        """Return the files that `finish` will write, with marks as in `files`."""
+        """Return the files that are there once for all images, with marks as in `files`."""
         return {}
 
     def finish(self, records: Iterable[Record], classes: Vocabulary, folder: Path) -> None:  # noqa: B027 -- rarely any
-        """Write the files that hold all images, each complete or not at all.
+        """Write the files that hold all images, each complete or not at all; lists of classes are there before.
 
         Args:
             records: Those of `Written`, in the order in which the files shall list the images. They may be gone through

@@ -7,7 +7,9 @@ has, are written as PNG the way up that they were labelled.
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from ovseg.data.images import IMAGE_SUFFIXES
@@ -21,6 +23,7 @@ from ovseg.system.files import atomic_write
 from ovseg.vocabulary import Vocabulary
 
 CLASSES = "classes.txt"
+_SPELLED = [suffix for one in sorted(IMAGE_SUFFIXES) for suffix in (one, one.upper(), one.title())]
 
 
 class DatasetFormat(Format):
@@ -40,7 +43,7 @@ class DatasetFormat(Format):
         image = _image(place)
         return {_label(place): self.mark} | ({} if is_source(image, place) else {image: b""})
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()) -> None:
         """Refuse words that a line of classes.txt cannot carry, and a folder with other classes."""
         label_values(classes, own_ids=False)
         lines = _lines(classes)
@@ -55,21 +58,19 @@ class DatasetFormat(Format):
         if wrong or len(readable) != len(classes):
             raise InputError(f"{CLASSES} cannot hold the words {wrong[:3]}: they would be read as others; rename them")
         there = folder / CLASSES
-        if there.exists() and there.read_bytes() != lines:
+        if not there.exists() or there.read_bytes() == lines:
+            return
+        if {*(folder / "labels").rglob("*.png")} - {*gone} or not gone:  # a list is in use as long as there are labels
             raise InputError(f"'{there}' lists other classes, and its labels would change; choose another --output")
 
     def check_place(self, place: Place) -> None:
         """Refuse to replace images of others, or to put a second image beside one label."""
         image, label = _image(place), _label(place)
         check_image(image, place, label)
-        found = image.parent.iterdir() if image.parent.is_dir() else ()
-        others = [
-            path
-            for path in found
-            if path.stem == image.stem and path.suffix.lower() in IMAGE_SUFFIXES - {image.suffix.lower()}
-        ]
-        if others:
-            raise InputError(f"'{others[0]}' would share its label with '{image.name}'; choose another --output")
+        base, own = os.path.splitext(image)  # its folder may hold as many images as there are places to check
+        others = (f"{base}{suffix}" for suffix in _SPELLED if suffix.lower() != own.lower())
+        if other := next(filter(os.path.exists, others), None):
+            raise InputError(f"'{other}' would share its label with '{image.name}'; choose another --output")
 
     def write(self, result: Result, path: Path) -> None:
         """Write the label alone.

@@ -23,6 +23,8 @@ from ovseg.vocabulary import Vocabulary
 
 _SIZES = (3, 4, 8, 16)
 """Bits of the lengths of runs; two bits say which."""
+_SHOWN = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+"""What every browser shows, as it is called."""
 
 
 class LabelStudio(Export):
@@ -85,7 +87,7 @@ class LabelStudio(Export):
         }
 
     def _image(self, place: Place) -> Path:
-        return image_file(place, self.home(place.folder) / "images")
+        return image_file(place, self.home(place.folder) / "images", _SHOWN)
 
 
 def config_xml(classes: Vocabulary) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from ovseg.errors import ConfigError
@@ -44,7 +45,7 @@ class Png(Format):
         self.own_ids = own_ids
         self.palette, self.void = palette, VOID if uint8 or palette else PNG_NO_CLASS
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()) -> None:
         """Refuse classes that the file cannot hold."""
         label_values(classes, self.own_ids, self.void)
 

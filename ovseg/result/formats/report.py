@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Report(Format):
         """Choose what the summary says of label maps; see `ovseg.result.formats.labels.Labels`."""
         self.own_ids = own_ids
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()) -> None:
         """Refuse classes that label maps cannot hold."""
         label_values(classes, self.own_ids)
 

@@ -6,7 +6,7 @@ Values of ``SegmentationClass`` count the classes from 1, or are the user's own 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ovseg.errors import InputError
-from ovseg.result.exports import MARK, keep, regions_of, write_lines
+from ovseg.result.exports import MARK, check_kept, keep, regions_of, write_lines
 from ovseg.result.formats.base import PNG_MARK, Export, Place, Record, Written, png_info
 from ovseg.result.images import QUALITY, check_image, is_copied, is_source, put_image
 from ovseg.result.parts import Result
 from ovseg.system.files import atomic_write
+from ovseg.system.values import is_utf8
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.colors import Color
 
@@ -40,12 +41,9 @@ class Voc(Export):
         """Choose values; see `ovseg.result.formats.labels.Labels`."""
         self.own_ids = own_ids
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()) -> None:
         """Refuse classes that 8 bits and a line cannot hold, and a folder with other classes."""
-        lines = labelmap(classes, self.own_ids)
-        there = self.home(folder) / _LABELS
-        if there.exists() and there.read_text(encoding="utf-8") != lines:
-            raise InputError(f"'{there}' lists other classes, and its labels would change; choose another --output")
+        check_kept(self.home(folder) / _LABELS, labelmap(classes, self.own_ids), gone)
 
     def files(self, place: Place) -> dict[Path, bytes]:
         """Return the map of classes, that of objects, and the photograph."""
@@ -56,14 +54,14 @@ class Voc(Export):
         return {classes: PNG_MARK, objects: PNG_MARK} | ({} if is_source(image, place) else {image: b""})
 
     def shared(self, folder: Path) -> dict[Path, bytes]:
-        """Return the list of images."""
-        return {self.home(folder) / "ImageSets" / "Segmentation" / "trainval.txt": b""}
+        """Return the list of images, and that of classes."""
+        listed = self.home(folder) / "ImageSets" / "Segmentation" / "trainval.txt"
+        return {listed: b"", self.home(folder) / _LABELS: MARK}
 
     def check_place(self, place: Place) -> None:
         """Refuse to replace images and lists of others."""
-        labels = self.home(place.folder) / _LABELS
+        listed, labels = self.shared(place.folder)
         ours = labels.is_file() and MARK in labels.read_bytes()[:400]
-        (listed,) = self.shared(place.folder)
         if listed.exists() and not ours:
             raise InputError(f"'{listed}' is no result of ovseg and would be overwritten; choose another --output")
         check_image(self._image(place), place, *self.files(place))
@@ -72,14 +70,18 @@ class Voc(Export):
         """Write both maps, the photograph and the list of classes, each complete or not at all.
 
         Raises:
-            InputError: There are more classes or regions than 8 bits can count.
+            InputError: There are more classes or regions than 8 bits can count, or the list cannot hold the name.
         """
-        keep(self.home(place.folder) / _LABELS, labelmap(result.classes, self.own_ids))
+        if not is_utf8(place.name) or place.name.splitlines() != [place.name]:
+            raise InputError(f"'{place.image}': a line of VOC's list of images cannot hold this name; rename the image")
         regions, (classes, objects, *_) = regions_of(result), self.files(place)
         if len(regions.regions) >= VOID:
             raise InputError(
                 f"'{place.image}' has {len(regions.regions)} regions; VOC counts up to {VOID - 1}: use --min-area"
             )
+        image, notes = self._image(place), regions.notes
+        put_image(result, place, image)
+        keep(self.home(place.folder) / _LABELS, labelmap(result.classes, self.own_ids))
         values = np.array([*class_values(result.classes, self.own_ids), VOID], np.uint8)
         numbers = np.zeros(int(regions.ids.max(initial=0)) + 1, np.uint8)
         for number, one in enumerate(regions.regions, start=1):
@@ -88,8 +90,6 @@ class Voc(Export):
         info = png_info(result)
         _save(values[ids], classes, info)
         _save(np.where(ids < 0, VOID, numbers[regions.ids]).astype(np.uint8), objects, info)
-        image, notes = self._image(place), regions.notes
-        put_image(result, place, image)
         if not is_source(image, place) and not is_copied(place, image):
             notes += (f"voc: photographs that are no upright JPEG were written as JPEG of quality {QUALITY}",)
         return Written(classes, {"name": place.name}, notes)

@@ -7,12 +7,13 @@ part is a line of its own.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
 
 from ovseg.errors import InputError
-from ovseg.result.exports import MARK, check_tolerance, keep, regions_of, write_lines
+from ovseg.result.exports import MARK, check_kept, check_tolerance, keep, regions_of, write_lines
 from ovseg.result.formats.base import Export, Place, Written
 from ovseg.result.images import check_image, image_file, is_source, put_image
 from ovseg.result.parts import Result
@@ -20,6 +21,7 @@ from ovseg.vocabulary import Vocabulary
 
 _DATA = "data.yaml"
 _INSET = 0.25  # pixels; Ultralytics cuts fractions off and lets OpenCV draw the outline, too
+_READ = (".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")  # other images Ultralytics leaves out
 _DIGITS = 9  # behind the point of a share: a thousandth of a pixel in images of a million
 
 
@@ -34,16 +36,18 @@ class YoloSeg(Export):
         """Choose how exact polygons are; see `ovseg.result.coco_files.RegionFile`. None is 0: exact."""
         self.polygons = check_tolerance(polygons) or 0.0
 
-    def check(self, classes: Vocabulary, folder: Path) -> None:
+    def check(self, classes: Vocabulary, folder: Path, gone: Collection[Path] = ()) -> None:
         """Refuse a folder whose numbers are those of other classes."""
-        there = self.home(folder) / _DATA
-        if there.exists() and there.read_text(encoding="utf-8") != data_yaml(classes):
-            raise InputError(f"'{there}' lists other classes, and its labels would change; choose another --output")
+        check_kept(self.home(folder) / _DATA, data_yaml(classes), gone)
 
     def files(self, place: Place) -> dict[Path, bytes]:
         """Return the label, which is replaced only in a folder of ours, and the image, unless it lies there already."""
         image = self._image(place)
         return {self._label(place): b""} | ({} if is_source(image, place) else {image: b""})
+
+    def shared(self, folder: Path) -> dict[Path, bytes]:
+        """Return the list of classes."""
+        return {self.home(folder) / _DATA: MARK}
 
     def check_place(self, place: Place) -> None:
         """Refuse to replace what others have made: labels in a folder without our ``data.yaml``, and images."""
@@ -75,7 +79,7 @@ class YoloSeg(Export):
         return Written(label, {}, regions.notes + notes)
 
     def _image(self, place: Place) -> Path:
-        return image_file(place, self.home(place.folder) / "images")
+        return image_file(place, self.home(place.folder) / "images", _READ)
 
     def _label(self, place: Place) -> Path:
         """Return where Ultralytics looks for the label: the last folder called images is called labels."""

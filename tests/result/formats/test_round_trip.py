@@ -160,6 +160,20 @@ def test_the_same_bytes_in_any_folder_and_at_any_time(tmp_path: Path) -> None:
     assert len(replaced) == 3 and "coco-semantic.json" in replaced[0] and "trainval.txt" in replaced[2]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "png"), [(".gif", {"yolo-seg"}), (".tif", {"label-studio"}), (".ppm", {"yolo-seg", "label-studio"})]
+)
+def test_photographs_that_a_tool_does_not_read_become_png(suffix: str, png: set[str], tmp_path: Path) -> None:
+    source, formats = tmp_path / f"photographs/a{suffix}", ["dataset", "yolo-seg", "labelme", "label-studio"]
+    result = result_of(np.zeros((4, 5), np.int32), source)
+    write_files(result, plan_files([source], tmp_path / "out", formats)[str(source)], formats)
+    for name in formats:
+        inside = {"dataset": "images", "labelme": "labelme"}.get(name, f"{name}/images")
+        copy = tmp_path / "out" / inside / f"a{'.png' if name in png else suffix}"
+        assert name in png or copy.read_bytes() == source.read_bytes()
+        assert Image.open(copy).size == (5, 4)
+
+
 def test_ids_of_images_stay_when_others_come(tmp_path: Path) -> None:
     names = [f"folder/{i}.jpg" for i in range(1000)]
     ids = dict(zip(names, image_ids(names), strict=True))
