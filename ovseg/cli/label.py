@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label, and say how it went; images that fail are named in failed.jsonl, and the exit code is 1."""
+    from ovseg.checkpoint.hub import quietly
     from ovseg.cli.progress import progress
     from ovseg.errors import InputError, at_least
     from ovseg.jobs.label.estimate import estimate
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     begin = {"fresh": args.fresh, "retry": args.retry_failed, "limit": limit}
     if is_remote(args.output) and (args.ray is None or args.dry_run):
         raise InputError(f"--output '{args.output}' is no folder of this machine; expected one, or --ray")
-    with progress(args.quiet or args.json) as report:
+    with quietly(args.quiet), progress(args.quiet or args.json) as report:
         if args.dry_run:
             return _tell_estimate(estimate(plan, Path(args.output), report, **begin), plan, args)
         if args.ray is None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -67,3 +69,12 @@ def start(*arguments: Path | str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*arguments), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
     )
+
+
+def write_video(path: Path, frames: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(frames):
+        writer.write(np.full((48, 64, 3), (0, 20 * number, 200), np.uint8))  # blue, green, red
+    writer.release()
+    return path

@@ -8,7 +8,6 @@ import os
 import tarfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +21,7 @@ from ovseg.jobs.label.inputs import Found, find_items
 from ovseg.jobs.label.names import choose_names
 from ovseg.system.paths import folded
 from tests.conftest import make_photo
-from tests.jobs.conftest import write_photos
+from tests.jobs.conftest import write_photos, write_video
 
 
 def png(seed: int) -> bytes:
@@ -37,14 +36,6 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    return path
-
-
-def write_video(path: Path, frames: int) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for number in range(frames):
-        writer.write(np.full((48, 64, 3), (0, 20 * number, 200), np.uint8))  # blue, green, red
-    writer.release()
     return path
 
 

@@ -23,7 +23,7 @@ from ovseg.jobs.label.run import label
 from ovseg.system.lock import only_here
 from ovseg.vocabulary import Vocabulary
 from tests.conftest import make_photo
-from tests.jobs.conftest import CLASSES, assert_same, files_of, start, write_photos
+from tests.jobs.conftest import CLASSES, assert_same, files_of, start, write_photos, write_video
 
 Ask = Callable[..., LabelPlan]
 FORMATS = ("labels", "report", "dataset")
@@ -54,6 +54,17 @@ def test_results_are_those_of_the_api_named_after_their_images(plan: Ask, folder
     assert (tmp_path / "out/images/0001.png").read_bytes() == (folder / "0001.png").read_bytes()
     assert (tmp_path / "out/review/thumbs/deep/0002.jpg").is_file()
     assert "timings" not in json.loads((tmp_path / "out/0000.json").read_text())["meta"]
+
+
+def test_bands_are_those_of_frames_too(plan: Ask, tmp_path: Path) -> None:
+    write_video(tmp_path / "clips/a.avi", 1)
+    scores = [
+        label(plan(tmp_path / "clips", bands=bands), tmp_path / f"{bands}").rows[0]["score"]
+        for bands in (None, (1, 2, 3), (3, 2, 1))
+    ]
+    assert scores[0] == scores[1] != scores[2]
+    (row,) = label(plan(tmp_path / "clips", bands=(4, 2, 1)), tmp_path / "out").failed
+    assert "has 3 bands and bands 4,2,1 were asked for" in row["error"]
 
 
 def test_a_finished_job_does_nothing_again(
@@ -120,6 +131,7 @@ def test_five_hundred_images_killed_three_times(tiny_clip: Path, tmp_path: Path,
     check_kills(500, tmp_path / "photos", tiny_clip, tmp_path, processes)
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_first_one(tiny_clip: Path, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 400)
     out = tmp_path / "out"
@@ -140,6 +152,7 @@ def logged(out: Path, image: str) -> bool:
     return any(f'"{image}"' in log.read_text() for log in out.glob("records/*.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_it_stops_in_order(tiny_clip: Path, tmp_path: Path, number: signal.Signals, processes: str) -> None:

@@ -67,8 +67,7 @@ class Labeller:
         if isinstance(source, InputError):
             return source
         try:
-            bands = None if isinstance(source, np.ndarray) else self.plan.bands  # a frame has three
-            found = read_image(source, bands, self.plan.max_pixels)
+            found = read_image(source, self.plan.bands, self.plan.max_pixels)
         except InputError as error:
             return error
         except Exception as error:  # of a decoder: one image of a million must not end the job
