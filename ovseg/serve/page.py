@@ -18,6 +18,8 @@ from ovseg.serve.work import Work
 from ovseg.vocabulary import list_presets
 
 STATIC = Path(__file__).with_name("static")
+_STATES = 32
+"""Of tabs and calls that Gradio keeps, with a copy of the page each, 10,000 if it is let; nothing here is in them."""
 _STORED = "() => [sessionStorage.getItem('ovseg') || localStorage.getItem('ovseg') || '']"
 _FORGET = "(name) => { if (!name) for (const one of [sessionStorage, localStorage]) one.removeItem('ovseg'); }"
 _BACKGROUNDS = [
@@ -97,6 +99,7 @@ def build_page(service: Service, work: Work, quick: Work) -> Any:
         _connect(page, service, work, (session, drop, fields, second, go, stop, status, viewer))
         add_api(service, work, quick)
     page.queue(max_size=10 * service.limits.waiting, default_concurrency_limit=None)
+    page.state_session_capacity = _STATES
     return page
 
 
