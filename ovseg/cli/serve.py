@@ -8,8 +8,14 @@ running, then end.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
+import secrets
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ovseg.serve.limits import Limits
 
 EXAMPLES = """\
 examples:
@@ -18,14 +24,17 @@ examples:
   ovseg serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 """
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg serve``."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen at; 0 takes a free one (default: 7860)")
-    parser.add_argument("--token", default="", help="a secret that everything asks for (default: none)")
+    parser.add_argument("--token", help="a secret that everything asks for (default: none)")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="ask Gradio's makers for a public address of the page, with a token made if none is given (default: off)",
+    )
     parser.add_argument(
         "--model", default="auto", help="the model that is chosen at first (default: auto, with mini beside it)"
     )
@@ -57,13 +66,39 @@ def run(args: argparse.Namespace) -> int:
         import gradio  # noqa: F401
     except ModuleNotFoundError as error:
         raise EnvironmentProblem(f"the page needs a package ({error}): run `pip install 'ovseg[web]'`") from error
-    from ovseg.serve.limits import Limits
     from ovseg.serve.models import Models
     from ovseg.serve.server import listen, serve
     from ovseg.serve.service import Service
     from ovseg.system.device import few_arenas
     from ovseg.zoo import load, resolve
     from ovseg.zoo.aliases import AUTO
+
+    limits, token = _limits(args), _token(args)
+    others = [name.strip() for name in args.models.split(",") if name.strip()]
+    for name in (args.model, *others):
+        if name != AUTO:
+            resolve(name)  # mistakes come now, weights at the first request
+    hosts = _hosts(args, token)
+    few_arenas()
+    sock = listen(args.host, args.port)
+    public = _shared(args.host, sock.getsockname()[1], hosts) if args.share else ""
+    names = list(dict.fromkeys(name for one in (args.model, *others) for name in _named(one)))
+    models = Models(names, limits.models, lambda name: load(name, args.device, args.dtype))
+    models.get(models.names[0])
+    told = "" if not token else "?token=..." if args.token else f"?token={token}"  # that which was given is known
+
+    def ready(address: str) -> None:
+        print(f"{address}{told}  (ctrl-C ends it)", flush=True)
+        if public:
+            print(f"{public}/{told}  (for everybody who has this address)", flush=True)
+
+    serve(Service(models, limits), sock, token, hosts, ready)
+    print("ended; what was running is answered", file=sys.stderr)
+    return 0
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    from ovseg.serve.limits import Limits
 
     named = {
         "megabytes": args.max_megabytes,
@@ -75,28 +110,46 @@ def run(args: argparse.Namespace) -> int:
         "memory": args.memory,
         "keep": args.keep,
     }
-    limits = Limits(**{key: value for key, value in named.items() if value is not None})
-    others = [name.strip() for name in args.models.split(",") if name.strip()]
-    for name in (args.model, *others):
-        if name != AUTO:
-            resolve(name)  # mistakes come now, weights at the first request
-    hosts = [args.host] if args.host in LOOPBACK else None
-    if hosts is None and not args.token:
-        print(f"warning: {_open(args.host)}; anybody there can use it: give a --token", file=sys.stderr)
-    elif hosts is None:
-        print(f"warning: {_open(args.host)}, and sends everything in the clear", file=sys.stderr)
-    few_arenas()
-    sock = listen(args.host, args.port)
-    names = list(dict.fromkeys(name for one in (args.model, *others) for name in _named(one)))
-    models = Models(names, limits.models, lambda name: load(name, args.device, args.dtype))
-    models.get(models.names[0])
+    return Limits(**{key: value for key, value in named.items() if value is not None})
 
-    def ready(address: str) -> None:
-        print(f"{address}{'?token=...' if args.token else ''}  (ctrl-C ends it)", flush=True)
 
-    serve(Service(models, limits), sock, args.token, hosts, ready)
-    print("ended; what was running is answered", file=sys.stderr)
-    return 0
+def _token(args: argparse.Namespace) -> str:
+    """Return the token, which a public address always has; an empty one is that of a variable that was never set."""
+    from ovseg.errors import ConfigError
+
+    if args.token is None:
+        return secrets.token_urlsafe(16) if args.share else ""
+    if not args.token.strip():
+        raise ConfigError("--token is empty; expected a secret: give one, or leave --token out")
+    return str(args.token).strip()
+
+
+def _hosts(args: argparse.Namespace, token: str) -> list[str] | None:
+    """Return the names that the page answers to, None for all, and warn where others than this machine come in."""
+    if _is_loopback(args.host):
+        return [args.host]
+    told = f"--host {args.host} opens the page to other machines"
+    told += ", and sends everything in the clear" if token else "; anybody there can use it: give a --token"
+    print(f"warning: {told}", file=sys.stderr)
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _shared(host: str, port: int, hosts: list[str] | None) -> str:
+    """Return the public address of the page, and let its name in; see `open_tunnel`."""
+    from ovseg.serve.share import WHAT, host_of, open_tunnel
+
+    print(f"warning: {WHAT}", file=sys.stderr)
+    address = open_tunnel(host, port)
+    if hosts is not None:
+        hosts.append(host_of(address))
+    return address
 
 
 def _named(model: str) -> tuple[str, ...]:
@@ -110,7 +163,3 @@ def _named(model: str) -> tuple[str, ...]:
     mend = f"; for photographs {choice.mend}" if choice.mend else ""
     print(f"model: {choice.name} ({choice.why}{mend})", file=sys.stderr)
     return choice.name, FALLBACK
-
-
-def _open(host: str) -> str:
-    return f"--host {host} opens the page to other machines"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from ovseg.errors import OvsegError
+from ovseg.serve.arguments import text_of, whole_of
 from ovseg.serve.corrections import Corrected
 from ovseg.serve.exports import links
 from ovseg.serve.service import Service
@@ -21,6 +22,15 @@ def summary(answer: Corrected, photo: str, side: str) -> dict[str, Any]:
     return {"photo": photo, "side": side, **answer.current.to_json(), "downloads": links(answer.current, photo, side)}
 
 
+def place(row: Any, column: Any) -> tuple[int, int]:
+    """Return a pixel as it was sent.
+
+    Raises:
+        InputError: It is none.
+    """
+    return whole_of("row", row), whole_of("column", column)
+
+
 def add_api(service: Service, work: Work, quick: Work) -> None:
     """Add the functions to a page that is being built."""
 
@@ -32,26 +42,39 @@ def add_api(service: Service, work: Work, quick: Work) -> None:
 
     def segment(photo: str, words: str, model: str = "", background: str = "", side: str = "A") -> dict[str, Any]:
         """Label the photograph by words; new words take no new look at it."""
-        answer = asked(work, lambda job: service.segment(photo, words, model, background, side, job.say), photo)
-        return summary(answer, photo, side)
+
+        def task(job: Job) -> Corrected:
+            asks = text_of("words", words), text_of("model", model), text_of("background", background)
+            return service.segment(text_of("photo", photo), *asks, text_of("side", side), job.say)
+
+        return summary(asked(work, task, photo), photo, side)
 
     def why(photo: str, row: float, column: float, side: str = "A") -> dict[str, Any]:
         """Say why the pixel in this row and column has its label."""
-        return asked(quick, lambda _: service.why(photo, int(row), int(column), side))
+
+        def task(_: Job) -> dict[str, Any]:
+            return service.why(text_of("photo", photo), *place(row, column), text_of("side", side))
+
+        return asked(quick, task)
 
     def compare(photo: str) -> dict[str, Any]:
         """Say which share of the pixels has another name in answer B than in A."""
-        found = asked(quick, lambda _: service.changed(photo))
+        found = asked(quick, lambda _: service.changed(text_of("photo", photo)))
         return {"share": found}
 
     def correct(photo: str, row: float, column: float, name: str, side: str = "A") -> dict[str, Any]:
         """Give the connected region of a pixel another name; an empty one is no class."""
-        answer = asked(quick, lambda _: service.correct(photo, int(row), int(column), name, side))
-        return summary(answer, photo, side)
+
+        def task(_: Job) -> Corrected:
+            own, new = text_of("photo", photo), text_of("name", name)
+            return service.correct(own, *place(row, column), new, text_of("side", side))
+
+        return summary(asked(quick, task), photo, side)
 
     def undo(photo: str, side: str = "A") -> dict[str, Any]:
         """Take the last correction back."""
-        return summary(asked(quick, lambda _: service.undo(photo, side)), photo, side)
+        answer = asked(quick, lambda _: service.undo(text_of("photo", photo), text_of("side", side)))
+        return summary(answer, photo, side)
 
     def models() -> list[str]:
         """List the models of this page, the default first."""

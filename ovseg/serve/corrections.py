@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import cv2
@@ -44,6 +45,7 @@ class Corrected:
         seen_before: Whether the photograph had been looked at before.
         corrections: In order.
         edited: The answer with the corrections; None where there are none.
+        turn: Tells this one from all others of this process.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Corrected:
     seen_before: bool = False
     corrections: tuple[Correction, ...] = ()
     edited: Segmentation | None = None
+    turn: int = field(init=False, default_factory=itertools.count(1).__next__)
 
     @property
     def bytes(self) -> int:
@@ -78,7 +81,7 @@ class Corrected:
         if len(self.corrections) >= MOST:
             raise InputError(f"there are {MOST} corrections, as many as are kept; export them, and begin anew")
         corrections = (*self.corrections, Correction(row, column, name.strip()))
-        edited = _edited(self.current, self.result, corrections)
+        edited = _edited(self.current, corrections[-1:], self.result, corrections)
         if edited.labels[row, column] == self.current.labels[row, column]:
             raise InputError(f"this region is called {name.strip() or 'no class'!r} already; choose another name")
         return replace(self, corrections=corrections, edited=edited)
@@ -91,10 +94,8 @@ class Corrected:
         """
         if not self.corrections:
             raise InputError("there is no correction to take back")
-        left, edited = self.corrections[:-1], None
-        for count in range(1, len(left) + 1):
-            edited = _edited(edited or self.result, self.result, left[:count])
-        return replace(self, corrections=left, edited=edited)
+        left = self.corrections[:-1]
+        return replace(self, corrections=left, edited=_edited(self.result, left, self.result, left) if left else None)
 
     @property
     def current(self) -> Segmentation:
@@ -102,13 +103,22 @@ class Corrected:
         return self.edited or self.result
 
 
-def _edited(current: Segmentation, plain: Segmentation, corrections: tuple[Correction, ...]) -> Segmentation:
-    """Return a result with one more correction, the last."""
-    own = corrections[-1]
-    classes, label = _with_class(current.classes, own.name)
-    labels, scores = current.labels.copy(), current.scores.copy()
-    region = region_at(labels, own.row, own.column)
-    labels[region], scores[region] = label, 1.0
+def _edited(
+    start: Segmentation, new: tuple[Correction, ...], plain: Segmentation, corrections: tuple[Correction, ...]
+) -> Segmentation:
+    """Return a result with more corrections.
+
+    Args:
+        start: What is corrected.
+        new: How.
+        plain: The result without any.
+        corrections: All, with those of `start`.
+    """
+    labels, scores, classes = start.labels.copy(), start.scores.copy(), start.classes
+    for own in new:
+        classes, label = _with_class(classes, own.name)
+        region = region_at(labels, own.row, own.column)
+        labels[region], scores[region] = label, 1.0
     count = len(corrections)
     notes = [f"{count} region{'s were' if count > 1 else ' was'} given another name by hand, with score 1"]
     if plain.panoptic is not None or plain.instances is not None:
@@ -121,9 +131,9 @@ def _edited(current: Segmentation, plain: Segmentation, corrections: tuple[Corre
 
 def region_at(labels: np.ndarray, row: int, column: int) -> np.ndarray:
     """Return which pixels (H, W) bool are connected with one, along sides, by its label."""
-    same = (labels == labels[row, column]).astype(np.uint8)
-    parts = cv2.connectedComponents(same, connectivity=4)[1]
-    return np.asarray(parts == parts[row, column])
+    found = np.zeros((labels.shape[0] + 2, labels.shape[1] + 2), np.uint8)  # OpenCV wants a rim
+    cv2.floodFill(labels, found, (column, row), 0, flags=4 | cv2.FLOODFILL_MASK_ONLY)
+    return found[1:-1, 1:-1].astype(bool)
 
 
 def _with_class(classes: Vocabulary, name: str) -> tuple[Vocabulary, int]:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from PIL import Image
-
 from ovseg.errors import InputError
 from ovseg.result.files import check_words, finish_files, needs_of, write_files
 from ovseg.result.formats import FORMATS, Place, list_formats
@@ -91,11 +89,11 @@ def export(result: Segmentation, name: str, chosen: str, option: str = "") -> Do
         raise InputError(f"the answer has no {', '.join(lacking)}, which {chosen} shows; choose another format")
     options: Mapping[str, Any] = {option: True} if option else {}
     with tempfile.TemporaryDirectory(prefix="ovseg-") as temporary:
-        source, folder = Path(temporary) / f"{name}.png", Path(temporary) / "out"
+        folder = Path(temporary) / "out"
         folder.mkdir()
-        Image.fromarray(result.image).save(source, format="PNG", compress_level=1)
         check_words(result.classes, folder, [chosen], options)
-        place = Place(folder, name, str(result.meta.get("image", name)), source)
+        # There is no file of the photograph: formats that hold it write it out of the result.
+        place = Place(folder, name, str(result.meta.get("image", name)), Path(temporary) / f"{name}.png")
         written = write_files(result, place, [chosen], options)
         finish_files(lambda one: [written[one].record], result.classes, folder, [chosen], options)
         files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -7,9 +7,12 @@ import hashlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlencode
+
+from ovseg.serve.limits import MEGABYTE, Limits
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -17,7 +20,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-COOKIE = "ovseg_token"
+_COOKIE = "ovseg_"
 _TEXT_BYTES = 10**6  # of a request that carries no photograph
 _BODY_SECONDS = 60.0  # for all of a request to arrive
 _NAME = r"[\w-][\w.-]*"
@@ -31,6 +34,8 @@ _OPEN = (
 )
 _ROUTES = re.compile("|".join(f"(?:{route})" for route in _OPEN))
 _PHOTO = "/photo"
+_OWN_SITE = ("same-origin", "none")
+"""What browsers say of requests that come from the page, or from their user."""
 _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -49,18 +54,19 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 class Guard:
     """Stands before an app, and answers in one line what it does not let in."""
 
-    def __init__(self, app: App, token: str, photo_bytes: int, hosts: Iterable[str] | None = None) -> None:
+    def __init__(self, app: App, token: str, limits: Limits, hosts: Iterable[str] | None = None) -> None:
         """Say who may come in.
 
         Args:
             app: Behind the door.
             token: That everything asks for; empty asks for none.
-            photo_bytes: Of a photograph.
+            limits: Of a photograph, and of all that is being sent at once.
             hosts: Names that the page is called by; None takes any. Those of this machine alone keep away pages that
                 lead their own name here.
         """
-        self._app, self._token, self._photo_bytes = app, token, photo_bytes
-        self._cookie = hashlib.sha256(token.encode()).hexdigest()  # of plain letters, whatever the token is
+        self._app, self._token, self._limits = app, token.encode(), limits
+        self._cookie = hashlib.sha256(self._token).hexdigest()  # of plain letters, whatever the token is
+        self._held = _Held(max(int(limits.memory * MEGABYTE), 2 * limits.bytes))
         self._hosts = None if hosts is None else {*_LOOPBACK, *hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +82,9 @@ class Guard:
         if self._hosts is not None and re.sub(r":\d+$", "", host).lower() not in self._hosts:
             await _answer(send, 421, f"this page does not answer to the name '{host[:100]}'; open it by 127.0.0.1")
             return
+        if scope["method"] != "GET" and headers.get(b"sec-fetch-site", "same-origin") not in _OWN_SITE:
+            await _answer(send, 403, "another web site has sent this request; open the page itself")
+            return
         if self._token and not await self._known(scope, headers, send):
             return
         if not _ROUTES.fullmatch(scope["path"]):
@@ -87,12 +96,16 @@ class Guard:
         """Tell whether a request brings the token; one that brings it in its address gets a cookie for it."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         by_address = query.pop("token", [""])[0]
-        given = headers.get(b"authorization", "").removeprefix("Bearer ").strip()
-        if _same(given, self._token) or _same(_cookie(headers.get(b"cookie", "")), self._cookie):
+        scheme, _, given = headers.get(b"authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and _same(given.strip().encode("latin-1"), self._token):
             return True
-        if scope["path"] == "/" and _same(by_address, self._token):
+        name = f"{_COOKIE}{self._cookie[:8]}"  # a browser has the same cookies for all ports of a machine
+        if _same(_cookie(headers.get(b"cookie", ""), name).encode(), self._cookie.encode()):
+            return True
+        if scope["path"] == "/" and _same(by_address.encode("utf-8", "replace"), self._token):
             rest = urlencode(query, doseq=True)
-            cookie = f"{COOKIE}={self._cookie}; HttpOnly; SameSite=Strict; Path=/"
+            # Lax, not Strict: who follows a link from elsewhere to the address with the token comes in, too.
+            cookie = f"{name}={self._cookie}; HttpOnly; SameSite=Lax; Path=/"
             extra = [(b"location", f"/{'?' + rest if rest else ''}".encode()), (b"set-cookie", cookie.encode())]
             await _answer(send, 303, "come in", extra)
             return False
@@ -102,18 +115,28 @@ class Guard:
 
     async def _guarded(self, scope: Scope, headers: dict[bytes, str], receive: Receive, send: Send) -> None:
         """Run the app; count what is sent to it, and see that it comes in time."""
-        most = self._photo_bytes if scope["path"] == _PHOTO else _TEXT_BYTES
+        most = self._limits.bytes if scope["path"] == _PHOTO else _TEXT_BYTES
         declared = headers.get(b"content-length", "0")
         refused = f"the request is too large; at most {most / 1e6:g} MB are taken here: shrink it"
         if not declared.isdigit() or int(declared) > most:
             await _answer(send, 413 if declared.isdigit() else 400, refused, [(b"connection", b"close")])
             return
-        counter = _Counter(receive, send, most, refused)
+        counter = _Counter(receive, send, most, refused, self._held)
         try:
             await self._app(scope, counter.receive, counter.send)
         except Exception:
             if not counter.refusal:
                 raise
+        finally:
+            counter.leave()
+
+
+@dataclass
+class _Held:
+    """Bytes of all requests that are being read or answered, and how many those may be."""
+
+    most: int
+    total: int = 0
 
 
 class _Counter:
@@ -123,9 +146,9 @@ class _Counter:
         refusal: Status and line of that answer; None while all is well.
     """
 
-    def __init__(self, receive: Receive, send: Send, most: int, too_much: str) -> None:
+    def __init__(self, receive: Receive, send: Send, most: int, too_much: str, held: _Held) -> None:
         self.refusal: tuple[int, str] | None = None
-        self._receive, self._send, self._most, self._too_much = receive, send, most, too_much
+        self._receive, self._send, self._most, self._too_much, self._held = receive, send, most, too_much, held
         self._total, self._whole, self._begun = 0, False, False
         self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
 
@@ -139,9 +162,13 @@ class _Counter:
         except asyncio.TimeoutError:
             line = f"the request did not arrive within {_BODY_SECONDS:g} seconds; send it again"
             return await self._refuse(408, line)
-        self._total += len(message.get("body", b""))
+        arrived = len(message.get("body", b""))
+        self._total += arrived
+        self._held.total += arrived
         if self._total > self._most:
             return await self._refuse(413, self._too_much)
+        if self._held.total > self._held.most:
+            return await self._refuse(503, "more is being sent at once than this page takes; try again later")
         self._whole = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
@@ -153,6 +180,10 @@ class _Counter:
             self._begun = True
             message = {**message, "headers": [*message.get("headers", []), *_ALWAYS]}
         await self._send(message)
+
+    def leave(self) -> None:
+        """Count what came no more: the app is done with it."""
+        self._held.total -= self._total
 
     async def _refuse(self, status: int, line: str) -> Message:
         self.refusal = status, line
@@ -169,14 +200,14 @@ async def _answer(send: Send, status: int, line: str, extra: Iterable[tuple[byte
     await send({"type": "http.response.body", "body": body})
 
 
-def _same(given: str, secret: str) -> bool:
+def _same(given: bytes, secret: bytes) -> bool:
     """Compare in a time that tells nothing of where they differ."""
-    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
+    return hmac.compare_digest(given, secret)
 
 
-def _cookie(header: str) -> str:
+def _cookie(header: str, name: str) -> str:
     try:
-        found = SimpleCookie(header).get(COOKIE)
+        found = SimpleCookie(header).get(name)
     except CookieError:
         return ""
     return found.value if found else ""

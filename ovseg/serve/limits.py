@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from ovseg.errors import ConfigError, InputError
 
 MEGABYTE = 10**6
+_MOST_WORDS = 64_000
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Limits:
     Attributes:
         megabytes: Of an uploaded photograph.
         pixels: Of a photograph, whatever its file says: a small file can claim a size that fills the memory.
-        words: Classes, and words of the background.
+        words: Classes, and words of the background; 64,000 at most, which the page can draw with corrections.
         waiting: Requests that may wait for a worker; more are sent away.
         seconds: A request may take, and may wait.
         workers: Requests that are computed at once.
@@ -25,7 +27,7 @@ class Limits:
         keep: Minutes for which the work on a photograph is kept after it was last touched.
 
     Raises:
-        ConfigError: A number is not positive.
+        ConfigError: A number is not positive, or too large.
     """
 
     megabytes: float = 32.0
@@ -41,8 +43,10 @@ class Limits:
     def __post_init__(self) -> None:
         """Check the numbers."""
         for field in fields(self):
-            if not getattr(self, field.name) > 0:
+            if not 0 < getattr(self, field.name) < math.inf:
                 raise ConfigError(f"the limit {field.name} is {getattr(self, field.name)}; expected a positive number")
+        if self.words > _MOST_WORDS:
+            raise ConfigError(f"the limit words is {self.words}; expected at most {_MOST_WORDS}")
 
     @property
     def bytes(self) -> int:

@@ -11,13 +11,17 @@ from typing import Any
 import gradio as gr
 
 from ovseg.errors import OvsegError
-from ovseg.serve.api import add_api
+from ovseg.serve.api import add_api, place
+from ovseg.serve.arguments import text_of, whole_of
 from ovseg.serve.service import SIDES, Service, examples
 from ovseg.serve.work import Work
 from ovseg.vocabulary import list_presets
 
 STATIC = Path(__file__).with_name("static")
+_STATES = 32
+"""Of tabs and calls that Gradio keeps, with a copy of the page each, 10,000 if it is let; nothing here is in them."""
 _STORED = "() => [sessionStorage.getItem('ovseg') || localStorage.getItem('ovseg') || '']"
+_FORGET = "(name) => { if (!name) for (const one of [sessionStorage, localStorage]) one.removeItem('ovseg'); }"
 _BACKGROUNDS = [
     ("as the model does", ""),
     ("none: every pixel gets a class", "none"),
@@ -95,6 +99,7 @@ def build_page(service: Service, work: Work, quick: Work) -> Any:
         _connect(page, service, work, (session, drop, fields, second, go, stop, status, viewer))
         add_api(service, work, quick)
     page.queue(max_size=10 * service.limits.waiting, default_concurrency_limit=None)
+    page.state_session_capacity = _STATES
     return page
 
 
@@ -115,6 +120,7 @@ def _fields(service: Service) -> tuple[list[Any], Any]:
         elem_id="ov-preset",
     )
     preset.input(lambda name: name, preset, words, api_visibility="private", show_progress="hidden")
+    words.input(None, None, preset, js="() => ''", api_visibility="private", show_progress="hidden")
     model, background = _choices(service, "")
     with gr.Accordion("Compare with another answer (A/B)", open=False, elem_id="ov-compare") as second:
         compare = gr.Checkbox(label="Answer twice, and show where the two differ", elem_id="ov-twice")
@@ -147,12 +153,14 @@ def _connect(page: Any, service: Service, work: Work, parts: tuple[Any, ...]) ->
 
     def opened(event: gr.EventData) -> tuple[Any, ...]:
         """Show a photograph that has come in; an example brings its words along."""
-        found = event._data
-        words = gr.skip() if found.get("ask") is None else found["ask"]
-        return found["session"], words, _shown(service, found["session"]), _status("")
+        try:
+            name, ask = text_of("session", _told_by(event, "session")), text_of("ask", _told_by(event, "ask"))
+            return name, ask or gr.skip(), _shown(service, name), _status("")
+        except OvsegError as error:
+            return gr.skip(), gr.skip(), gr.skip(), _status(str(error), wrong=True)
 
     def failed(event: gr.EventData) -> str:
-        return _status(str(event._data["line"]), wrong=True)
+        return _status(str(_told_by(event, "line")), wrong=True)
 
     def run(name: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         yield from _run(service, work, name, values)
@@ -166,25 +174,34 @@ def _connect(page: Any, service: Service, work: Work, parts: tuple[Any, ...]) ->
     coming = drop.opened(opened, None, [session, fields[0], viewer, status], **private)
     drop.failed(failed, None, status, **private)
     asked = [session, *fields]
-    coming.success(run, asked, [viewer, status], **private)
-    gr.on([go.click, fields[0].submit], run, asked, [viewer, status], **private)
+    running = coming.success(run, asked, [viewer, status], **private)
+    pressed = gr.on([go.click, fields[0].submit], run, asked, [viewer, status], **private)
     stop.click(halt, session, status, **private)
-    page.load(restore, session, [session, viewer, status, second, *fields], js=_STORED, **private)
+    there = page.load(restore, session, [session, viewer, status, second, *fields], js=_STORED, **private)
+    there.then(None, session, None, js=_FORGET, **private)
+    drop.opened(None, None, None, cancels=[running, pressed, there], **private)  # what concerns the photograph before
+
+
+def _told_by(event: gr.EventData, name: str) -> Any:
+    """Return a value that a script of the page sent with an event."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
 
 
 def _run(service: Service, work: Work, name: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """Answer once or twice, and tell meanwhile what is being done; what goes wrong is a line, too."""
-    words, model, background, twice, words_b, model_b, background_b = values
     if not name:
         yield gr.skip(), _status("open a photograph first: drop one, or choose an example", wrong=True)
         return
-    if not words.strip():
-        yield gr.skip(), _status("type the words to look for, then press Segment")
-        return
-    asks = {"A": (words, model, background)}
-    if twice:
-        asks["B"] = (words_b if words_b.strip() else words, model_b, background_b)
+    words, model, background, twice, words_b, model_b, background_b = values
     try:
+        words, words_b = text_of("words", words), text_of("words of B", words_b)
+        if not words.strip():
+            yield gr.skip(), _status("type the words to look for, then press Segment")
+            return
+        asks = {"A": (words, text_of("model", model), text_of("background", background))}
+        if twice:
+            own = words_b if words_b.strip() else words
+            asks["B"] = own, text_of("model of B", model_b), text_of("background of B", background_b)
         for side in SIDES:
             if side not in asks:
                 service.leave_side(name, side)
@@ -192,11 +209,11 @@ def _run(service: Service, work: Work, name: str, values: tuple[Any, ...]) -> It
             steps = work.watch(lambda job, side=side: service.segment(name, *asks[side], side, job.say), name)  # type: ignore[misc]
             for line in steps:
                 yield gr.skip(), _status(f"{side}: {line}" if twice else line, busy=True)
-        shown = _shown(service, name)
+        shown = _shown(service, name), _status(_told(service, name))
     except OvsegError as error:
         yield gr.skip(), _status(str(error), wrong=True)
         return
-    yield shown, _status(_told(service, name))
+    yield shown
 
 
 def _told(service: Service, name: str) -> str:
@@ -211,7 +228,7 @@ def _restored(service: Service, name: str, count: int) -> tuple[Any, ...]:
     """Return what the page showed before it was loaded anew, where that is still here."""
     nothing = (gr.skip(),) * (count + 1)
     if not name:
-        return "", "", _status(""), *nothing
+        return gr.skip(), gr.skip(), gr.skip(), *nothing
     try:
         shown = service.shown(name)
     except OvsegError as error:
@@ -233,34 +250,40 @@ def _shown(service: Service, name: str) -> str:
 def _answers(service: Service, quick: Work) -> list[Callable[[Any], Any]]:
     """Return what the viewer's script asks for by itself; what goes wrong is an answer, too."""
 
-    def told(task: Callable[[], Any]) -> Any:
+    def told(asked: Any, task: Callable[[Callable[[str], Any], str, str, int], Any]) -> Any:
+        def checked() -> Any:
+            sent = asked.get if isinstance(asked, dict) else {}.get
+            own, side = text_of("session", sent("session")), text_of("side", sent("side"))
+            return task(sent, own, side, whole_of("turn", sent("turn")))
+
         try:
-            return quick.call(lambda _: task())
+            return quick.call(lambda _: checked())
         except OvsegError as error:
             return {"error": str(error)}
-        except (KeyError, TypeError, ValueError):
-            return {"error": "the request of the page cannot be read; load the page anew"}
 
     def why(asked: Any) -> Any:
-        return told(lambda: service.why(str(asked["session"]), int(asked["row"]), int(asked["column"]), asked["side"]))
+        return told(
+            asked, lambda sent, own, side, turn: service.why(own, *place(sent("row"), sent("column")), side, turn)
+        )
 
     def heat(asked: Any) -> Any:
-        return told(lambda: service.heat(str(asked["session"]), int(asked["class"]), asked["side"]))
+        return told(
+            asked, lambda sent, own, side, turn: service.heat(own, whole_of("class", sent("class")), side, turn)
+        )
 
     def correct(asked: Any) -> Any:
-        def task() -> Any:
-            place = int(asked["row"]), int(asked["column"])
-            service.correct(str(asked["session"]), *place, str(asked["name"]), asked["side"])
-            return service.shown(asked["session"])
+        def task(sent: Callable[[str], Any], own: str, side: str, turn: int) -> Any:
+            service.correct(own, *place(sent("row"), sent("column")), text_of("name", sent("name")), side, turn)
+            return service.shown(own)
 
-        return told(task)
+        return told(asked, task)
 
     def undo(asked: Any) -> Any:
-        def task() -> Any:
-            service.undo(str(asked["session"]), asked["side"])
-            return service.shown(asked["session"])
+        def task(_: Callable[[str], Any], own: str, side: str, turn: int) -> Any:
+            service.undo(own, side, turn)
+            return service.shown(own)
 
-        return told(task)
+        return told(asked, task)
 
     return [why, heat, correct, undo]
 

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import gradio as gr
 import uvicorn
@@ -77,7 +77,7 @@ def make_app(service: Service, token: str = "", hosts: list[str] | None = None) 
         theme=page_theme(),
         head=f"<style>{page_style()}</style>",  # as `css` it would lose what it says of narrow screens
     )
-    return Guard(app, token, limits.bytes, hosts), (work, quick)
+    return Guard(app, token, limits, hosts), (work, quick)
 
 
 async def _tidy(service: Service) -> None:
@@ -98,7 +98,8 @@ def _add_routes(app: FastAPI, service: Service, quick: Work) -> None:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        return JSONResponse({"status": "ok", "version": __version__}, headers=_PRIVATE)
+        status, code = ("ending", 503) if quick.closed else ("ok", 200)
+        return JSONResponse({"status": status, "version": __version__}, status_code=code, headers=_PRIVATE)
 
     @app.post("/photo")
     async def open_photo(request: Request) -> Response:
@@ -108,7 +109,7 @@ def _add_routes(app: FastAPI, service: Service, quick: Work) -> None:
                 body += part
         except ClientDisconnect:  # nobody is there to be answered
             return Response(status_code=400)
-        name = unquote(request.query_params.get("name", "photo"))
+        name = request.query_params.get("name", "photo")
         return await answer(lambda: _json(service.shown(service.open(bytes(body), name).name)))
 
     @app.post("/example/{name}")

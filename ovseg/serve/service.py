@@ -28,6 +28,7 @@ from ovseg.serve.words import typed_background, typed_vocabulary
 
 Say = Callable[[str], None]
 SIDES = ("A", "B")
+_LOOK = 0.2  # seconds between two looks at whether a request is still wanted
 TOP = 5
 """Classes that are named as reasons for a label."""
 
@@ -108,17 +109,28 @@ class Service:
         own = self.sessions.get(session)
         name = model or self.models.names[0]
         say(f"loading the model {name}" if name not in self.models.loaded else "reading the words")
-        segmenter = self.models.get(name)
+        segmenter = self._model(name)
         request = segmenter.words(vocabulary, policy)
-        with own.lock:
+        while not own.lock.acquire(timeout=_LOOK):
+            say("waiting for another answer for this photograph")
+        try:
             before = own.encoded.get(name)
             encoded = self._encoded(own, name, segmenter, say)
             say("labelling")
             result = encoded.answer(request)
             seconds, asked = time.perf_counter() - start, (words.strip(), background.strip())
             found = Corrected(name, asked, request, result, seconds, encoded is before)
-            own.sides[side] = found
+            with own.changing:
+                own.sides[side] = found
+        finally:
+            own.lock.release()
         self.sessions.tidy()
+        return found
+
+    def _model(self, name: str) -> Segmenter:
+        """Return a model; what others have seen that made room for it goes with them."""
+        found = self.models.get(name)
+        self.sessions.forget(self.models.loaded)
         return found
 
     def _encoded(self, own: Session, name: str, segmenter: Segmenter, say: Say) -> EncodedImage:
@@ -126,24 +138,24 @@ class Service:
         encoded = own.encoded.get(name)
         if encoded is None or encoded.segmenter is not segmenter:
             say("looking at the photograph")
-            encoded = own.encoded[name] = segmenter.encode(own.photo)
-        own.encoded.move_to_end(name)
-        while len(own.encoded) > len(SIDES):
-            own.encoded.popitem(last=False)
+            encoded = segmenter.encode(own.photo)
+        others = [(other, one) for other, one in own.encoded.items() if other != name]
+        own.encoded = dict([*others[1 - len(SIDES) :], (name, encoded)])  # the one used last at the end
         return encoded
 
-    def why(self, session: str, row: int, column: int, side: str = "A") -> dict[str, Any]:
+    def why(self, session: str, row: int, column: int, side: str = "A", turn: int | None = None) -> dict[str, Any]:
         """Say why a pixel has its label.
 
         Returns:
-            ``label`` and ``score`` of the map, ``corrected``, ``top`` (name, the word that spoke for it, score and
-            colour of the best classes), ``margin`` between the first two, ``background`` (the best word of no class)
-            and a ``remark`` where the map does not say what scores highest.
+            ``label`` and ``score`` of the map, 0..1, ``corrected``, ``top`` (name, the word that spoke for it, score
+            and colour of the best classes), ``margin`` between the first two, ``background`` (the best word of no
+            class) and a ``remark`` where the map does not say what scores highest. The scores of words are raw, see
+            `Evidence`.
 
         Raises:
-            InputError: There is no such photograph, answer or pixel.
+            InputError: There is no such photograph, answer (see `Session.side`) or pixel.
         """
-        answer, segmenter, encoded = self._looked(session, side)
+        answer, segmenter, encoded = self._looked(session, side, turn)
         size, words, now = answer.result.labels.shape, answer.words, answer.current
         found = segmenter.model.explain(encoded.encoded, encoded.index, (size[0], size[1]), words, (row, column))
         label = int(now.labels[row, column])
@@ -156,7 +168,7 @@ class Service:
             "corrected": label != int(answer.result.labels[row, column]),
         }
 
-    def heat(self, session: str, class_id: int, side: str = "A") -> dict[str, Any]:
+    def heat(self, session: str, class_id: int, side: str = "A", turn: int | None = None) -> dict[str, Any]:
         """Draw the scores of one class, at as many pixels as the maps of all classes may have.
 
         Returns:
@@ -165,7 +177,7 @@ class Service:
         Raises:
             InputError: There is no such photograph, answer or class.
         """
-        answer, segmenter, encoded = self._looked(session, side)
+        answer, segmenter, encoded = self._looked(session, side, turn)
         words, (height, width) = answer.words, answer.result.labels.shape
         if not 0 <= class_id < len(words.vocabulary):
             raise InputError(f"class {class_id} is none of the model's answer, which has {len(words.vocabulary)}")
@@ -178,14 +190,16 @@ class Service:
         most = float(scores.max())
         return {"map": data_url(np.rint(255 * scores / max(most, 1e-9)).astype(np.uint8)), "most": most}
 
-    def correct(self, session: str, row: int, column: int, name: str, side: str = "A") -> Corrected:
+    def correct(
+        self, session: str, row: int, column: int, name: str, side: str = "A", turn: int | None = None
+    ) -> Corrected:
         """Give the connected region of a pixel another name; see `Corrected.correct`."""
         self.limits.check_text(name)
-        return self._changed(session, side, lambda answer: answer.correct(row, column, name))
+        return self._changed(session, side, turn, lambda answer: answer.correct(row, column, name))
 
-    def undo(self, session: str, side: str = "A") -> Corrected:
+    def undo(self, session: str, side: str = "A", turn: int | None = None) -> Corrected:
         """Take the last correction back; see `Corrected.undo`."""
-        return self._changed(session, side, Corrected.undo)
+        return self._changed(session, side, turn, Corrected.undo)
 
     def shown(self, session: str) -> dict[str, Any]:
         """Return all that the page shows of a photograph, as JSON values."""
@@ -194,6 +208,7 @@ class Service:
         sides = {
             side: {
                 **side_of(answer.current),
+                "turn": answer.turn,
                 "model": answer.model,
                 "words": answer.asked[0],
                 "background": answer.asked[1],
@@ -201,7 +216,7 @@ class Service:
                 "corrections": len(answer.corrections),
                 "downloads": links(answer.current, own.name, side),
             }
-            for side, answer in sorted(own.sides.items())
+            for side, answer in sorted(list(own.sides.items()))
         }
         return {
             "session": own.name,
@@ -229,7 +244,7 @@ class Service:
     def leave_side(self, session: str, side: str) -> None:
         """Forget an answer, where there is one."""
         own = self.sessions.get(session)
-        with own.lock:
+        with own.changing:
             own.sides.pop(side, None)
 
     def photo(self, session: str) -> bytes:
@@ -241,17 +256,27 @@ class Service:
         own = self.sessions.get(session)
         return export(own.side(side).current, plain_name(own.photo.name), chosen, option)
 
-    def _looked(self, session: str, side: str) -> tuple[Corrected, Segmenter, EncodedImage]:
+    def _looked(self, session: str, side: str, turn: int | None) -> tuple[Corrected, Segmenter, EncodedImage]:
+        """Return an answer, its model, and what that has seen; nobody waits here for a look that others have begun."""
         own = self.sessions.get(session)
-        with own.lock:
-            answer = own.side(side)
-            segmenter = self.models.get(answer.model)
+        answer = own.side(side, turn)
+        segmenter = self._model(answer.model)
+        encoded = own.encoded.get(answer.model)
+        if encoded is not None and encoded.segmenter is segmenter:
+            return answer, segmenter, encoded
+        if not own.lock.acquire(blocking=False):
+            raise InputError("another answer for this photograph is on its way; ask again when it is there")
+        try:
             return answer, segmenter, self._encoded(own, answer.model, segmenter, _quiet)
+        finally:
+            own.lock.release()
 
-    def _changed(self, session: str, side: str, change: Callable[[Corrected], Corrected]) -> Corrected:
+    def _changed(
+        self, session: str, side: str, turn: int | None, change: Callable[[Corrected], Corrected]
+    ) -> Corrected:
         own = self.sessions.get(session)
-        with own.lock:
-            found = own.sides[side] = change(own.side(side))
+        with own.changing:
+            found = own.sides[side] = change(own.side(side, turn))
         return found
 
 

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,39 +25,49 @@ _NAME_BYTES = 16
 
 @dataclass(eq=False)
 class Session:
-    """One photograph and what was asked about it; whoever changes it holds its lock.
+    """One photograph and what was asked about it.
 
     Attributes:
         name: Random.
         photo: The photograph.
         sides: Answers by ``A`` and ``B``.
-        encoded: What models have seen of it, by their names; it can be dropped and made anew.
-        lock: For whoever works on it.
+        encoded: What models have seen of it, by their names; it can be dropped and made anew: whoever changes it puts
+            another in its place.
+        lock: For whoever looks at it with a model, which may take long.
+        changing: For whoever changes the answers, which is quick.
         touched: When that was last, in seconds of the monotonic clock.
     """
 
     name: str
     photo: LoadedImage
     sides: dict[str, Corrected] = field(default_factory=dict)
-    encoded: OrderedDict[str, EncodedImage] = field(default_factory=OrderedDict)
+    encoded: dict[str, EncodedImage] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    changing: threading.Lock = field(default_factory=threading.Lock)
     touched: float = 0.0
 
     @property
     def bytes(self) -> int:
         """Roughly, of all that it holds."""
         sides = sum(side.bytes for side in list(self.sides.values()))
-        return self.photo.pixels.nbytes + sides + sum(_bytes_of(one.encoded) for one in list(self.encoded.values()))
+        return self.photo.pixels.nbytes + sides + sum(_bytes_of(one.encoded) for one in self.encoded.values())
 
-    def side(self, name: str) -> Corrected:
+    def side(self, name: str, turn: int | None = None) -> Corrected:
         """Return an answer.
 
+        Args:
+            name: ``A`` or ``B``.
+            turn: `Corrected.turn` of the answer that is meant; None is the one that is there now.
+
         Raises:
-            InputError: There is none yet.
+            InputError: There is none yet, or another one has come since.
         """
-        if name not in self.sides:
+        found = self.sides.get(name)
+        if found is None:
             raise InputError(f"there is no answer '{name}' for this photograph yet; ask for one first")
-        return self.sides[name]
+        if turn not in (None, found.turn):
+            raise InputError(f"answer {name} was changed meanwhile, perhaps in another tab; load the page anew")
+        return found
 
 
 class Sessions:
@@ -102,13 +112,20 @@ class Sessions:
             for own in list(self._all.values())[:-1]:
                 if total > most:
                     total -= own.bytes
-                    own.encoded.clear()
+                    own.encoded = {}
                     total += own.bytes
             while total > most and len(self._all) > 1:
                 total -= self._all.popitem(last=False)[1].bytes
             dropped = before > len(self._all)
         if dropped:
             give_back(CPU)
+
+    def forget(self, models: Container[str]) -> None:
+        """Drop what other models than these have seen: it would keep them in memory."""
+        with self._lock:
+            for own in self._all.values():
+                if any(name not in models for name in own.encoded):
+                    own.encoded = {name: one for name, one in own.encoded.items() if name in models}
 
     def __len__(self) -> int:
         """Return how many there are."""

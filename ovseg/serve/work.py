@@ -133,6 +133,12 @@ class Work:
         return len(own)
 
     @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        with self._lock:
+            return self._closed
+
+    @property
     def running(self) -> int:
         """How many requests run or wait."""
         with self._lock:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -105,6 +105,22 @@ def page() -> Iterator[Page]:
     """A page for tests that leave it as it is."""
     with running("--models", "sclip/mini") as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium without a window."""
+    from tests.serve.browser import launched
+
+    yield from launched()
+
+
+@pytest.fixture
+def tab(browser: Any, page: Page) -> Iterator[Any]:
+    """A fresh tab on a page."""
+    from tests.serve.browser import opened
+
+    yield from opened(browser, page.address)
 
 
 def until(true: Callable[[], bool], seconds: float = 30.0) -> bool:

@@ -5,86 +5,17 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import encoded, find_chromium, make_photo, running
+from tests.serve.browser import CHROMIUM_ALONE, WAIT, ask, colour, example, expect, names, opened
+from tests.serve.conftest import encoded, make_photo
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not find_chromium(), reason="there is no Chromium here; install it, or name it by CHROMIUM"),
-]
-expect = playwright.expect
-WAIT = 60_000
+pytestmark = CHROMIUM_ALONE
 NASTY = '<img src=x onerror="document.title=1">'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def tab(browser, page) -> Iterator:
-    yield from opened(browser, page.address)
-
-
-def opened(browser, address, **options):
-    """A fresh tab on the page, that fails the test if its scripts complain or ask another machine for anything."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True, **options)
-    context.set_default_timeout(WAIT)
-    found, wrong = context.new_page(), []
-    found.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    # What the server refuses is a line on the page, and for the browser an error.
-    found.on(
-        "console",
-        lambda line: line.type == "error" and "the server responded with" not in line.text and wrong.append(line.text),
-    )
-    found.on(
-        "request",
-        lambda asked: asked.url.startswith((address, "data:", "blob:")) or wrong.append(f"elsewhere: {asked.url}"),
-    )
-    found.goto(address)
-    found.wait_for_selector(".ov-examples img")
-    yield found
-    context.close()
-    assert wrong == []
-
-
-def answered(tab) -> None:
-    expect(tab.locator("#ov-status")).to_contain_text("done in", timeout=WAIT)
-
-
-def example(tab, name="beach") -> None:
-    tab.click(f'.ov-examples button[title="Example: {name}"]')
-    tab.wait_for_selector(f'canvas[aria-label^="Answer A for {name}"]')
-    answered(tab)
-
-
-def ask(tab, words) -> None:
-    tab.fill("#ov-words textarea", words)
-    tab.evaluate("window.before = document.querySelector('.ov-pane canvas')")
-    tab.click("#ov-go")
-    tab.wait_for_function("document.querySelector('.ov-pane canvas') !== window.before")
-    answered(tab)
-
-
-def names(tab, pane=0) -> list[str]:
-    return tab.locator(".ov-legend").nth(pane).locator("button .ov-name").all_inner_texts()
-
-
-def colour(tab, x, y, pane=0) -> list[int]:
-    """The colour of a pixel of what is drawn."""
-    context = "document.querySelectorAll('.ov-pane canvas')[n].getContext('2d')"
-    return tab.evaluate(f"([n, x, y]) => [...{context}.getImageData(x, y, 1, 1).data]", [pane, x, y])[:3]
 
 
 def test_an_example_is_answered_with_one_click(tab):
@@ -258,17 +189,6 @@ def test_names_are_text_everywhere(tab):
     tab.click("#ov-go")
     expect(tab.locator("#ov-status")).to_contain_text("<img src=x onerror=")
     assert tab.title() == "ovseg" and tab.locator("img[src=x]").count() == 0 and tab.locator(".ov-view b").count() == 0
-
-
-def test_long_work_can_be_stopped(browser):
-    with running("--max-words", "100000") as page:
-        for tab in opened(browser, page.address):
-            example(tab)
-            tab.fill("#ov-words textarea", ", ".join(f"thing {i} of {i * 7}" for i in range(12_000)))
-            tab.click("#ov-go")
-            expect(tab.locator("#ov-status .busy")).to_be_visible()
-            tab.click("#ov-stop")
-            expect(tab.locator("#ov-status")).to_contain_text("the request was cancelled", timeout=WAIT)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import urlencode
 
 import pytest
 
 from ovseg.serve.guard import Guard
+from ovseg.serve.limits import Limits
 
 TOKEN = "a secret of some length"
+LIMITS = Limits(megabytes=0.001, memory=0.002)
 
 
 async def app(scope, receive, send):
@@ -21,7 +24,7 @@ async def app(scope, receive, send):
 
 def ask(path="/", headers=None, query="", parts=(b"",), method="GET", **options):
     """Return status, headers and body of one request."""
-    guard = Guard(app, options.pop("token", ""), options.pop("photo_bytes", 1000), options.pop("hosts", ()))
+    guard = Guard(app, options.pop("token", ""), LIMITS, options.pop("hosts", ()))
     given = {"host": "127.0.0.1:7860", **(headers or {})}
     scope = {
         "type": "http",
@@ -42,6 +45,7 @@ def ask(path="/", headers=None, query="", parts=(b"",), method="GET", **options)
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(one.get("body", b"") for one in sent[1:]).decode()
 
 
+PHOTO = {"type": "http", "method": "POST", "path": "/photo", "query_string": b"", "headers": [(b"host", b"x")]}
 PATHS = (
     "/", "/config", "/health", "/photo", "/photo/x", "/example/a.jpg", "/download/x/A/png", "/assets/x.js",
     "/gradio_api/info", "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/call/segment",
@@ -51,16 +55,24 @@ PATHS = (
 
 @pytest.mark.parametrize("path", PATHS)
 def test_everything_asks_for_the_token(path):
-    for headers in ({}, {"authorization": "Bearer wrong"}, {"cookie": "ovseg_token=wrong"}, {"cookie": ";;=\xff"}):
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": TOKEN},
+        {"authorization": f"Basic {TOKEN}"},
+        {"cookie": f"{_cookie_of(TOKEN)[0]}=wrong"},
+        {"cookie": ";;=\xff"},
+    ):
         status, given, body = ask(path, headers, token=TOKEN)
         assert status == 401 and "asks for its token" in body and TOKEN not in body + str(given)
 
 
 def test_the_token_opens_by_header_by_cookie_and_by_address():
-    assert ask("/config", {"authorization": f"Bearer {TOKEN}"}, token=TOKEN)[0] == 200
+    for scheme in ("Bearer ", "bearer   "):
+        assert ask("/config", {"authorization": f"{scheme}{TOKEN}"}, token=TOKEN)[0] == 200
     status, headers, _ = ask("/", query="token=a+secret+of+some+length&x=1", token=TOKEN)
     cookie = headers[b"set-cookie"].decode()
-    assert status == 303 and headers[b"location"] == b"/?x=1" and "HttpOnly; SameSite=Strict" in cookie
+    assert status == 303 and headers[b"location"] == b"/?x=1" and "HttpOnly; SameSite=Lax" in cookie
     assert ask("/config", {"cookie": cookie.split(";")[0]}, token=TOKEN)[0] == 200
     assert ask("/config", query="token=a+secret+of+some+length", token=TOKEN)[0] == 401
     assert ask("/", query="token=wrong", token=TOKEN)[0] == 401
@@ -102,7 +114,7 @@ def test_more_than_is_taken_is_refused_by_its_head_and_by_its_body():
 
 def test_who_sends_too_slowly_is_told(monkeypatch):
     monkeypatch.setattr("ovseg.serve.guard._BODY_SECONDS", 0.1)
-    guard, sent = Guard(app, "", 1000, None), []
+    guard, sent = Guard(app, "", LIMITS, None), []
 
     async def receive():
         await asyncio.sleep(30)
@@ -110,9 +122,70 @@ def test_who_sends_too_slowly_is_told(monkeypatch):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": "/photo", "query_string": b"", "headers": [(b"host", b"x")]}
-    asyncio.run(asyncio.wait_for(guard(scope, receive, send), 10))
+    asyncio.run(asyncio.wait_for(guard(PHOTO, receive, send), 10))
     assert sent[0]["status"] == 408 and b"did not arrive within" in sent[1]["body"]
+
+
+def test_all_requests_together_hold_no_more_than_the_limit():
+    """Who sends while others send as much as is taken is asked to come again; then there is room."""
+    guard, answers = Guard(app, "", LIMITS, None), []
+
+    async def send_slowly(parts, go):
+        sent, left = [], list(parts)
+
+        async def receive():
+            if len(left) == 1:
+                await go.wait()
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+        async def send(message):
+            sent.append(message)
+
+        await guard(PHOTO, receive, send)
+        answers.append((sent[0]["status"], b"".join(one.get("body", b"") for one in sent[1:])))
+
+    async def all_of_them():
+        later, now = asyncio.Event(), asyncio.Event()
+        now.set()
+        slow = [asyncio.create_task(send_slowly([b"x" * 900, b"x"], later)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        await send_slowly([b"x" * 300, b"x"], now)
+        later.set()
+        await asyncio.gather(*slow)
+        await send_slowly([b"x" * 900, b"x"], now)
+
+    asyncio.run(all_of_them())
+    assert [status for status, _ in answers] == [503, 200, 200, 200]
+    assert answers[0][1] == b"more is being sent at once than this page takes; try again later\n"
+
+
+def test_other_web_sites_cannot_make_a_browser_send_anything():
+    for site in ("cross-site", "same-site"):
+        status, _, body = ask("/photo", {"sec-fetch-site": site}, method="POST")
+        assert status == 403 and "another web site" in body
+        assert ask("/", {"sec-fetch-site": site})[0] == 200  # a link leads here
+    for site in ("same-origin", "none"):
+        assert ask("/photo", {"sec-fetch-site": site}, method="POST")[0] == 200
+
+
+def _cookie_of(token):
+    cookie = ask("/", query=urlencode({"token": token}), token=token)[1][b"set-cookie"].decode()
+    return cookie.split(";")[0].split("=")
+
+
+def test_two_pages_of_one_machine_keep_their_cookies_apart():
+    """Browsers send the cookies of a machine to all of its ports."""
+    both = "; ".join("=".join(_cookie_of(token)) for token in ("one secret", "another"))
+    for token in ("one secret", "another"):
+        assert ask("/config", {"cookie": both}, token=token)[0] == 200
+    assert ask("/config", {"cookie": both}, token="a third")[0] == 401
+
+
+@pytest.mark.parametrize("token", ["gehört niemandem", "тайна", "鍵", "a=b;c, d%20"])
+def test_a_token_may_have_any_letters(token):
+    header = {"authorization": f"Bearer {token}".encode().decode("latin-1")}  # the bytes that curl sends
+    assert ask("/config", header, token=token)[0] == 200
+    assert ask("/config", {"cookie": "=".join(_cookie_of(token))}, token=token)[0] == 200
 
 
 def test_answers_tell_browsers_to_be_careful():

@@ -71,6 +71,33 @@ def test_mistakes_are_the_lines_of_the_library(client, photo):
             client.predict(*arguments, api_name="/segment")
 
 
+def test_values_of_other_kinds_are_refused_by_name(client, page, photo):
+    for name, data, line in (
+        ("segment", [photo, 7, "", "", "A"], "words is 7; expected a text"),
+        ("segment", [photo, [WORDS], "", "", "A"], "expected a text"),
+        ("segment", [photo, None, None, None, "A"], "there are no words"),
+        ("segment", [{"a": 1}, WORDS, "", "", "A"], "photo is {'a': 1}; expected a text"),
+        ("why", [photo, None, 3, "A"], "row is None; expected a whole number"),
+        ("why", [photo, 1.5, 3, "A"], "row is 1.5; expected a whole number"),
+        ("why", [photo, 1, "3", "A"], "column is '3'; expected a whole number"),
+        ("why", [photo, True, 3, "A"], "row is True; expected a whole number"),
+        ("why", [photo, 10**400, 3, "A"], "expected rows below"),
+        ("correct", [photo, 1, 1, ["x"], "A"], "name is ['x']; expected a text"),
+        ("compare", [None], "not here any more"),
+        ("undo", [photo, 5], "side is 5; expected a text"),
+    ):
+        client.predict(photo, WORDS, api_name="/segment")
+        asked = httpx.post(f"{page.address}/gradio_api/call/{name}", json={"data": data}).json()["event_id"]
+        with httpx.stream("GET", f"{page.address}/gradio_api/call/{name}/{asked}", timeout=60) as told:
+            assert line in "".join(told.iter_lines()), (name, data)
+
+
+def test_a_name_is_taken_as_it_is(page, jpeg):
+    for name in ("50%20off.jpg", "100%.jpg", "a+b.jpg", "r\u00e9sum\u00e9 \u200f\u05e9\u05dc.jpg"):
+        answer = httpx.post(f"{page.address}/photo", params={"name": name}, content=jpeg)
+        assert answer.json()["name"] == name
+
+
 def test_pixels_that_are_not_there(client, photo):
     client.predict(photo, WORDS, api_name="/segment")
     with pytest.raises(AppError, match="expected rows below 72, columns below 96"):
@@ -131,6 +158,15 @@ def test_without_a_model_it_is_the_best_that_is_here_and_the_embedded_one():
         told = page.process.communicate()[1]
         assert "model: mini (no model for photographs is installed and" in told
         assert "; for photographs run `ovseg" in told
+
+
+def test_an_empty_token_is_none(page):
+    """It is that of a variable that was never set: who gives one wants to be safe."""
+    call = [sys.executable, "-m", "ovseg.cli", "serve", "--port", "0", "--model", "mini", "--token"]
+    for token in ("", "  "):
+        found = subprocess.run([*call, token], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert (found.returncode, found.stdout) == (2, "")
+        assert found.stderr == "error: --token is empty; expected a secret: give one, or leave --token out\n"
 
 
 def test_a_busy_port_and_an_open_door_are_said(page):

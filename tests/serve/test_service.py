@@ -130,6 +130,22 @@ def test_every_format_that_fits_can_be_downloaded_with_its_corrections(service, 
         service.download(opened, "A", "pngg")
 
 
+def test_a_download_holds_the_photograph_only_where_its_format_does(service, opened, monkeypatch):
+    """Nothing else of it is written anywhere."""
+    service.segment(opened, WORDS)
+    saved, save = [], Image.Image.save
+    monkeypatch.setattr(
+        Image.Image, "save", lambda own, *given, **named: saved.append(own) or save(own, *given, **named)
+    )
+    for chosen, count in (("labels", 1), ("report", 0), ("dataset", 2)):
+        saved.clear()
+        content = service.download(opened, "A", chosen).content
+        assert len(saved) == count, chosen
+    photo = service.sessions.get(opened).photo.pixels
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        np.testing.assert_array_equal(np.asarray(Image.open(archive.open("images/my_photo.png"))), photo)
+
+
 def test_the_heat_map_of_a_class_needs_no_map_of_all_of_them(service, opened):
     service.segment(opened, ", ".join(f"word {i}" for i in range(900)))
     found = service.heat(opened, 899)

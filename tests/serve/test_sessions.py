@@ -58,6 +58,16 @@ def test_memory_is_limited_and_encodings_go_first():
         sessions.get(first.name)
 
 
+def test_what_models_have_seen_that_are_gone_is_dropped():
+    """It would keep them in memory."""
+    sessions = Sessions(Limits())
+    own = sessions.open(photo())
+    for name in ("mini", "san"):
+        own.encoded[name] = EncodedImage(own.photo, Encoded(({"x": torch.zeros(10)},), ((1, 1),), ""), 0, {})
+    sessions.forget(["san", "other"])
+    assert list(own.encoded) == ["san"]
+
+
 def test_one_that_is_larger_than_the_limit_is_kept_alone():
     sessions = Sessions(Limits(memory=1))
     sessions.open(photo())
@@ -68,3 +78,13 @@ def test_one_that_is_larger_than_the_limit_is_kept_alone():
 def test_limits_are_positive():
     with pytest.raises(ConfigError, match="the limit words is 0; expected a positive number"):
         Limits(words=0)
+    for wrong in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"the limit megabytes is .*; expected a positive number"):
+            Limits(megabytes=wrong)
+
+
+def test_no_more_words_are_taken_than_can_be_drawn():
+    """Labels are drawn by numbers of 16 bits; corrections may add a thousand names."""
+    assert Limits(words=64_000).words + 1000 < 2**16
+    with pytest.raises(ConfigError, match="the limit words is 70000; expected at most 64000"):
+        Limits(words=70_000)

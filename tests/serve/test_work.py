@@ -3,7 +3,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+from starlette.testclient import TestClient
 
+from ovseg.serve.server import make_app
 from ovseg.serve.work import Busy, Halted, Work
 from ovseg.system.progress import report
 from tests.serve.conftest import until
@@ -110,3 +112,14 @@ def test_a_closed_one_finishes_what_runs():
         while True:
             next(steps)
     assert end.value.value == "done"
+
+
+def test_gradio_keeps_a_bounded_number_of_calls(service):
+    """By itself it keeps a copy of the page for each of 10,000 callers, which is most of a gigabyte."""
+    guard, _ = make_app(service)
+    with TestClient(guard) as client:
+        for _ in range(40):
+            event = client.post("/gradio_api/call/models", json={"data": []}).json()["event_id"]
+            assert '["mini", "sclip/mini"]' in client.get(f"/gradio_api/call/models/{event}").text
+    kept = [own.app.state_holder for own in guard._app.routes if hasattr(getattr(own, "app", None), "state_holder")]
+    assert len(kept) == 1 and 0 < len(kept[0].session_data) <= 32

@@ -31,21 +31,35 @@ function send(file) {
   opened(fetch(`photo?name=${encodeURIComponent(file.name || "photo")}`, { method: "POST", body: file }));
 }
 
-input.addEventListener("change", () => input.files.length && send(input.files[0]));
+function take(files) {
+  if (files.length > 1) trigger("failed", { line: `these are ${files.length} files; this page takes one photograph at a time` });
+  else if (files.length) send(files[0]);
+}
+
+input.addEventListener("change", () => take(input.files));
+
+// Files may be let fall anywhere: a browser would leave the page for one that falls beside the target.
+const carries = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 for (const kind of ["dragenter", "dragover"]) {
-  target.addEventListener(kind, (event) => {
+  document.addEventListener(kind, (event) => {
+    if (!carries(event)) return;
     event.preventDefault();
     target.classList.add("ov-over");
   });
 }
-for (const kind of ["dragleave", "drop"]) target.addEventListener(kind, () => target.classList.remove("ov-over"));
-target.addEventListener("drop", (event) => {
+document.addEventListener("dragleave", (event) => event.relatedTarget || target.classList.remove("ov-over"));
+document.addEventListener("drop", (event) => {
+  if (!carries(event)) return;
   event.preventDefault();
-  if (event.dataTransfer.files.length) send(event.dataTransfer.files[0]);
+  target.classList.remove("ov-over");
+  take(event.dataTransfer.files);
 });
 document.addEventListener("paste", (event) => {
-  const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
-  if (file) send(file);
+  const { files, types } = event.clipboardData;
+  // Office programs put a picture beside the text that is pasted into a field.
+  if (types.includes("text/plain") && event.target.closest("input, textarea")) return;
+  const pictures = [...files].filter((one) => one.type.startsWith("image/"));
+  if (pictures.length) take(pictures);
 });
 
 element.querySelector(".ov-examples-title").hidden = !settings.examples.length;

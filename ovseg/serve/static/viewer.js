@@ -15,6 +15,7 @@ function make(tag, options = {}, ...children) {
 
 const percent = (share) => (share > 0 && share < 0.001 ? "<0.1%" : share >= 0.0995 ? `${Math.round(100 * share)}%` : `${(100 * share).toFixed(1)}%`);
 const number = (value) => value.toFixed(value >= 10 ? 1 : 2);
+const sure = (score) => `${score.toFixed(2)} sure`; // the score of a label, 0..1; those of words are raw
 const css = (color) => `rgb(${color.join(",")})`;
 
 // ---- what is shown
@@ -46,9 +47,9 @@ async function show(data) {
   buildModes(sides);
   buildFiles();
   buildNotes();
-  if (state.point && data.sides[state.point.side]) askWhy();
-  else explain(null);
   drawAll();
+  if (state.point && data.sides[state.point.side]) await askWhy();
+  else explain(null);
 }
 
 function buildPanes(sides, changed) {
@@ -232,7 +233,7 @@ function tell(pane, { x, y }) {
   const { labels, side } = pane;
   const i = y * labels.width + x;
   const name = labels.ids[i] ? side.classes[labels.ids[i] - 1].name : "no class";
-  find(".ov-hover").textContent = `${name} · ${number(labels.third[i] / 255)}`;
+  find(".ov-hover").replaceChildren(make("bdi", { text: name }), ` · ${sure(labels.third[i] / 255)}`);
 }
 
 function choose(pane, { x, y }, ask) {
@@ -246,14 +247,16 @@ function choose(pane, { x, y }, ask) {
 }
 
 async function askWhy() {
-  const { side, row, column } = state.point;
+  const { data, point } = state;
+  const { side, row, column } = point;
   const found = await ask("why", { side, row, column });
-  if (state.point?.row === row && state.point?.column === column) explain(found);
+  if (state.data === data && state.point === point) explain(found);
 }
 
 async function ask(name, rest) {
   try {
-    return await server[name]({ session: state.data.session, ...rest });
+    const { session, sides } = state.data;
+    return await server[name]({ session, turn: sides[rest.side].turn, ...rest });
   } catch (error) {
     return { error: "the server does not answer; is it still running?" };
   }
@@ -272,12 +275,14 @@ function explain(found) {
     return;
   }
   const where = `row ${found.row}, column ${found.column}${state.panes.length > 1 ? ` of ${state.point.side}` : ""}`;
-  card.append(make("p", {}, make("strong", { text: found.label || "no class" }), ` · ${where}${found.corrected ? " · named by hand" : ""}`));
+  const label = make("strong", { text: found.label || "no class" });
+  card.append(make("p", {}, label, ` · ${sure(found.score)} · ${where}${found.corrected ? " · named by hand" : ""}`));
   const most = Math.max(...found.top.map((one) => one.score), found.background?.score ?? 0, 1e-9);
   const list = make("ol", { cls: "ov-top" });
   for (const one of found.top) list.append(reason(one.name, one.word, one.score, most, one.color));
   if (found.background) list.append(reason("no class", found.background.word, found.background.score, most, GREY));
-  card.append(list);
+  const raw = most > 1 ? "; sums over masks may exceed 1" : "";
+  card.append(make("p", { cls: "ov-small", text: `Scores of the best words, as the model gives them${raw}` }), list);
   const margin = found.margin === null ? "" : `The first is ahead of the second by ${number(found.margin)}.`;
   card.append(make("p", { cls: "ov-faint", text: [margin, found.remark && `But ${found.remark}.`].filter(Boolean).join(" ") }));
   card.append(correction(found));
@@ -308,7 +313,10 @@ function correction(found) {
     if (answer.error) {
       form.querySelector(".ov-wrong")?.remove();
       form.append(make("p", { cls: "ov-wrong", role: "alert", text: answer.error }));
-    } else await show(answer);
+      return;
+    }
+    await show(answer);
+    state.panes.find((pane) => pane.name === side)?.canvas.focus({ preventScroll: true }); // what had it is no more
   };
   const place = { row: found.row, column: found.column };
   form.addEventListener("submit", (event) => {
@@ -361,7 +369,11 @@ function buildFiles() {
 
 function buildNotes() {
   const { data } = state;
-  const told = [...data.notes, ...Object.values(data.sides).flatMap((side) => side.notes)];
+  const sides = Object.entries(data.sides);
+  const all = sides.flatMap(([, side]) => side.notes);
+  const shared = all.filter((note) => sides.every(([, side]) => side.notes.includes(note)));
+  const own = sides.flatMap(([name, side]) => side.notes.filter((note) => !shared.includes(note)).map((note) => `${name}: ${note}`));
+  const told = [...data.notes, ...shared, ...own];
   const { width } = state.photo;
   if (width < data.width) told.push(`drawn ${width} pixels wide; labels and downloads have the photograph's own ${data.width} x ${data.height}`);
   find(".ov-notes").replaceChildren(...[...new Set(told)].map((text) => make("li", { text })));
