@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ settings.load_profile("same every time")
 # As `make test` has it: products that are shared out over cores round otherwise from call to call, and heads of random
 # weights, which cut their attention where masks are positive, make much of the last bit.
 torch.set_num_threads(1)
+# Shells that run something in the background let it ignore ctrl-C, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_CLIP = {
     "model_cfg": {

@@ -40,7 +40,7 @@ def test_a_name_that_is_not_utf8(segment, photo, photos, tmp_path):
     except OSError:
         pytest.skip("this file system takes only UTF-8")
     status, out, err = segment(
-        photos, "--formats", "overlay,labels,report,npz,coco-semantic,cvat,voc,yolo-seg,labelme,label-studio,dataset"
+        photos, "--formats", "overlay,labels,report,npz,coco-semantic,cvat,yolo-seg,labelme,label-studio,dataset"
     )
     assert (status, err) == (0, "") and "4 of 4 images segmented" in out
     base = os.fsdecode(os.fsencode(tmp_path / "out") + b"/caf\xe9")
@@ -51,6 +51,8 @@ def test_a_name_that_is_not_utf8(segment, photo, photos, tmp_path):
     assert Path(os.fsdecode(os.fsencode(tmp_path / "out/label-studio") + b"/" + image)).is_file()
     status, out, err = segment(odd, "--json")
     assert status == 0 and json.loads(out)["meta"]["path"] == odd
+    status, _, err = segment(photos, "--formats", "voc")
+    assert (status, err.count("\n")) == (1, 1) and "a line of VOC's list of images cannot hold this name" in err
     Path(odd).write_bytes(b"no picture")
     status, out, err = segment(photos)
     assert status == 1 and err.count("\n") == 1 and "caf\\udce9.jpg" in err
