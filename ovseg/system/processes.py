@@ -6,6 +6,7 @@ import contextlib
 import gc
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import torch.distributed as dist
 
@@ -20,6 +21,7 @@ def ctrl_c_is_ours() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # by the first process otherwise, and its start lets ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
