@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeAlias
@@ -107,6 +108,7 @@ def _work_alone(work: Work, items: Sequence[Any], rank: int, threads: int, line:
     """Run in a process of its own; a user's mistake goes to the first process instead of a traceback."""
     threading.Thread(target=_end_with_first, daemon=True).start()
     torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")  # the first process has loaded the same, and said what there was to say
     try:
         work(items, rank, line.send)
     except OvsegError as error:

@@ -50,6 +50,7 @@ class Cluster:
             import ray.data
         except ImportError as error:
             raise EnvironmentProblem("--ray needs Ray Data; run `pip install 'ovseg[cluster]'`") from error
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans are no news to who labels
         if not ray.is_initialized():
             try:
                 ray.init(address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
