@@ -4,6 +4,7 @@ VENV ?= .venv
 TRAIN_STEPS ?= 1000
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ovseg-installed
+CLUSTER := $(VENV)/.ovseg-cluster
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -39,8 +40,11 @@ test: $(STAMP)
 	@# A process for each core; a file's tests stay together, for they share what they build.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
-# Those that take long; without a Chromium those of the browser are skipped, and say so.
+# Those that take long; without a Chromium those of the browser are skipped, and say so; without Ray those of clusters.
 test-slow: $(STAMP)
+	@test -f $(CLUSTER) || { echo "== install: Ray, for the tests of clusters"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[cluster]' \
+		&& touch $(CLUSTER) || echo "note: Ray cannot be had here; the tests of clusters are skipped"; }
 	@echo "== slow tests (pytest -m slow)"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n auto --maxprocesses 2 --dist loadfile
 
