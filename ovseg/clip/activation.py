@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovseg.checkpoint.clip_files import OPENAI, ClipWeights
+from ovseg.clip.architectures import architecture
 from ovseg.clip.open_clip_internals import import_open_clip
 from ovseg.errors import WeightsError, one_of
 
@@ -122,11 +123,10 @@ def of_tag(arch: str, tag: str, config: Mapping[str, Any]) -> bool:
     Raises:
         WeightsError: The weights need QuickGELU, and the architecture has exact GELU.
     """
-    library = import_open_clip()
-    if library.get_model_config(arch).get("quick_gelu"):
+    if architecture(arch).get("quick_gelu"):
         return True
     clean = tag.lower().replace("-", "_")
-    needed = config.get("quick_gelu") or clean in library.list_pretrained_tags_by_model(f"{arch}{TWIN}")
+    needed = config.get("quick_gelu") or clean in import_open_clip().list_pretrained_tags_by_model(f"{arch}{TWIN}")
     if needed and clean != OPENAI_TAG:
         twin = twin_of(arch)
         raise WeightsError(

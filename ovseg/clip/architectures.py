@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
-from ovseg.clip.open_clip_internals import OPENAI_MEAN, import_open_clip
+from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, import_open_clip
 from ovseg.errors import UnknownNameError, unknown_name
 from ovseg.system.values import some
 
+OPENAI = {"mean": OPENAI_MEAN, "std": OPENAI_STD}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -63,14 +64,16 @@ def preprocess_of(arch: str) -> tuple[dict[str, Any], str]:
     """Return how images are normalised for files of an architecture, as the tags that open_clip lists of it say.
 
     Returns:
-        ``mean`` and ``std``; empty: as OpenAI's are. And a note, where the tags do not agree; else empty.
+        ``mean`` and ``std``, OpenAI's where nothing says others. And a note, where the tags do not agree; else empty.
     """
     if arch in OWN:
         return dict(OWN[arch].preprocess), ""
     open_clip = import_open_clip()
     tags = {tag: open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)}
-    said = {tag: {name: tuple(config[name]) for name in ("mean", "std")} for tag, config in tags.items()}
-    if all(found == next(iter(said.values())) for found in said.values()):
-        return next(iter(said.values()), {}), ""
-    others = [tag for tag, found in said.items() if found["mean"] != OPENAI_MEAN]
-    return {}, f"images are normalised as OpenAI's; weights of {arch} such as {some(others)} need another mean"
+    said = {tag: {name: tuple(config[name]) for name in OPENAI} for tag, config in tags.items()}
+    first = next(iter(said.values()), OPENAI)
+    if all(found == first for found in said.values()):
+        return dict(first), ""
+    others = [tag for tag, found in said.items() if found != OPENAI]
+    note = f"images are normalised as OpenAI's; weights of {arch} such as {some(others)} need another mean"
+    return dict(OPENAI), note

@@ -126,7 +126,9 @@ def said_beside(path: Path) -> dict[str, Any]:
         WeightsError: A config cannot be read, or holds no numbers.
     """
     config = path.with_name(OPEN_CLIP)
-    said = read_json(config).get("preprocess_cfg") if config.is_file() else normalisation(path.parent)
+    if not config.is_file():
+        return dict(normalisation(path.parent))
+    said = read_json(config).get("preprocess_cfg")
     found = said if isinstance(said, dict) else {}
     return {
         name: three(found[name], f"{config}: {name}", name == "std")

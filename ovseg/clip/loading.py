@@ -102,8 +102,8 @@ def empty(kind: type[Clip], arch: str, quick: bool | None = None) -> Clip:
         quick, note = activation.choose("the CLIP of the checkpoint", arch, own, None)
     model_cfg = activation.with_activation(model_cfg, quick)
     preprocess, images = preprocess_of(arch)
-    mean, std = preprocess.get("mean", OPENAI_MEAN), preprocess.get("std", OPENAI_STD)
-    return _noted(kind(build_empty(model_cfg, arch, kind.check_config), model_cfg, arch, mean, std), note, images)
+    model = build_empty(model_cfg, arch, kind.check_config)
+    return _noted(kind(model, model_cfg, arch, preprocess["mean"], preprocess["std"]), note, images)
 
 
 def _normalised(path: Path, arch: str) -> tuple[dict[str, Any], str]:
@@ -112,8 +112,7 @@ def _normalised(path: Path, arch: str) -> tuple[dict[str, Any], str]:
     beside = said_beside(path)
     if not beside:
         return own, f"{path.name}: {note}" if note else ""
-    wanted = {"mean": OPENAI_MEAN, "std": OPENAI_STD, **own}
-    differs = any(tuple(beside.get(name, value)) != tuple(value) for name, value in wanted.items())
+    differs = any(beside.get(name, value) != value for name, value in own.items())
     return beside, f"{path.name}: images are normalised as the config beside it says, not as {arch}" if differs else ""
 
 

@@ -94,22 +94,24 @@ def patient():
         yield found
 
 
+def keep_busy(tab):
+    """Ask of the example what takes long."""
+    example(tab)
+    tab.fill("#ov-words textarea", LONG)
+    tab.click("#ov-go")
+    expect(tab.locator("#ov-status .busy")).to_be_visible()
+
+
 def test_long_work_can_be_stopped(browser, patient):
     for tab in opened(browser, patient.address):
-        example(tab)
-        tab.fill("#ov-words textarea", LONG)
-        tab.click("#ov-go")
-        expect(tab.locator("#ov-status .busy")).to_be_visible()
+        keep_busy(tab)
         tab.click("#ov-stop")
         expect(tab.locator("#ov-status")).to_contain_text("the request was cancelled", timeout=WAIT)
 
 
 def test_a_new_photograph_ends_what_was_asked_of_the_old_one(browser, patient):
     for tab in opened(browser, patient.address):
-        example(tab)
-        tab.fill("#ov-words textarea", LONG)
-        tab.click("#ov-go")
-        expect(tab.locator("#ov-status .busy")).to_be_visible()
+        keep_busy(tab)
         tab.click('.ov-examples button[title="Example: desk"]')
         tab.wait_for_selector('canvas[aria-label^="Answer A for desk"]')
         answered(tab)
@@ -121,10 +123,7 @@ def test_a_new_photograph_ends_what_was_asked_of_the_old_one(browser, patient):
 def test_a_reload_while_a_request_runs(browser, patient):
     """The photograph is still there with what was answered before, and new words are taken."""
     for tab in opened(browser, patient.address):
-        example(tab)
-        tab.fill("#ov-words textarea", LONG)
-        tab.click("#ov-go")
-        expect(tab.locator("#ov-status .busy")).to_be_visible()
+        keep_busy(tab)
         tab.reload()
         expect(tab.locator("#ov-status")).to_contain_text("this is where you were", timeout=WAIT)
         expect(tab.locator(".ov-legend")).to_contain_text("water", timeout=WAIT)
