@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,6 +18,7 @@ from ovseg.checkpoint.hub.servers import BREAKS, described, licence_of
 from ovseg.checkpoint.run_files import MODEL
 from ovseg.checkpoint.trained import trained_step
 from ovseg.clip.folders import repository
+from ovseg.clip.sources import ClipSource
 from ovseg.clip.tags import tag_config, tag_sources
 from ovseg.data.registration import dataset_names
 from ovseg.system.files import file_hash
@@ -23,7 +26,6 @@ from ovseg.zoo.card import COMMERCIAL, NOT_COMMERCIAL, list_models
 
 if TYPE_CHECKING:
     from ovseg.meta_arch.worded_model import WordedModel
-    from ovseg.segmenter import Segmenter
     from ovseg.vocabulary import Vocabulary
 
 CARD = "README.md"
@@ -43,42 +45,51 @@ _SILENT: tuple[type[Exception], ...] = (*BREAKS, ValueError)  # of a hub that do
 _ROW = re.compile(r"(.+?)( \([\d.]+\s*% held out\))?/((?:(?:panoptic|instance|prompt|referring)/)?\w+)")
 
 
-def write_card(
-    folder: Path,
-    shared: Path,
-    segmenter: Segmenter,
-    classes: Vocabulary,
-    settings: Mapping[str, Any],
-    repo: str,
-    licence: str,
-) -> str:
+@dataclass(frozen=True)
+class About:
+    """What a card says beside what the model says itself.
+
+    Attributes:
+        repo: ``OWNER/NAME``.
+        licence: Of the weights, as their author says; empty if nothing was said.
+        run: Folder of the training, for its log.
+        weights: The file that is pushed.
+        classes: That were learnt.
+        clip: Where the CLIP below it comes from.
+        data: What it was trained on, as the config names it.
+    """
+
+    repo: str
+    licence: str
+    run: Path
+    weights: Path
+    classes: Vocabulary
+    clip: ClipSource
+    data: tuple[str, ...]
+
+
+def write_card(about: About, model: WordedModel) -> str:
     """Return the card as Markdown with a head of YAML, as hubs read it.
 
     Args:
-        folder: Of the run, for its log.
-        shared: Of what is pushed.
-        segmenter: The model, as it was loaded from there.
-        classes: That were learnt.
-        settings: The config of the run.
-        repo: ``OWNER/NAME``.
-        licence: Of the weights, as their author says; empty if nothing was said.
+        about: What it says.
+        model: As it was loaded from what is pushed.
     """
-    model, (base, base_licence) = segmenter.model, _base(segmenter, settings)
-    step = trained_step(shared / MODEL)
+    repo, step, base = about.repo, trained_step(about.weights), _base(about.clip, model)
     facts = {
         "architecture": type(model).__name__,
-        "CLIP that it runs on (not in this repository)": f"{base}, licence of its weights: {base_licence}",
-        "licence of these weights": licence or "not stated by their author",
-        "trained": f"{'' if step is None else f'{step} steps on '}{_data(settings)}",
+        "CLIP that it runs on (not in this repository)": f"{base[0]}, licence of its weights: {base[1]}",
+        "licence of these weights": about.licence or "not stated by their author",
+        "trained": f"{'' if step is None else f'{step} steps on '}{_data(about.data)}",
         "weights hash, as results record it": f"`{model.weights_hash}`",
-        f"sha256 of `{MODEL}`": f"`{file_hash(shared / MODEL)}`",
+        f"sha256 of `{MODEL}`": f"`{file_hash(about.weights)}`",
         "made with": f"ovseg {__version__}",
     }
     rows = [f"| {key} | {text} |" for key, text in facts.items()]
-    names = ["    " + " | ".join(entry.names) for entry in classes]  # indented by four: nothing in them is Markdown
+    names = ["    " + " | ".join(entry.names) for entry in about.classes]  # indented: nothing in them is Markdown
     load = [f'ovseg segment photo.jpg --classes "cat, red chair" --model hf:{repo}', "```", "", "```python"]
     load += ["import ovseg", "", f'segmenter = ovseg.load("hf:{repo}")']
-    head = yaml.safe_dump(_head(repo, segmenter, settings, licence), sort_keys=False)
+    head = yaml.safe_dump(_head(about, model), sort_keys=False)
     blocks = [
         f"---\n{head}---",
         f"# {repo.rpartition('/')[2]}",
@@ -86,39 +97,39 @@ def write_card(
         "trained with ovseg, which loads it:",
         "\n".join(["```bash", "pip install ovseg", *load, "```"]),
         "\n".join(["| | |", "|---|---|", *rows]),
-        f"## Classes that it has learnt ({len(classes)})",
+        f"## Classes that it has learnt ({len(about.classes)})",
         "It takes any other words, too; `|` stands between names of one class.",
         "\n".join(names),
         "## Validation",
-        "\n".join(_metrics(folder / LOG)) or "Nothing was recorded.",
+        "\n".join(_metrics(about.run / LOG)) or "Nothing was recorded.",
     ]
     return "\n\n".join(blocks) + "\n"
 
 
-def _head(repo: str, segmenter: Segmenter, settings: Mapping[str, Any], licence: str) -> dict[str, Any]:
+def _head(about: About, model: WordedModel) -> dict[str, Any]:
+    licence = about.licence.lower()
     head: dict[str, Any] = {
         "library_name": "ovseg",
         "pipeline_tag": "image-segmentation",
-        "tags": ["ovseg", "open-vocabulary-segmentation", type(segmenter.model).__name__.lower()],
+        "tags": ["ovseg", "open-vocabulary-segmentation", type(model).__name__.lower()],
     }
-    if licence.lower() in _HUBS_KNOW:
-        head["license"] = licence.lower()
+    if licence in _HUBS_KNOW:
+        head["license"] = licence
     elif licence:
-        head |= {"license": "other", "license_name": "-".join(re.findall(r"[a-z0-9.]+", licence.lower()))}
-    if found := repository(str(settings["MODEL"]["CLIP"].get("FOLDER", ""))):
+        head |= {"license": "other", "license_name": "-".join(re.findall(r"[a-z0-9.]+", licence))}
+    if found := repository(about.clip.folder):
         head["base_model"] = found.name
     return head
 
 
-def _base(segmenter: Segmenter, settings: Mapping[str, Any]) -> tuple[str, str]:
+def _base(clip: ClipSource, model: WordedModel) -> tuple[str, str]:
     """Return what the CLIP of a model is called, and the licence of its weights in words."""
-    node, clip = settings["MODEL"]["CLIP"], cast("WordedModel", segmenter.model).clip
-    known = next((card for card in list_models() if card.clip_hash and card.clip_hash == clip.weights_hash), None)
+    known = next((card for card in list_models() if card.clip_hash and card.clip_hash == model.clip.weights_hash), None)
     if known is not None:
         return f"`{known.name}` of the package ovseg", known.weights_licence
-    if found := repository(str(node.get("FOLDER", ""))):
-        return f"`{node['FOLDER']}`", _licence(found.name, found.revision)
-    sources = tag_sources(tag_config(node["ARCH"], node["PRETRAINED"])) if not node.get("MEMBERS") else []
+    if found := repository(clip.folder):
+        return f"`{clip.folder}`", _licence(found.name, found.revision)
+    sources = [] if clip.members else tag_sources(tag_config(clip.arch, clip.pretrained))
     repos = [source.repo for source in sources if source.repo]
     return f"`{clip.name}`", _licence(repos[0], "main") if repos else "not stated"
 
@@ -132,17 +143,20 @@ def _licence(repo: str, revision: str) -> str:
         return f"not known: the hub did not tell of {repo}"
 
 
-def _data(settings: Mapping[str, Any]) -> str:
+def _data(names: Sequence[str]) -> str:
     """Return what a run was trained on: names of benchmarks; folders are the user's own and not named."""
     known = dataset_names()
-    named = dict.fromkeys(name if name in known else _OWN for name in settings.get("DATASETS", {}).get("TRAIN", ()))
+    named = dict.fromkeys(name if name in known else _OWN for name in names)
     return ", ".join(named) or _OWN
 
 
 def _metrics(log: Path) -> Iterator[str]:
     """Yield the lines of the last validation that a run has recorded."""
-    rows = map(json.loads, log.read_text(encoding="utf-8").splitlines()) if log.is_file() else ()
-    last: dict[str, Any] = next((row for row in reversed([*rows]) if "loss" not in row), {})
+    last: dict[str, Any] = {}
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
+        with contextlib.suppress(ValueError):  # of the half line that a kill has left
+            row = json.loads(line)
+            last = last if "loss" in row else row
     found = {match.groups(): value for key, value in last.items() if (match := _ROW.fullmatch(key))}
     known = dataset_names()
     for (name, share, key), value in found.items():

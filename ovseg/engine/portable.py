@@ -8,10 +8,11 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ovseg.clip.folders import locate, repository
+from ovseg.config import TABLES
 from ovseg.errors import WeightsError
 
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
-_OF_THE_RUN = ("DATASETS", "OUTPUT_DIR", "DATALOADER")
+_OF_THE_RUN = ("DATASETS", "OUTPUT_DIR", "DATALOADER", *TABLES)
 _TRAINED_WORDS = "TRAINED_VOCABULARY"  # takes the words beside the weights where it is empty
 _NAMED = ("MODEL.CLIP.FOLDER", "MODEL.CLIP.PRETRAINED", "MODEL.CLIP.MEMBERS")  # what is a path even as a bare name
 
@@ -26,12 +27,13 @@ def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
         WeightsError: The model needs a file or folder that only this machine has.
     """
     kept = {key: value for key, value in settings.items() if key not in _OF_THE_RUN}
-    model = dict(kept.get("MODEL", {}))
-    model.pop("DEVICE", None)
+    model = {key: value for key, value in kept.get("MODEL", {}).items() if key not in ("DEVICE", "WEIGHTS")}
+    if "TEXT" in model:  # the words are those beside the weights
+        model["TEXT"] = {key: value for key, value in model["TEXT"].items() if key != "VOCABULARY"}
     for kind, section in model.items():
         if isinstance(section, Mapping) and _TRAINED_WORDS in section:
             model[kind] = {**section, _TRAINED_WORDS: ""}
-    return {**kept, "MODEL": _without_places(model, "MODEL")}
+    return {key: _without_places(value, key) for key, value in {**kept, "MODEL": model}.items()}
 
 
 def _without_places(value: Any, key: str) -> Any:

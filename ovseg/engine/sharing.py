@@ -13,23 +13,27 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
 from ovseg.checkpoint.hub.uploading import Uploaded, check_target, upload
 from ovseg.checkpoint.run_files import CLASSES, CONFIG, EARLIER, LAST, MODEL
 from ovseg.checkpoint.trained import FORMAT
+from ovseg.clip.sources import ClipSource
+from ovseg.config import read_chain
 from ovseg.engine.identity import trained_on
-from ovseg.engine.model_card import CARD, write_card
+from ovseg.engine.model_card import CARD, About, write_card
 from ovseg.engine.portable import portable
 from ovseg.errors import InputError, WeightsError
 from ovseg.system.device import CPU
 from ovseg.system.files import file_hash
+from ovseg.system.values import merge
 from ovseg.vocabulary import Vocabulary
 from ovseg.zoo import load, load_spec, resolve
 
 if TYPE_CHECKING:
+    from ovseg.meta_arch.worded_model import WordedModel
     from ovseg.segmenter import Segmenter
 
 FILES = (CONFIG, CLASSES, EARLIER, MODEL, CARD)
@@ -118,14 +122,26 @@ def prepare(folder: str | Path, into: Path, repo: str, licence: str = "") -> Sha
     """
     own = _checked(Path(folder))
     shutil.copyfile(own / MODEL, into / MODEL)
-    settings = yaml.safe_load((own / CONFIG).read_text(encoding="utf-8"))
+    settings: dict[str, Any] = {}
+    for _, layer in read_chain(own / CONFIG):
+        settings = merge(settings, layer)
     (into / CONFIG).write_text(yaml.safe_dump(portable(settings), sort_keys=True), encoding="utf-8")
     classes = Vocabulary.parse(str(own / CLASSES))
     (into / CLASSES).write_text(json.dumps(classes.to_json(), indent=1), encoding="utf-8")
     if seen := sorted(trained_on(own)):
         (into / EARLIER).write_text(json.dumps(seen), encoding="utf-8")
-    segmenter = load_spec(resolve(into), str(CPU), "fp32")
-    (into / CARD).write_text(write_card(own, into, segmenter, classes, settings, repo, licence), encoding="utf-8")
+    spec = resolve(into)
+    about = About(
+        repo=repo,
+        licence=licence,
+        run=own,
+        weights=into / MODEL,
+        classes=classes,
+        clip=ClipSource.of(spec.config.MODEL.CLIP),
+        data=tuple(map(str, settings.get("DATASETS", {}).get("TRAIN", ()))),
+    )
+    segmenter = load_spec(spec, str(CPU), "fp32")
+    (into / CARD).write_text(write_card(about, cast("WordedModel", segmenter.model)), encoding="utf-8")
     files = {name: into / name for name in FILES if (into / name).is_file()}
     left = sorted(path.name for path in own.iterdir() if path.name not in FILES)
     return Shared(files, segmenter.model.weights_hash, tuple(left))

@@ -21,7 +21,7 @@ from ovseg.engine.identity import trained_on
 from ovseg.engine.portable import portable
 from ovseg.engine.run import train
 from ovseg.engine.sharing import prepare
-from ovseg.errors import DownloadError, InputError, UploadError, WeightsError
+from ovseg.errors import ConfigError, DownloadError, InputError, UploadError, WeightsError
 from tests.conftest import TINY_TRAINING, write_own_data
 from tests.hub_double import HubDouble, sha256
 
@@ -272,11 +272,26 @@ def test_what_the_hub_keeps_is_compared(hub: HubDouble, run: Path) -> None:
         ovseg.push_to_hub(run, REPO)
 
 
-@pytest.mark.parametrize("name", ["shapes", "a/b/c", "a/..", "über/x", ""])
+@pytest.mark.parametrize("name", ["shapes", "a/b/c", "a/..", "über/x", "", "a/b--c", "a/b.git", "a/-b"])
 def test_names_that_are_none(hub: HubDouble, run: Path, name: str) -> None:
     with pytest.raises(UploadError, match=r"is no repository; expected OWNER/NAME|come from a repository"):
         ovseg.push_to_hub(run, name)
     assert not hub.asked("POST")
+
+
+def test_configs_that_are_based_on_others_and_logs_that_broke_off(hub: HubDouble, run: Path, tmp_path: Path) -> None:
+    (run / "config.yaml").rename(run / "below.yaml")
+    (run / "config.yaml").write_text("_BASE_: below.yaml\nSEED: 5\n", encoding="utf-8")
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 9, "own/miou_pr')
+    (tmp_path / "shared").mkdir()
+    shared = prepare(run, tmp_path / "shared", REPO)
+    config = yaml.safe_load(shared.files["config.yaml"].read_text())
+    assert "_BASE_" not in config and config["SEED"] == 5 and config["SOLVER"]["MAX_ITER"] == 2
+    assert "after 2 steps: mIoU" in shared.files["README.md"].read_text()
+    (run / "config.yaml").write_text("MODEL: [", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config '.*' cannot be used"):
+        ovseg.push_to_hub(run, REPO)
 
 
 def test_folders_that_hold_no_model(hub: HubDouble, run: Path, tmp_path: Path) -> None:
@@ -308,6 +323,10 @@ def test_places_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (tmp_path / name).mkdir()
     kept = {"CLIP": {"FOLDER": "mini", "ARCH": "ViT-B-16", "PRETRAINED": "openai"}, "PROTOCOL": {"PADDING": "none"}}
     assert portable({"MODEL": kept}) == {"MODEL": kept}
+    own = {"MODEL": {"WEIGHTS": "/x/y.pt", "TEXT": {"VOCABULARY": "words.json", "TEMPLATES": "none"}}, "CARD": {}}
+    assert portable(own) == {"MODEL": {"TEXT": {"TEMPLATES": "none"}}}
+    with pytest.raises(WeightsError, match=r"SOLVER.NOTE is '/x', which only this machine has"):
+        portable({"SOLVER": {"NOTE": "/x"}})
     for section, key, text in (
         ("TEXT", "AUXILIARY", "words.json"),
         ("CLIP", "FOLDER", "clips"),

@@ -98,10 +98,16 @@ def check_target(repo: str, sends: bool = True) -> None:
     Raises:
         UploadError: The name is none, or the network is off.
     """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
     try:
         Source(repo, "x")
+        validate_repo_id(repo)
     except WeightsError as error:
         raise UploadError(str(error)) from error
+    except HFValidationError as error:
+        reason = " ".join(str(error).split())
+        raise UploadError(f"'{repo}' is no repository; expected OWNER/NAME as hubs allow it ({reason})") from error
     if repo.count("/") != 1:
         raise UploadError(f"'{repo}' is no repository; expected OWNER/NAME, where OWNER is you or an organisation")
     if sends and (why := offline()):
