@@ -34,13 +34,21 @@ DETECTRON2_NEEDS = [
     "yacs>=0.1.8",
 ]
 
-# What pip install 'ovseg[NAME]' brings besides; bounds are the oldest of which tools/test_matrix.sh says that tests pass.
+# What pip install 'ovseg[NAME]' brings besides; bounds are the oldest with which tests pass (tools/test_matrix.sh).
 EXTRAS = {
-    "train": ["hydra-core>=1.1", "tensorboard>=2.15"],  # Detectron2's lazy configs; curves
+    "train": [
+        "hydra-core>=1.1",
+        "scikit-image>=0.22",
+        "tensorboard>=2.15",
+    ],  # lazy configs; photographs of Scenes; curves
     "web": ["gradio>=5.0"],  # `ovseg serve`: the page, with FastAPI and uvicorn, which gradio stands on
     "cluster": ["ray[data]>=2.30"],  # `ovseg label --ray`
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
-    "hf": ["transformers>=4.57", "sentencepiece>=0.2", "protobuf>=4.25"],  # towers of transformers; MetaCLIP 2 is of 4.57
+    "hf": [
+        "transformers>=4.57",
+        "sentencepiece>=0.2",
+        "protobuf>=4.25",
+    ],  # towers of transformers; MetaCLIP 2 is of 4.57
     "sam3": ["transformers>=5.0"],  # which has SAM 3 (Sam3Model) since then
     "heif": ["pillow-heif>=0.16"],
     "tiff": ["imagecodecs>=2023.3.16"],  # compressions of TIFF beyond the usual ones
