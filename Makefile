@@ -24,7 +24,7 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	@echo "== demo: examples/ with the embedded model"
-	$(BIN)/python tools/demo.py
+	$(BIN)/ovseg demo
 
 # Interrupted by anything, the same command goes on where the last checkpoint was written.
 train-demo: $(STAMP)

@@ -166,16 +166,6 @@ def test_missing_or_broken_annotations_are_errors(script: ModuleType, tmp_path: 
         script.main(["--data", str(tmp_path), "--splits", "val"])
 
 
-def test_demo_writes_an_overlay_of_every_example(tiny_clip: Path, tmp_path: Path) -> None:
-    load_script("tools/demo.py").main(["--model", str(tiny_clip), "--output", str(tmp_path)])
-    examples = json.loads((ROOT / "examples/examples.json").read_text())
-    assert len(examples) >= 4
-    for name in examples:
-        stem = Path(name).stem
-        assert Image.open(tmp_path / f"{stem}.overlay.png").width >= Image.open(ROOT / "examples" / name).width
-        assert json.loads((tmp_path / f"{stem}.json").read_text())["meta"]["model"] == str(tiny_clip)
-
-
 def test_zero_shot_counts_every_group(
     tiny_bank: Bank, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
