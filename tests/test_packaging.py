@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import sys
@@ -24,6 +25,10 @@ def metadata() -> dict[str, Any]:
     with mock.patch("setuptools.setup") as setup, mock.patch.object(sys, "argv", ["setup.py"]):
         runpy.run_path(str(ROOT / "setup.py"))
     return dict(setup.call_args.kwargs)
+
+
+def documented(node: ast.AST) -> bool:
+    return isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
 
 
 def test_the_extras(metadata: dict[str, Any]) -> None:
@@ -67,6 +72,17 @@ def test_packages_that_messages_name_come_by_an_extra(metadata: dict[str, Any]) 
     for file in (ROOT / "ovseg").rglob("*.py"):
         for package in re.findall(r"pip install ([a-zA-Z][\w-]+)", file.read_text(encoding="utf-8")):
             assert package.replace("_", "-").lower() not in ours, f"{file}: pip install {package}"
+
+
+def test_messages_do_not_send_people_to_files_that_a_wheel_has_not() -> None:
+    """What lies in the repository alone is called so: `ovseg` itself is all that an installation is sure to have."""
+    for file in (ROOT / "ovseg").rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        docs = {id(node.body[0].value) for node in ast.walk(tree) if documented(node)}
+        shown = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs]
+        for text in (node.value for node in shown if isinstance(node.value, str)):
+            for found in re.finditer(r"\b(tools|datasets|requirements|tests)/\w+\.(py|sh|md|txt)", text):
+                assert text[found.end() :].startswith(" of the repository"), f"{file}: {text}"
 
 
 def test_the_newest_section_of_the_changelog_is_this_version() -> None:

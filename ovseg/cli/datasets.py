@@ -36,7 +36,8 @@ layouts of own folders:
   images/ + COCO JSON file                     polygons or run lengths; DIR:annotations/x.json chooses one of several
   images/ + panoptic/ + panoptic.json          COCO panoptic, as `ovseg datasets scenes` writes it
 
-Benchmarks lie below --root, else $DETECTRON2_DATASETS, else datasets/; datasets/README.md tells where each comes from.
+Benchmarks lie below --root, else $DETECTRON2_DATASETS, else datasets/; datasets/README.md of the repository tells
+where each comes from.
 
 exit codes: 0 nothing is wrong (hints do not count), 1 there are problems, 2 the data set cannot be read at all
 """
@@ -144,7 +145,10 @@ def _print_states(states: list[State], asked: bool) -> None:
         if s.line and (asked or s.state != MISSING):
             print(s.line if s.line.startswith(s.place.name) else f"{s.place.name}: {s.line}")
     if not asked:
-        print("`ovseg datasets status NAME` says what is missing, datasets/README.md where all of it comes from")
+        print(
+            "`ovseg datasets status NAME` says what is missing, "
+            "datasets/README.md of the repository where all of it comes from"
+        )
 
 
 def _scenes(args: argparse.Namespace) -> int:

@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     words, root = examples(), examples_root()
     if not words:
         raise InputError(
-            f"'{root / 'examples.json'}' is missing; install ovseg anew: `pip install --force-reinstall ovseg`"
+            f"'{root / 'examples.json'}' is missing; install ovseg anew: "
+            "`pip install --force-reinstall --no-deps ovseg`"
         )
     places = plan_files([root / name for name in words], args.output)
     segmenter = load(args.model, args.device)
