@@ -124,6 +124,7 @@ setup(
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "cluster": ["ray[data]>=2.30"],
         "hf": ["transformers>=4.57", "sentencepiece>=0.2", "protobuf>=4.25"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "heif": ["pillow-heif>=0.16"],
         "tiff": ["imagecodecs>=2023.3.16"],
         "test": [
