@@ -31,6 +31,7 @@ OUTSIDE = {
 }
 """Pages of the repository that lie elsewhere than in docs/, and what the site calls them."""
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".sh": "bash", ".toml": "toml"}
+CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"(?<=\])\((?![a-z]+:|#)([^\s)#]+)(#[^\s)]*)?\)")
 IMAGE = re.compile(r'(?<=src=")(?![a-z]+:)([^"]+)(?=")')
 
@@ -54,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links of the repository into those of the site, outside of code."""
+    """Turn links of the repository into those of the site, outside of code, and bars of code in tables into bars."""
     uri = page.file.src_uri
     if uri.startswith("source/"):
         return markdown
@@ -68,6 +69,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         text = LINK.sub(lambda found: f"({there(found[1])}{found[2] or ''})", text)
         return IMAGE.sub(lambda found: there(found[1]), text)
 
+    # GitHub wants bars of code in tables escaped, Python's Markdown shows the sign.
+    markdown = re.sub(r"^\|.*$", lambda row: CODE.sub(lambda c: c[0].replace("\\|", "|"), row[0]), markdown, flags=re.M)
     parts = re.split(r"(^\s*```.*?^\s*```$|`[^`\n]+`(?!\]))", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if index % 2 else change(part) for index, part in enumerate(parts))
 

@@ -141,6 +141,14 @@ def test_the_first_page_is_short() -> None:
     assert 3 <= len(table) - 2 <= 8
 
 
+def test_the_way_of_a_newcomer_has_ten_commands() -> None:
+    page = ROOT / "docs/quickstart.md"
+    start, end = (page.read_text().splitlines().index(f"## {title}") for title in ("Ten commands", "Photographs"))
+    blocks = [block for block in read(page) if start < block.line < end]
+    assert [len(commands(block)) for block in blocks] == [1] * 10
+    assert not any("not run" in block.marks for block in blocks)
+
+
 def test_the_site_lists_every_page() -> None:
     listed = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert {Path(name).name for name in NAMES if name.startswith("docs/")} <= set(listed)

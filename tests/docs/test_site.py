@@ -84,6 +84,7 @@ def test_what_is_linked_in_the_repository_is_shown(site: Path) -> None:
     assert "label for every pixel" in (site / "index.html").read_text(encoding="utf-8")
     source = (site / "source/ovseg/recalibration/naclip.py.html").read_text(encoding="utf-8")
     assert "class NACLIP" in re.sub("<.*?>", "", source)
+    assert "<td><code>cat|kitten, sofa</code></td>" in (site / "words.html").read_text(encoding="utf-8")
     api = (site / "api.html").read_text(encoding="utf-8")
     for name in ("ovseg.segmenter.Segmenter.encode", "ovseg.zoo.load", "ovseg.vocabulary.vocabulary.Vocabulary.parse"):
         assert f'id="{name}"' in api
