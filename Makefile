@@ -25,11 +25,11 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	@echo "== demo: examples/ with the embedded model"
-	$(BIN)/python tools/demo.py
+	$(BIN)/ovseg demo
 
 # Interrupted by anything, the same command goes on where the last checkpoint was written.
 train-demo: $(STAMP)
-	@test -f data/scenes/train/panoptic.json || $(BIN)/python datasets/prepare_scenes.py --output data/scenes --splits train,val,novel
+	@test -f data/scenes/train/panoptic.json || $(BIN)/ovseg datasets scenes --output data/scenes --splits train,val,novel
 	$(BIN)/ovseg datasets check data/scenes/train --limit 100 --drawing data/scenes/train_samples.png
 	$(BIN)/ovseg train --config-file configs/san/san_mini_scenes.yaml --resume SOLVER.MAX_ITER $(TRAIN_STEPS)
 	$(BIN)/ovseg segment data/scenes/val/images/val_00000.jpg --classes scenes --model runs/san_mini_scenes --output runs/san_mini_scenes/example

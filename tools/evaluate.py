@@ -76,7 +76,7 @@ def make_jobs(args: argparse.Namespace, folder: Path) -> list[Job]:
         try:
             Plan(str(args.data / split)).open_dataset()
         except InputError as error:
-            raise InputError(f"{error}; make it with datasets/prepare_scenes.py") from error
+            raise InputError(f"{error}; make it with `ovseg datasets scenes`") from error
     return [
         Job(Plan(str(args.data / split), model, overrides=changes, **common), folder / model.replace("/", "-") / split)
         for model in model_names(args)
@@ -183,7 +183,7 @@ def replace_block(path: Path, name: str, text: str) -> None:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/scenes"), help="folder of datasets/prepare_scenes.py")
+    parser.add_argument("--data", type=Path, default=Path("data/scenes"), help="folder of `ovseg datasets scenes`")
     parser.add_argument("--splits", default="val,novel,photo")
     parser.add_argument("--models", default="mini", help="comma separated model names")
     parser.add_argument(

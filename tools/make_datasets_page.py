@@ -48,7 +48,7 @@ every result on it then says "40 of 1,449 images of voc21_val: numbers on them a
 `prepare` without the flag makes it the whole again.
 
 A prepared split goes by its name wherever a data set is asked for: `DATASETS.TRAIN` and `DATASETS.TEST`, `--data`,
-`--dataset`. `Scenes`, which needs no download, is made by `datasets/prepare_scenes.py`.
+`--dataset`. `Scenes`, which needs no download, is made by `ovseg datasets scenes`.
 
 | name | splits (images) | classes | measured |
 |---|---|---|---|

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -26,6 +25,7 @@ from PIL import Image
 
 from ovseg.data.benchmarks.coco import PUBLISHED
 from ovseg.data.scenes.bank import Bank
+from ovseg.data.scenes.writing import write_split
 from ovseg.vocabulary import Vocabulary
 from tests.conftest import make_photo
 from tests.docs.blocks import ROOT, Block
@@ -48,12 +48,8 @@ def build(folder: Path, bank: Bank) -> Path:
     _data(folder / "mydata", 12)
     _data(folder / "otherdata", 4)
     (folder / "words.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("prepare_scenes_of_docs", ROOT / "datasets/prepare_scenes.py")
-    assert spec and spec.loader
-    scenes = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(scenes)
     for split in ("train", "val", "novel", "photo"):
-        scenes.write_split(bank, split, 4, 64, 0, folder / "data/scenes")
+        write_split(bank, split, 4, 64, 0, folder / "data/scenes")
     bank.save(folder / "data/scenes/bank.safetensors")
     _coco(folder / "data/coco")
     (folder / "bin").mkdir()

@@ -60,7 +60,7 @@ def run_page(page: Path, folder: Path) -> None:
 def test_commands_options_targets_and_files_that_are_named_are_there(name: str) -> None:
     """Of all blocks, run or not."""
     targets = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    extras = set(re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.M))
+    extras = set(re.findall(r'^(?:    |EXTRAS\[)"(\w+)"(?:: \[|\] =)', (ROOT / "setup.py").read_text(), re.M))
     for block in read(ROOT / name):
         for words in commands(block) if block.language == "bash" else ():
             while "=" in words[0] and words[0].split("=")[0].isupper():
