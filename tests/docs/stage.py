@@ -38,9 +38,10 @@ SECONDS = 400
 def build(folder: Path, bank: Bank) -> Path:
     """Make the folder of a page and return it."""
     unneeded = shutil.ignore_patterns("__pycache__", "assets", "prebuilt")
-    for name in ("ovseg", "configs", "examples", "datasets", "tools", "docs", "tests/docs"):
+    for name in ("ovseg", "configs", "examples", "datasets", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=unneeded)
     (folder / "ovseg/assets").symlink_to(ROOT / "ovseg/assets")
+    (folder / "tests").mkdir()
     (folder / "tests/golden").symlink_to(ROOT / "tests/golden")
     for name in ("README.md", "pyproject.toml", "Makefile", "setup.py"):
         shutil.copy(ROOT / name, folder / name)

@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 from PIL import ImageFont
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import make_pictures as tool
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_path_is_the_one_that_is_drawn():
