@@ -50,6 +50,7 @@ EXTRAS = {
         "protobuf>=4.25",
     ],  # towers of transformers; MetaCLIP 2 is of 4.57
     "sam3": ["transformers>=5.0"],  # which has SAM 3 (Sam3Model) since then
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # `make docs`: the site
     "heif": ["pillow-heif>=0.16"],
     "tiff": ["imagecodecs>=2023.3.16"],  # compressions of TIFF beyond the usual ones
     "crf": ["pydensecrf2>=1.1"],
@@ -66,7 +67,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["label"] = EXTRAS["cluster"]  # labelling itself needs nothing more
-EXTRAS["all"] = sorted({need for name, needs in EXTRAS.items() if name != "test" for need in needs})
+EXTRAS["all"] = sorted({need for name, needs in EXTRAS.items() if name not in ("test", "docs") for need in needs})
 
 
 def build_operators(folder: Path) -> None:

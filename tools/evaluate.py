@@ -1,10 +1,10 @@
-r"""Evaluate models on Scenes and compare them: the table of README, from stored runs.
+r"""Evaluate models on Scenes and compare them: the table of docs/mini.md, from stored runs.
 
     python tools/evaluate.py --data data/scenes --splits val,novel,photo --models clip/mini,sclip/mini,mini
     python tools/evaluate.py --data data/scenes --splits val --models mini --distractors 12
     python tools/evaluate.py --data data/scenes --all-training-free --markdown table.md --plot table.png
     python tools/evaluate.py --data data/scenes --all --protocol common --distractors 12 --limit 40 \
-        --output runs/scenes --into README.md
+        --output runs/scenes --into docs/mini.md
 
 It is `ovseg eval` for every model and split, and `ovseg compare` for every split. With --output the runs are kept: the
 same command goes on where it was killed, and only writes its tables again when all is done. Without --distractors every

@@ -23,13 +23,12 @@ HEAD = """\
 
 Written by `tools/make_datasets_page.py` from the registry (`ovseg/data/benchmarks`); do not edit by hand.
 
-```
-ovseg datasets status --root /data                  # what is there, and the line that mends what is not
-ovseg datasets prepare ade150 coco_stuff --root /data
-ovseg datasets prepare ade150 --check-only --root /data
-ovseg datasets prepare voc21 --subset --root /data  # a part of it, on purpose
-ovseg datasets check ade150_val --root /data        # counts, classes, problems, hints
-ovseg datasets show ade150_val --output samples.png --root /data
+```bash
+ovseg datasets status --root data                      # what is there, and the line that mends what is not
+ovseg datasets prepare coco_stuff --subset --root data # a part of it, on purpose; without --subset all of it
+ovseg datasets prepare coco_stuff --check-only --subset --root data
+ovseg datasets check coco_stuff_val2017 --root data    # counts, classes, problems, hints
+ovseg datasets show coco_stuff_val2017 --output samples.png --root data
 ```
 
 ROOT is `--root`, else `$DETECTRON2_DATASETS`, else `datasets`; its folders are those of Detectron2, and those of

@@ -115,7 +115,7 @@ def test_perfect_labels_score_one(
 
 
 def test_distractors_are_drawn_by_the_place_of_an_image() -> None:
-    """The draw that README's numbers are made with."""
+    """The draw that the numbers of docs/mini.md are made with."""
     plan, own = Plan("any", distractors=3), np.array([2, 5])
     ids = plan.class_ids(4, own, 20)
     others = np.random.default_rng([4, 3]).permutation(np.setdiff1d(np.arange(20), own))[:3]
