@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -119,6 +121,17 @@ def fits(device: torch.device, what: str) -> Iterator[None]:
         raise InputError(
             f"{what} does not fit into the memory of {device}; make it smaller, or use another device"
         ) from error
+
+
+@cache
+def processor() -> str:
+    """Return maker and name of the processor, as the system has them; empty where it does not say."""
+    facts = Path("/proc/cpuinfo")
+    if not facts.is_file():
+        return platform.processor()
+    lines = (line.partition(":") for line in facts.read_text(errors="replace").splitlines())
+    known = {key.strip(): value.strip() for key, _, value in lines}
+    return " ".join(known[key] for key in ("vendor_id", "model name") if key in known)
 
 
 def memory_in_use(device: torch.device) -> int:
