@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 import cv2
 import numpy as np
@@ -187,6 +190,7 @@ class Beside:
         for line in self.process.stdout:
             self.lines.append(line)
             if ready in line:
+                wait_for(re.search(r"http://[\w.:]+", line))
                 return
         raise AssertionError(f"'{command}' ended with {self.process.wait()}:\n{''.join(self.lines)}")
 
@@ -199,6 +203,16 @@ class Beside:
         self.process.terminate()
         self.lines += self.process.communicate(timeout=60)[0].splitlines(keepends=True)
         assert self.process.returncode == 0, "".join(self.lines)
+
+
+def wait_for(address: re.Match[str] | None) -> None:
+    """Wait until an address that was printed answers; a signal before that ends a program that has not begun."""
+    for _ in range(600 if address else 0):
+        try:
+            build_opener(ProxyHandler({})).open(address[0], timeout=60).close()
+            return
+        except OSError:
+            time.sleep(0.1)
 
 
 def ended(code: str, folder: Path, text: str) -> str:
