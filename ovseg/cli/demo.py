@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     for column in ("photograph", "found (share of the picture, mean score)", "seconds", "overlay"):
         table.add_column(column, overflow="fold")
     for name, classes in words.items():
-        result = segmenter(root / name, classes)
+        (result,) = segmenter.stream(root / name, classes)
         largest = sorted(result.segments, key=lambda segment: -segment.area)
         found = [f"{one.name} {100 * one.area_fraction:.0f} % ({one.score:.2f})" for one in largest]
         files = write_files(result, places[str(root / name)])
