@@ -1,7 +1,7 @@
 """Share a model that was trained here on the Hugging Face hub; `ovseg segment --model hf:OWNER/NAME` loads it anywhere.
 
 The folder is that of `ovseg train` or `ovseg export-checkpoint`. The weights go as they are, the config without data
-sets and folders of this machine, the classes, hashes of the training images (which tell an evaluation on them from one
+sets and folders of this machine, the classes, hashes of the training images (which tell a validation on them from one
 on new images), and a model card; nothing else of the folder goes. The model is loaded from what is sent before it is
 sent, and compared by checksums afterwards.
 """

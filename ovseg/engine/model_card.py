@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CARD = "README.md"
 LOG = "log.jsonl"
 _OWN = "own data"
+_HUBS_KNOW = {one.lower() for one in COMMERCIAL | NOT_COMMERCIAL} | {"agpl-3.0", "gpl-3.0", "lgpl-3.0", "openrail"}
+_HUBS_KNOW -= {"0bsd", "mit-0", "polyform-noncommercial-1.0.0"}  # the list of the Hugging Face hub has not these
 _SHOWN = {
     "miou_present": "mIoU over the classes present",
     "miou_all": "mIoU over all classes",
@@ -99,9 +101,9 @@ def _head(repo: str, segmenter: Segmenter, settings: Mapping[str, Any], licence:
         "pipeline_tag": "image-segmentation",
         "tags": ["ovseg", "open-vocabulary-segmentation", type(segmenter.model).__name__.lower()],
     }
-    if licence and licence in COMMERCIAL | NOT_COMMERCIAL:
+    if licence.lower() in _HUBS_KNOW:
         head["license"] = licence.lower()
-    elif licence:  # hubs know a list of identifiers
+    elif licence:
         head |= {"license": "other", "license_name": "-".join(re.findall(r"[a-z0-9.]+", licence.lower()))}
     if found := repository(str(settings["MODEL"]["CLIP"].get("FOLDER", ""))):
         head["base_model"] = found.name

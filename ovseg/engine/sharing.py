@@ -1,8 +1,8 @@
 """Sharing a model that was trained here: its folder as a repository of the hub, which `ovseg.load` takes as a model.
 
 What is pushed is made for it and holds nothing of this machine: the weights as they are, the config without data sets
-and folders, the classes that were learnt, the hashes of the images that were learnt from (so that an evaluation on them
-is told from one on new ones, wherever it runs), and a model card.
+and folders, the classes that were learnt, the hashes of the images that were learnt from (so that a validation on them
+is told from one on new ones by whoever goes on), and a model card.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ovseg.errors import InputError, WeightsError
 from ovseg.system.device import CPU
 from ovseg.system.files import file_hash
 from ovseg.vocabulary import Vocabulary
-from ovseg.zoo import load
+from ovseg.zoo import load, load_spec, resolve
 
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
@@ -124,7 +124,7 @@ def prepare(folder: str | Path, into: Path, repo: str, licence: str = "") -> Sha
     (into / CLASSES).write_text(json.dumps(classes.to_json(), indent=1), encoding="utf-8")
     if seen := sorted(trained_on(own)):
         (into / EARLIER).write_text(json.dumps(seen), encoding="utf-8")
-    segmenter = load(into, str(CPU), "fp32")
+    segmenter = load_spec(resolve(into), str(CPU), "fp32")
     (into / CARD).write_text(write_card(own, into, segmenter, classes, settings, repo, licence), encoding="utf-8")
     files = {name: into / name for name in FILES if (into / name).is_file()}
     left = sorted(path.name for path in own.iterdir() if path.name not in FILES)

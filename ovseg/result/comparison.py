@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +16,7 @@ from ovseg.result.parts import Result
 _SHOWN = 8  # changes that a notebook lists
 _SAME, _OTHER = 235, 40  # grey of pixels in the map
 _NOTHING = "no class"
+_ROWS = 256  # that are counted at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,12 +57,18 @@ class Comparison:
     @property
     def changes(self) -> list[tuple[str, str, float]]:
         """Name in the first answer, name in the second, share of the pixels; the largest first."""
-        names = [[*(entry.name for entry in result.classes), _NOTHING] for result in (self.first, self.second)]
-        labels = self.first.labels[self.changed].astype(int), self.second.labels[self.changed].astype(int)
-        width = len(names[1])
-        pairs = Counter(((labels[0] % len(names[0])) * width + labels[1] % width).tolist())
-        size = self.changed.size
-        found = [(names[0][pair // width], names[1][pair % width], count / size) for pair, count in pairs.items()]
+        names, others = ([*(entry.name for entry in one.classes), _NOTHING] for one in (self.first, self.second))
+        counts = np.zeros(len(names) * len(others), dtype=np.int64)
+        for top in range(0, len(self.changed), _ROWS):  # pairs of all pixels at once would be larger than the answers
+            rows = np.s_[top : top + _ROWS]
+            changed = self.changed[rows]
+            before, after = self.first.labels[rows][changed], self.second.labels[rows][changed]
+            pairs = before.astype(np.int64) % len(names) * len(others) + after % len(others)
+            counts += np.bincount(pairs, minlength=len(counts))
+        found = [
+            (names[pair // len(others)], others[pair % len(others)], int(counts[pair]) / self.changed.size)
+            for pair in np.flatnonzero(counts).tolist()
+        ]
         return sorted(found, key=lambda change: (-change[2], change[:2]))
 
     @cached_property
@@ -70,7 +76,7 @@ class Comparison:
         """A number for each name, by class id; the last place is that of label -1."""
         known: dict[str, int] = {}
         one, other = (
-            np.array([*(known.setdefault(entry.name.casefold(), len(known)) for entry in result.classes), -1])
+            np.array([*(known.setdefault(entry.name.casefold(), len(known)) for entry in result.classes), -1], np.int32)
             for result in (self.first, self.second)
         )
         return one, other

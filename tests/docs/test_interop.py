@@ -50,17 +50,20 @@ def test_examples_are_short() -> None:
     assert len(found) == 4 and all(len(block.splitlines()) < 20 for block in found)
 
 
+@pytest.mark.slow
 def test_notebooks() -> None:
     names = run(blocks("Notebooks")[0])
     first, second = names["first"], names["second"]
     assert 0 < first.compare(second).share < 1 and "<img" in result_html(first, "x")
 
 
+@pytest.mark.slow
 def test_transformers() -> None:
     names = run(blocks("transformers")[0])
     assert [tuple(one.shape) for one in names["maps"]] == [(240, 320), (480, 640)]
 
 
+@pytest.mark.slow
 def test_supervision(folder: Path) -> None:
     supervision = pytest.importorskip("supervision")
     names = run(blocks("supervision")[0])
@@ -71,6 +74,7 @@ def test_supervision(folder: Path) -> None:
     assert drawn.shape == result.image.shape and (drawn != result.image).any(-1)[result.labels >= 0].mean() > 0.9
 
 
+@pytest.mark.slow
 def test_fiftyone() -> None:
     """Samples need no data base; the data set does, and is not tried here."""
     fiftyone = pytest.importorskip("fiftyone")
@@ -114,6 +118,7 @@ def studio() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_label_studio(folder: Path, studio: tuple[str, list[tuple[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("label_studio_sdk")
     from label_studio_sdk.converter.brush import decode_rle

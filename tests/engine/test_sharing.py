@@ -20,6 +20,7 @@ from ovseg.cli import main
 from ovseg.engine.identity import trained_on
 from ovseg.engine.portable import portable
 from ovseg.engine.run import train
+from ovseg.engine.sharing import prepare
 from ovseg.errors import DownloadError, InputError, UploadError, WeightsError
 from tests.conftest import TINY_TRAINING, write_own_data
 from tests.hub_double import HubDouble, sha256
@@ -102,6 +103,24 @@ def test_it_comes_back_bit_for_bit(
     assert at.model.weights_hash == own.model.weights_hash
 
 
+@pytest.mark.slow
+def test_a_model_of_segments_comes_back_too(
+    hub: HubDouble, elsewhere: Callable[[], Path], tiny_convnext: Path, panoptic_config: Path, pixels: np.ndarray
+) -> None:
+    hub.repos["authors/convnext"] = {path.name: path.read_bytes() for path in tiny_convnext.iterdir()}
+    clip = {"CLIP": {"FOLDER": "hf-hub:authors/convnext"}, "FCCLIP": {"TRAINED_VOCABULARY": "coco80"}}
+    train(str(panoptic_config), {"SOLVER": {"MAX_ITER": 2}, "DATASETS": {"TEST": []}, "MODEL": clip})
+    run = panoptic_config.parent / "run"
+    own, _ = ovseg.load(str(run), "cpu"), ovseg.push_to_hub(run, REPO)
+    elsewhere()
+    back = ovseg.load(f"hf:{REPO}", "cpu")
+    assert back.model.weights_hash == own.model.weights_hash and back.model.settings == own.model.settings
+    first, second = own(pixels), back(pixels)
+    assert np.array_equal(first.labels, second.labels) and np.array_equal(first.panoptic.ids, second.panoptic.ids)
+    assert "base_model: authors/convnext\n" in hub.repos[REPO]["README.md"].decode()
+    assert b"coco80" not in hub.repos[REPO]["config.yaml"]  # the words beside the weights are those that it has learnt
+
+
 def test_nothing_of_the_machine_goes(hub: HubDouble, run: Path, trained: Path, tmp_path: Path) -> None:
     ovseg.push_to_hub(run, REPO)
     for name, data in hub.repos[REPO].items():
@@ -115,7 +134,8 @@ def test_nothing_of_the_machine_goes(hub: HubDouble, run: Path, trained: Path, t
     assert set(json.loads(hub.repos[REPO]["trained_before.json"])) == trained_on(run) != set()
 
 
-def test_an_evaluation_elsewhere_knows_what_it_was_trained_on(
+@pytest.mark.slow
+def test_whoever_goes_on_from_it_knows_what_it_was_trained_on(
     hub: HubDouble, run: Path, elsewhere: Callable[[], Path]
 ) -> None:
     hashes = trained_on(run)
@@ -145,20 +165,32 @@ def test_the_card(hub: HubDouble, run: Path) -> None:
         assert line in card, line
 
 
-def test_a_licence_that_hubs_do_not_know(hub: HubDouble, run: Path) -> None:
-    ovseg.push_to_hub(run, REPO, licence="Own terms: ask me!")
-    head = yaml.safe_load(hub.repos[REPO]["README.md"].decode().split("---\n")[1])
-    assert head["license"] == "other" and head["license_name"] == "own-terms-ask-me"
-    ovseg.push_to_hub(run, "somebody/second")
-    card = hub.repos["somebody/second"]["README.md"].decode()
-    assert "license" not in yaml.safe_load(card.split("---\n")[1]) and "not stated by their author" in card
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("licence", "head"),
+    [
+        ("", {}),
+        ("apache-2.0", {"license": "apache-2.0"}),
+        ("GPL-3.0", {"license": "gpl-3.0"}),
+        ("MIT-0", {"license": "other", "license_name": "mit-0"}),
+        ("Own terms: ask me!", {"license": "other", "license_name": "own-terms-ask-me"}),
+    ],
+)
+def test_licences_as_hubs_write_them(hub: HubDouble, run: Path, tmp_path: Path, licence: str, head: dict) -> None:
+    (tmp_path / "shared").mkdir()
+    card = prepare(run, tmp_path / "shared", REPO, licence).files["README.md"].read_text()
+    found = yaml.safe_load(card.split("---\n")[1])
+    assert {key: text for key, text in found.items() if key.startswith("license")} == head
+    assert f"| licence of these weights | {licence or 'not stated by their author'} |" in card
 
 
+@pytest.mark.slow
 def test_a_dry_run_sends_nothing(hub: HubDouble, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push", str(run), REPO, "--dry-run"]) == 0
     assert "# shapes" in capsys.readouterr().out and REPO not in hub.repos and not hub.asked("POST")
 
 
+@pytest.mark.slow
 def test_private_repositories_are_for_who_has_a_token(
     hub: HubDouble, run: Path, elsewhere: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +204,7 @@ def test_private_repositories_are_for_who_has_a_token(
     assert ovseg.load(f"hf:{REPO}", "cpu").name == f"hf:{REPO}"
 
 
+@pytest.mark.slow
 def test_a_repository_is_updated_when_that_is_said(hub: HubDouble, run: Path) -> None:
     hub.repos[REPO] = {".gitattributes": b"", "notes.txt": b"mine", "trained_before.json": b"[]"}
     with pytest.raises(UploadError, match=r"has 'somebody/shapes' already, with notes.txt, trained_before.json; say"):
@@ -185,6 +218,7 @@ def test_a_repository_is_updated_when_that_is_said(hub: HubDouble, run: Path) ->
     assert ovseg.push_to_hub(run, REPO, update=True).commit == done.commit  # nothing has changed
 
 
+@pytest.mark.slow
 def test_a_push_that_broke_off_is_gone_on_with(hub: HubDouble, run: Path) -> None:
     """The repository was made, and holds nothing."""
     hub.repos[REPO] = {".gitattributes": b""}
@@ -231,6 +265,7 @@ def test_no_network(hub: HubDouble, run: Path, monkeypatch: pytest.MonkeyPatch) 
         ovseg.push_to_hub(run, REPO)
 
 
+@pytest.mark.slow
 def test_what_the_hub_keeps_is_compared(hub: HubDouble, run: Path) -> None:
     hub.mangles = {"model.safetensors"}
     with pytest.raises(UploadError, match=r"has model.safetensors as \w{64}, expected \w{64}; push again \(--update\)"):
@@ -286,6 +321,7 @@ def test_places_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         portable({"MODEL": {"CLIP": {"MEMBERS": ["mini", "clips"]}}})
 
 
+@pytest.mark.slow
 def test_downloads_know_shared_models(
     hub: HubDouble, run: Path, elsewhere: Callable[[], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

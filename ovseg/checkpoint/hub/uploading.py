@@ -113,7 +113,7 @@ def _create(api: Any, repo: str, private: bool) -> dict[str, Any]:
     from huggingface_hub.utils import HfHubHTTPError
 
     try:
-        api.create_repo(repo, private=private)
+        api.create_repo(repo, **({"private": True} if private else {}))  # else as the owner's settings have it
     except HfHubHTTPError as error:
         if error.response is None or error.response.status_code != _EXISTS:
             raise
