@@ -12,6 +12,7 @@ EXAMPLES = """\
 examples:
   ovseg doctor
   ovseg doctor --fix
+  ovseg doctor --dtype san-vit-b-16 photos/ --classes "cat, dog, sofa"
 
 --fix says and runs those lines: what is missing is installed (Detectron2 from a wheel pinned by its sha256), operators
 are compiled where there is a compiler. Where nothing is wrong it does nothing. Lines that change your shell or fetch
@@ -24,10 +25,21 @@ exit codes: 0 nothing is broken, 1 something is
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ovseg doctor``."""
     parser.add_argument("--fix", action="store_true", help="run the lines that mend what is wrong, then check again")
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        metavar=("MODEL", "IMAGES"),
+        help="measure how many labels of these images the model keeps in bf16, for --dtype auto from then on",
+    )
+    parser.add_argument("--classes", metavar="WORDS", help="with --dtype: as for segment (default: the model's own)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; exit code 1 when something is wrong."""
+    if args.dtype or args.classes:
+        from ovseg.cli.doctor_dtype import check_dtype
+
+        return check_dtype(args.dtype or [], args.classes)
     from ovseg.doctor import report
     from ovseg.system import terminal
 

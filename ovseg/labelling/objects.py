@@ -71,8 +71,9 @@ def object_results(
     masks, thresholds = (probabilities, mask_logits, resize), (rule.object_threshold, rule.overlap_threshold)
     classes = words.column_class
     if {PANOPTIC, INSTANCES} <= want:
-        rest = (rule.top_k, rule.panoptic, classes)
-        ids, segments, found[INSTANCES] = panoptic_and_instances(*masks, things, *thresholds, *rest)
+        ids, segments, found[INSTANCES] = panoptic_and_instances(
+            *masks, things, *thresholds, rule.top_k, rule.panoptic, classes
+        )
         found[PANOPTIC] = Panoptic(ids.cpu().numpy(), tuple(segments))
     elif PANOPTIC in want:
         ids, segments = panoptic(*masks, things, *thresholds, classes)

@@ -19,8 +19,8 @@ from ovseg.system.device import CPU, is_cpu, processor
 class PackedLinear(nn.Module):
     """A linear layer on the CPU whose weight lies as oneDNN multiplies it.
 
-    PyTorch leaves float32 products to MKL, which reaches half of oneDNN's rate on AMD's processors, and lays bfloat16
-    weights out anew at every call. Both go away when the weight is laid out once. Only for inference: the weight can
+    PyTorch leaves float32 products to MKL (see `fast_products`), and lays bfloat16 weights out anew at every call. Both
+    go away when the weight is laid out once. Only for inference: the weight can
     neither be trained nor saved.
     """
 

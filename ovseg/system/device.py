@@ -61,6 +61,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Turn a dtype name into a torch dtype; ``auto`` is fp16 on CUDA and fp32 elsewhere.
 
+    Where the model is known, a measurement may say more of the CPU: see `ovseg.system.precision.choose`.
+
     Raises:
         ConfigError: The name is unknown.
     """
@@ -123,15 +125,23 @@ def fits(device: torch.device, what: str) -> Iterator[None]:
         ) from error
 
 
-@cache
 def processor() -> str:
     """Return maker and name of the processor, as the system has them; empty where it does not say."""
-    facts = Path("/proc/cpuinfo")
-    if not facts.is_file():
-        return platform.processor()
-    lines = (line.partition(":") for line in facts.read_text(errors="replace").splitlines())
-    known = {key.strip(): value.strip() for key, _, value in lines}
-    return " ".join(known[key] for key in ("vendor_id", "model name") if key in known)
+    known = _facts()
+    return " ".join(known[key] for key in ("vendor_id", "model name") if key in known) or platform.processor()
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the features of the processor by the names of Linux, such as ``avx512_bf16``; none on other systems."""
+    return frozenset(_facts().get("flags", "").split())
+
+
+@cache
+def _facts() -> dict[str, str]:
+    """Return what Linux says of the last processor of the machine; nothing on other systems."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(errors="replace").splitlines() if told.is_file() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -31,35 +31,20 @@ class Side:
 
     def __init__(self, configs: list[str], weights: str, image: str, dtype: str) -> None:
         """Load the model of the first config that this version has, with weights from a file."""
-        from ovseg import zoo
-        from ovseg.config import config_root
         from ovseg.ops.library import load_kernels
 
-        config = next(path for name in configs if (path := config_root() / name).is_file())
-        overrides = {"MODEL": {"WEIGHTS": weights}}
-        self.segmenter: Any = zoo.load(str(config), device="cpu", dtype=dtype, overrides=overrides)
+        self.segmenter = load(configs, weights, dtype)
         self.model, self.image = self.segmenter.model, torch.load(image)
-        self.model.clip.text = self.text
         self.kept = hasattr(self.model, "set_vocabulary")
         self.words: Any = None
         self.kernels = load_kernels() is not None
 
-    def text(self, texts: list[str]) -> Tensor:
-        """Embed texts at random, a text always alike."""
-        dim = self.model.clip.embed_dim
-        seeds = (zlib.crc32(text.encode()) for text in texts)
-        return torch.stack([torch.randn(dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
     def prepare(self, classes: int) -> dict[str, Any]:
         """Take so many words, of one to four names each, and run a small image."""
-        from ovseg.vocabulary import Vocabulary
-
-        names = [[f"thing {i}", *(f"thing {i} by name {j}" for j in range(i % 4))] for i in range(classes)]
-        vocabulary = Vocabulary.parse(["|".join(own) for own in names])
         if self.kept:
-            self.model.set_vocabulary(vocabulary, templates="none")
+            self.model.set_vocabulary(vocabulary(classes), templates="none")
         else:
-            self.words = self.model.words(vocabulary, templates="none")
+            self.words = self.model.words(vocabulary(classes), templates="none")
         self.answer(self.image[:, :SMALL, :SMALL].contiguous(), "everything")
         return {"kernels": self.kernels, "dtype": str(self.segmenter.dtype), "threads": torch.get_num_threads()}
 
@@ -96,6 +81,42 @@ class Side:
         return {"memory": (_held("VmHWM") - before) / MIB}
 
 
+def load(configs: list[str], weights: str, dtype: str) -> Any:
+    """Load a model whose texts are embedded at random, a text always alike."""
+    from ovseg import zoo
+    from ovseg.config import config_root
+
+    config = next(path for name in configs if (path := config_root() / name).is_file())
+    segmenter: Any = zoo.load(str(config), device="cpu", dtype=dtype, overrides={"MODEL": {"WEIGHTS": weights}})
+    dim = segmenter.model.clip.embed_dim
+
+    def text(texts: list[str]) -> Tensor:
+        seeds = (zlib.crc32(text.encode()) for text in texts)
+        return torch.stack([torch.randn(dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    segmenter.model.clip.text = text
+    return segmenter
+
+
+def vocabulary(classes: int) -> Any:
+    """Return so many classes of one to four names each."""
+    from ovseg.vocabulary import Vocabulary
+
+    names = [[f"thing {i}", *(f"thing {i} by name {j}" for j in range(i % 4))] for i in range(classes)]
+    return Vocabulary.parse(["|".join(own) for own in names])
+
+
+def decide(configs: list[str], weights: str, image: str, classes: int) -> dict[str, Any]:
+    """Measure what bf16 changes on the image and keep it for ``auto``, as ``ovseg doctor --dtype`` does."""
+    from ovseg.jobs.dtype_check import measure
+    from ovseg.system.precision import store
+
+    pixels = torch.load(image).permute(1, 2, 0).numpy()
+    found = measure(lambda dtype: load(configs, weights, dtype), [pixels], vocabulary(classes)).whole
+    store(found)
+    return {"decision": found.decision}
+
+
 def _held(what: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
@@ -113,6 +134,8 @@ def main() -> None:
         try:
             if name == "load":
                 side, found = Side(**order), {}
+            elif name == "decide":
+                found = decide(**order)
             else:
                 found = getattr(side, name)(**order)
         except Exception as error:  # the other process says what of it a user should know
