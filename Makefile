@@ -8,13 +8,14 @@ CLUSTER := $(VENV)/.ovseg-cluster
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo train-demo test test-slow test-all clean
+.PHONY: help install demo train-demo docs test test-slow test-all clean
 
 help:
 	@echo "make demo     install into $(VENV), segment the example photographs, say where the pictures are"
 	@echo "make train-demo  make Scenes (network), train a small SAN on the embedded CLIP: TRAIN_STEPS=1000 take ~8 minutes on two cores"
 	@echo "make test     install into $(VENV), then ruff, mypy and pytest"
 	@echo "make test-all  make test, then the slow tests: the page in a browser (needs Chromium), many users, many files, compilers"
+	@echo "make docs     build the site of the documentation into site/, strictly: every link has to lead somewhere"
 	@echo "make install  only install into $(VENV) (a few GB the first time, nothing when up to date)"
 	@echo "make clean    remove $(VENV), caches and build folders"
 	@echo "Another interpreter: make test PYTHON=python3.12 VENV=.venv312"
@@ -24,14 +25,19 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	@echo "== demo: examples/ with the embedded model"
-	$(BIN)/python tools/demo.py
+	$(BIN)/ovseg demo
 
 # Interrupted by anything, the same command goes on where the last checkpoint was written.
 train-demo: $(STAMP)
-	@test -f data/scenes/train/panoptic.json || $(BIN)/python datasets/prepare_scenes.py --output data/scenes --splits train,val,novel
+	@test -f data/scenes/train/panoptic.json || $(BIN)/ovseg datasets scenes --output data/scenes --splits train,val,novel
 	$(BIN)/ovseg datasets check data/scenes/train --limit 100 --drawing data/scenes/train_samples.png
 	$(BIN)/ovseg train --config-file configs/san/san_mini_scenes.yaml --resume SOLVER.MAX_ITER $(TRAIN_STEPS)
 	$(BIN)/ovseg segment data/scenes/val/images/val_00000.jpg --classes scenes --model runs/san_mini_scenes --output runs/san_mini_scenes/example
+
+# A strict build is one of the slow tests, too.
+docs: $(STAMP)
+	@echo "== docs: site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: $(STAMP)
 	@echo "== style (ruff), types (mypy), tests (pytest)"
@@ -58,7 +64,7 @@ $(STAMP): setup.py pyproject.toml requirements/constraints.txt ovseg/system/dete
 	@echo "== install: Python environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: cannot create $(VENV); on Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
 	@echo "== install: packages (torch with its CUDA libraries is a few GB; runs on the CPU too)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[train,test,web,hf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[train,test,web,hf,docs]'
 	@# The oracle of PQ in the tests asks for NumPy 1 in its metadata and works with 2, so it comes without its list.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps panopticapi-lite==0.2.0
 	@echo "== install: Detectron2, Python part"
@@ -66,5 +72,5 @@ $(STAMP): setup.py pyproject.toml requirements/constraints.txt ovseg/system/dete
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,6 +34,44 @@ DETECTRON2_NEEDS = [
     "yacs>=0.1.8",
 ]
 
+# What pip install 'ovseg[NAME]' brings besides; bounds are the oldest with which tests pass (tools/test_matrix.sh).
+EXTRAS = {
+    "train": [
+        "hydra-core>=1.1",
+        "scikit-image>=0.22",
+        "tensorboard>=2.15",
+    ],  # lazy configs; photographs of Scenes; curves
+    "web": ["gradio>=5.0"],  # `ovseg serve`: the page, with FastAPI and uvicorn, which gradio stands on
+    "cluster": ["ray[data]>=2.30"],  # `ovseg label --ray`
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    "hf": [
+        "transformers>=4.57",
+        "sentencepiece>=0.2",
+        "protobuf>=4.25",
+    ],  # towers of transformers; MetaCLIP 2 is of 4.57
+    "sam3": ["transformers>=5.0"],  # which has SAM 3 (Sam3Model) since then
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # `make docs`: the site
+    "heif": ["pillow-heif>=0.16"],
+    "tiff": ["imagecodecs>=2023.3.16"],  # compressions of TIFF beyond the usual ones
+    "crf": ["pydensecrf2>=1.1"],
+    "test": [
+        "faster-coco-eval>=1.6",
+        "hypothesis>=6.100",
+        "ipykernel>=6.29",
+        "mypy>=1.11",
+        "nbclient>=0.10",
+        "playwright>=1.45",
+        "pytest>=8.0",
+        "pytest-xdist>=3.5",
+        "ruff>=0.6",
+        "scikit-image>=0.22",
+        "supervision>=0.25",
+        "types-PyYAML>=6.0",
+    ],
+}
+EXTRAS["label"] = EXTRAS["cluster"]  # labelling itself needs nothing more
+EXTRAS["all"] = sorted({need for name, needs in EXTRAS.items() if name not in ("test", "docs") for need in needs})
+
 
 def build_operators(folder: Path) -> None:
     """Compile the operators into a folder, for the PyTorch that they will run with.
@@ -101,7 +139,7 @@ setup(
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
-        "open_clip_torch>=2.24",
+        "open_clip_torch>=3.0,<4",
         "filelock>=3.12",
         "huggingface_hub>=0.23",
         "numpy>=1.26",
@@ -117,30 +155,7 @@ setup(
         "tifffile>=2023.2.3",
         *DETECTRON2_NEEDS,
     ],
-    extras_require={
-        "train": ["hydra-core>=1.1", "tensorboard>=2.15"],
-        "web": ["gradio>=5.0"],
-        "crf": ["pydensecrf2>=1.1"],
-        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
-        "cluster": ["ray[data]>=2.30"],
-        "hf": ["transformers>=4.57", "sentencepiece>=0.2", "protobuf>=4.25"],
-        "heif": ["pillow-heif>=0.16"],
-        "tiff": ["imagecodecs>=2023.3.16"],
-        "test": [
-            "faster-coco-eval>=1.6",
-            "hypothesis>=6.100",
-            "ipykernel>=6.29",
-            "mypy>=1.11",
-            "nbclient>=0.10",
-            "playwright>=1.45",
-            "pytest>=8.0",
-            "pytest-xdist>=3.5",
-            "ruff>=0.6",
-            "scikit-image>=0.22",
-            "supervision>=0.25",
-            "types-PyYAML>=6.0",
-        ],
-    },
+    extras_require=EXTRAS,
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Image Recognition",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ovseg.data.scenes.bank import fetch_packages
+from ovseg.data.scenes.bank import RULES, fetch_packages
 from ovseg.data.scenes.concepts import read_concepts
 from ovseg.data.scenes.textures import make_texture
 from ovseg.errors import OvsegError
@@ -93,14 +93,13 @@ def main() -> None:
     """Compose all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--cache", type=Path, default=Path("data/scenes/downloads"), help="downloads of prepare_scenes.py"
+        "--cache", type=Path, default=Path("data/scenes/downloads"), help="downloads of `ovseg datasets scenes`"
     )
     parser.add_argument("--output", type=Path, default=Path("examples"))
     args = parser.parse_args()
     check_writable(args.output)
     packages = fetch_packages(args.cache)
-    rules = Path(__file__).with_name("scenes_concepts.json")
-    concepts = {c.name: c for c in read_concepts(packages["emoji-datasource"] / "emoji.json", rules)}
+    concepts = {c.name: c for c in read_concepts(packages["emoji-datasource"] / "emoji.json", RULES)}
     for name, scene in SCENES.items():
         canvas = background(scene["ground"])
         for concept, *where in scene["objects"]:  # type: ignore[attr-defined]

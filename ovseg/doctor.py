@@ -7,6 +7,7 @@ open_clip or Detectron2 are broken.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shlex
@@ -21,12 +22,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ovseg.system.mending import pip_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "ovseg" / "assets" / "mini"
-PIP = f"{shlex.quote(sys.executable)} -m pip install"
+PIP = pip_line("install")
 TORCH_FIX = f"{PIP} --force-reinstall torch torchvision"
 LOW_DISK, NO_DISK = 2 * 1024**3, 200 * 1024**2  # bytes: about one large checkpoint; too little for text embeddings
 
@@ -66,12 +69,14 @@ class Check:
         ok: True: fine; False: broken; None: works, with something to know.
         detail: What was found, one line.
         fix: The shell line that mends it; empty where nothing needs mending.
+        by_hand: Whether that line is for the user: it changes the user's shell, or fetches another torch.
     """
 
     name: str
     ok: bool | None
     detail: str
     fix: str = ""
+    by_hand: bool = False
 
 
 def run_checks() -> list[Check]:
@@ -90,6 +95,24 @@ def run_checks() -> list[Check]:
     ]
 
 
+def run_checks_afresh() -> list[Check]:
+    """Look at the whole installation from a new process, for this one keeps what it has imported.
+
+    Raises:
+        EnvironmentProblem: The process broke down.
+    """
+    from ovseg.errors import EnvironmentProblem
+
+    code = "import json; from ovseg.doctor import run_checks; print(json.dumps([vars(one) for one in run_checks()]))"
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = one_line("".join(done.stderr.splitlines()[-1:])) or f"exit status {done.returncode}"
+        raise EnvironmentProblem(f"the checks cannot run any more ({reason}); install ovseg anew: `{PIP} ovseg`")
+    return [Check(**row) for row in json.loads(done.stdout.splitlines()[-1])]
+
+
 def _finding(name: str, check: Callable[[], list[Check]]) -> list[Check]:
     """Make checks; what breaks down in them becomes a finding."""
     try:
@@ -98,12 +121,17 @@ def _finding(name: str, check: Callable[[], list[Check]]) -> list[Check]:
         return [Check(name, False, f"cannot be checked ({one_line(error) or type(error).__name__})")]
 
 
-def report(console: Console) -> bool:
-    """Print all checks as a table, then the lines that mend what is wrong; return True when nothing is broken."""
+def report(console: Console, checks: list[Check] | None = None) -> bool:
+    """Print checks as a table, then the lines that mend what is wrong; return True when nothing is broken.
+
+    Args:
+        console: Where to.
+        checks: What was found; None looks.
+    """
     from rich.markup import escape
     from rich.table import Table
 
-    checks = run_checks()
+    checks = run_checks() if checks is None else checks
     marks = {True: "[green]ok[/]", False: "[red]broken[/]", None: "[yellow]note[/]"}
     table = Table("", "what", "found", title="ovseg doctor", title_justify="left")
     for check in checks:
@@ -111,7 +139,7 @@ def report(console: Console) -> bool:
     console.print(table)
     fixes = dict.fromkeys(check.fix for check in checks if check.fix)  # one cause may break several packages
     if fixes:
-        console.print("To mend it, in this order:")
+        console.print("To mend it, in this order (`ovseg doctor --fix` runs what need not be done by hand):")
     for fix in fixes:  # not wrapped: to be copied into a shell
         console.print(f"  {fix}", soft_wrap=True, markup=False, highlight=False)
     return all(check.ok is not False for check in checks)
@@ -189,7 +217,7 @@ def check_detectron2(broken: dict[str, str]) -> Check:
     if not cause and missing:
         cause = f"{PIP} {missing}"
     if not cause:
-        cause = f"{shlex.quote(sys.executable)} -m pip uninstall -y detectron2 sal-detectron2 && {fix}"
+        cause = f"{pip_line('uninstall')} -y detectron2 sal-detectron2 && {fix}"
     return Check("detectron2", False, f"installed, does not import ({one_line(problem)})", cause)
 
 
@@ -231,10 +259,11 @@ def check_devices(broken: dict[str, str]) -> list[Check]:
     built_for = torch.version.cuda
     if "too old" in complaint:
         detail = f"the driver is too old for this torch (CUDA {built_for}): {one_line(complaint)}; or update the driver"
-        checks.append(Check("GPU driver", False, detail, f"{PIP} --force-reinstall 'torch<2.9' torchvision"))
+        older = f"{PIP} --force-reinstall 'torch<2.9' torchvision"
+        checks.append(Check("GPU driver", False, detail, older, by_hand=True))
     elif gpu_name() and not cards and built_for is None:
         detail = f"{gpu_name()} is there, but torch {torch.__version__} is built without CUDA"
-        checks.append(Check("GPU driver", None, detail, TORCH_FIX))
+        checks.append(Check("GPU driver", None, detail, TORCH_FIX, by_hand=True))
     return checks
 
 
@@ -285,12 +314,13 @@ def check_cache() -> list[Check]:
     except (EnvironmentProblem, OSError) as error:
         named = os.environ.get("OVSEG_CACHE")
         where = f" (OVSEG_CACHE={named})" if named else ""
-        return [Check("cache", False, f"cannot be written{where}: {one_line(error)}", cache_advice())]
+        return [Check("cache", False, f"cannot be written{where}: {one_line(error)}", cache_advice(), by_hand=True)]
     free = shutil.disk_usage(folder).free
     room = f"{free / 1024**3:.1f} GiB free for {folder}"
     if free >= LOW_DISK:
         return [Check("cache", True, str(folder)), Check("disk", True, room)]
-    disk = Check("disk", None if free >= NO_DISK else False, f"{room}, a large checkpoint takes 2 GiB", cache_advice())
+    ok, detail = None if free >= NO_DISK else False, f"{room}, a large checkpoint takes 2 GiB"
+    disk = Check("disk", ok, detail, cache_advice(), by_hand=True)
     return [Check("cache", True, str(folder)), disk]
 
 

@@ -22,6 +22,7 @@ from ovseg.errors import ConfigError, InputError, VocabularyError
 from ovseg.result.segmentation import Segmentation
 from ovseg.system.device import check_settings, fits, give_back
 from ovseg.system.overlap import overlapped, worker_threads
+from ovseg.system.precision import choose
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.background import parse_background
 
@@ -115,8 +116,8 @@ class Segmenter:
     ) -> None:
         """Move a model to its device.
 
-        On the CPU ``auto`` is fp32: numbers change only for who asks. Where the CPU multiplies bfloat16 (AMX, AVX-512
-        BF16), bf16 makes models several times faster; what of them it leaves in fp32, `WordedModel.place` says.
+        On the CPU ``auto`` is fp32, or bf16 for weights that were measured to keep their labels, of which results have
+        a note (`ovseg.system.precision`). What of a model bf16 leaves in fp32, `WordedModel.place` says.
 
         Args:
             model: Of any kind.
@@ -126,8 +127,7 @@ class Segmenter:
             batch_size: Images that are encoded together; those of one size share their passes, so results do not
                 depend on it.
             default_words: What the model segments by when no classes are given; empty for nothing.
-            packed: Lay weights out once as the CPU multiplies them: on AMD's processors twice as fast in fp32, on all
-                with bfloat16 faster in bf16, elsewhere no gain. Results differ by rounding alone.
+            packed: Lay weights out once as the CPU multiplies them: faster in bf16, in fp32 hardly; but for rounding.
             compiled: Let `torch.compile` compile the network; the first image takes a minute or more.
             asked: The ``name`` by which it was asked for, where that is another, and ``why``; for the record.
 
@@ -137,6 +137,9 @@ class Segmenter:
             EnvironmentProblem: Weights cannot be packed here.
         """
         self.device, self.dtype = check_settings(device, dtype, batch_size)
+        if dtype == "auto":
+            self.dtype, said = choose(self.device, self.dtype, model.weights_hash, model.settings)
+            model.notes = (*model.notes, *said)
         self.model = model.place(self.device, self.dtype)
         if packed:
             self.model.pack()

@@ -197,3 +197,40 @@ def test_a_check_that_breaks_down_is_a_finding(monkeypatch):
     checks = doctor.run_checks()
     assert [check.ok for check in checks] == [True] + [False] * 6
     assert all("home directory" in check.detail for check in checks[1:])
+
+
+def test_fix_runs_what_it_may_and_looks_again(tmp_path, monkeypatch, capsys):
+    from ovseg.cli import main
+
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    written = tmp_path / "written"
+    fix = f"touch {written}"
+    broken = [Check("a", False, "is broken", fix), Check("cache", None, "little room", "export A=b", by_hand=True)]
+    monkeypatch.setattr(doctor, "run_checks", lambda: broken)
+    asked = []
+
+    def afresh():
+        asked.append(written.exists())
+        return [Check("a", True, "fine now"), broken[1]]
+
+    monkeypatch.setattr(doctor, "run_checks_afresh", afresh)
+    assert main(["doctor", "--fix"]) == 0
+    out = capsys.readouterr().out
+    assert asked == [True] and f"running: {fix}" in out and "fine now" in out and "export A=b" in out
+    assert "without a network" not in out
+    monkeypatch.setattr(doctor, "run_checks_afresh", lambda: [Check("a", False, "is broken", "exit 1")])
+    assert main(["doctor", "--fix"]) == 1
+    out = capsys.readouterr().out
+    assert "failed with exit status 1" in out and "PIP_FIND_LINKS" in out
+
+
+def test_checks_afresh_are_those_of_this_installation(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tifffile.py").write_text("raise OSError('cut off')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    checks = {check.name: check for check in doctor.run_checks_afresh()}
+    assert checks["python"].ok and checks["numpy"].ok and checks["detectron2"].ok
+    assert checks["tifffile"].ok is False and "cut off" in checks["tifffile"].detail
+    (tmp_path / "json.py").write_text("raise OSError('cut off')")
+    with pytest.raises(EnvironmentProblem, match=r"cannot run any more \(OSError: cut off\)"):
+        doctor.run_checks_afresh()

@@ -1,10 +1,10 @@
-r"""Evaluate models on Scenes and compare them: the table of README, from stored runs.
+r"""Evaluate models on Scenes and compare them: the table of docs/mini.md, from stored runs.
 
     python tools/evaluate.py --data data/scenes --splits val,novel,photo --models clip/mini,sclip/mini,mini
     python tools/evaluate.py --data data/scenes --splits val --models mini --distractors 12
     python tools/evaluate.py --data data/scenes --all-training-free --markdown table.md --plot table.png
     python tools/evaluate.py --data data/scenes --all --protocol common --distractors 12 --limit 40 \
-        --output runs/scenes --into README.md
+        --output runs/scenes --into docs/mini.md
 
 It is `ovseg eval` for every model and split, and `ovseg compare` for every split. With --output the runs are kept: the
 same command goes on where it was killed, and only writes its tables again when all is done. Without --distractors every
@@ -76,7 +76,7 @@ def make_jobs(args: argparse.Namespace, folder: Path) -> list[Job]:
         try:
             Plan(str(args.data / split)).open_dataset()
         except InputError as error:
-            raise InputError(f"{error}; make it with datasets/prepare_scenes.py") from error
+            raise InputError(f"{error}; make it with `ovseg datasets scenes`") from error
     return [
         Job(Plan(str(args.data / split), model, overrides=changes, **common), folder / model.replace("/", "-") / split)
         for model in model_names(args)
@@ -183,7 +183,7 @@ def replace_block(path: Path, name: str, text: str) -> None:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/scenes"), help="folder of datasets/prepare_scenes.py")
+    parser.add_argument("--data", type=Path, default=Path("data/scenes"), help="folder of `ovseg datasets scenes`")
     parser.add_argument("--splits", default="val,novel,photo")
     parser.add_argument("--models", default="mini", help="comma separated model names")
     parser.add_argument(

@@ -1,6 +1,6 @@
 r"""Fit what a model's scores are worth: a curve from its own score to the share of pixels that are right.
 
-    python datasets/prepare_scenes.py --output data/scenes --splits train,val
+    ovseg datasets scenes --output data/scenes --splits train,val
     python tools/fit_calibration.py --model mini --data data/scenes/train --check data/scenes/val \
         --output ovseg/assets/mini/san.calibration.json
 

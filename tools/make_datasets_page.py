@@ -23,13 +23,12 @@ HEAD = """\
 
 Written by `tools/make_datasets_page.py` from the registry (`ovseg/data/benchmarks`); do not edit by hand.
 
-```
-ovseg datasets status --root /data                  # what is there, and the line that mends what is not
-ovseg datasets prepare ade150 coco_stuff --root /data
-ovseg datasets prepare ade150 --check-only --root /data
-ovseg datasets prepare voc21 --subset --root /data  # a part of it, on purpose
-ovseg datasets check ade150_val --root /data        # counts, classes, problems, hints
-ovseg datasets show ade150_val --output samples.png --root /data
+```bash
+ovseg datasets status --root data                      # what is there, and the line that mends what is not
+ovseg datasets prepare coco_stuff --subset --root data # a part of it, on purpose; without --subset all of it
+ovseg datasets prepare coco_stuff --check-only --subset --root data
+ovseg datasets check coco_stuff_val2017 --root data    # counts, classes, problems, hints
+ovseg datasets show coco_stuff_val2017 --output samples.png --root data
 ```
 
 ROOT is `--root`, else `$DETECTRON2_DATASETS`, else `datasets`; its folders are those of Detectron2, and those of
@@ -49,7 +48,7 @@ every result on it then says "40 of 1,449 images of voc21_val: numbers on them a
 `prepare` without the flag makes it the whole again.
 
 A prepared split goes by its name wherever a data set is asked for: `DATASETS.TRAIN` and `DATASETS.TEST`, `--data`,
-`--dataset`. `Scenes`, which needs no download, is made by `datasets/prepare_scenes.py`.
+`--dataset`. `Scenes`, which needs no download, is made by `ovseg datasets scenes`.
 
 | name | splits (images) | classes | measured |
 |---|---|---|---|

@@ -4,7 +4,7 @@ As published: 1000 photographs without labels, DINO and FOUND as teachers:
     python tools/train_clip_dinoiser.py data/imagenet --saliency found:decoder_weights.pt
 
 On Scenes with the embedded CLIP, class-agnostic masks as teachers of both (how its shipped heads were made):
-    python datasets/prepare_scenes.py --splits train --count 800 --seed 1 --output data/scenes_heads
+    ovseg datasets scenes --splits train --count 800 --seed 1 --output data/scenes_heads
     python tools/train_clip_dinoiser.py data/scenes_heads/train --clip mini --guide masks --saliency masks --gamma 0.5 \
         --dim 64 --crop 128 --images 0 --batch 8 --lr 2e-3 --steps 900 --drop-at 700 --half --output runs/dinoiser_mini
 

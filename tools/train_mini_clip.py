@@ -1,6 +1,6 @@
 """Train the embedded mini CLIP from scratch on Scenes: image-text contrast over whole images, no masks.
 
-    python datasets/prepare_scenes.py --output data/scenes --only-bank
+    ovseg datasets scenes --output data/scenes --only-bank
     python tools/train_mini_clip.py --bank data/scenes/bank.safetensors --minutes 110
 
 Scenes are composed on the fly on the training device. No two scenes of a batch share an object, so that the other
@@ -44,7 +44,7 @@ SAVE_EVERY, EVALUATE_EVERY = 240, 300  # seconds
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bank", type=Path, required=True, help="bank.safetensors of prepare_scenes.py")
+    parser.add_argument("--bank", type=Path, required=True, help="bank.safetensors of `ovseg datasets scenes`")
     parser.add_argument("--config", type=Path, default=ASSETS / "open_clip_config.json")
     parser.add_argument("--output", type=Path, default=Path("runs/mini_clip"))
     parser.add_argument("--minutes", type=float, default=110, help="training time; the schedule follows the clock")

@@ -1,6 +1,6 @@
 """Zero-shot classification of single-object Scenes over all names, base and novel concepts apart.
 
-python datasets/prepare_scenes.py --output data/scenes --only-bank
+ovseg datasets scenes --output data/scenes --only-bank
 python tools/zero_shot.py --bank data/scenes/bank.safetensors --model mini
 """
 
@@ -62,7 +62,7 @@ def accuracy(clip: ViTClip, bank: Bank, novel: bool, count: int, templates: str,
 def main(argv: list[str] | None = None) -> None:
     """Print one JSON line each for base and novel concepts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bank", type=Path, required=True, help="bank.safetensors of prepare_scenes.py")
+    parser.add_argument("--bank", type=Path, required=True, help="bank.safetensors of `ovseg datasets scenes`")
     parser.add_argument("--model", default="mini", help="any model name; its CLIP is used")
     parser.add_argument("--templates", default="simple")
     parser.add_argument("--count", type=int, default=1200, help="scenes per group")

@@ -26,6 +26,7 @@ COMMANDS = {
     "segment": "label every pixel of images with your words",
     "label": "label whole folders, archives and videos as a job that resumes",
     "serve": "open a web page: photographs and words in a browser",
+    "demo": "segment the example photographs that come with the package",
     "models": "list models: licence, size, where weights come from",
     "download": "fetch the weights of models, for a machine that goes offline later",
     "train": "train a model, on your own data too",

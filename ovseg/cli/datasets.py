@@ -28,14 +28,16 @@ examples:
   ovseg datasets check data/scenes/train --drawing scenes.png
   ovseg datasets check coco_stuff_train2017 --limit 500 --json
   ovseg datasets show ade150_val --output samples.png
+  ovseg datasets scenes --output data/scenes --splits val,novel --size 384 --count 100
 
 layouts of own folders:
   images/a.jpg + labels/a.png + classes.txt    value of a pixel = line of classes.txt, from 0; 255 or 65535 = no class;
                                                also in folders below, and labels/a.labels.png of `ovseg segment`
   images/ + COCO JSON file                     polygons or run lengths; DIR:annotations/x.json chooses one of several
-  images/ + panoptic/ + panoptic.json          COCO panoptic, as datasets/prepare_scenes.py writes it
+  images/ + panoptic/ + panoptic.json          COCO panoptic, as `ovseg datasets scenes` writes it
 
-Benchmarks lie below --root, else $DETECTRON2_DATASETS, else datasets/; datasets/README.md tells where each comes from.
+Benchmarks lie below --root, else $DETECTRON2_DATASETS, else datasets/; datasets/README.md of the repository tells
+where each comes from.
 
 exit codes: 0 nothing is wrong (hints do not count), 1 there are problems, 2 the data set cannot be read at all
 """
@@ -60,15 +62,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("data", metavar="DIR|NAME", help="a folder, or a name such as ade150_val")
     show.add_argument("--output", type=Path, required=True, help="the picture")
     show.add_argument("--count", type=int, default=8, help="how many images (default: 8)")
+    _add_scenes(actions)
     for one in (status, check):
         one.add_argument("--json", action="store_true", help="print the numbers as JSON")
     for one in (prepare, status, check, show):
         one.add_argument("--root", type=Path, help="folder of the benchmarks")
 
 
+def _add_scenes(actions: Any) -> None:
+    scenes = actions.add_parser("scenes", help="make Scenes, our own data set, from public cut-outs")
+    add = scenes.add_argument
+    add("--output", type=Path, default=Path("data/scenes"), help="(%(default)s)")
+    add("--cache", type=Path, help="folder for downloads (default: OUTPUT/downloads)")
+    add("--stamps", type=Path, help="unpacked stamps folder for `photo` (default: downloaded with apt-get)")
+    add("--splits", default="train,val,novel,photo", help="comma separated (%(default)s)")
+    add("--count", type=int, help="scenes per split (default: 3000 train, 300 val, 150 novel, 150 photo)")
+    add("--size", type=int, default=256, help="side of a scene in pixels (%(default)s)")
+    add("--seed", type=int, default=0)
+    add("--only-bank", action="store_true", help="gather the cut-outs and stop: what training the CLIP needs")
+
+
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for."""
-    actions = {"prepare": _prepare, "status": _status, "check": _check, "show": _show}
+    actions = {"prepare": _prepare, "status": _status, "check": _check, "show": _show, "scenes": _scenes}
     return actions[args.action](args)
 
 
@@ -129,7 +145,21 @@ def _print_states(states: list[State], asked: bool) -> None:
         if s.line and (asked or s.state != MISSING):
             print(s.line if s.line.startswith(s.place.name) else f"{s.place.name}: {s.line}")
     if not asked:
-        print("`ovseg datasets status NAME` says what is missing, datasets/README.md where all of it comes from")
+        print(
+            "`ovseg datasets status NAME` says what is missing, "
+            "datasets/README.md of the repository where all of it comes from"
+        )
+
+
+def _scenes(args: argparse.Namespace) -> int:
+    from functools import partial
+
+    from ovseg.data.scenes.writing import prepare
+
+    splits = [] if args.only_bank else [split.strip() for split in args.splits.split(",")]
+    say = partial(print, flush=True)
+    prepare(args.output, splits, args.count, args.size, args.seed, args.cache, args.stamps, say)
+    return 0
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -82,7 +82,8 @@ def _texts(report: Report) -> contextlib.AbstractContextManager[None]:
 
 
 def _rate(done: int, failed: int, seconds: float) -> str:
-    return f"{done / max(seconds, 1e-3):.1f}/s" + (f", {failed} failed" if failed else "")
+    pace = f"{done / seconds:.1f}/s" if seconds >= 1 else ""  # of a moment it would be any number
+    return ", ".join(filter(None, (pace, f"{failed} failed" if failed else "")))
 
 
 def _lines() -> Report:
@@ -93,7 +94,9 @@ def _lines() -> Report:
         nonlocal start, shown, counted
         now = time.monotonic()
         if what != counted:
-            start, counted = now if counted else start, what
+            if counted:  # in its first moment nothing is known of its pace
+                start = shown = now
+            counted = what
         if now - shown >= EVERY and done:
             shown = now
             left = round((now - start) / done * (total - done))

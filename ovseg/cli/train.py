@@ -1,4 +1,4 @@
-"""Train a model on named data sets or on your own folder; the same arguments as tools/train_net.py.
+"""Train a model on named data sets or on your own folder; the same arguments as Detectron2's train_net.py.
 
 The folder of the run (OUTPUT_DIR) gets last.pt (what --resume goes on from), log.txt, log.jsonl, tensorboard/ and, at
 the end, a model that `ovseg segment --model FOLDER` takes; before the end its last checkpoint is taken. --data brings
@@ -20,7 +20,7 @@ examples:
   ovseg train --config-file runs/mine --eval-only
   ovseg train --config-file runs/mine --eval-only --val otherdata
 
-several machines: --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:29500 on each, or torchrun tools/train_net.py
+several machines: --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:29500 on each, or torchrun -m ovseg.cli train
 
 exit codes: 0 trained (what a validation left out is named), 1 --eval-only could not use some images, 2 a mistake
 """

@@ -113,7 +113,7 @@ def _tiff(data: bytes, name: str, check_size: Callable[[int, int], None]) -> Ban
                 how = getattr(page.compression, "name", page.compression)
                 raise MissingCodec(
                     f"image '{name}' has {page.samplesperpixel} bands compressed by {how}; run `pip install "
-                    "imagecodecs`, or save it without compression"
+                    "'ovseg[tiff]'`, or save it without compression"
                 ) from error
             values, axes = _by_opencv(data).values, "YXS"
         if page.photometric == _WHITE_IS_ZERO:

@@ -75,7 +75,7 @@ def missing_reader(head: bytes) -> str:
         return "" if _accepts("AVIF", head) or _heif_opener() else fix
     if brands & _HEIF_BRANDS:
         return (
-            "" if _heif_opener() else "is HEIC, which pillow-heif reads; run `pip install pillow-heif`, or convert it"
+            "" if _heif_opener() else "is HEIC, which pillow-heif reads; run `pip install 'ovseg[heif]'`, or convert it"
         )
     return ""
 

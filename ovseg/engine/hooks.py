@@ -78,7 +78,7 @@ class Log(HookBase):
 
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
         except ImportError:
-            log.info("no TensorBoard here (pip install tensorboard); log.jsonl has the same numbers")
+            log.info("no TensorBoard here (pip install 'ovseg[train]'); log.jsonl has the same numbers")
         except Exception as error:  # nobody should lose a training by a second log
             self._no_board(error)
 

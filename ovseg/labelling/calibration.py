@@ -116,7 +116,8 @@ class Calibration:
         if self.weights != weights or others:
             raise ConfigError(
                 f"the calibration is that of weights {self.weights} and the model has {weights}"
-                f"{f', and other {some(others)}' if others else ''}; fit it to this model by tools/fit_calibration.py"
+                f"{f', and other {some(others)}' if others else ''}; fit it to this model "
+                "by tools/fit_calibration.py of the repository"
             )
         return self
 
@@ -142,7 +143,8 @@ class Calibration:
             return cls(**{**found, "right": tuple(tuple(map(float, row)) for row in found["right"])})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise WeightsError(
-                f"{path} is no calibration ({error}); fit it anew by tools/fit_calibration.py, or delete it"
+                f"{path} is no calibration ({error}); fit it anew by tools/fit_calibration.py of the repository, "
+                "or delete it"
             ) from error
 
 

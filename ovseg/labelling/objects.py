@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ovseg.contract import INSTANCES, PANOPTIC, Words
 from ovseg.errors import ConfigError
+from ovseg.labelling.mask_objects import instances, panoptic, panoptic_and_instances
 from ovseg.labelling.mask_resize import MaskResize
-from ovseg.labelling.masks import instances, panoptic
 from ovseg.result.objects import Panoptic
 
 
@@ -20,10 +20,10 @@ class MaskRule:
     """What is made of masks besides labels.
 
     Attributes:
-        top_k: See `ovseg.labelling.masks.instances`.
+        top_k: See `ovseg.labelling.mask_objects.instances`.
         panoptic: Whether the model gives panoptic segments.
         instances: Whether it gives instances; with panoptic segments only things.
-        object_threshold: See `ovseg.labelling.masks.panoptic`.
+        object_threshold: See `ovseg.labelling.mask_objects.panoptic`.
         overlap_threshold: Likewise.
     """
 
@@ -68,11 +68,16 @@ def object_results(
     """
     found: dict[str, Any] = {}
     things = torch.tensor([entry.is_thing for entry in words.vocabulary])
-    if PANOPTIC in want:
-        thresholds = (rule.object_threshold, rule.overlap_threshold)
-        ids, segments = panoptic(probabilities, mask_logits, resize, things, *thresholds, words.column_class)
+    masks, thresholds = (probabilities, mask_logits, resize), (rule.object_threshold, rule.overlap_threshold)
+    classes = words.column_class
+    if {PANOPTIC, INSTANCES} <= want:
+        ids, segments, found[INSTANCES] = panoptic_and_instances(
+            *masks, things, *thresholds, rule.top_k, rule.panoptic, classes
+        )
         found[PANOPTIC] = Panoptic(ids.cpu().numpy(), tuple(segments))
-    if INSTANCES in want:
-        wanted = things if rule.panoptic else None
-        found[INSTANCES] = instances(probabilities, mask_logits, resize, rule.top_k, wanted, words.column_class)
+    elif PANOPTIC in want:
+        ids, segments = panoptic(*masks, things, *thresholds, classes)
+        found[PANOPTIC] = Panoptic(ids.cpu().numpy(), tuple(segments))
+    elif INSTANCES in want:
+        found[INSTANCES] = instances(*masks, rule.top_k, things if rule.panoptic else None, classes)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import re
@@ -23,6 +24,7 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _COOKIE = "ovseg_"
 _TEXT_BYTES = 10**6  # of a request that carries no photograph
 _BODY_SECONDS = 60.0  # for all of a request to arrive
+_REST_SECONDS = 5.0  # for what still comes of a request that is refused
 _NAME = r"[\w-][\w.-]*"
 # What Gradio's page and its clients ask for. Its routes that hand out, fetch or take files are not among them.
 _OPEN = (
@@ -48,6 +50,7 @@ _ALWAYS = (
         b"object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
     ),
 )
+_LAST = ((b"connection", b"close"),)
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -119,7 +122,7 @@ class Guard:
         declared = headers.get(b"content-length", "0")
         refused = f"the request is too large; at most {most / 1e6:g} MB are taken here: shrink it"
         if not declared.isdigit() or int(declared) > most:
-            await _answer(send, 413 if declared.isdigit() else 400, refused, [(b"connection", b"close")])
+            await _answer(send, 413 if declared.isdigit() else 400, refused, _LAST, receive)
             return
         counter = _Counter(receive, send, most, refused, self._held)
         try:
@@ -161,14 +164,15 @@ class _Counter:
             message = await asyncio.wait_for(self._receive(), max(0.0, left))
         except asyncio.TimeoutError:
             line = f"the request did not arrive within {_BODY_SECONDS:g} seconds; send it again"
-            return await self._refuse(408, line)
+            return await self._refuse(408, line, {})
         arrived = len(message.get("body", b""))
         self._total += arrived
         self._held.total += arrived
         if self._total > self._most:
-            return await self._refuse(413, self._too_much)
+            return await self._refuse(413, self._too_much, message)
         if self._held.total > self._held.most:
-            return await self._refuse(503, "more is being sent at once than this page takes; try again later")
+            line = "more is being sent at once than this page takes; try again later"
+            return await self._refuse(503, line, message)
         self._whole = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
@@ -185,19 +189,39 @@ class _Counter:
         """Count what came no more: the app is done with it."""
         self._held.total -= self._total
 
-    async def _refuse(self, status: int, line: str) -> Message:
+    async def _refuse(self, status: int, line: str, last: Message) -> Message:
         self.refusal = status, line
         if not self._begun:
-            await _answer(self._send, status, line, [(b"connection", b"close")])
+            await _answer(self._send, status, line, _LAST, self._receive if last.get("more_body") else None)
         return {"type": "http.disconnect"}
 
 
-async def _answer(send: Send, status: int, line: str, extra: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Answer with one line of text."""
+async def _answer(
+    send: Send, status: int, line: str, extra: Iterable[tuple[bytes, bytes]] = (), rest: Receive | None = None
+) -> None:
+    """Answer with one line of text.
+
+    Args:
+        send: To the client.
+        status: Of HTTP.
+        line: Without its end.
+        extra: Further headers.
+        rest: Where what the client is still sending comes from. It is thrown away for a while before the end: who is
+            hung up on while sending gets a reset, and loses the answer.
+    """
     body = f"{line}\n".encode("utf-8", "replace")
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *_ALWAYS, *extra]})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": rest is not None})
+    if rest is not None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(_throw_away(rest), _REST_SECONDS)
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _throw_away(receive: Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass
 
 
 def _same(given: bytes, secret: bytes) -> bool:

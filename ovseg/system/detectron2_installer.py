@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,6 +44,7 @@ DIST_INFO = f"{DISTRIBUTION.replace('-', '_')}-{VERSION}.dist-info"
 ORIGIN_FILE = "OVSEG_ORIGIN"  # `ovseg doctor` reads it
 ORIGIN = f"Python part of {DISTRIBUTION} {VERSION} (sha256 {SHA256[:12]}), by ovseg install-detectron2"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+BRING_PIP = [sys.executable, "-m", "ensurepip"]  # of Python itself, without a network
 
 # file -> (line of the wheel, what replaces it): NumPy 2 made copy=False mean "never copy, else raise".
 ADAPTED = {
@@ -131,7 +134,8 @@ def download_wheel(folder: Path) -> Path:
     tags = ["--no-deps", "--only-binary=:all:", "--python-version", "3.10", "--implementation", "cp"]
     _pip(
         ["download", "--quiet", *tags, "--dest", str(folder), f"{DISTRIBUTION}=={VERSION}"],
-        fix="check the network, or set PIP_FIND_LINKS to a folder that holds the wheel",
+        fix="check the network; without one set PIP_NO_INDEX=1 and PIP_FIND_LINKS to a folder that holds the wheel "
+        f"(`pip {' '.join(['download', *tags])} {DISTRIBUTION}=={VERSION}` on a machine that has one)",
     )
     wheels = sorted(folder.glob("*.whl"))
     if len(wheels) != 1:
@@ -220,7 +224,25 @@ def install_from_source(url: str) -> None:
         _pip(["install", "--no-deps", "--force-reinstall", *wheels], fix, show=True)
 
 
+def bring_pip() -> None:
+    """Put pip into an environment that has none, such as uv makes.
+
+    Raises:
+        EnvironmentProblem: Python comes without the means.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return
+    print("pip: not in this environment; brought by ensurepip")
+    done = subprocess.run(BRING_PIP, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EnvironmentProblem(
+            f"this Python has no pip, and ensurepip failed ({_last_line(done.stderr)}); run "
+            f"`uv pip install --python {shlex.quote(sys.executable)} pip`, then this again"
+        )
+
+
 def _pip(arguments: list[str], fix: str, show: bool = False) -> None:
+    bring_pip()
     out = None if show else subprocess.PIPE
     done = subprocess.run([*PIP, *arguments], stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -58,6 +60,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 
 def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Turn a dtype name into a torch dtype; ``auto`` is fp16 on CUDA and fp32 elsewhere.
+
+    Where the model is known, a measurement may say more of the CPU: see `ovseg.system.precision.choose`.
 
     Raises:
         ConfigError: The name is unknown.
@@ -119,6 +123,25 @@ def fits(device: torch.device, what: str) -> Iterator[None]:
         raise InputError(
             f"{what} does not fit into the memory of {device}; make it smaller, or use another device"
         ) from error
+
+
+def processor() -> str:
+    """Return maker and name of the processor, as the system has them; empty where it does not say."""
+    known = _facts()
+    return " ".join(known[key] for key in ("vendor_id", "model name") if key in known) or platform.processor()
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the features of the processor by the names of Linux, such as ``avx512_bf16``; none on other systems."""
+    return frozenset(_facts().get("flags", "").split())
+
+
+@cache
+def _facts() -> dict[str, str]:
+    """Return what Linux says of the last processor of the machine; nothing on other systems."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(errors="replace").splitlines() if told.is_file() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -35,6 +35,7 @@ from ovseg.zoo.released import find_released
 from ovseg.zoo.spec import Spec
 
 if TYPE_CHECKING:
+    import torch
     from detectron2.config import CfgNode
 
     from ovseg.segmenter import Segmenter
@@ -59,7 +60,7 @@ def load(
     Args:
         model: A name; see the top of this module.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; what ``auto`` takes, `ovseg.segmenter.Segmenter` says.
         batch_size: Images per call of the model.
         overrides: Nested changes to the config, such as ``{"MODEL": {"PROTOCOL": {"SHORT_SIDE": 448}}}``.
         protocol: A benchmark for which there are published settings (``voc21``), ``common``, or empty for the
@@ -87,7 +88,7 @@ def load(
 def load_spec(
     spec: Spec,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     batch_size: int = 1,
     packed: bool = False,
     compiled: bool = False,

@@ -25,7 +25,7 @@ class BrandNew(Recalibration):
         return attend(k, k, v)
 '''
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/extending.md"
 OPTION = """
     def __init__(self, *, strength: float = 1.0, **common):
         super().__init__(**common)
@@ -76,8 +76,8 @@ def test_mistakes_are_one_line(tmp_path, photo, tiny_clip, source, message):
         ("from __future__ import annotations\n", "strong", "option strength is 'strong' (str); expected float"),
     ],
 )
-def test_the_example_of_the_readme_with_an_option(tmp_path, photo, tiny_clip, first, value, message):
-    example = re.search(r"```python\n(from ovseg.recalibration.base .*?)```", README.read_text(), re.DOTALL)[1]
+def test_the_example_of_the_docs_with_an_option(tmp_path, photo, tiny_clip, first, value, message):
+    example = re.search(r"```python\n(from ovseg.recalibration.base .*?)```", PAGE.read_text(), re.DOTALL)[1]
     assert example.count("\n    def attention(") == 1
     (tmp_path / "mine.py").write_text(first + example.replace("\n    def attention(", OPTION))
     config = tmp_path / "mine.yaml"

@@ -139,7 +139,7 @@ def test_the_checkpoint_of_a_run_is_a_model_for_every_entrance(ovseg, training_c
 
 
 def test_own_classes_and_not_those_of_the_recipe(ovseg, own_data, tmp_path):
-    """README's own line, on data whose classes the recipe does not know."""
+    """The line of docs/own_data.md, on data whose classes the recipe does not know."""
     base = ("train", "--config-file", "san/san_mini_scenes.yaml", "--data", own_data, "--output", tmp_path / "mine")
     status, out, _ = ovseg(*base, "SOLVER.MAX_ITER", 1, "SOLVER.IMS_PER_BATCH", 1, "DATALOADER.NUM_WORKERS", 0)
     assert status == 0 and "DATASETS.VOCABULARY 'scenes' of the recipe belongs to data/scenes/train" in out

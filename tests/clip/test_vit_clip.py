@@ -58,7 +58,6 @@ def test_equals_encode_image(vision):
         torch.testing.assert_close(clip.dense(images, recalibration).cls, expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.skipif(open_clip.__dict__.get("__version__", "2") < "3", reason="the custom block came with open_clip 3")
 def test_equals_encode_image_with_open_clips_own_attention():
     clip, model = make(qk_norm=True, scale_heads=True, scale_attn=True, scale_fc=True, scale_attn_inner=True)
     images = torch.randn(2, 3, 64, 64)

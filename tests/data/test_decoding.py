@@ -278,7 +278,7 @@ def test_heic_says_what_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99)
     (tmp_path / "a.jpg").write_bytes(head)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"is HEIC.*pip install pillow-heif"):
+    with pytest.raises(InputError, match=r"is HEIC.*pip install 'ovseg\[heif\]'"):
         read_image(tmp_path / "a.jpg")
     assert "pillow-heif" in why_unreadable(".heic") and why_unreadable(".jpg") == ""
     assert missing_reader(b"\0\0\0\x10ftypisom\0\0\0\0") == ""

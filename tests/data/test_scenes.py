@@ -281,7 +281,7 @@ def test_a_bank_that_cannot_be_read(content: bytes | None, tmp_path: Path) -> No
     path = tmp_path / "bank.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"is no bank of Scenes .*prepare_scenes\.py") as caught:
+    with pytest.raises(InputError, match=r"is no bank of Scenes .*ovseg datasets scenes") as caught:
         Bank.load(path)
     assert "\n" not in str(caught.value)
 

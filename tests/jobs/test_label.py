@@ -131,6 +131,20 @@ def test_five_hundred_images_killed_three_times(tiny_clip: Path, tmp_path: Path,
     check_kills(500, tmp_path / "photos", tiny_clip, tmp_path, processes)
 
 
+class Losing(Here):
+    """Loses a worker in the middle of a file, as a cluster may; another one does its work."""
+
+    def run(self, plan: LabelPlan, folder: Path, *rest: object) -> None:
+        super().run(plan, folder, *rest)  # type: ignore[arg-type]
+        (folder / "deep/.0123456789ab.tmp.png").write_bytes(b"half a picture")
+
+
+def test_a_lost_worker_leaves_no_half_of_a_file(plan: Ask, folder: Path, tmp_path: Path) -> None:
+    label(plan(folder), tmp_path / "here")
+    label(plan(folder), tmp_path / "out", Losing())
+    assert_same(tmp_path / "here", tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_processes_end_with_the_first_one(tiny_clip: Path, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 400)

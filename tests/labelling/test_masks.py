@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovseg.errors import ConfigError
-from ovseg.labelling import mask_resize
+from ovseg.labelling import mask_objects, mask_resize
 from ovseg.labelling import masks as mask_postprocess
+from ovseg.labelling.mask_objects import instances, panoptic, panoptic_and_instances
 from ovseg.labelling.mask_resize import plan_resize
-from ovseg.labelling.masks import class_maps, instances, panoptic, semantic_map
+from ovseg.labelling.masks import class_maps, first_max, semantic_map
 from ovseg.result.objects import PanopticSegment
 
 CASES = st.fixed_dictionaries(
@@ -55,7 +56,7 @@ def small_tiles(monkeypatch):
     """Tiles and groups of classes so small that every seam is crossed."""
     monkeypatch.setattr(mask_resize, "_CPU_TILE", (16, 16))
     monkeypatch.setattr(mask_postprocess, "_CPU_CLASSES", 2)
-    monkeypatch.setattr(mask_postprocess, "_MASK_PIXELS", 3000)
+    monkeypatch.setattr(mask_objects, "_MASK_PIXELS", 3000)
 
 
 @settings(max_examples=60)
@@ -225,16 +226,54 @@ class LargestCopies(TorchDispatchMode):
         return found
 
 
-@pytest.mark.parametrize("work", ["panoptic", "instances"])
-def test_whole_masks_are_copied_once_and_not_for_every_tile(work, monkeypatch):
+@pytest.mark.parametrize("work", ["panoptic", "instances", "both"])
+def test_whole_masks_are_not_copied(work):
     """When all masks may win everywhere, each tile takes its cells of them and not them."""
-    monkeypatch.setattr(mask_postprocess, "_MASK_PIXELS", 2**20)
     torch.manual_seed(0)
     probabilities, logits = (torch.randn(6, 4) / 100).softmax(-1), torch.randn(6, 40, 40) / 100 + 1
-    plan = plan_resize((40, 40), (80, 80), (80, 80), (90, 100))
+    plan, things = plan_resize((40, 40), (80, 80), (80, 80), (90, 100)), torch.ones(3, dtype=torch.bool)
     with LargestCopies(logits.numel()) as copies:
         if work == "panoptic":
-            panoptic(probabilities, logits, plan, torch.ones(3, dtype=torch.bool), 0.0)
-        else:
+            panoptic(probabilities, logits, plan, things, 0.0)
+        elif work == "instances":
             instances(probabilities, logits, plan, top_k=18)
-    assert copies.count == 1
+        else:
+            panoptic_and_instances(probabilities, logits, plan, things, 0.0, 0.8, 18, False)
+    assert copies.count == 0
+
+
+@settings(max_examples=60)
+@given(CASES, st.floats(0, 1), st.booleans())
+def test_one_pass_gives_what_two_give(case, threshold, things_alone):
+    probabilities, logits, plan, _, _ = make({**case, "after": False})
+    things = torch.arange(case["classes"]) % 2 == 0
+    ids, segments, objects = panoptic_and_instances(
+        probabilities, logits, plan, things, threshold, 0.5, 7, things_alone, torch.arange(case["classes"])
+    )
+    own_ids, own_segments = panoptic(probabilities, logits, plan, things, threshold, 0.5)
+    assert torch.equal(ids, own_ids) and segments == own_segments
+    assert objects == instances(probabilities, logits, plan, 7, things if things_alone else None)
+
+
+@settings(max_examples=60)
+@given(CASES, st.integers(1, 6))
+def test_labels_beside_class_scores_are_those_of_their_sums(case, count):
+    probabilities, logits, plan, _, _ = make(case)
+    every = torch.full((min(count, case["classes"]), *plan.size), torch.nan)
+    labels, scores = semantic_map(probabilities, logits, plan, every=every, cut=False)
+    whole = class_maps(probabilities, logits, plan)
+    assert torch.equal(every, whole[: len(every)])
+    torch.testing.assert_close(scores, whole.amax(0))
+    torch.testing.assert_close(whole.gather(0, labels[None].long())[0], whole.amax(0))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99), st.booleans())
+def test_first_max_is_the_first_of_equal_ones(rows, columns, seed, named):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 3, (rows, columns), generator=generator).float()  # many are equal
+    names = torch.randperm(50, generator=generator)[:rows] if named else None
+    literal = torch.arange(rows) if names is None else names
+    best, found = first_max(values.clone(), names)
+    assert torch.equal(best, values.amax(0))
+    for column in range(columns):
+        assert int(found[column]) == min(literal[values[:, column] == best[column]].tolist())

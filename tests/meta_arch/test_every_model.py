@@ -18,7 +18,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ovseg.contract import CLASS_SCORES, INSTANCES, LABELS, PANOPTIC, WANTS
 from ovseg.errors import ConfigError, UnknownNameError
-from ovseg.labelling.masks import class_maps, instances, panoptic
+from ovseg.labelling.mask_objects import instances, panoptic
+from ovseg.labelling.masks import class_maps
 from ovseg.labelling.scores import class_probabilities
 from ovseg.segmenter import Segmenter
 from tests.meta_arch import tester

@@ -112,6 +112,38 @@ def test_more_than_is_taken_is_refused_by_its_head_and_by_its_body():
     assert ask("/photo", {"content-length": "-1"})[0] == 400
 
 
+@pytest.mark.parametrize("headers", [{}, {"content-length": "6000"}])
+def test_who_is_refused_may_send_the_rest(headers):
+    """A client that is hung up on while it sends loses the answer."""
+    parts, order = [b"x" * 600] * 10, []
+
+    async def receive():
+        order.append("part")
+        return {"type": "http.request", "body": parts.pop(), "more_body": bool(parts)}
+
+    async def send(message):
+        order.append(message.get("status") or len(message["body"]))
+
+    scope = {**PHOTO, "headers": [(b"host", b"x"), *((key.encode(), text.encode()) for key, text in headers.items())]}
+    asyncio.run(Guard(app, "", LIMITS, None)(scope, receive, send))
+    assert order.count(413) == 1 and order[-1] == 0 and order[-2] == "part" and not parts
+
+
+def test_who_is_refused_may_not_send_for_ever(monkeypatch):
+    monkeypatch.setattr("ovseg.serve.guard._REST_SECONDS", 0.1)
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0.001)
+        return {"type": "http.request", "body": b"x" * 600, "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(asyncio.wait_for(Guard(app, "", LIMITS, None)(PHOTO, receive, send), 10))
+    assert sent[0]["status"] == 413 and not sent[-1].get("more_body")
+
+
 def test_who_sends_too_slowly_is_told(monkeypatch):
     monkeypatch.setattr("ovseg.serve.guard._BODY_SECONDS", 0.1)
     guard, sent = Guard(app, "", LIMITS, None), []

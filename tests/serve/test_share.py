@@ -25,9 +25,15 @@ host, port = own.server_addr.split(":")
 server = socket.create_server((host, int(port)))
 print("start proxy success: https://{NAME}", flush=True)
 def passes(one, other):
-    while part := one.recv(65536):
-        other.sendall(part)
-    other.shutdown(socket.SHUT_WR)
+    try:
+        while part := one.recv(65536):
+            other.sendall(part)
+    except OSError:  # one side has hung up; so does this one, or the other side would wait for ever
+        pass
+    try:
+        other.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
 while True:
     come, _ = server.accept()
     there = socket.create_connection((own.i, int(own.l)))

@@ -138,6 +138,18 @@ def test_no_network_is_one_line(installer: ModuleType, tmp_path: Path, monkeypat
     assert "\n" not in str(caught.value)
 
 
+def test_an_environment_without_pip_gets_pythons_own(
+    installer: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(installer.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(installer, "BRING_PIP", [sys.executable, "-c", "print('brought')"])
+    installer.bring_pip()
+    assert "brought by ensurepip" in capsys.readouterr().out
+    monkeypatch.setattr(installer, "BRING_PIP", [sys.executable, "-c", "import a_missing_module"])
+    with pytest.raises(EnvironmentProblem, match=r"ensurepip failed \(ModuleNotFoundError.* `uv pip install --python"):
+        installer.bring_pip()
+
+
 def test_a_site_folder_without_write_access_is_one_line(
     installer: ModuleType, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

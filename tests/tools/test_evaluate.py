@@ -17,6 +17,7 @@ from PIL import Image
 from ovseg.contract import WANTS, Words
 from ovseg.data.images import LoadedImage
 from ovseg.data.scenes.bank import Bank
+from ovseg.data.scenes.writing import write_split
 from ovseg.errors import OvsegError
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.worker import Worker
@@ -46,9 +47,8 @@ def script() -> ModuleType:
 @pytest.fixture(scope="module")
 def scenes(tiny_bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
-    prepare = load_script("datasets/prepare_scenes.py")
     for split in ("val", "novel"):
-        prepare.write_split(tiny_bank, split, 3, 64, 0, root)
+        write_split(tiny_bank, split, 3, 64, 0, root)
     return root
 
 
@@ -115,7 +115,7 @@ def test_perfect_labels_score_one(
 
 
 def test_distractors_are_drawn_by_the_place_of_an_image() -> None:
-    """The draw that README's numbers are made with."""
+    """The draw that the numbers of docs/mini.md are made with."""
     plan, own = Plan("any", distractors=3), np.array([2, 5])
     ids = plan.class_ids(4, own, 20)
     others = np.random.default_rng([4, 3]).permutation(np.setdiff1d(np.arange(20), own))[:3]
@@ -162,18 +162,8 @@ def test_missing_or_broken_annotations_are_errors(script: ModuleType, tmp_path: 
     (tmp_path / "val").mkdir()
     if content is not None:
         (tmp_path / "val/panoptic.json").write_text(content)
-    with pytest.raises(OvsegError, match=r"make it with datasets/prepare_scenes\.py"):
+    with pytest.raises(OvsegError, match=r"make it with `ovseg datasets scenes`"):
         script.main(["--data", str(tmp_path), "--splits", "val"])
-
-
-def test_demo_writes_an_overlay_of_every_example(tiny_clip: Path, tmp_path: Path) -> None:
-    load_script("tools/demo.py").main(["--model", str(tiny_clip), "--output", str(tmp_path)])
-    examples = json.loads((ROOT / "examples/examples.json").read_text())
-    assert len(examples) >= 4
-    for name in examples:
-        stem = Path(name).stem
-        assert Image.open(tmp_path / f"{stem}.overlay.png").width >= Image.open(ROOT / "examples" / name).width
-        assert json.loads((tmp_path / f"{stem}.json").read_text())["meta"]["model"] == str(tiny_clip)
 
 
 def test_zero_shot_counts_every_group(

@@ -14,6 +14,7 @@ import torch
 
 import ovseg
 from ovseg.data.scenes.bank import Bank
+from ovseg.data.scenes.writing import write_split
 from ovseg.recalibration.clip_dinoiser.squares import Pictures
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture(scope="module")
 def scenes(tiny_bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
-    load_script("datasets/prepare_scenes.py").write_split(tiny_bank, "train", 5, 48, 0, root)
+    write_split(tiny_bank, "train", 5, 48, 0, root)
     return root / "train"
 
 

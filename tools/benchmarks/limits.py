@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import benchmarks.beside
 from benchmarks.common import (
     CPU,
     MIB,
@@ -245,6 +246,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", default="", metavar="TEXT", help="only rows whose name has this in it")
     parser.add_argument("--modes", default=",".join(MODES), help="comma separated (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=3, help="timed calls after the first (%(default)s)")
+    benchmarks.beside.add_arguments(parser)
     add_report_arguments(parser)
 
 
@@ -252,6 +254,9 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; the status is 1 where a limit does not hold."""
     PeakMemory(CPU)
     before, modes = check_report_arguments(args), args.modes.split(",")
+    if args.against:
+        with terminal.console().status("measuring ...") as status:
+            return benchmarks.beside.compare(args.against, args.rows, args.repeats, args.json, status.update)
     for mode in modes:
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)

@@ -58,6 +58,7 @@ def fcclip_stages(model: Any) -> list[Stage]:
         Stage("labels", mask_model, "semantic_map"),
         Stage("panoptic segments", mask_results, "panoptic"),
         Stage("instances", mask_results, "instances"),
+        Stage("segments and instances", mask_results, "panoptic_and_instances"),
         Stage("class maps", mask_model, "class_maps", extra=True),
     ]
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from golden_runners.mask_losses import StageDraws, inspect_stage, with_gradients
 from golden_runners.product import instance_outputs, panoptic_outputs
+from ovseg.labelling.mask_objects import instances, panoptic
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
-from ovseg.labelling.masks import class_maps, instances, panoptic
+from ovseg.labelling.masks import class_maps
 from ovseg.labelling.objects import MaskRule
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction, Target

@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +23,20 @@ from torch import Tensor
 from ovseg.data.scenes.concepts import Concept, read_concepts
 from ovseg.data.scenes.textures import STUFF, make_texture
 from ovseg.errors import EnvironmentProblem, InputError
-from ovseg.system.files import atomic_write
+from ovseg.system.files import atomic_write, file_hash
 
 SPRITE = 128
 TEXTURES_PER_CLASS = 24
 PHOTOS = ("astronaut", "camera", "rocket", "hubble_deep_field", "moon", "retina", "coins")
+RULES = Path(__file__).with_name("concepts.json")
+"""Which drawings are kept, dropped and renamed."""
+
 NPM_PACKAGES = {
-    "@lobehub/fluent-emoji-3d": "1.1.0",
-    "emoji-datasource-google": "16.0.0",
-    "emoji-datasource": "16.0.0",
+    "@lobehub/fluent-emoji-3d": ("1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
+    "emoji-datasource-google": ("16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"),
+    "emoji-datasource": ("16.0.0", "2006725061dc0098daa832d65f854a7bec0740af2eb47cb5b23d89f7e2c849f9"),
 }
+"""Package -> version and sha256 of its archive."""
 
 
 @dataclass
@@ -81,28 +86,34 @@ class Bank:
                 return cls(concepts, *(file.get_tensor(k) for k in ("sprites", "sprite_concept", "textures", "photos")))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"'{path}' is no bank of Scenes ({error}); delete it and run datasets/prepare_scenes.py --only-bank"
+                f"'{path}' is no bank of Scenes ({error}); delete it and run `ovseg datasets scenes --only-bank`"
             ) from error
 
 
-def fetch_packages(folder: Path) -> dict[str, Path]:
-    """Download and unpack the npm packages of the drawings, once.
+def fetch_packages(folder: Path, say: Callable[[str], None] = print) -> dict[str, Path]:
+    """Download, check and unpack the npm packages of the drawings, once.
+
+    Args:
+        folder: Where they are kept.
+        say: Takes one line for each download.
 
     Returns:
         Package name to the unpacked folder.
 
     Raises:
-        EnvironmentProblem: npm is missing or the registry does not answer.
+        EnvironmentProblem: npm is missing, the registry does not answer, or an archive is not the one that was tested.
     """
     unpacked = {}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, version in NPM_PACKAGES.items():
+    for name, (version, sha256) in NPM_PACKAGES.items():
         target = folder / name.replace("@", "").replace("/", "-")
         if not (target / "package").is_dir():
+            say(f"downloading {name} {version}")
             command = ["npm", "pack", "--silent", f"{name}@{version}", "--pack-destination", str(folder)]
             partial = target.with_name(f"{target.name}.partial")  # what is unpacked by half must not look complete
             try:
                 archive = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+                check_archive(folder / archive, sha256)
                 with tarfile.open(folder / archive) as tar:
                     tar.extractall(partial, filter="data")
             except (OSError, EOFError, IndexError, tarfile.TarError, subprocess.CalledProcessError) as error:
@@ -113,6 +124,21 @@ def fetch_packages(folder: Path) -> dict[str, Path]:
             (folder / archive).unlink()
         unpacked[name] = target / "package"
     return unpacked
+
+
+def check_archive(path: Path, sha256: str) -> None:
+    """Compare an archive with its pinned checksum; another one is removed.
+
+    Raises:
+        EnvironmentProblem: It is not the one that was tested.
+    """
+    got = file_hash(path)
+    if got != sha256:
+        path.unlink()
+        raise EnvironmentProblem(
+            f"{path.name} has sha256 {got}, expected {sha256}; check which registry npm uses, empty its cache with "
+            "`npm cache clean --force`, and run this again"
+        )
 
 
 def fetch_stamps(folder: Path) -> Path:
@@ -153,8 +179,12 @@ def read_sprite(path: Path) -> Tensor | None:
 
 
 def _background_photos() -> Tensor:
-    from skimage import data
-
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise EnvironmentProblem(
+            "the photographs behind Scenes are those of scikit-image; run `pip install 'ovseg[train]'`"
+        ) from error
     rows = []
     for name in PHOTOS:
         image = Image.fromarray(np.asarray(getattr(data, name)())).convert("RGB").resize((384, 256))
@@ -162,14 +192,16 @@ def _background_photos() -> Tensor:
     return torch.stack(rows)
 
 
-def build_bank(cache: Path, rules: Path) -> Bank:
+def build_bank(cache: Path, rules: Path = RULES, say: Callable[[str], None] = print) -> Bank:
     """Gather the drawings, textures and photographs (about a minute; needs npm the first time).
 
     Args:
         cache: Folder for downloads.
-        rules: ``datasets/scenes_concepts.json``.
+        rules: What is kept, dropped and renamed.
+        say: Takes one line for each download.
     """
-    packages = fetch_packages(cache)
+    photos = _background_photos()
+    packages = fetch_packages(cache, say)
     concepts = read_concepts(packages["emoji-datasource"] / "emoji.json", rules)
     sprites, owners = [], []
     for index, concept in enumerate(concepts):
@@ -184,7 +216,7 @@ def build_bank(cache: Path, rules: Path) -> Bank:
                     owners.append(index)
     textures = [make_texture(name, seed) for name in STUFF for seed in range(TEXTURES_PER_CLASS)]
     texture_tensor = torch.from_numpy(np.stack(textures)).permute(0, 3, 1, 2).contiguous()
-    return Bank(concepts, torch.stack(sprites), torch.tensor(owners), texture_tensor, _background_photos())
+    return Bank(concepts, torch.stack(sprites), torch.tensor(owners), texture_tensor, photos)
 
 
 def photo_bank(bank: Bank, stamps: Path) -> Bank:

@@ -33,7 +33,7 @@ def read_concepts(emoji_json: Path, rules_json: Path) -> list[Concept]:
 
     Args:
         emoji_json: ``emoji.json`` of the npm package ``emoji-datasource``.
-        rules_json: ``datasets/scenes_concepts.json``: what is kept, dropped and renamed.
+        rules_json: ``ovseg/data/scenes/concepts.json``: what is kept, dropped and renamed.
     """
     rules = json.loads(rules_json.read_text())
     concepts: dict[str, Concept] = {}

@@ -18,6 +18,7 @@ from ovseg.evaluation.robustness import Condition
 from ovseg.evaluation.runs.measures import Measures, choose_tasks
 from ovseg.evaluation.runs.prompt_source import PromptSource, check_words
 from ovseg.evaluation.runs.sources import ModelSource, Source
+from ovseg.system.device import resolve_device, resolve_dtype
 from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary
 from ovseg.vocabulary.names import fold
@@ -139,14 +140,15 @@ class Plan:
         return dump([self.predictions, self.model, self.protocol, self.overrides, self.device, self.dtype])
 
     def load(self, device: str) -> Segmenter:
-        """Load the model on a device.
+        """Load the model on a device; on the CPU ``auto`` is fp32, whatever was measured of its weights.
 
         Raises:
             OvsegError: As `ovseg.load`.
         """
         from ovseg.zoo import load_spec, resolve  # they bring Detectron2
 
-        return load_spec(resolve(self.model, self.protocol, self.overrides or None), device, self.dtype)
+        dtype = resolve_dtype(self.dtype, resolve_device(device))
+        return load_spec(resolve(self.model, self.protocol, self.overrides or None), device, dtype)
 
     def open_source(self, dataset: Dataset, measures: Measures, segmenter: Segmenter) -> Source:
         """Give the model its words.

@@ -168,7 +168,7 @@ def label(
         claim(opened, made, missing, fresh)
         start = time.perf_counter()
         tell(0, len(missing), IMAGES, 0)
-        with _failures_kept(opened):
+        with _in_order(opened):
             if missing:
                 runner.run(plan, folder, made_by(made), missing, _counter(tell, len(missing)))
         return close(opened, made, len(missing), time.perf_counter() - start, tell)
@@ -273,16 +273,20 @@ def _counter(report: Report, total: int) -> Tell:
 
 
 @contextlib.contextmanager
-def _failures_kept(opened: Opened) -> Iterator[None]:
-    """Keep the list of failures up to date also where the work is interrupted, and leave no temporary files."""
+def _in_order(opened: Opened) -> Iterator[None]:
+    """Keep the list of failures up to date also where the work is interrupted, and leave no temporary files.
+
+    Workers of a cluster may be lost while they write, and the work goes on without them.
+    """
     try:
         yield
     except BaseException:
         rows = kept.rows_by_key(opened.folder)
         with contextlib.suppress(InputError):  # such as a full disk, which is being told of
             kept.write_failed(opened.folder, (rows[item.key] for item in opened.items if item.key in rows))
-        kept.sweep(opened.folder)
         raise
+    finally:
+        kept.sweep(opened.folder)
 
 
 def _look(plan: LabelPlan, files: Mapping[str, Path], known: Contents | None, report: Report) -> Contents:

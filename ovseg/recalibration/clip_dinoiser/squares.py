@@ -83,8 +83,9 @@ def read_panoptic(folder: Path) -> tuple[list[tuple[Path, Path | None]], list[li
         objects = [[s["id"] for s in one["segments_info"] if s["category_id"] in things] for one in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"cannot read '{path}' ({error}); masks need panoptic.json, images/ and panoptic/ as of prepare_scenes.py"
+            f"cannot read '{path}' ({error}); masks need panoptic.json, images/ and panoptic/ as "
+            "`ovseg datasets scenes` writes them"
         ) from error
     if not files:
-        raise InputError(f"'{path}' annotates no image; make it anew with datasets/prepare_scenes.py")
+        raise InputError(f"'{path}' annotates no image; make it anew with `ovseg datasets scenes`")
     return files, objects

@@ -1,7 +1,4 @@
-"""Build *Scenes* from public cut-outs: images, panoptic PNG + COCO JSON, semantic PNG; deterministic from a seed.
-
-    python datasets/prepare_scenes.py --output data/scenes
-    python datasets/prepare_scenes.py --output data/scenes --splits val,novel --size 384 --count 100
+"""Writes the splits of *Scenes*: images, panoptic PNG + COCO JSON, semantic PNG; deterministic from a seed.
 
 Splits: `train` and `val` show base concepts in different compositions, `novel` concepts that no training scene has,
 `photo` photographic cut-outs (Debian's stamps, GPL-2: made on your machine, not to be passed on under our licence).
@@ -9,12 +6,10 @@ Splits: `train` and `val` show base concepts in different compositions, `novel` 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
 import numpy as np
 import torch
@@ -24,17 +19,16 @@ from rich.progress import track
 from ovseg.data.scenes.bank import Bank, build_bank, fetch_stamps, photo_bank
 from ovseg.data.scenes.composer import MAX_OBJECTS, Composer, SceneBatch, draw_concepts
 from ovseg.data.scenes.textures import STUFF
-from ovseg.errors import InputError, OvsegError
+from ovseg.errors import InputError, unknown_name
 from ovseg.system.files import atomic_write, check_writable
 
 COUNTS = {"train": 3000, "val": 300, "novel": 150, "photo": 150}
 VOID = 65535
-RULES = Path(__file__).with_name("scenes_concepts.json")
 
 
 def categories(bank: Bank) -> list[dict[str, object]]:
     """COCO categories: the things in the order of the bank (ids from 1), then the stuff classes."""
-    things = [
+    things: list[dict[str, object]] = [
         {
             "name": c.name,
             "synonyms": c.synonyms,
@@ -44,7 +38,7 @@ def categories(bank: Bank) -> list[dict[str, object]]:
         }
         for c in bank.concepts
     ]
-    stuff = [
+    stuff: list[dict[str, object]] = [
         {"name": n, "synonyms": s, "isthing": 0, "supercategory": "stuff", "split": "base"} for n, s in STUFF.items()
     ]
     return [{"id": i, **category} for i, category in enumerate(things + stuff, 1)]
@@ -108,71 +102,50 @@ def write_split(bank: Bank, split: str, count: int, size: int, seed: int, root: 
         temporary.write_text(json.dumps(text))
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read and check the command line.
+def prepare(
+    output: Path,
+    splits: Sequence[str] = tuple(COUNTS),
+    count: int | None = None,
+    size: int = 256,
+    seed: int = 0,
+    cache: Path | None = None,
+    stamps: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Gather the cut-outs once, then write splits, over what is there.
+
+    Args:
+        output: Folder of the data set; ``bank.safetensors`` in it holds the cut-outs.
+        splits: Which of `COUNTS`; none gathers the cut-outs and stops: what training the CLIP needs.
+        count: Scenes of each split; None is what `COUNTS` says.
+        size: Side of a scene in pixels.
+        seed: Of all that is random.
+        cache: Folder for downloads; None is ``output/downloads``.
+        stamps: Unpacked stamps for ``photo``; None downloads them.
+        say: Takes one line for each step.
 
     Raises:
-        InputError: A split is unknown, or the size or count is out of range.
+        UnknownNameError: There is no such split.
+        InputError: The size or count is out of range, or the folder or a file is not as it should be.
+        EnvironmentProblem: What is missing cannot be fetched.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("data/scenes"))
-    parser.add_argument("--cache", type=Path, help="folder for downloads (default: OUTPUT/downloads)")
-    parser.add_argument(
-        "--stamps", type=Path, help="unpacked stamps folder for `photo` (default: downloaded with apt-get)"
-    )
-    parser.add_argument("--splits", default="train,val,novel,photo", help="comma separated")
-    usual = ", ".join(f"{count} {split}" for split, count in COUNTS.items())
-    parser.add_argument("--count", type=int, help=f"scenes per split (default: {usual})")
-    parser.add_argument("--size", type=int, default=256, help="side of a scene in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--only-bank", action="store_true", help="gather the cut-outs and stop: what training the CLIP needs"
-    )
-    args = parser.parse_args(argv)
-    args.splits = [split.strip() for split in args.splits.split(",")]
-    unknown = [split for split in args.splits if split not in COUNTS]
-    if unknown:
-        raise InputError(f"unknown split '{unknown[0]}'; expected some of {', '.join(COUNTS)}, separated by commas")
-    if args.size < 32 or (args.count is not None and args.count < 1):
-        raise InputError(
-            f"--size {args.size} --count {args.count}: expected a size of at least 32 and a positive count"
-        )
-    return args
-
-
-def prepare(args: argparse.Namespace) -> None:
-    """Gather the bank once, then write the splits.
-
-    Raises:
-        OvsegError: The output folder, the network or a file is not as it should be.
-    """
-    splits = [] if args.only_bank else args.splits
-    check_writable(args.output)
-    cache, path = args.cache or args.output / "downloads", args.output / "bank.safetensors"
+    for split in splits:
+        if split not in COUNTS:
+            raise unknown_name("split", split, COUNTS)
+    if size < 32 or (count is not None and count < 1):
+        raise InputError(f"--size {size} --count {count}: expected a size of at least 32 and a positive count")
+    check_writable(output)
+    cache, path = cache or output / "downloads", output / "bank.safetensors"
     if not path.exists():
-        print("gathering cut-outs, textures and photographs ...", flush=True)
-        build_bank(cache, RULES).save(path)
+        say("gathering cut-outs, textures and photographs ...")
+        build_bank(cache, say=say).save(path)
     bank = Bank.load(path)
-    print(f"{len(bank.concepts)} concepts, {len(bank.sprites)} cut-outs, {len(STUFF)} stuff classes: {path}")
+    say(f"{len(bank.concepts)} concepts, {len(bank.sprites)} cut-outs, {len(STUFF)} stuff classes: {path}")
     banks = dict.fromkeys(splits, bank)
     if "photo" in banks:  # first, so that what is missing is found out before the long work
-        banks["photo"] = photo_bank(bank, args.stamps or fetch_stamps(cache / "stamps"))
-        print(f"photo: {len(banks['photo'].sprites)} photographic cut-outs")
+        banks["photo"] = photo_bank(bank, stamps or fetch_stamps(cache / "stamps"))
+        say(f"photo: {len(banks['photo'].sprites)} photographic cut-outs")
     for split, source in banks.items():
-        count = args.count or COUNTS[split]
-        write_split(source, split, count, args.size, args.seed, args.output)
-        print(f"{split}: {count} scenes of {args.size} x {args.size} pixels in {args.output / split}", flush=True)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, or 2 after an error that it names in one line."""
-    try:
-        prepare(parse_args(argv))
-    except OvsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        scenes = count or COUNTS[split]
+        write_split(source, split, scenes, size, seed, output)
+        say(f"{split}: {scenes} scenes of {size} x {size} pixels in {output / split}")
