@@ -57,12 +57,15 @@ EXTRAS = {
     "test": [
         "faster-coco-eval>=1.6",
         "hypothesis>=6.100",
+        "ipykernel>=6.29",
         "mypy>=1.11",
+        "nbclient>=0.10",
         "playwright>=1.45",
         "pytest>=8.0",
         "pytest-xdist>=3.5",
         "ruff>=0.6",
         "scikit-image>=0.22",
+        "supervision>=0.25",
         "types-PyYAML>=6.0",
     ],
 }

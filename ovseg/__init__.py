@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ovseg._version import __version__
 
 if TYPE_CHECKING:
+    from ovseg.engine.sharing import from_pretrained, push_to_hub
     from ovseg.result.segmentation import Segmentation
     from ovseg.segmenter import Segmenter
     from ovseg.vocabulary import Vocabulary
@@ -23,11 +24,22 @@ _HOME = {
     "Segmentation": "ovseg.result.segmentation",
     "Segmenter": "ovseg.segmenter",
     "Vocabulary": "ovseg.vocabulary",
+    "from_pretrained": "ovseg.engine.sharing",
     "list_models": "ovseg.zoo",
     "load": "ovseg.zoo",
+    "push_to_hub": "ovseg.engine.sharing",
 }
 
-__all__ = ["Segmentation", "Segmenter", "Vocabulary", "__version__", "list_models", "load"]
+__all__ = [
+    "Segmentation",
+    "Segmenter",
+    "Vocabulary",
+    "__version__",
+    "from_pretrained",
+    "list_models",
+    "load",
+    "push_to_hub",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,10 @@ class DownloadRefused(DownloadError):
     """Weights are not on this machine, and nobody has agreed to a large download."""
 
 
+class UploadError(OvsegError):
+    """A model could not be shared through a hub."""
+
+
 class ConfigError(OvsegError):
     """A configuration value, device or dtype is not allowed."""
 

@@ -216,10 +216,8 @@ OUTPUT_DIR: {output}
 """
 
 
-@pytest.fixture
-def own_data(tmp_path: Path) -> Path:
-    """A folder of twelve photographs in the layout images/ + labels/ + classes.txt; two classes, some void."""
-    folder = tmp_path / "own"
+def write_own_data(folder: Path) -> Path:
+    """Write twelve photographs in the layout images/ + labels/ + classes.txt; two classes, some void."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     (folder / "classes.txt").write_text("glorp|glorps\nblix\n", encoding="utf-8")
@@ -234,6 +232,12 @@ def own_data(tmp_path: Path) -> Path:
         Image.fromarray(pixels).save(folder / "images" / f"{index:02d}.jpg", quality=95)
         Image.fromarray(labels).save(folder / "labels" / f"{index:02d}.png")
     return folder
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    """The folder of `write_own_data`."""
+    return write_own_data(tmp_path / "own")
 
 
 @pytest.fixture

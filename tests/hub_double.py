@@ -6,6 +6,7 @@
         assert hub.asked("HEAD") == ["/owner/name/resolve/main/config.json"]
         hub.requests.clear()                   # a second use asks nothing: assert not hub.requests
 
+It takes commits, too (`tests.hub_uploads`): ``hub.repos`` has what was pushed, ``hub.private`` what shall not be seen.
 Weights (by their ending) are large files as on the hub: the answer is a redirect to a second server, the CDN, with the
 checksum and size in ``X-Linked-*``. ``plain`` are files at URLs that are no hub's: ``hub.url("clip/ViT-B-16.pt")``.
 
@@ -20,6 +21,8 @@ Switches; they may be changed at any time, and belong to a file where they name 
 - ``ignores_range = True``: a download always begins at the first byte.
 - ``corrupt = {"model.safetensors"}``: other bytes than the checksum says, as many.
 - ``sizes = {"model.safetensors": 10**12}``: the size that is said of a file.
+- ``readers = {"hf_reader"}``: tokens that may read what is private, and write nothing (403).
+- ``mangles = {"model.safetensors"}``: what is kept of a file that is pushed is something else.
 - ``xet = True``: large files say that they are in Xet storage, too (which the double does not speak).
 """
 
@@ -43,7 +46,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-LARGE = (".safetensors", ".bin", ".pt", ".pth", ".model", ".msgpack", ".h5")
+from tests.hub_uploads import LARGE, Uploads, card_of, etag_of, sha256
+
 OFFLINE = ("OVSEG_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _PIECE = 1 << 14
@@ -87,6 +91,9 @@ class HubDouble:
         self.later: list[tuple[int, str | None]] = []
         self.corrupt: set[str] = set()
         self.sizes: dict[str, int] = {}
+        self.readers: set[str] = set()
+        self.mangles: set[str] = set()
+        self.objects: dict[str, bytes] = {}  # large files that were uploaded, by checksum
         self.pause, self.ignores_range, self.xet = 0.0, False, False
         self._lock, self._open = threading.Lock(), threading.Event()
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, cdn)) for cdn in (False, True)]
@@ -162,15 +169,6 @@ class HubDouble:
         return {**own, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": ""}
 
 
-def sha256(data: bytes) -> str:
-    """Return the checksum by which the hub knows a large file."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _etag(name: str, data: bytes) -> str:
-    return sha256(data) if name.endswith(LARGE) else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
 def _handler(hub: HubDouble, cdn: bool) -> type[BaseHTTPRequestHandler]:
     class Handler(_Handler):
         double, is_cdn = hub, cdn
@@ -178,9 +176,7 @@ def _handler(hub: HubDouble, cdn: bool) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-class _Handler(BaseHTTPRequestHandler):
-    double: HubDouble
-    is_cdn: bool
+class _Handler(Uploads, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_args: Any) -> None:
@@ -194,7 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer."""
         self._answer()
 
-    def _answer(self) -> None:
+    def _begin(self) -> tuple[str, str] | None:
+        """Note a request; returns its path and token, None where it was told to come later."""
         path = unquote(urlsplit(self.path).path)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         with self.double._lock:
@@ -202,7 +199,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.double.requests.append(one)
             status, rest = self.double.later.pop(0) if self.double.later else (0, None)
         if status:
-            return self._send(status, b"later", {"Retry-After": rest} if rest else {})
+            self._send(status, b"later", {"Retry-After": rest} if rest else {})
+        return None if status else (path, token)
+
+    def _answer(self) -> None:
+        if (begun := self._begin()) is None:
+            return None
+        path, token = begun
         if self.is_cdn or path.startswith("/plain/"):
             data = self._blob(path) if self.is_cdn else self.double.plain.get(path.removeprefix("/plain/"))
             return self._file(path, data) if data is not None else self._send(404)
@@ -214,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _allowed(self, repo: str, token: str) -> bool:
         """Refuse as the hub does; False where that was done."""
-        hub, known = self.double, token == self.double.token
+        hub, known = self.double, token in (self.double.token, *self.double.readers)
         if repo not in hub.repos or (repo in hub.private and not known):
             self._send(404 if token else 401, headers={"X-Error-Code": "RepoNotFound"})
         elif repo in hub.gated and (hub.gated[repo] == 403 or not known):
@@ -232,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (data := hub.repos[repo].get(name)) is None:
             return self._send(404, headers={"X-Error-Code": "EntryNotFound", **commit})
         if not name.endswith(LARGE):
-            return self._file(name, data, {**commit, "ETag": f'"{_etag(name, data)}"'})
+            return self._file(name, data, {**commit, "ETag": f'"{etag_of(name, data)}"'})
         size = hub.sizes.get(name.rpartition("/")[2], len(data))
         headers = {**commit, "X-Linked-Etag": f'"{sha256(data)}"', "X-Linked-Size": str(size)}
         if hub.xet:
@@ -250,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"(.+?)(?:/(revision|tree)/([^/]+)(/.*)?)?", path)
         repo, kind, revision, below = found.groups() if found else ("", "", "", "")
         hub = self.double
-        hidden = repo not in hub.repos or (repo in hub.private and token != hub.token)
+        hidden = repo not in hub.repos or (repo in hub.private and token not in (hub.token, *hub.readers))
         if (hidden and not self._allowed(repo, token)) or not self._known(repo, revision or "main"):
             return None
         entries = [self._entry(name, data) for name, data in sorted(hub.repos[repo].items())]
@@ -262,7 +265,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
         about = {"id": repo, "modelId": repo, "sha": hub.commit(repo), "private": repo in hub.private, "tags": []}
         about |= {"siblings": entries, "gated": "manual" if repo in hub.gated else False}
-        return self._json({**about, "cardData": {"license": hub.licence} if hub.licence else {}})
+        own = {"license": hub.licence} if hub.licence else {}
+        return self._json({**about, "cardData": card_of(hub.repos[repo]) or own})
 
     def _entry(self, name: str, data: bytes) -> dict[str, Any]:
         size = self.double.sizes.get(name.rpartition("/")[2], len(data))
@@ -283,8 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
             None,
         )
 
-    def _json(self, value: Any) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _json(self, value: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
@@ -308,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
                 end = (hub.stalls if silent else hub.breaks).pop(0)
         span = {"Content-Range": f"bytes {asked}-{len(data) - 1}/{len(data)}"} if asked else {}
         self.send_response(206 if asked else 200)
-        own = {"ETag": f'"{_etag(name, data)}"', "Accept-Ranges": "bytes", "Content-Length": str(len(body))}
+        own = {"ETag": f'"{etag_of(name, data)}"', "Accept-Ranges": "bytes", "Content-Length": str(len(body))}
         for key, text in {**own, **span, **(headers or {})}.items():
             self.send_header(key, text)
         self.end_headers()

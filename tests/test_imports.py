@@ -8,7 +8,16 @@ import sys
 import pytest
 
 HEAVY = {"cv2", "detectron2", "open_clip", "segment_anything", "torchvision", "triton"}
-PUBLIC = {"Segmentation", "Segmenter", "Vocabulary", "__version__", "list_models", "load"}
+PUBLIC = {
+    "Segmentation",
+    "Segmenter",
+    "Vocabulary",
+    "__version__",
+    "from_pretrained",
+    "list_models",
+    "load",
+    "push_to_hub",
+}
 
 
 @functools.cache

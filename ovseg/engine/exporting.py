@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovseg.checkpoint.run_files import CLASSES, CONFIG, LAST, MODEL
+from ovseg.checkpoint.run_files import CLASSES, CONFIG, EARLIER, LAST, MODEL
 from ovseg.checkpoint.run_state import RunState, require_finite, require_run_state
 from ovseg.checkpoint.trained import save_trained
 from ovseg.engine.held_out import HELD_OUT
-from ovseg.engine.identity import DATA, EARLIER
+from ovseg.engine.identity import DATA
 from ovseg.errors import InputError, WeightsError
 from ovseg.system.files import atomic_write, check_writable
 from ovseg.vocabulary import Vocabulary

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ovseg.checkpoint.hashing import hash_tensors
+from ovseg.checkpoint.run_files import EARLIER
 from ovseg.checkpoint.trained import trained_state
 from ovseg.config import new_key
 from ovseg.data.contents import Contents, differences, read_contents, write_contents
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 DATA = "data.jsonl"
 """File in the folder of a run with the files that it is trained on; the checkpoint has the hash of what it says."""
-EARLIER = "trained_before.json"
-"""File in the folder of a run with the hashes of images that the weights it has started from were trained on."""
 FREE = ("MODEL.DEVICE", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD")
 """What may differ between the parts of one run."""
 NAMES = (

@@ -9,12 +9,13 @@ import torch
 from detectron2.utils import comm
 
 from ovseg._version import __version__
+from ovseg.checkpoint.run_files import EARLIER
 from ovseg.engine.checkpoints import Checkpoint
 from ovseg.engine.expectation import describe
 from ovseg.engine.exporting import write_description
 from ovseg.engine.held_out import HELD_OUT, HeldOut, is_share
 from ovseg.engine.hooks import Log, Save, Validation, start_log
-from ovseg.engine.identity import DATA, EARLIER, trained_before, trained_on
+from ovseg.engine.identity import DATA, trained_before, trained_on
 from ovseg.engine.options import training_spec, with_seed
 from ovseg.engine.pace import log
 from ovseg.engine.run_data import RunData, chosen_words, load_held_out, load_run_data, load_tests

@@ -12,7 +12,7 @@ from PIL import Image
 from ovseg.errors import InputError
 from ovseg.result.id_marks import find_marks
 from ovseg.result.legend import PAPER, add_legend, draw_panel, legend_rows, whole_size
-from ovseg.result.parts import Result
+from ovseg.result.parts import Result, nearest
 from ovseg.result.png import LARGE, write_png
 from ovseg.vocabulary.colors import ALPHA
 
@@ -52,8 +52,7 @@ def draw_overlay(result: Result, alpha: float = ALPHA, legend: bool | str = True
         legend = "short" if legend else "none"
     if legend not in LEGENDS:
         raise InputError(f"the legend is '{legend}'; expected {', '.join(LEGENDS)}")
-    colors = np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
-    arrays = [result.labels, result.image, *([result.panoptic.ids] if result.panoptic is not None else [])]
+    colors, arrays = _colors(result), _arrays(result)
     height, width = result.labels.shape
     factor = -(-_SMALL // max(height, width)) if legend != "none" and max(height, width) < _SMALL else 1
     if factor > 1:
@@ -65,6 +64,37 @@ def draw_overlay(result: Result, alpha: float = ALPHA, legend: bool | str = True
     if legend == "none":
         return picture
     return add_legend(picture, legend_rows(result, alpha, legend == "all", ids), legend == "all")
+
+
+def draw_small(result: Result, side: int) -> Image.Image:
+    """Draw a result with its short legend, shrunk before it is drawn; a small one as `draw_overlay` does.
+
+    Args:
+        result: What to draw.
+        side: Longest side of the photograph in pixels, at most. The legend counts all pixels, whatever is shown.
+    """
+    factor = side / max(result.labels.shape)
+    if factor >= 1:
+        return draw_overlay(result)
+    labels, image, *segments = _shrunk(_arrays(result), factor)
+    picture = Image.fromarray(blend(image, labels, _colors(result), ALPHA, *segments))
+    return add_legend(picture, legend_rows(result))
+
+
+def _colors(result: Result) -> np.ndarray:
+    return np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
+
+
+def _arrays(result: Result) -> list[np.ndarray]:
+    """Return labels, photograph and, where there are some, segments."""
+    return [result.labels, result.image, *([result.panoptic.ids] if result.panoptic is not None else [])]
+
+
+def _shrunk(arrays: list[np.ndarray], factor: float) -> list[np.ndarray]:
+    """Shrink labels, photograph and segments: each place shows the mean of the photograph, and one label of it."""
+    height, width = (max(1, round(side * factor)) for side in arrays[0].shape)
+    image = np.asarray(Image.fromarray(arrays[1]).resize((width, height), Image.Resampling.BOX))
+    return [image if array.ndim == 3 else nearest(array, (height, width)) for array in arrays]
 
 
 def blend(
@@ -152,7 +182,7 @@ def save_overlay(
 
 def _strips(result: Result, ids: bool) -> Iterator[np.ndarray]:
     """Yield the picture without its legend in strips, from the top."""
-    colors = np.array([entry.color for entry in result.classes], dtype=np.uint8).reshape(-1, 3)
+    colors = _colors(result)
     segments = None if result.panoptic is None else result.panoptic.ids
     marks, top = find_marks(result) if ids else [], 0
     for strip in blended(result.image, result.labels, colors, ALPHA, segments):

@@ -15,6 +15,16 @@ COMPACT = 2**26
 than a machine may have. The notes of such a result say so."""
 
 
+def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the nearest pixel of a map ``(H, W)`` for each of another size (height, width); a map of ids stays one."""
+    if array.shape == size:
+        return array
+    rows, columns = (
+        ((np.arange(now) + 0.5) * (was / now)).astype(int) for now, was in zip(size, array.shape, strict=True)
+    )
+    return np.asarray(array[rows[:, None], columns])
+
+
 class Result(Protocol):
     """A label and a score for every pixel of one image; `ovseg.result.segmentation.Segmentation` checks its parts."""
 

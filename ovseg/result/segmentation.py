@@ -30,6 +30,7 @@ from ovseg.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ovseg.result.comparison import Comparison
 
 SAVED = {".png": "labels", ".npz": "npz", ".json": "report"}
 """The format that `Segmentation.save` chooses by the suffix."""
@@ -145,6 +146,22 @@ class Segmentation:
         content = ", ".join(f"{segment.name} {segment.area_fraction:.0%}" for segment in biggest)
         present = f"{len(self.segments)} of {len(self.classes)} classes"
         return f"Segmentation({width}x{height}, {present}: {content or 'none'})"
+
+    def _repr_html_(self) -> str:
+        """Show the overlay with its legend in a notebook, at a size that keeps the notebook small; notes below it."""
+        from ovseg.result.notebook import result_html
+
+        return result_html(self, repr(self))
+
+    def compare(self, other: Segmentation) -> Comparison:
+        """Compare with another answer for the same photograph, by the names of the classes.
+
+        Raises:
+            InputError: They are of different sizes.
+        """
+        from ovseg.result.comparison import Comparison
+
+        return Comparison(self, other)
 
     def overlay(self, alpha: float = 0.5, legend: bool | str = True, ids: bool = False) -> Image.Image:
         """Draw the labels over the photograph.

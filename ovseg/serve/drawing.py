@@ -127,10 +127,5 @@ def difference(one: Segmentation, other: Segmentation) -> dict[str, Any]:
     Returns:
         ``share`` of the pixels that have another name, 0..1, and ``map``, where they are.
     """
-    known: dict[str, int] = {}
-    tables = []
-    for result in (one, other):
-        names = [known.setdefault(entry.name.casefold(), len(known)) for entry in result.classes]
-        tables.append(np.array([*names, -1]))  # the last is that of label -1
-    changed = tables[0][one.labels] != tables[1][other.labels]
-    return {"share": float(changed.mean()), "map": numbers(changed.astype(np.int32))}
+    found = one.compare(other)
+    return {"share": found.share, "map": numbers(found.changed.astype(np.int32))}

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.contract import CLASS_SCORES, Evidence, Words
+from ovseg.contract import CLASS_SCORES
 from ovseg.data.images import read_image
 from ovseg.errors import InputError, one_of
-from ovseg.result.formats.labels import NO_CLASS
+from ovseg.labelling.why import Why
 from ovseg.result.segmentation import Segmentation
 from ovseg.segmenter import EncodedImage, Segmenter
 from ovseg.serve.corrections import Corrected
@@ -29,9 +29,6 @@ from ovseg.serve.words import typed_background, typed_vocabulary
 Say = Callable[[str], None]
 SIDES = ("A", "B")
 _LOOK = 0.2  # seconds between two looks at whether a request is still wanted
-TOP = 5
-"""Classes that are named as reasons for a label."""
-
 _HEAT = 2**22  # numbers of all classes' maps from which one is drawn
 _HEAT_SIDE = 256
 
@@ -158,15 +155,9 @@ class Service:
         answer, segmenter, encoded = self._looked(session, side, turn)
         size, words, now = answer.result.labels.shape, answer.words, answer.current
         found = segmenter.model.explain(encoded.encoded, encoded.index, (size[0], size[1]), words, (row, column))
-        label = int(now.labels[row, column])
-        return {
-            "row": row,
-            "column": column,
-            "label": now.classes[label].name if label >= 0 else "",
-            "score": float(now.scores[row, column]),
-            **reasons(found, words, int(answer.result.labels[row, column])),
-            "corrected": label != int(answer.result.labels[row, column]),
-        }
+        label, own = int(now.labels[row, column]), int(answer.result.labels[row, column])
+        said = Why.of(found, words, (row, column), own, float(now.scores[row, column])).to_json()
+        return {**said, "label": now.classes[label].name if label >= 0 else "", "corrected": label != own}
 
     def heat(self, session: str, class_id: int, side: str = "A", turn: int | None = None) -> dict[str, Any]:
         """Draw the scores of one class, at as many pixels as the maps of all classes may have.
@@ -278,43 +269,3 @@ class Service:
         with own.changing:
             found = own.sides[side] = change(own.side(side, turn))
         return found
-
-
-def reasons(found: Evidence, words: Words, label: int) -> dict[str, Any]:
-    """Put what speaks for each class at a pixel into words; see `Service.why`.
-
-    Args:
-        found: Of the pixel.
-        words: That were asked for.
-        label: What the answer says there; -1 is no class.
-    """
-    scores, rows = found.scores.numpy(), found.rows.numpy()
-    named = (words.column_class >= 0).cpu().numpy()
-    classes, rest = np.flatnonzero(named), np.flatnonzero(~named)
-    order = classes[np.argsort(-scores[classes], kind="stable")][:TOP]
-    best = [float(scores[i]) for i in order]
-    top = [
-        {
-            "name": words.vocabulary[int(i)].name,
-            "word": words.texts[int(rows[i])] if words.texts else words.vocabulary[int(i)].name,
-            "score": float(scores[i]),
-            "color": list(words.vocabulary[int(i)].color),
-        }
-        for i in order
-    ]
-    nothing = int(rest[scores[rest].argmax()]) if len(rest) else None
-    remark = ""
-    if label == NO_CLASS and nothing is not None and scores[nothing] >= best[0]:
-        remark = "a word of no class scores highest here"
-    elif label == NO_CLASS:
-        remark = f"the best score is below the threshold of the background ({words.background.policy})"
-    elif label != int(order[0]):
-        remark = "the pixels around decided: the model refines its labels by areas or regions"
-    return {
-        "top": top,
-        "margin": best[0] - best[1] if len(best) > 1 else None,
-        "background": None
-        if nothing is None
-        else {"word": words.texts[int(rows[nothing])], "score": float(scores[nothing])},
-        "remark": remark,
-    }

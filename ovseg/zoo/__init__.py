@@ -9,6 +9,8 @@ A name is one of
 - ``sclip/mini``: a method on the CLIP and with the size rule of a card;
 - ``sclip/hf:OWNER/NAME``, ``sclip/hf-hub:OWNER/NAME``: a method on a CLIP of the hub; ``sclip/clip:A+B``: on several
   CLIPs (without a method, plain CLIP; all of them in `ovseg.zoo.clip_names`);
+- ``hf:OWNER/NAME``: a model that somebody has trained with ovseg and shared (`ovseg.engine.sharing`), if that is what
+  the repository holds; ``@REVISION`` behind it where not main is meant;
 - a folder with ``open_clip_config.json``, or ``config.json`` of transformers (plain CLIP; put a method before it for
   more: ``sclip/path/to/folder``), or with a ``config.yaml`` of its own, such as that of a training, finished or not;
 - a YAML config: a file, or a shipped one such as ``san/san_mini_scenes.yaml``; where its head is trained it says by

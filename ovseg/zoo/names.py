@@ -15,6 +15,7 @@ from ovseg.zoo.aliases import ALIASES, AUTO
 from ovseg.zoo.auto import choose
 from ovseg.zoo.card import PACKAGE, Card, list_models
 from ovseg.zoo.clip_names import CLIP_CONFIGS, PATH_START, clip, clip_source, is_clip
+from ovseg.zoo.shared import shared_folder
 from ovseg.zoo.spec import ASKED, Layer, Spec, architectures, read_entry, read_layers
 
 COMMON = "common"
@@ -63,10 +64,12 @@ def _find(model: str, protocol: str) -> Spec:
     method, _, rest = model.partition("/")
     if method.casefold() in _methods():
         return _with_method(method, rest, protocol)
-    if is_clip(model):
-        return _with_method("clip", model, protocol)
     card = None
-    if model.endswith((".yaml", ".yml")):
+    if shared := shared_folder(model):
+        path, asked = _folder(str(shared))
+    elif is_clip(model):
+        return _with_method("clip", model, protocol)
+    elif model.endswith((".yaml", ".yml")):
         path, asked = find_config(model), _words_beside(find_config(model), CONFIG)
     elif card := _card(model):
         path, asked = config_root() / card.config, _weights_of(card)

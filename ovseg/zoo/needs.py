@@ -22,6 +22,7 @@ from ovseg.errors import ConfigError
 from ovseg.zoo.aliases import AUTO, RECOMMENDED
 from ovseg.zoo.card import Card, on_disk, place, source_of
 from ovseg.zoo.names import resolve
+from ovseg.zoo.shared import shared_repository
 from ovseg.zoo.spec import Spec
 
 _GUIDES = ("timm:", "diffusion:")
@@ -105,13 +106,24 @@ def needs_of(name: str) -> list[Need]:
     """
     if name.startswith(_GUIDES):
         return _guide(name, name)
+    shared = _shared(name)
+    if shared and not shared[0].found:
+        return shared  # its config says what else it needs
     spec = resolve(RECOMMENDED if name == AUTO else name)
     if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
         return [_released(spec.card, name)]
     source = ClipSource.of(spec.config.MODEL.CLIP)
     clips = [need for one in source.members or (source,) for need in _clip(one, name)]
     guide = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", ""))
-    return [*clips, *_guide(guide, name), *_files(spec, name)]
+    return [*shared, *clips, *_guide(guide, name), *_files(spec, name)]
+
+
+def _shared(name: str) -> list[Need]:
+    """Return the repository of a model that somebody has trained and shared; none for other names."""
+    repo = shared_repository(name)
+    if repo is None:
+        return []
+    return [Need(f"model {name}", name, repo=repo, found=local_repository(repo.name, repo.layout, repo.revision))]
 
 
 def _released(card: Card, name: str) -> Need:

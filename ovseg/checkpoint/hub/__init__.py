@@ -12,7 +12,7 @@ from __future__ import annotations
 from ovseg.checkpoint.hub.fetching import fetch, fetch_first
 from ovseg.checkpoint.hub.manners import quietly
 from ovseg.checkpoint.hub.network import offline, reachable
-from ovseg.checkpoint.hub.repository import TOKENIZER, fetch_repository, local_repository
+from ovseg.checkpoint.hub.repository import TOKENIZER, fetch_repository, layout_of, local_repository
 from ovseg.checkpoint.hub.source import OPEN, Source
 from ovseg.checkpoint.hub.store import Stored, local, remove, stored
 
@@ -24,6 +24,7 @@ __all__ = [
     "fetch",
     "fetch_first",
     "fetch_repository",
+    "layout_of",
     "local",
     "local_repository",
     "offline",

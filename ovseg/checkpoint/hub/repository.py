@@ -19,6 +19,7 @@ from ovseg.checkpoint.hub.problems import NotThere
 from ovseg.checkpoint.hub.servers import BREAKS, Offer, described, licence_of
 from ovseg.checkpoint.hub.source import HUB, OPEN, Source
 from ovseg.checkpoint.hub.store import PART, hub_snapshot, kept, place_of
+from ovseg.checkpoint.run_files import CLASSES, CONFIG, EARLIER, MODEL
 from ovseg.errors import DownloadError, EnvironmentProblem, InputError, WeightsError, one_of
 from ovseg.system.cache_dir import cache_advice
 from ovseg.system.files import atomic_write
@@ -41,12 +42,14 @@ class Layout:
         weights: Stems with endings, liked best first; each may be in one file, or in shards with an index beside them.
         prefix: What users write before the name of a repository to mean this layout.
         other: An open model of this kind, for who has no access to one that is gated; empty where there is none.
+        beside: Files that go with it where they are there.
     """
 
     config: str
     weights: tuple[str, ...]
     prefix: str
     other: str = ""
+    beside: tuple[str, ...] = ()
 
 
 LAYOUTS = {
@@ -56,9 +59,11 @@ LAYOUTS = {
     ),
     "tokenizer": Layout("", (), ""),
     "diffusers": Layout("model_index.json", (), "diffusion:"),
+    "ovseg": Layout(CONFIG, (MODEL,), "hf:", beside=(CLASSES, EARLIER)),
 }
 """``hf``: as transformers saves models. ``open_clip``: as open_clip does. ``tokenizer``: no weights at all.
-``diffusers``: the parts of Stable Diffusion, each in a folder of its own."""
+``diffusers``: the parts of Stable Diffusion, each in a folder of its own. ``ovseg``: a model that was trained here, as
+`ovseg.engine.sharing` shares it."""
 
 _PARTS = {  # of Stable Diffusion, with their weights
     "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
@@ -132,6 +137,25 @@ def cost_of_repository(repo: str, layout: str = "hf", revision: str = "main") ->
     said = _describe(whole)
     missing = [file for file in _files_of(said, whole, layout).values() if kept_as(*file) is None]
     return _size(offer for _, offer in missing), licence_of(said)
+
+
+def layout_of(repo: str, revision: str = "main", among: Sequence[str] = ("hf", "ovseg")) -> str:
+    """Return which of several layouts a repository has: by what is on this disk, else by what the hub says.
+
+    Args:
+        repo: ``OWNER/NAME``.
+        revision: Branch, tag or commit.
+        among: Keys of `LAYOUTS`. The first one counts where several fit, where none does, and where the hub does not
+            tell: who fetches it then learns why.
+    """
+    if here := next((layout for layout in among if local_repository(repo, layout, revision)), ""):
+        return here
+    names: set[str] = set()
+    if not offline():
+        with contextlib.suppress(DownloadError):
+            said = _describe(_whole(repo, among[0], revision))
+            names = {str(one["rfilename"]) for one in said.get("siblings") or ()}
+    return next((layout for layout in among if LAYOUTS[layout].config in names), among[0])
 
 
 def _whole(repo: str, layout: str, revision: str, licence: str = "") -> Source:
@@ -229,7 +253,8 @@ def choose(names: Sequence[str], layout: str, repo: str) -> list[str]:
         raise NotThere(f"{repo} has no {wanted.config}, which '{wanted.prefix}{repo}' means; {mend}")
     if layout == "diffusers":
         return [wanted.config, *(one for part in _PARTS for one in _part(names, part, repo))]
-    return [wanted.config, *tokenizer, *_best(tops, wanted.weights, repo)]
+    along = [name for name in wanted.beside if name in tops] if wanted.beside else tokenizer
+    return [wanted.config, *along, *_best(tops, wanted.weights, repo)]
 
 
 def _part(names: Sequence[str], part: str, repo: str) -> list[str]:
