@@ -59,7 +59,7 @@ def run_page(page: Path, folder: Path) -> None:
 def test_commands_options_targets_and_files_that_are_named_are_there(name: str) -> None:
     """Of all blocks, run or not."""
     targets = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    extras = set(re.findall(r'^(?:    |EXTRAS\[)"(\w+)"(?:: \[|\] =)', (ROOT / "setup.py").read_text(), re.M))
+    extras = extras_of_the_package()
     for block in read(ROOT / name):
         for words in commands(block) if block.language == "bash" else ():
             while "=" in words[0] and words[0].split("=")[0].isupper():
@@ -72,6 +72,15 @@ def test_commands_options_targets_and_files_that_are_named_are_there(name: str) 
                 assert (ROOT / words[1]).is_file() or "file" in block.marks, words[1]
     for asked in re.findall(r"ovseg\[([\w,]+)\]", (ROOT / name).read_text(encoding="utf-8")):
         assert set(asked.split(",")) <= extras, asked
+
+
+def extras_of_the_package() -> set[str]:
+    return set(re.findall(r'^(?:    |EXTRAS\[)"(\w+)"(?:: \[|\] =)', (ROOT / "setup.py").read_text(), re.M))
+
+
+def test_the_quick_start_has_all_extras() -> None:
+    table = (ROOT / "docs/quickstart.md").read_text().split("| extra |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`(?=[^|]*\|[^|]*\|\n)", table + "\n")) == extras_of_the_package()
 
 
 def commands(block: Block) -> list[list[str]]:
