@@ -78,8 +78,8 @@ def extras_of_the_package() -> set[str]:
     return set(re.findall(r'^(?:    |EXTRAS\[)"(\w+)"(?:: \[|\] =)', (ROOT / "setup.py").read_text(), re.M))
 
 
-def test_the_quick_start_has_all_extras() -> None:
-    table = (ROOT / "docs/quickstart.md").read_text().split("| extra |")[1].split("\n\n")[0]
+def test_the_page_on_installing_has_all_extras() -> None:
+    table = (ROOT / "docs/install.md").read_text().split("| extra |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(\w+)`(?=[^|]*\|[^|]*\|\n)", table + "\n")) == extras_of_the_package()
 
 

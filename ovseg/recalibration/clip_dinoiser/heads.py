@@ -15,7 +15,8 @@ from ovseg.errors import WeightsError
 PACKAGE = Path(__file__).resolve().parents[2]
 _HOW = (
     "train heads with tools/train_clip_dinoiser.py of the repository, take checkpoints/last.pt of "
-    "github.com/wysoczanska/clip_dinoiser (made for ViT-B-16/laion2b_s34b_b88k), or set weights '' to pool without training by the features of a guide"
+    "github.com/wysoczanska/clip_dinoiser (made for ViT-B-16/laion2b_s34b_b88k), or "
+    "set weights '' to pool without training by the features of a guide"
 )
 
 
