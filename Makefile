@@ -8,7 +8,7 @@ CLUSTER := $(VENV)/.ovseg-cluster
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo train-demo docs test test-slow test-all clean
+.PHONY: help install demo train-demo docs test test-slow test-all check-package test-matrix gpu-check clean
 
 help:
 	@echo "make demo     install into $(VENV), segment the example photographs, say where the pictures are"
@@ -16,6 +16,9 @@ help:
 	@echo "make test     install into $(VENV), then ruff, mypy and pytest"
 	@echo "make test-all  make test, then the slow tests: the page in a browser (needs Chromium), many users, many files, compilers"
 	@echo "make docs     build the site of the documentation into site/, strictly: every link has to lead somewhere"
+	@echo "make check-package  build the wheel and use it in a clean environment, without this checkout"
+	@echo "make test-matrix  that and the tests for Python 3.10 to 3.13, oldest and newest packages: MATRIX='--pythons 3.10'"
+	@echo "make gpu-check  operators, goldens, models and times on CUDA, no network needed: GPU_CHECK='--wheels DIR'"
 	@echo "make install  only install into $(VENV) (a few GB the first time, nothing when up to date)"
 	@echo "make clean    remove $(VENV), caches and build folders"
 	@echo "Another interpreter: make test PYTHON=python3.12 VENV=.venv312"
@@ -70,6 +73,16 @@ $(STAMP): setup.py pyproject.toml requirements/constraints.txt ovseg/system/dete
 	@echo "== install: Detectron2, Python part"
 	$(BIN)/ovseg install-detectron2
 	@touch $@
+
+check-package:
+	$(PYTHON) tools/check_package.py --constraints requirements/constraints.txt
+
+test-matrix:
+	PYTHON=$(PYTHON) tools/test_matrix.sh $(MATRIX)
+
+# With the Python that has torch: nothing is installed into .venv, what is missing comes from a folder of wheels.
+gpu-check:
+	PYTHON=$(PYTHON) tools/gpu_check.sh $(GPU_CHECK)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -45,10 +45,10 @@ EXTRAS = {
     "cluster": ["ray[data]>=2.30"],  # `ovseg label --ray`
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     "hf": [
-        "transformers>=4.57",
+        "transformers>=5.0",
         "sentencepiece>=0.2",
         "protobuf>=4.25",
-    ],  # towers of transformers; MetaCLIP 2 is of 4.57
+    ],  # towers of transformers; in 4.57 Chinese-CLIP is broken
     "sam3": ["transformers>=5.0"],  # which has SAM 3 (Sam3Model) since then
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # `make docs`: the site
     "heif": ["pillow-heif>=0.16"],
@@ -139,13 +139,13 @@ setup(
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
-        "open_clip_torch>=3.0,<4",
+        "open_clip_torch>=3.2,<4",
         "filelock>=3.12",
         "huggingface_hub>=0.23",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
         "packaging>=23.0",
-        "pillow>=10.0",
+        "pillow>=11.0",
         "pycocotools>=2.0.7",
         "pyyaml>=6.0",
         "rich>=13.0",

@@ -103,10 +103,10 @@ class ViTTower:
         self.image_size: int = size if isinstance(size, int) else min(size)
         self.blocks = [OpenClipBlock(module) for module in self.visual.transformer.resblocks]
         self.pools = [QueryPool(module) for module in _pools(self.visual)]
+        self.has = self._has()
 
-    @property
-    def has(self) -> frozenset[str]:
-        """What methods may need of it."""
+    def _has(self) -> frozenset[str]:
+        """Return what methods may need of it; asked once, for torch.compile of 2.4 makes no frozen sets."""
         found = {DENSE, STREAM, ATTENTION, CLASS_TOKEN, POSITIONS}
         if self.pools:
             return frozenset(found)
@@ -239,7 +239,7 @@ def check_block(module: Any) -> None:
         kind = type(attn if attn is not None else module).__name__
         raise EnvironmentProblem(
             f"open_clip builds attention of an unknown kind ({kind}); expected packed q, k, v weights; "
-            "install a version of open_clip_torch that ovseg supports (>= 3.0, < 4)"
+            "install a version of open_clip_torch that ovseg supports (>= 3.2, < 4)"
         )
     if getattr(attn, "scaled_cosine", False):
         raise ConfigError("a CLIP with cosine-scaled attention (scaled_cosine_attn) is not supported; use another CLIP")

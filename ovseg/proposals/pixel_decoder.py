@@ -162,14 +162,14 @@ class PixelDecoder(nn.Module):
         # Not channels last: there PyTorch's group norm loses two digits on the CPU.
         features = {name: x.contiguous() for name, x in features.items()}
         maps = [project(features[name]) for project, name in zip(self.input_proj, LEVELS, strict=True)]
-        shapes = [(x.shape[2], x.shape[3]) for x in maps]
+        shapes, device = [(x.shape[2], x.shape[3]) for x in maps], maps[0].device
         position = torch.cat(
             [
-                sine_position(shape, self.dim, maps[0].device).flatten(1).mT.to(embed.dtype) + embed
+                sine_position(shape, self.dim, device).flatten(1).mT.to(embed.dtype) + embed
                 for shape, embed in zip(shapes, self.level_embed, strict=True)
             ]
         )
-        reference = pixel_centres(shapes, maps[0].device)
+        reference = pixel_centres(shapes, device)
         tokens = torch.cat([x.flatten(2).mT for x in maps], dim=1)
         del maps
         for layer in self.layers:

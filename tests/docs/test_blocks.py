@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ovseg.cli import COMMANDS, build_parser
 from ovseg.data.scenes.bank import Bank
@@ -60,7 +59,7 @@ def run_page(page: Path, folder: Path) -> None:
 def test_commands_options_targets_and_files_that_are_named_are_there(name: str) -> None:
     """Of all blocks, run or not."""
     targets = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    extras = set(re.findall(r'^(?:    |EXTRAS\[)"(\w+)"(?:: \[|\] =)', (ROOT / "setup.py").read_text(), re.M))
+    extras = extras_of_the_package()
     for block in read(ROOT / name):
         for words in commands(block) if block.language == "bash" else ():
             while "=" in words[0] and words[0].split("=")[0].isupper():
@@ -73,6 +72,15 @@ def test_commands_options_targets_and_files_that_are_named_are_there(name: str) 
                 assert (ROOT / words[1]).is_file() or "file" in block.marks, words[1]
     for asked in re.findall(r"ovseg\[([\w,]+)\]", (ROOT / name).read_text(encoding="utf-8")):
         assert set(asked.split(",")) <= extras, asked
+
+
+def extras_of_the_package() -> set[str]:
+    return set(re.findall(r'^(?:    |EXTRAS\[)"(\w+)"(?:: \[|\] =)', (ROOT / "setup.py").read_text(), re.M))
+
+
+def test_the_page_on_installing_has_all_extras() -> None:
+    table = (ROOT / "docs/install.md").read_text().split("| extra |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`(?=[^|]*\|[^|]*\|\n)", table + "\n")) == extras_of_the_package()
 
 
 def commands(block: Block) -> list[list[str]]:
@@ -151,5 +159,5 @@ def test_the_way_of_a_newcomer_has_ten_commands() -> None:
 
 def test_the_site_lists_every_page() -> None:
     listed = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    assert {Path(name).name for name in NAMES if name.startswith("docs/")} <= set(listed)
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["title"]
+    there = {path.with_suffix(".md").name for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")}
+    assert there <= set(listed), f"give {', '.join(there - set(listed))} a place in the nav of mkdocs.yml"

