@@ -28,7 +28,6 @@ def semantic_map(
     threshold: float = 0.0,
     column_class: Tensor | None = None,
     cut: bool = True,
-    every: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Label every pixel with the class of the largest sum over queries of class times mask probability.
 
@@ -39,7 +38,6 @@ def semantic_map(
         threshold: Pixels whose sum is below it get no class.
         column_class: Class (K,) of each column; columns of class -1 compete but give no class. None is 0..K-1.
         cut: Whether scores end at 1; a calibration tells more of whole sums.
-        every: Float32 (N, H, W), to be filled with the sums of the first N columns, as `class_maps` returns them.
 
     Returns:
         Labels (H, W), -1 for no class, and scores (H, W): the sum of the winner, cut at 1; of the dtypes of
@@ -48,6 +46,46 @@ def semantic_map(
     Raises:
         ConfigError: There is no query or no class, or the shapes do not fit together.
     """
+    return _labels(probabilities, mask_logits, resize, threshold, column_class, cut, None)
+
+
+@torch.no_grad()
+def labels_and_maps(
+    probabilities: Tensor,
+    mask_logits: Tensor,
+    resize: MaskResize,
+    threshold: float = 0.0,
+    column_class: Tensor | None = None,
+    cut: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `semantic_map` does and, in the same pass, the sums (K, H, W) float32 of all classes."""
+    columns = check(probabilities, mask_logits, resize, column_class)
+    every = torch.empty(int((columns >= 0).sum()), *resize.size, device=mask_logits.device)
+    return *_labels(probabilities, mask_logits, resize, threshold, column_class, cut, every), every
+
+
+@torch.no_grad()
+def class_maps(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, count: int | None = None) -> Tensor:
+    """Return the sums (K, H, W) float32 of the first `count` columns (None: of all); arguments as `semantic_map`."""
+    check(probabilities, mask_logits, resize, None)
+    shares = probabilities[:, :-1].float().mT[:count]
+    found = torch.empty(len(shares), *resize.size, device=mask_logits.device)
+    for tile in resize.tiles(mask_logits.device):
+        masks = resize.probabilities(mask_logits, tile)
+        found[(slice(None), *tile)] = (shares @ masks.flatten(1)).view(-1, *masks.shape[1:])
+    return found
+
+
+def _labels(
+    probabilities: Tensor,
+    mask_logits: Tensor,
+    resize: MaskResize,
+    threshold: float,
+    column_class: Tensor | None,
+    cut: bool,
+    every: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Do as `semantic_map` does, and fill ``every`` (N, H, W) with the sums of the first N columns."""
     columns = check(probabilities, mask_logits, resize, column_class)
     shares = probabilities[:, :-1].float()
     labels, scores = empty_maps(resize.size, int(columns.max()) + 1, mask_logits.device)
@@ -64,18 +102,6 @@ def semantic_map(
     if threshold > 0:
         labels.masked_fill_(scores < threshold, -1)
     return labels, scores.clamp_(0, 1) if cut else scores
-
-
-@torch.no_grad()
-def class_maps(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, count: int | None = None) -> Tensor:
-    """Return the sums (K, H, W) float32 of the first `count` columns (None: of all); arguments as `semantic_map`."""
-    check(probabilities, mask_logits, resize, None)
-    shares = probabilities[:, :-1].float().mT[:count]
-    found = torch.empty(len(shares), *resize.size, device=mask_logits.device)
-    for tile in resize.tiles(mask_logits.device):
-        masks = resize.probabilities(mask_logits, tile)
-        found[(slice(None), *tile)] = (shares @ masks.flatten(1)).view(-1, *masks.shape[1:])
-    return found
 
 
 def _best_class(shares: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
