@@ -13,6 +13,7 @@ from torch import Tensor
 from ovseg.errors import ConfigError
 from ovseg.labelling.maps import empty_maps
 from ovseg.labelling.mask_resize import MaskResize
+from ovseg.ops.linear_layers import product
 from ovseg.system.device import is_cpu
 
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
@@ -28,7 +29,6 @@ def semantic_map(
     threshold: float = 0.0,
     column_class: Tensor | None = None,
     cut: bool = True,
-    every: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Label every pixel with the class of the largest sum over queries of class times mask probability.
 
@@ -39,7 +39,6 @@ def semantic_map(
         threshold: Pixels whose sum is below it get no class.
         column_class: Class (K,) of each column; columns of class -1 compete but give no class. None is 0..K-1.
         cut: Whether scores end at 1; a calibration tells more of whole sums.
-        every: Float32 (N, H, W), to be filled with the sums of the first N columns, as `class_maps` returns them.
 
     Returns:
         Labels (H, W), -1 for no class, and scores (H, W): the sum of the winner, cut at 1; of the dtypes of
@@ -48,22 +47,22 @@ def semantic_map(
     Raises:
         ConfigError: There is no query or no class, or the shapes do not fit together.
     """
+    return _labels(probabilities, mask_logits, resize, threshold, column_class, cut, None)
+
+
+@torch.no_grad()
+def labels_and_maps(
+    probabilities: Tensor,
+    mask_logits: Tensor,
+    resize: MaskResize,
+    threshold: float = 0.0,
+    column_class: Tensor | None = None,
+    cut: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `semantic_map` does and, in the same pass, the sums (K, H, W) float32 of all classes."""
     columns = check(probabilities, mask_logits, resize, column_class)
-    shares = probabilities[:, :-1].float()
-    labels, scores = empty_maps(resize.size, int(columns.max()) + 1, mask_logits.device)
-    for tile in resize.tiles(mask_logits.device):
-        masks = resize.probabilities(mask_logits, tile)
-        if every is None:
-            winner, best = _best_class(shares, masks.flatten(1))
-        else:
-            sums = shares.mT @ masks.flatten(1)
-            every[(slice(None), *tile)] = sums[: len(every)].view(-1, *masks.shape[1:])
-            best, winner = first_max(sums)
-        labels[tile] = columns[winner].view(masks.shape[1:]).int()
-        scores[tile] = best.view(masks.shape[1:])
-    if threshold > 0:
-        labels.masked_fill_(scores < threshold, -1)
-    return labels, scores.clamp_(0, 1) if cut else scores
+    every = torch.empty(int((columns >= 0).sum()), *resize.size, device=mask_logits.device)
+    return *_labels(probabilities, mask_logits, resize, threshold, column_class, cut, every), every
 
 
 @torch.no_grad()
@@ -74,8 +73,36 @@ def class_maps(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, c
     found = torch.empty(len(shares), *resize.size, device=mask_logits.device)
     for tile in resize.tiles(mask_logits.device):
         masks = resize.probabilities(mask_logits, tile)
-        found[(slice(None), *tile)] = (shares @ masks.flatten(1)).view(-1, *masks.shape[1:])
+        found[(slice(None), *tile)] = product(shares, masks.flatten(1)).view(-1, *masks.shape[1:])
     return found
+
+
+def _labels(
+    probabilities: Tensor,
+    mask_logits: Tensor,
+    resize: MaskResize,
+    threshold: float,
+    column_class: Tensor | None,
+    cut: bool,
+    every: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Do as `semantic_map` does, and fill ``every`` (N, H, W) with the sums of the first N columns."""
+    columns = check(probabilities, mask_logits, resize, column_class)
+    shares = probabilities[:, :-1].float()
+    labels, scores = empty_maps(resize.size, int(columns.max()) + 1, mask_logits.device)
+    for tile in resize.tiles(mask_logits.device):
+        masks = resize.probabilities(mask_logits, tile)
+        if every is None:
+            winner, best = _best_class(shares, masks.flatten(1))
+        else:
+            sums = product(shares.mT, masks.flatten(1))
+            every[(slice(None), *tile)] = sums[: len(every)].view(-1, *masks.shape[1:])
+            best, winner = first_max(sums)
+        labels[tile] = columns[winner].view(masks.shape[1:]).int()
+        scores[tile] = best.view(masks.shape[1:])
+    if threshold > 0:
+        labels.masked_fill_(scores < threshold, -1)
+    return labels, scores.clamp_(0, 1) if cut else scores
 
 
 def _best_class(shares: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

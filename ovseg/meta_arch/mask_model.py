@@ -17,7 +17,7 @@ from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
 from ovseg.labelling.evidence import of_masks
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
-from ovseg.labelling.masks import semantic_map
+from ovseg.labelling.masks import labels_and_maps, semantic_map
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.section import Sectioned
 from ovseg.meta_arch.worded_model import WordedModel
@@ -168,12 +168,11 @@ class MaskModel(WordedModel, Sectioned):
             words: The words of the columns.
             want: Whether the scores of all classes are wanted, too.
         """
-        classes, every = words.column_class, None
+        rest = (words.background.threshold, words.column_class, False)
         if CLASS_SCORES in want:
-            every = torch.empty(int((classes >= 0).sum()), *resize.size, device=masks.device)
-        threshold = words.background.threshold
-        labels, scores = semantic_map(probabilities, masks, resize, threshold, classes, cut=False, every=every)
-        return Answer(labels, scores, class_scores=every)
+            labels, scores, every = labels_and_maps(probabilities, masks, resize, *rest)
+            return Answer(labels, scores, class_scores=every)
+        return Answer(*semantic_map(probabilities, masks, resize, *rest))
 
 
 def read_targets(inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Target]:

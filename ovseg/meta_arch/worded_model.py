@@ -189,8 +189,7 @@ class WordedModel(nn.Module):
         for index, image in enumerate(images):
             groups.setdefault(tuple(image.shape), []).append(index)
         seen: list[Any] = [None] * len(images)
-        products = nullcontext() if self._compiled else fast_products(self.clip.device)
-        with torch.inference_mode(), products:
+        with torch.inference_mode(), nullcontext() if self._compiled else fast_products(self.clip.device):
             for members in groups.values():
                 same = torch.stack([to_device(images[index], self.clip.device) for index in members])
                 for index, one in zip(members, self.see(same), strict=True):

@@ -17,7 +17,7 @@ from ovseg.labelling import mask_objects, mask_resize
 from ovseg.labelling import masks as mask_postprocess
 from ovseg.labelling.mask_objects import instances, panoptic, panoptic_and_instances
 from ovseg.labelling.mask_resize import plan_resize
-from ovseg.labelling.masks import class_maps, first_max, semantic_map
+from ovseg.labelling.masks import class_maps, first_max, labels_and_maps, semantic_map
 from ovseg.result.objects import PanopticSegment
 
 CASES = st.fixed_dictionaries(
@@ -259,12 +259,13 @@ def test_one_pass_gives_what_two_give(case, threshold, things_alone):
 @given(CASES, st.integers(1, 6))
 def test_labels_beside_class_scores_are_those_of_their_sums(case, count):
     probabilities, logits, plan, _, _ = make(case)
-    every = torch.full((min(count, case["classes"]), *plan.size), torch.nan)
-    labels, scores = semantic_map(probabilities, logits, plan, every=every, cut=False)
+    columns = torch.arange(case["classes"]).where(torch.arange(case["classes"]) < count, -1)
+    labels, scores, every = labels_and_maps(probabilities, logits, plan, 0.0, columns, False)
     whole = class_maps(probabilities, logits, plan)
-    assert torch.equal(every, whole[: len(every)])
+    assert torch.equal(every, whole[: min(count, case["classes"])])
     torch.testing.assert_close(scores, whole.amax(0))
-    torch.testing.assert_close(whole.gather(0, labels[None].long())[0], whole.amax(0))
+    winner = labels.long().where(labels >= 0, whole[count:].argmax(0) + count if count < case["classes"] else 0)
+    torch.testing.assert_close(whole.gather(0, winner[None])[0], whole.amax(0))
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99), st.booleans())

@@ -19,7 +19,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from ovseg.contract import CLASS_SCORES, INSTANCES, LABELS, PANOPTIC, WANTS
 from ovseg.errors import ConfigError, UnknownNameError
 from ovseg.labelling.mask_objects import instances, panoptic
-from ovseg.labelling.masks import class_maps
+from ovseg.labelling.masks import labels_and_maps
 from ovseg.labelling.scores import class_probabilities
 from ovseg.segmenter import Segmenter
 from tests.meta_arch import tester
@@ -83,8 +83,9 @@ class TestEveryModel:
 
     def test_what_is_wanted_and_nothing_else_is_computed(self, case, model, own_words, monkeypatch):
         encoded, size = model.encode(pictures()[:1]), (70, 90)
-        calls = tester.watch(monkeypatch, [class_maps, class_probabilities, panoptic, instances])
-        of = {CLASS_SCORES: {"class_maps", "class_probabilities"}, PANOPTIC: {"panoptic"}, INSTANCES: {"instances"}}
+        calls = tester.watch(monkeypatch, [labels_and_maps, class_probabilities, panoptic, instances])
+        scores = {"labels_and_maps", "class_probabilities"}
+        of = {CLASS_SCORES: scores, PANOPTIC: {"panoptic"}, INSTANCES: {"instances"}}
         whole = model.answer(encoded, 0, size, own_words, case.gives)
         for want in [LABELS, *(frozenset({name}) for name in case.gives)]:
             calls.clear()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import ovseg
 from ovseg.errors import EnvironmentProblem
 from ovseg.ops import linear_layers
 from ovseg.ops.linear_layers import PackedLinear, can_pack, fast_products, lower_products, pack_linears
@@ -129,3 +130,14 @@ def test_onednn_leaves_alone_what_is_no_plain_product(slow_mkl):
 def test_mkl_is_left_alone_on_processors_of_intel(monkeypatch):
     monkeypatch.setattr(linear_layers, "processor", lambda: "GenuineIntel Intel(R) Xeon(R)")
     assert not linear_layers._mkl_is_slow.__wrapped__()
+
+
+@needs_packing
+@pytest.mark.filterwarnings("ignore:.*knows drawings alone")
+def test_images_and_texts_go_through_it(slow_mkl):
+    model = ovseg.load("mini-clearclip", device="cpu", dtype="fp32").model
+    with Seen() as images:
+        model.encode([torch.zeros(3, 64, 64)])
+    with Seen() as texts:
+        model.clip.text(["a text of this test"])
+    assert images.count > 4 and texts.count > 4

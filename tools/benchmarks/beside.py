@@ -1,7 +1,8 @@
 """Two versions in one run: this checkout beside another, in turn, with the same weights, words and image.
 
 A process for each side and precision stays loaded and sleeps while others work; rounds go A B C, C B A. ``auto`` is
-what `--dtype auto` takes after `ovseg doctor --dtype` has measured the model on the image (`ovseg.system.precision`).
+what `--dtype auto` takes after `ovseg doctor --dtype` has measured the model on the image (`ovseg.system.precision`);
+``bf16`` stands beside it whatever that says.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ovseg.system.files import atomic_write
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("side.py")
 IMAGE, SIZE = ROOT / "examples" / "street.jpg", 640
-OTHER, MODES = "other", ("fp32", "auto")
+OTHER, MODES = "other", ("fp32", "auto", "bf16")
 OLDER = {"san": "san/san_vit_b_16.yaml", "fcclip": "fcclip/fcclip_cocopan.yaml"}
 """Names that configs had in older versions."""
 
@@ -150,7 +151,7 @@ def measure(
         for name, root in roots.items():
             tell(f"{model}: loading {name} ...")
             sides[name] = stack.enter_context(Side(root, make_cache(work, name)))
-            sides[name].do("load", dtype="auto" if name == "auto" else "fp32", **order)
+            sides[name].do("load", dtype="fp32" if name == OTHER else name, **order)
         return [measure_row(row, sides, rounds, work, decision, tell) for row in rows]
 
 

@@ -38,7 +38,7 @@ def san_stages(model: Any) -> list[Stage]:
         Stage("text tower", model.clip, "text", calls=0),
         Stage("text classifier", san, "class_logits"),
         Stage("labels", mask_model, "semantic_map"),
-        Stage("class maps", mask_model, "class_maps", extra=True),
+        Stage("labels and class maps", mask_model, "labels_and_maps", extra=True),
     ]
 
 
@@ -56,10 +56,8 @@ def fcclip_stages(model: Any) -> list[Stage]:
         Stage("CLIP's classifier", model, "class_scores"),  # without the ensemble, which is called in it
         Stage("ensemble", fcclip.Ensemble, "scores"),
         Stage("labels", mask_model, "semantic_map"),
-        Stage("panoptic segments", mask_results, "panoptic"),
-        Stage("instances", mask_results, "instances"),
         Stage("segments and instances", mask_results, "panoptic_and_instances"),
-        Stage("class maps", mask_model, "class_maps", extra=True),
+        Stage("labels and class maps", mask_model, "labels_and_maps", extra=True),
     ]
 
 

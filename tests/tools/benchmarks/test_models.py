@@ -37,11 +37,10 @@ RESULTS = {
         "CLIP's classifier",
         "ensemble",
         "labels",
-        "panoptic segments",
-        "instances",
+        "segments and instances",
     ],
 }
-ON_REQUEST = ["class maps"]
+ON_REQUEST = ["labels and class maps"]
 SMALL = ["--classes", "5", "--many-classes", "40", "--size", "64", "--output-size", "40x56", "--repeats", "2"]
 
 
