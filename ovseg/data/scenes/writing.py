@@ -28,7 +28,7 @@ VOID = 65535
 
 def categories(bank: Bank) -> list[dict[str, object]]:
     """COCO categories: the things in the order of the bank (ids from 1), then the stuff classes."""
-    things = [
+    things: list[dict[str, object]] = [
         {
             "name": c.name,
             "synonyms": c.synonyms,
@@ -38,7 +38,7 @@ def categories(bank: Bank) -> list[dict[str, object]]:
         }
         for c in bank.concepts
     ]
-    stuff = [
+    stuff: list[dict[str, object]] = [
         {"name": n, "synonyms": s, "isthing": 0, "supercategory": "stuff", "split": "base"} for n, s in STUFF.items()
     ]
     return [{"id": i, **category} for i, category in enumerate(things + stuff, 1)]
