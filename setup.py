@@ -41,7 +41,7 @@ EXTRAS = {
         "scikit-image>=0.22",
         "tensorboard>=2.15",
     ],  # lazy configs; photographs of Scenes; curves
-    "web": ["gradio>=5.0"],  # `ovseg serve`: the page, with FastAPI and uvicorn, which gradio stands on
+    "web": ["gradio>=6.0"],  # `ovseg serve`: the page, with FastAPI and uvicorn, which gradio stands on
     "cluster": ["ray[data]>=2.30"],  # `ovseg label --ray`
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     "hf": [
@@ -139,7 +139,7 @@ setup(
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
-        "open_clip_torch>=3.2,<4",
+        "open_clip_torch>=3.3,<4",
         "filelock>=3.12",
         "huggingface_hub>=0.23",
         "numpy>=1.26",
@@ -148,7 +148,7 @@ setup(
         "pillow>=11.0",
         "pycocotools>=2.0.7",
         "pyyaml>=6.0",
-        "rich>=13.0",
+        "rich>=15.0",
         "safetensors>=0.4.3",
         "scipy>=1.10",
         "segment-anything>=1.0",

@@ -239,7 +239,7 @@ def check_block(module: Any) -> None:
         kind = type(attn if attn is not None else module).__name__
         raise EnvironmentProblem(
             f"open_clip builds attention of an unknown kind ({kind}); expected packed q, k, v weights; "
-            "install a version of open_clip_torch that ovseg supports (>= 3.2, < 4)"
+            "install a version of open_clip_torch that ovseg supports (>= 3.3, < 4)"
         )
     if getattr(attn, "scaled_cosine", False):
         raise ConfigError("a CLIP with cosine-scaled attention (scaled_cosine_attn) is not supported; use another CLIP")

@@ -63,6 +63,7 @@ def keep_environment(monkeypatch):
 
 CASES = {
     "doctor": (["doctor"], {0, 1}),
+    "demo": (["demo", "--output", "o"], {0}),
     "models": (["models"], {0}),
     "models --json": (["models", "--json"], {0}),
     "cache": (["cache"], {0, 2}),
