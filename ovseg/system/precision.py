@@ -121,7 +121,7 @@ def find(weights_hash: str, settings: Mapping[str, Any]) -> Measurement | None:
         if found.key == path.name and isinstance(found.decision, str):
             return found
         raise ValueError("it is of something else")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:
         warnings.warn(
