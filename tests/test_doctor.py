@@ -234,3 +234,14 @@ def test_checks_afresh_are_those_of_this_installation(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise OSError('cut off')")
     with pytest.raises(EnvironmentProblem, match=r"cannot run any more \(OSError: cut off\)"):
         doctor.run_checks_afresh()
+
+
+def test_commands_name_a_broken_package_in_one_line(tmp_path):
+    """As where torch and torchvision come from different indexes."""
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    env = {**os.environ, "PYTHONPATH": path, "OVSEG_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "ovseg.cli", "demo", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "torchvision::nms does not exist" in done.stderr and "`ovseg doctor`" in done.stderr

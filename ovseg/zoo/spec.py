@@ -86,7 +86,7 @@ def architectures() -> Any:
     """Import Detectron2, register our architectures with it and return its registry.
 
     Raises:
-        EnvironmentProblem: Detectron2 or another package is missing.
+        EnvironmentProblem: Detectron2 or another package is missing or broken.
     """
     try:
         with warnings.catch_warnings():  # Detectron2 scripts functions at import, which new PyTorch announces to drop
@@ -95,7 +95,10 @@ def architectures() -> Any:
 
             import ovseg.meta_arch  # noqa: F401
     except ModuleNotFoundError as error:
-        raise EnvironmentProblem(f"{error}; run `ovseg install-detectron2`, then `ovseg doctor`") from error
+        raise EnvironmentProblem(f"{error}; run `ovseg doctor --fix`, which brings what is missing") from error
+    except (RuntimeError, OSError, ImportError) as error:  # a library that does not fit: torchvision's to torch, ...
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EnvironmentProblem(f"an installed package does not import ({reason}); run `ovseg doctor`") from error
     return META_ARCH_REGISTRY
 
 
