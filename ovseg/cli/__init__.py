@@ -30,6 +30,7 @@ COMMANDS = {
     "download": "fetch the weights of models, for a machine that goes offline later",
     "train": "train a model, on your own data too",
     "export-checkpoint": "write the model that a training has come to so far",
+    "export": "write a model as ONNX or for PyTorch, with words as inputs",
     "eval": "evaluate a model on a data set: result.json and a report",
     "compare": "compare evaluations: intervals, classes, pictures",
     "datasets": "prepare benchmarks, check and draw data sets",
