@@ -67,7 +67,7 @@ $(STAMP): setup.py pyproject.toml requirements/constraints.txt ovseg/system/dete
 	@echo "== install: Python environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: cannot create $(VENV); on Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
 	@echo "== install: packages (torch with its CUDA libraries is a few GB; runs on the CPU too)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[train,test,web,hf,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[train,test,web,hf,export,docs]'
 	@# The oracle of PQ in the tests asks for NumPy 1 in its metadata and works with 2, so it comes without its list.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps panopticapi-lite==0.2.0
 	@echo "== install: Detectron2, Python part"

@@ -96,7 +96,7 @@ def build_operators(folder: Path) -> None:
 class BuildWithConfigs(build_py):
     """Puts copies of configs/ and examples/ into the package, where an installed wheel finds them.
 
-    Who looks for them: `ovseg.config.config_root` and `ovseg.serve.service.examples_root`.
+    Who looks for them: `ovseg.config.config_root` and `examples_root`.
 
     With ``OVSEG_BUILD_OPS=1`` in the environment the compiled operators, too.
     """

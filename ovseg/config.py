@@ -147,6 +147,13 @@ def config_root() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+def examples_root() -> Path:
+    """Return the folder of the example photographs: the copy in an installed package, or that of a checkout."""
+    package = Path(__file__).parent
+    installed = package / "serve" / "examples"
+    return installed if installed.is_dir() else package.parent / "examples"
+
+
 def shipped_configs() -> list[Path]:
     """Return all shipped YAML files."""
     return sorted(config_root().rglob("*.yaml"))

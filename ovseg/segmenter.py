@@ -109,7 +109,7 @@ class Segmenter:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         batch_size: int = 1,
-        default_words: str = "",
+        default_words: str | Vocabulary = "",
         packed: bool = False,
         compiled: bool = False,
         asked: Mapping[str, str] | None = None,

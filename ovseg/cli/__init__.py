@@ -31,6 +31,7 @@ COMMANDS = {
     "download": "fetch the weights of models, for a machine that goes offline later",
     "train": "train a model, on your own data too",
     "export-checkpoint": "write the model that a training has come to so far",
+    "export": "write a model as ONNX or for PyTorch, with words as inputs",
     "push": "share a model that was trained here on the Hugging Face hub",
     "eval": "evaluate a model on a data set: result.json and a report",
     "compare": "compare evaluations: intervals, classes, pictures",

@@ -25,9 +25,10 @@ def run(args: argparse.Namespace) -> int:
     """Segment, write and print."""
     from rich.table import Table
 
+    from ovseg.config import examples_root
     from ovseg.errors import InputError
     from ovseg.result.files import plan_files, write_files
-    from ovseg.serve.service import examples, examples_root
+    from ovseg.serve.service import examples
     from ovseg.system import terminal
     from ovseg.zoo import load
 

@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model's own, if it has some, as zero_guidance/mini has)",
     )
     parser.add_argument(
-        "--model", default="auto", help="a name of `ovseg models`, a folder, or a config (default: auto)"
+        "--model",
+        default="auto",
+        help="a name of `ovseg models`, a folder, a config, or a file of `ovseg export` (default: auto)",
     )
     parser.add_argument(
         "--protocol", default="", help="settings of a benchmark (voc21, coco171, ...) or common (default: the model's)"
@@ -273,7 +275,7 @@ def _own_words(spec: Spec) -> Vocabulary:
     from ovseg.errors import VocabularyError
     from ovseg.vocabulary import Vocabulary
 
-    words: str = spec.config.MODEL.TEXT.VOCABULARY
+    words = spec.own_words
     if not words:
         raise VocabularyError(
             f"no classes were given and {spec.name} has none of its own; give --classes 'cat, sofa', or a model that "

@@ -155,7 +155,7 @@ class ViTTower:
         """Return the tokens (B, 1 + h * w, C) that enter the first block, and the grid; see `Tower.embed`."""
         patches = self.visual.conv1(images.to(self.dtype))
         grid = (patches.shape[2], patches.shape[3])
-        cls = self.visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        cls = self.visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = torch.cat([cls, patches.flatten(2).mT], dim=1)
         position = self.position(grid, rule, table)
         return self.visual.ln_pre(tokens + position.to(rounding or tokens.dtype).to(tokens.dtype)), grid

@@ -194,7 +194,7 @@ class TimmTower:
         grid, tokens = (patches.shape[2], patches.shape[3]), patches.flatten(2).mT
         tokens = getattr(trunk.patch_embed, "norm", nn.Identity())(tokens)
         first = [part for part in (trunk.cls_token, getattr(trunk, "reg_token", None)) if part is not None]
-        lead = [part.to(tokens.dtype).expand(len(tokens), -1, -1) for part in first]
+        lead = [part.to(tokens.dtype).expand(tokens.shape[0], -1, -1) for part in first]
         if table is None and trunk.pos_embed is None:
             return trunk.norm_pre(torch.cat([*lead, tokens], dim=1)), grid
         place = self.position(grid, rule, table).to(rounding or tokens.dtype).to(tokens.dtype)

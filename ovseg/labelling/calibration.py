@@ -138,13 +138,26 @@ class Calibration:
             WeightsError: It is no calibration.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            found |= {"words": tuple(found["words"]), "scores": tuple(found["scores"])}
-            return cls(**{**found, "right": tuple(tuple(map(float, row)) for row in found["right"])})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            return cls.parse(json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (OSError, ValueError) as error:
             raise WeightsError(
                 f"{path} is no calibration ({error}); fit it anew by tools/fit_calibration.py of the repository, "
                 "or delete it"
+            ) from error
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], source: str) -> Calibration:
+        """Return what `write` wrote, given as JSON values that come from somewhere.
+
+        Raises:
+            WeightsError: It is no calibration.
+        """
+        try:
+            found = {**values, "words": tuple(values["words"]), "scores": tuple(values["scores"])}
+            return cls(**{**found, "right": tuple(tuple(map(float, row)) for row in found["right"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise WeightsError(
+                f"{source} is no calibration ({error}); fit it anew by tools/fit_calibration.py, or delete it"
             ) from error
 
 

@@ -48,6 +48,8 @@ class Recalibration(nn.Module):
             One that needs `DENSE` alone runs on towers without blocks, too, where none of the hooks up to `joint` runs.
         own_values: On such towers, whether each place keeps its own value where attention pools the image.
         not_compiled: Why `encode` cannot be compiled as one graph; empty where it can, but for its guide.
+        not_exported: Why a graph cannot compare what it gives with words, by `patch_scores` of features and embedding
+            of an image alone; empty where it can.
         without_golden: Why a method has no golden case of its own; empty where it has.
     """
 
@@ -62,6 +64,7 @@ class Recalibration(nn.Module):
     requires: frozenset[str] = frozenset({STREAM, ATTENTION})
     own_values: bool = False
     not_compiled: ClassVar[str] = ""
+    not_exported: str = ""
     without_golden: ClassVar[str] = ""
 
     def __init__(
@@ -101,6 +104,10 @@ class Recalibration(nn.Module):
         """Return why `encode` cannot be compiled as one graph, for the method or for its guide; empty if it can."""
         own = (self.not_compiled, *(getattr(part, "not_compiled", "") for part in self.children()))
         return next((f"in {self.name} {reason}" for reason in own if reason), "")
+
+    def why_not_exported(self) -> str:
+        """Return why no graph can hold the method, or its guide; empty if one can."""
+        return f"in {self.name} {self.not_exported}" if self.not_exported else self.why_not_compiled()
 
     def blocks_of(self, depth: int) -> int:
         """Return how many of the last of ``depth`` blocks are handed over."""

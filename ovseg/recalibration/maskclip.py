@@ -54,6 +54,7 @@ class MaskCLIP(Recalibration):
         self.ks_thresh = at_least("ks_thresh", ks_thresh, 0.0)
         if self.ks_thresh > 0:
             self.requires = Recalibration.requires  # the keys of the last block
+            self.not_exported = "keys of the last block smooth the scores (ks_thresh)"
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Let each token attend to itself alone."""

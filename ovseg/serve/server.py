@@ -22,10 +22,11 @@ from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ovseg._version import __version__
+from ovseg.config import examples_root
 from ovseg.errors import EnvironmentProblem, OvsegError
 from ovseg.serve.guard import Guard
 from ovseg.serve.page import build_page, page_style, page_theme
-from ovseg.serve.service import Service, examples, examples_root
+from ovseg.serve.service import Service, examples
 from ovseg.serve.work import Busy, Halted, Work
 
 _PRIVATE = {"Cache-Control": "private, no-store"}

@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ovseg.config import examples_root
 from ovseg.contract import CLASS_SCORES
 from ovseg.data.images import read_image
 from ovseg.errors import InputError, one_of
@@ -31,12 +31,6 @@ SIDES = ("A", "B")
 _LOOK = 0.2  # seconds between two looks at whether a request is still wanted
 _HEAT = 2**22  # numbers of all classes' maps from which one is drawn
 _HEAT_SIDE = 256
-
-
-def examples_root() -> Path:
-    """Return the folder of the example photographs: the copy in an installed package, or that of a checkout."""
-    installed = Path(__file__).parent / "examples"
-    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "examples"
 
 
 @cache

@@ -13,6 +13,7 @@ A name is one of
   the repository holds; ``@REVISION`` behind it where not main is meant;
 - a folder with ``open_clip_config.json``, or ``config.json`` of transformers (plain CLIP; put a method before it for
   more: ``sclip/path/to/folder``), or with a ``config.yaml`` of its own, such as that of a training, finished or not;
+- a file of ``ovseg export``, ``model.onnx`` or ``model.pt2``: its network runs from there (`ovseg.meta_arch.exported`);
 - a YAML config: a file, or a shipped one such as ``san/san_mini_scenes.yaml``; where its head is trained it says by
   ``MODEL.WEIGHTS`` with which weights.
 """
@@ -29,6 +30,7 @@ from ovseg.config import config_root
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.zoo.aliases import AUTO
 from ovseg.zoo.card import Card, list_models
+from ovseg.zoo.exported import open_exported
 from ovseg.zoo.knowledge import add_knowledge
 from ovseg.zoo.names import resolve
 from ovseg.zoo.released import find_released
@@ -95,10 +97,11 @@ def load_spec(
 ) -> Segmenter:
     """Load what a name stands for, for who has resolved it already; the rest is as in `load`."""
     from ovseg.segmenter import Segmenter
-    from ovseg.system.device import check_settings
+    from ovseg.system.device import CPU, check_settings
 
     check_settings(device, dtype, batch_size)  # before the weights are read
-    built, words = build(spec), spec.config.MODEL.TEXT.VOCABULARY
+    device = CPU.type if spec.exported is not None and device == "auto" else device  # where files run
+    built, words = build(spec), spec.own_words
     asked = {"name": spec.asked, "why": spec.why} if spec.why else {}
     return Segmenter(built, spec.name, device, dtype, batch_size, words, packed, compiled, asked)
 
@@ -116,6 +119,8 @@ def build(spec: Spec, untrained: bool = False) -> Any:
         ConfigError: The config is not allowed.
         EnvironmentProblem: Detectron2 or another package is missing.
     """
+    if spec.exported is not None:
+        return open_exported(spec, lambda name: build(resolve(name)).clip)
     cfg, kind = spec.config, _kind(spec)
     if not untrained:
         require_weights(spec)

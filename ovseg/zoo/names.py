@@ -15,6 +15,7 @@ from ovseg.zoo.aliases import ALIASES, AUTO
 from ovseg.zoo.auto import choose
 from ovseg.zoo.card import PACKAGE, Card, list_models
 from ovseg.zoo.clip_names import CLIP_CONFIGS, PATH_START, clip, clip_source, is_clip
+from ovseg.zoo.exported import exported_spec, is_exported
 from ovseg.zoo.shared import shared_folder
 from ovseg.zoo.spec import ASKED, Layer, Spec, architectures, read_entry, read_layers
 
@@ -39,6 +40,8 @@ def resolve(model: str | Path, protocol: str = "", overrides: dict[str, Any] | N
         EnvironmentProblem: Detectron2 or another package is missing.
     """
     architectures()  # says what is missing before anything else is done
+    if is_exported(str(model)):
+        return exported_spec(str(model), protocol, overrides)
     name, why, mend = _stands_for(str(model))
     spec = _find(name, "" if protocol == COMMON else protocol)
     *below, asked = spec.layers

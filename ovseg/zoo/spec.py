@@ -17,6 +17,9 @@ from ovseg.zoo.card import Card
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+    from ovseg.meta_arch.exported.card import FileCard
+    from ovseg.vocabulary import Vocabulary
+
 ASKED = "the name or protocol that was asked for"
 
 
@@ -39,6 +42,7 @@ class Spec:
         asked: As it was given.
         why: Why the name that was given stands for this model; empty where it is its own.
         mend: How to come to what was meant, where this one answers in its place; else empty.
+        exported: The file of `ovseg export` that it is, and its card; None for all others.
     """
 
     path: Path
@@ -48,6 +52,17 @@ class Spec:
     asked: str = ""
     why: str = ""
     mend: str = ""
+    exported: tuple[Path, FileCard] | None = None
+
+    @property
+    def own_words(self) -> Vocabulary | str:
+        """The words that the model segments by when none are given; empty for none."""
+        from ovseg.vocabulary import Vocabulary
+
+        if self.exported is not None and (packed := self.exported[1].words):
+            return Vocabulary.parse(packed["vocabulary"])
+        found: str = self.config.MODEL.TEXT.VOCABULARY
+        return found
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg.clip.position import RULES, resize_position
+from ovseg.clip.position import RULES, _resize_on_any_grid, resize_patches, resize_position
 
 TABLE = torch.randn(37, 8, generator=torch.Generator().manual_seed(0))
 
@@ -52,3 +52,11 @@ def test_half_precision_interpolates_in_float32(dtype):
     assert got.dtype == dtype
     exact = resize_position(TABLE.to(dtype).float(), (6, 6), (9, 9), "bicubic_offset")
     assert torch.equal(got, exact.to(dtype))
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if not rule.endswith("antialias")])
+@pytest.mark.parametrize("grid", [(14, 14), (7, 28), (10, 17), (28, 30), (3, 5), (1, 1)])
+def test_a_graph_for_all_grids_resizes_alike(rule: str, grid: tuple[int, int]) -> None:
+    table = torch.randn(196, 5, generator=torch.Generator().manual_seed(0))
+    found = _resize_on_any_grid(table, (14, 14), grid, rule)
+    torch.testing.assert_close(found, resize_patches(table, (14, 14), grid, rule), rtol=0, atol=1e-5)

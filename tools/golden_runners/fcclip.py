@@ -13,8 +13,9 @@ from golden_runners.fcclip_losses import mask_rule, run_losses, run_postprocess
 from golden_runners.product import answers, encode_together, make_words, maps_of_classes, padded_batch
 from ovseg.checkpoint.loading import Weights
 from ovseg.data.preprocessing import SizeRule
+from ovseg.labelling.known import seen_columns
 from ovseg.losses.criterion import SetCriterion
-from ovseg.meta_arch.fcclip.model import FCCLIP, Ensemble, seen_columns, valid_masks
+from ovseg.meta_arch.fcclip.model import FCCLIP, Ensemble, valid_masks
 from ovseg.ops import mask_pool, ms_deform_attn, resize_masks
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits, class_scale
 from ovseg.proposals.masked_decoder import MaskedDecoder

@@ -124,7 +124,9 @@ class HfTower:
             NAFLEX_RULE if self.flexible else rule,
         )
         if self.prefix:
-            tokens = torch.cat([self.stem.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
+            tokens = torch.cat(
+                [self.stem.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens], dim=1
+            )
         tokens = tokens + place.to(rounding or tokens.dtype).to(tokens.dtype)
         return self.vision.pre_layrnorm(tokens) if self.prefix else tokens, grid
 

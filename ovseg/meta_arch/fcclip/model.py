@@ -17,6 +17,7 @@ from ovseg.clip import ClipSource, Tower
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import Words
 from ovseg.errors import ConfigError
+from ovseg.labelling.known import seen_columns
 from ovseg.labelling.objects import MaskRule
 from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_clip
 from ovseg.meta_arch.fcclip.weights import OFFICIAL
@@ -185,10 +186,3 @@ def valid_masks(mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
 def _brief(names: frozenset[str]) -> dict[str, Any]:
     """Return how many names these are, and 16 hex digits that say which."""
     return {"count": len(names), "hash": short_hash("\n".join(sorted(names)))}
-
-
-def seen_columns(words: Words, trained: frozenset[str]) -> Tensor:
-    """Return which columns (C,) of words share a name, to the letter, with those of training."""
-    names = [entry.queries for entry in words.vocabulary]
-    alone = [(text,) for text, own in zip(words.texts, words.query_to_class.tolist(), strict=True) if own < 0]
-    return torch.tensor([not trained.isdisjoint(own) for own in (*names, *alone)])

@@ -22,6 +22,7 @@ from torch import Tensor
 from ovseg.clip.tokens import Block
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
+from ovseg.ops.any_size import max_pool
 
 POOLINGS = ("max", "avg", "bilinear", "bicubic")
 """How biases come to the grid of the patches."""
@@ -103,7 +104,9 @@ def pool_bias(bias: Tensor, grid: tuple[int, int], pooling: str = "max") -> Tens
         ConfigError: There is no such pooling.
     """
     maps = bias.flatten(0, 1)
-    if pooling == "max":
+    if pooling == "max" and any(isinstance(side, torch.SymInt) for side in grid):
+        found = max_pool(maps, grid)  # a graph for all sizes
+    elif pooling == "max":
         found = F.adaptive_max_pool2d(maps, grid)
     elif pooling == "avg":
         found = F.adaptive_avg_pool2d(maps, grid)

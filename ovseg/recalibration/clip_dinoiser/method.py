@@ -70,6 +70,8 @@ class CLIP_DINOiser(Recalibration):
             raise ConfigError(f"found_class is {found_class} but nothing tells objects; give weights of trained heads")
         self.feats_idx = one_of("feats_idx", feats_idx, ("final",)) if isinstance(feats_idx, str) else feats_idx
         self.gamma, self.delta, self.found_class = gamma, delta, found_class
+        if found_class is not None:
+            self.not_exported = "a head says besides where no object is (found_class)"
         self.judge = load_heads(weights) if weights else build_guide(guide, "value")
         self.judge_name = self.judge.name
 

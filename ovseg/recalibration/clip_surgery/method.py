@@ -59,6 +59,8 @@ class CLIP_Surgery(Recalibration):
         self.blocks = at_least("last_n_layers", last_n_layers, 1)
         self.surgery = one_of("surgery", surgery, ("class_set", "redundant", "none"))
         self.redundant_templates, self.min_max = check_templates(redundant_templates), min_max
+        if self.surgery == "redundant":
+            self.not_exported = "the empty text is asked of the text tower"
         self.empty_texts: dict[tuple[str, torch.dtype], Tensor] = {}  # by weights and dtype of a tower
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:

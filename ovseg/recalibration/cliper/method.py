@@ -27,6 +27,7 @@ class CLIPer(Recalibration):
 
     residual, feed_forward, pos_resize = False, False, "bilinear"
     whole_image, attention_only = True, False
+    not_exported = "words are compared with the tokens of every layer"
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class ResCLIP(base.Recalibration):
     """ResCLIP (Yang et al., CVPR 2025; github.com/yvhangyang/ResCLIP); on SCLIP, keep residual and feed_forward."""
 
     residual, feed_forward, attention_only = False, False, False
+    not_exported = "labels of a first run, at the size of the image, are fed back into the last block"
 
     def __init__(
         self,

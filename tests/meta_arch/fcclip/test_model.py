@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 import ovseg
 from ovseg.errors import ConfigError, WeightsError
-from ovseg.meta_arch.fcclip.model import Ensemble, seen_columns, valid_masks
+from ovseg.labelling.known import seen_columns
+from ovseg.meta_arch.fcclip.model import Ensemble, valid_masks
 from ovseg.meta_arch.fcclip.weights import official_name
 from ovseg.vocabulary import Vocabulary
 from tests.meta_arch import models
