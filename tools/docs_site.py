@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {
     "README.md": "index.md",
     "datasets/README.md": "datasets.md",
-    "benchmarks/README.md": "speed.md",
+    "benchmarks/README.md": "benchmarks.md",
     "ovseg/assets/mini/README.md": "mini_card.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",

@@ -147,9 +147,8 @@ class Plan:
             return "its head takes levels of one size; give --height and --width instead of --dynamic"
         if isinstance(model, SAN):
             kind = model.bias_pooling
-            return (
-                "" if kind == "max" else f"biases are pooled by {kind}, which needs one size; give --height and --width"
-            )
+            one = kind == "bicubic"
+            return f"biases are pooled by {kind}, which needs one size; give --height and --width" if one else ""
         if model.protocol.window and self.format != "onnx":
             return (
                 f"the number of windows is free in --format onnx alone, not in {self.format}; give a height and a width"

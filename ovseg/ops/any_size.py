@@ -47,6 +47,13 @@ def max_pool(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return found[..., None, :].masked_fill(~columns, -torch.inf).amax(-1)
 
 
+def mean_pool(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the mean of each window, (M, Q, h, w) of maps (M, Q, a, b), as `F.adaptive_avg_pool2d` does."""
+    inside = [_windows(*sides).to(maps.dtype) for sides in zip(maps.shape[2:], grid, strict=True)]
+    rows, columns = (one / one.sum(1, keepdim=True) for one in inside)
+    return rows @ maps @ columns.mT
+
+
 def _windows(inputs: int, outputs: int) -> Tensor:
     """Return which cells belong to each of adaptive windows, bool (outputs, inputs)."""
     own, whole, parts = torch.arange(outputs)[:, None], length(inputs).long(), length(outputs).long()

@@ -39,6 +39,8 @@ def test_windows_of_pooling_are_those_of_pytorch(high: int, wide: int, rows: int
     maps = torch.randn(2, 3, high, wide, generator=torch.Generator().manual_seed(high * wide))
     expected = torch.nn.functional.adaptive_max_pool2d(maps, (rows, columns))
     torch.testing.assert_close(any_size.max_pool(maps, (rows, columns)), expected, rtol=0, atol=0)
+    expected = torch.nn.functional.adaptive_avg_pool2d(maps, (rows, columns))
+    torch.testing.assert_close(any_size.mean_pool(maps, (rows, columns)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("padding", ["none", "corner", "even"])

@@ -22,7 +22,7 @@ from torch import Tensor
 from ovseg.clip.tokens import Block
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
-from ovseg.ops.any_size import max_pool
+from ovseg.ops.any_size import max_pool, mean_pool
 
 POOLINGS = ("max", "avg", "bilinear", "bicubic")
 """How biases come to the grid of the patches."""
@@ -104,8 +104,8 @@ def pool_bias(bias: Tensor, grid: tuple[int, int], pooling: str = "max") -> Tens
         ConfigError: There is no such pooling.
     """
     maps = bias.flatten(0, 1)
-    if pooling == "max" and any(isinstance(side, torch.SymInt) for side in grid):
-        found = max_pool(maps, grid)  # a graph for all sizes
+    if pooling in ("max", "avg") and any(isinstance(side, torch.SymInt) for side in grid):
+        found = (max_pool if pooling == "max" else mean_pool)(maps, grid)  # a graph for all sizes
     elif pooling == "max":
         found = F.adaptive_max_pool2d(maps, grid)
     elif pooling == "avg":
