@@ -94,7 +94,7 @@ class Plan:
             for name in ("onnx", "onnxscript", "onnxruntime"):
                 if importlib.util.find_spec(name) is None:
                     raise EnvironmentProblem(
-                        f"{name} is missing, which --format onnx needs; pip install 'ovseg[export]', the extra `export`"
+                        f"{name} is missing, which --format onnx needs; pip install 'ovseg[export]'"
                     )
         if Version(torch.__version__).release < Version(OLDEST).release:
             raise EnvironmentProblem(

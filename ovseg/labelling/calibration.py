@@ -157,7 +157,8 @@ class Calibration:
             return cls(**{**found, "right": tuple(tuple(map(float, row)) for row in found["right"])})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise WeightsError(
-                f"{source} is no calibration ({error}); fit it anew by tools/fit_calibration.py, or delete it"
+                f"{source} is no calibration ({error}); fit it anew by "
+                "tools/fit_calibration.py of the repository, or delete it"
             ) from error
 
 

@@ -79,11 +79,8 @@ CASES = {
     "train": (["train", "--config-file", "none.yaml"], {2}),
     "build-ops": (["build-ops"], {2}),
     "export-checkpoint": (["export-checkpoint", "none"], {2}),
-<<<<<<< HEAD
-    "push": (["push", "none", "me/shapes", "--dry-run"], {2}),
-=======
     "export": (["export", "mini", "--output", "a.onnx"], {2}),
->>>>>>> 17-export
+    "push": (["push", "none", "me/shapes", "--dry-run"], {2}),
     "install-detectron2": (["install-detectron2"], {0}),
     "segment ~nobody": (["segment", "a.png", "--model", "~nobody/x", "--classes", "a", "--output", "o"], {2}),
     "eval ~nosuchuser": (["eval", "--model", "mini", "--dataset", "~nosuchuser/x", "--output", "o"], {2}),

@@ -57,7 +57,7 @@ def test_mistakes_are_found_before_any_work(
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(plan.importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(EnvironmentProblem, match=r"onnx is missing, .* extra `export`"):
+        with pytest.raises(EnvironmentProblem, match=r"onnx is missing, .*ovseg\[export\]"):
             Plan(tmp_path / "a.onnx").check()
     monkeypatch.setattr(plan.torch, "__version__", "2.4.0+cpu")
     with pytest.raises(EnvironmentProblem, match=r"PyTorch is 2\.4\.0\+cpu and export needs"):

@@ -158,9 +158,7 @@ def load_onnx(path: Path) -> Any:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise EnvironmentProblem(
-            f"{error}, which reads '{path}'; pip install onnx onnxruntime (the extra `export`)"
-        ) from error
+        raise EnvironmentProblem(f"{error}, which reads '{path}'; pip install 'ovseg[export]'") from error
     try:
         return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own, which differ from version to version

@@ -62,9 +62,7 @@ class OnnxFile:
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
-            raise EnvironmentProblem(
-                f"{error}, which runs '{path}'; pip install onnxruntime (the extra `export`)"
-            ) from error
+            raise EnvironmentProblem(f"{error}, which runs '{path}'; pip install 'ovseg[export]'") from error
         self.name = f"onnxruntime {onnxruntime.__version__}"
         self._seen, self._named = list(card.seen), list(card.named)
         self._path = path
