@@ -86,6 +86,7 @@ def test_words_in_the_file_need_no_text_tower(san: Path, original: Any, monkeypa
     found = own(photo(64, 96))
     assert [entry.name for entry in found.classes] == ["cat", "sofa", "window"]
     assert any("as san.onnx holds them" in note for note in found.meta["notes"])
+    assert len(found.meta["notes"]) == len(set(found.meta["notes"]))
     assert (found.labels == original(photo(64, 96), "cat|kitten, sofa, window").labels).mean() > 0.999
 
 

@@ -145,7 +145,7 @@ class ExportedModel:
             embeddings=found.embeddings,
             query_to_class=found.query_to_class,
             texts=found.texts,
-            notes=(*self.notes, *told, *said_of(self.calibration, policy)),
+            notes=tuple(dict.fromkeys((*self.notes, *told, *said_of(self.calibration, policy)))),
             classifier=found.classifier,
             vocabulary=vocabulary,
             background=policy,
