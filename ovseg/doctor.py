@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg.system.mending import pip_line
+from ovseg.system.nvidia import gpu_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -275,19 +276,6 @@ def check_devices(broken: dict[str, str]) -> list[Check]:
         detail = f"{gpu_name()} is there, but torch {torch.__version__} is built without CUDA"
         checks.append(Check("GPU driver", None, detail, TORCH_FIX, by_hand=True))
     return checks
-
-
-def gpu_name() -> str:
-    """Return the name of the first NVIDIA card as its driver's tool tells it; empty without one."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ""
-    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else ""
 
 
 def check_operators() -> Check:
