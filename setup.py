@@ -65,6 +65,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff>=0.6",
         "scikit-image>=0.22",
+        "setuptools>=68",  # tests read setup.py
         "supervision>=0.25",
         "types-PyYAML>=6.0",
     ],

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg.system.mending import pip_line
+from ovseg.system.nvidia import gpu_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,7 +178,8 @@ def check_package(name: str, modules: Iterable[str], bound: str, broken: dict[st
     if problem is not None:
         beside = f" beside torch {_version('torch')}" if name == "torchvision" else ""
         detail = f"{version}{beside} does not import ({one_line(problem)})"
-        return Check(name, False, detail, package_fix(name, wanted, problem, broken))
+        line = package_fix(name, wanted, problem, broken)
+        return Check(name, False, detail, line, by_hand=line == TORCH_FIX)
     if not satisfies(version, bound):
         return Check(name, False, f"{version}, expected {bound}", f"{PIP} --upgrade {wanted}")
     return Check(name, True, version)
@@ -218,7 +220,8 @@ def check_detectron2(broken: dict[str, str]) -> Check:
         cause = f"{PIP} {missing}"
     if not cause:
         cause = f"{pip_line('uninstall')} -y detectron2 sal-detectron2 && {fix}"
-    return Check("detectron2", False, f"installed, does not import ({one_line(problem)})", cause)
+    detail = f"installed, does not import ({one_line(problem)})"
+    return Check("detectron2", False, detail, cause, by_hand=cause == TORCH_FIX)
 
 
 def detectron2_origin() -> str:
@@ -252,7 +255,15 @@ def check_devices(broken: dict[str, str]) -> list[Check]:
             devices = available_devices()
             cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         except Exception as error:
-            return [Check("devices", False, f"cannot be listed ({one_line(error)})", broken.get("torch", TORCH_FIX))]
+            return [
+                Check(
+                    "devices",
+                    False,
+                    f"cannot be listed ({one_line(error)})",
+                    broken.get("torch", TORCH_FIX),
+                    by_hand=True,
+                )
+            ]
     names = "".join(f"; {card.name} {card.total_memory / 1024**3:.0f} GiB" for card in cards)
     checks = [Check("devices", True, ", ".join(devices) + names)]
     complaint = next((str(item.message) for item in caught if "driver" in str(item.message).lower()), "")
@@ -265,19 +276,6 @@ def check_devices(broken: dict[str, str]) -> list[Check]:
         detail = f"{gpu_name()} is there, but torch {torch.__version__} is built without CUDA"
         checks.append(Check("GPU driver", None, detail, TORCH_FIX, by_hand=True))
     return checks
-
-
-def gpu_name() -> str:
-    """Return the name of the first NVIDIA card as its driver's tool tells it; empty without one."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ""
-    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else ""
 
 
 def check_operators() -> Check:

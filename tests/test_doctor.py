@@ -63,7 +63,7 @@ def test_broken_torchvision_is_the_one_cause(tmp_path: Path) -> None:
     assert message in checks["torchvision"].detail and "beside torch" in checks["torchvision"].detail
     for name in ("torchvision", "open_clip_torch", "segment-anything", "detectron2"):
         assert checks[name].ok is False
-        assert checks[name].fix == doctor.TORCH_FIX
+        assert checks[name].fix == doctor.TORCH_FIX and checks[name].by_hand  # never another torch without being asked
     assert checks["cache"].ok is False and checks["cache"].fix.startswith("export OVSEG_CACHE=")
     assert str(blocked) in checks["cache"].detail
 

@@ -71,7 +71,7 @@ def command_of(part: str, args: argparse.Namespace, report: Path) -> list[str]:
     few = {
         "ops": ["--only", "mask_pool", "--repeats", "1"],
         "vocabulary": ["--repeats", "1"],
-        "label": ["--images", "8", "--formats", "labels"],
+        "label": ["--images", "40", "--formats", "labels"],
     }
     many = {"ops": [], "vocabulary": [], "label": ["--images", "500"]}
     name = part.removeprefix("benchmark ")
