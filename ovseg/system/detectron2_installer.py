@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import os
 import shlex
 import shutil
@@ -37,6 +36,7 @@ from pathlib import Path
 
 from ovseg.errors import EnvironmentProblem
 from ovseg.system.files import file_hash
+from ovseg.system.mending import has_pip
 
 DISTRIBUTION, VERSION = "sal-detectron2", "0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
@@ -230,7 +230,7 @@ def bring_pip() -> None:
     Raises:
         EnvironmentProblem: Python comes without the means.
     """
-    if importlib.util.find_spec("pip") is not None:
+    if has_pip():
         return
     print("pip: not in this environment; brought by ensurepip")
     done = subprocess.run(BRING_PIP, capture_output=True, text=True, check=False)

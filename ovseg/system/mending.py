@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.machinery
 import shlex
 import shutil
 import subprocess
@@ -31,6 +31,15 @@ class Finding(Protocol):
 Found = TypeVar("Found", bound=Finding)
 
 
+def has_pip() -> bool:
+    """Tell whether this environment has pip.
+
+    Only its folders are asked: who asks the whole import system for pip is taken for pip by setuptools, which then
+    cannot be imported any more (`_distutils_hack`), and torch compiles nothing.
+    """
+    return importlib.machinery.PathFinder.find_spec("pip") is not None
+
+
 def pip_line(action: str) -> str:
     """Return the beginning of a shell line by which packages come and go: that of pip, or of uv where it made this.
 
@@ -38,7 +47,7 @@ def pip_line(action: str) -> str:
         action: ``install`` or ``uninstall``.
     """
     python = shlex.quote(sys.executable)
-    if importlib.util.find_spec("pip") is None and shutil.which("uv"):
+    if not has_pip() and shutil.which("uv"):
         return f"uv pip {action} --python {python}"
     return f"{python} -m pip {action}"
 

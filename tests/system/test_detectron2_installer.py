@@ -141,7 +141,7 @@ def test_no_network_is_one_line(installer: ModuleType, tmp_path: Path, monkeypat
 def test_an_environment_without_pip_gets_pythons_own(
     installer: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(installer.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(installer, "has_pip", lambda: False)
     monkeypatch.setattr(installer, "BRING_PIP", [sys.executable, "-c", "print('brought')"])
     installer.bring_pip()
     assert "brought by ensurepip" in capsys.readouterr().out

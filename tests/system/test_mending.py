@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +56,14 @@ def test_lines_for_the_user_do_not_run(tmp_path: Path) -> None:
 
 def test_environments_of_uv_have_no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mending.pip_line("install") == f"{shlex.quote(sys.executable)} -m pip install"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(mending, "has_pip", lambda: False)
     monkeypatch.setattr(mending.shutil, "which", lambda name: f"/bin/{name}")
     assert mending.pip_line("uninstall") == f"uv pip uninstall --python {shlex.quote(sys.executable)}"
     monkeypatch.setattr(mending.shutil, "which", lambda name: None)
     assert mending.pip_line("install").endswith("-m pip install")
+
+
+def test_looking_for_pip_leaves_setuptools_alone() -> None:
+    """It was: who had asked what mends an installation could compile nothing in the same process."""
+    code = "from ovseg.system import mending; assert mending.has_pip(); import ovseg.doctor, setuptools"
+    subprocess.run([sys.executable, "-c", code], check=True)
