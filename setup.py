@@ -34,14 +34,14 @@ DETECTRON2_NEEDS = [
     "yacs>=0.1.8",
 ]
 
-# What pip install 'ovseg[NAME]' brings besides; bounds are the oldest with which tests pass (tools/test_matrix.sh).
+# What pip install 'ovseg[NAME]' brings besides; bounds are checked by tools/test_matrix.sh.
 EXTRAS = {
     "train": [
         "hydra-core>=1.1",
         "scikit-image>=0.22",
         "tensorboard>=2.15",
     ],  # lazy configs; photographs of Scenes; curves
-    "web": ["gradio>=6.0"],  # `ovseg serve`: the page, with FastAPI and uvicorn, which gradio stands on
+    "web": ["gradio>=6.9"],  # `ovseg serve`: the page, with FastAPI and uvicorn, which gradio stands on
     "cluster": ["ray[data]>=2.30"],  # `ovseg label --ray`
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     "hf": [

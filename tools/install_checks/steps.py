@@ -144,6 +144,8 @@ def train(bench: Bench) -> str:
         "0",
         "TEST.EVAL_PERIOD",
         "0",
+        "SOLVER.OPTIMIZER",
+        "ADAMW",  # Muon came with PyTorch 2.9
     ]
     bench.ovseg(
         "train", "--config-file", "san/san_mini_scenes.yaml", "--data", "mydata", "--output", TRAINED, *settings
@@ -167,7 +169,10 @@ def export(bench: Bench) -> str:
     """A program that runs without the model's code."""
     if "export" not in commands_of(bench):
         raise CannotCheck("this version has no `ovseg export`")
-    bench.ovseg("export", "mini", "--format", "onnx", "--output", "mini.onnx")
+    call = ["export", "mini", "--format", "onnx", "--dynamic", "--output", "mini.onnx"]
+    if bench.python("import ovseg.export.plan as p, torch; print(torch.__version__ >= p.OLDEST)") == "False":
+        return last_line(bench.ovseg(*call, status=2))
+    bench.ovseg(*call)
     bench.ovseg("segment", _photo(bench), "--model", "mini.onnx", "--classes", CLASSES, "--output", "exported")
     bench.has("exported/beach.overlay.png")
     return f"{bench.has('mini.onnx').stat().st_size / 2**20:.0f} MiB"
@@ -212,7 +217,7 @@ def _await_address(process: subprocess.Popen[bytes], log: Path, patience: float 
 
 def _photo(bench: Bench) -> str:
     """Return the path of an example photograph of the package."""
-    return bench.python("from ovseg.serve.service import examples_root as root; print(root() / 'beach.jpg')")
+    return bench.python("from ovseg.config import examples_root as root; print(root() / 'beach.jpg')")
 
 
 STEPS: dict[str, Callable[[Bench], str]] = {
