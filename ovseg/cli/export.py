@@ -18,9 +18,9 @@ examples:
   ovseg export san-vit-b-16 --format onnx --resize --labels --classes "cat|kitten, sofa" --output san.onnx
   ovseg export clearclip/ViT-B-16/openai --format onnx --height 448 --width 448 --dtype int8 --output clearclip.onnx
   ovseg export sclip/ViT-B-16/openai MODEL.PROTOCOL.WINDOW 0 --format torch-export --dynamic --output sclip.pt2
-  ovseg segment photo.jpg --model mini.onnx --classes "cat, sofa" --output out
 
-a file must agree with PyTorch on 99.9 % of the labels of each photograph (fp16: 99 %, int8: 90 %), or none is left
+The file is a model by name: ovseg segment photo.jpg --model mini.onnx --classes "cat, sofa" --output out
+It must agree with PyTorch on 99.9 % of the labels of each photograph (fp16: 99 %, int8: 90 %), or none is left.
 """
 
 
