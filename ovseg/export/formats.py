@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import warnings
@@ -55,9 +56,9 @@ def _free(card: FileCard) -> tuple[Any, ...]:
     if card.photo:
         image = {0: torch.export.Dim("photo_height"), 1: torch.export.Dim("photo_width")}
     elif card.size is None:
-        # Of an axis that may be one window PyTorch says that it is never one; the operators of ONNX do not care.
-        least = max(2, -(-card.least // card.unit) + 1)
-        rows, columns = (torch.export.Dim(name, min=least) for name in ("rows", "columns"))
+        # Of an axis that may be one window or patch PyTorch says that it is never one; operators of ONNX do not care.
+        least = max(card.least + (card.format == "onnx"), 2 * card.patch_size)
+        rows, columns = (torch.export.Dim(name, min=-(-least // card.unit)) for name in ("rows", "columns"))
         image = {2: card.unit * rows, 3: card.unit * columns}
     of_words = ({0: words}, {0: words}) if card.trained_names is None else ({0: words},) * 3
     return (image, *of_words)
@@ -143,8 +144,22 @@ def _naming(graph: Graph, card: FileCard) -> Any:
         seen = [one.clone() for one in graph(*sample)[: len(card.seen)]]
     words = _free(card)[1:]
     auto = torch.export.Dim.AUTO
-    free = [{axis: auto for axis in range(one.ndim)} if card.size is None else None for one in seen]
+    axes = [
+        [axis for axis, side in enumerate(one.shape) if side > 1] for one in seen
+    ]  # it warns of one view, or window
+    free = [None if card.size is not None else dict.fromkeys(own, auto) for own in axes]
     return _capture(Naming(graph), (*seen, *sample[1:]), ((*free, *words),), card.model)
+
+
+def _erf(x: Any) -> Any:
+    """Write the error function in float32, the one precision that ONNX Runtime has it in."""
+    op: Any = importlib.import_module("onnxscript").opset18
+    return op.CastLike(op.Erf(op.Cast(x, to=1)), x)
+
+
+def _erfc(x: Any) -> Any:
+    op: Any = importlib.import_module("onnxscript").opset18
+    return op.CastLike(op.Sub(op.Constant(value_float=1.0), op.Erf(op.Cast(x, to=1))), x)
 
 
 def write_onnx(program: Any, card: FileCard, path: Path) -> None:
@@ -160,6 +175,7 @@ def write_onnx(program: Any, card: FileCard, path: Path) -> None:
                 opset_version=_OPSET,
                 input_names=list(card.inputs),
                 output_names=list(card.outputs),
+                custom_translation_table={torch.ops.aten.erf.default: _erf, torch.ops.aten.erfc.default: _erfc},
                 verbose=False,
             )
         proto: Any = made.model_proto  # type: ignore[union-attr]

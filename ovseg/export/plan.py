@@ -125,6 +125,11 @@ class Plan:
             raise ConfigError(f"the size is {size[0]} x {size[1]}; {name} needs sides of at least {least} pixels")
         return Shape(size, self.photo, self.labels)
 
+    def least(self, model: Any) -> int:
+        """Return the shortest side in pixels that a file for all sizes takes; programs of PyTorch have two patches."""
+        window: int = model.protocol.window if isinstance(model, TrainingFree) else 0
+        return max(window, least_side(model) * (1 if self.format == "onnx" else 2))
+
     def refuse(self, model: Any, name: str) -> None:
         """Refuse models and options of them that no graph can have.
 
@@ -188,11 +193,19 @@ def _of_model(model: Any) -> str:
         return "several CLIPs look at an image; name one of them"
     if model.text.autoclip:
         return "AutoCLIP weighs texts for each image; set MODEL.TEXT.AUTOCLIP to 0"
-    if isinstance(model, TrainingFree):
-        if model.regions is not None or model.protocol.region_rule != "none":
-            return "it needs regions of each image; set MODEL.REGIONS.NAME to '' and MODEL.PROTOCOL.REGION_RULE to none"
-        return model.recalibration.why_not_exported()
-    return model.not_compiled
+    if not isinstance(model, TrainingFree):
+        return model.not_compiled
+    method = model.recalibration
+    if reason := method.why_not_exported():
+        return reason
+    if model.regions is not None or model.protocol.region_rule != "none":
+        return "it needs regions of each image; set MODEL.REGIONS.NAME to '' and MODEL.PROTOCOL.REGION_RULE to none"
+    if model.rule.min_max and method.flat:
+        return (
+            f"in {method.name} the scores of a word are so alike all over an image that rounding decides labels where "
+            "they are stretched; set MODEL.PROTOCOL.MIN_MAX to False"
+        )
+    return ""
 
 
 def least_side(model: Any) -> int:

@@ -81,7 +81,6 @@ def _card(model: Model, spec: Spec, plan: Plan, shape: Shape, vocabulary: Vocabu
     settings = plain({**model.settings, "joint": model.clip.embed_dim})
     words = None if vocabulary is None else pack_words(model.words(vocabulary))
     trained = sorted(model.trained_names or ()) if isinstance(model, FCCLIP) else None
-    window = model.protocol.window if isinstance(model, TrainingFree) else 0
     calibration: Calibration | None = model.calibration
     return FileCard(
         ovseg=__version__,
@@ -90,8 +89,8 @@ def _card(model: Model, spec: Spec, plan: Plan, shape: Shape, vocabulary: Vocabu
         format=plan.format,
         dtype=plan.dtype,
         size=shape.size,
-        unit=1 if patches else least_side(model),
-        least=max(window, least_side(model)),
+        unit=1 if isinstance(model, TrainingFree) and model.protocol.window else least_side(model),
+        least=plan.least(model),
         photo=shape.photo,
         seen=graph.seen_names,
         named=graph.naming.names,

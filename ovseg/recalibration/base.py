@@ -50,6 +50,8 @@ class Recalibration(nn.Module):
         not_compiled: Why `encode` cannot be compiled as one graph; empty where it can, but for its guide.
         not_exported: Why a graph cannot compare what it gives with words, by `patch_scores` of features and embedding
             of an image alone; empty where it can.
+        flat: Whether the scores of a text are nearly the same all over an image, so that rounding decides labels where
+            each map is stretched to 0..1 (``PROTOCOL.MIN_MAX``).
         without_golden: Why a method has no golden case of its own; empty where it has.
     """
 
@@ -65,6 +67,7 @@ class Recalibration(nn.Module):
     own_values: bool = False
     not_compiled: ClassVar[str] = ""
     not_exported: str = ""
+    flat: ClassVar[bool] = False
     without_golden: ClassVar[str] = ""
 
     def __init__(
@@ -172,7 +175,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 def neighbourhood(grid: tuple[int, int], std: float, device: torch.device | None = None) -> Tensor:
     """Return the bias (h * w, h * w) of pairs of patches: a Gaussian of the distance, peak 1 (NACLIP)."""
     rows, columns = (_gaussian(length, std, device) for length in grid)
-    return torch.kron(rows, columns)
+    pairs = rows[:, None, :, None] * columns[:, None]  # `torch.kron` would hold a graph for all sizes to one
+    return pairs.flatten(2).flatten(0, 1)
 
 
 def _gaussian(length: int, std: float, device: torch.device | None) -> Tensor:

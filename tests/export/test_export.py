@@ -17,6 +17,7 @@ from ovseg.export.naming import first_rows
 from ovseg.export.plan import Plan
 from ovseg.export.run import export
 from ovseg.recalibration import list_recalibrations, recalibration_class
+from ovseg.vocabulary import Vocabulary
 from tests.meta_arch.models import MODELS, picture
 
 EXPORTED = {"windows", "san", "fcclip-convnext", "fcclip-resnet", "fcclip-vit", "maft-plus", "maft-plus-panoptic"}
@@ -155,6 +156,30 @@ def test_all_sizes_and_precisions(exported: Callable[..., Path], name: str, opti
     for size in ((64, 64), (64, 150), (200, 70)):
         assert file(picture(*size).permute(1, 2, 0).numpy(), "cat, sofa").labels.shape == size
     assert any(f"in {dtype}" in note for dtype in options.values() for note in file.model.notes) == bool(options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_whole_images_of_all_sizes(
+    tmp_path: Path, make: Callable[[str], Path], capfd: pytest.CaptureFixture[str], format: str
+) -> None:
+    """Down to a patch, or two; what is no whole patch is left out, as the model does."""
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    changes = {"MODEL": {"PROTOCOL": {"WINDOW": 0}}}
+    path, least = tmp_path / f"whole{plan.FORMATS[format]}", 8 if format == "onnx" else 16
+    export(
+        str(make("windows")), Plan(path, format, dynamic=True, labels=True), overrides=changes, report=lambda _: None
+    )
+    assert "".join(capfd.readouterr()) == ""
+    file, original = ovseg.load(path).model, ovseg.load(make("windows"), device="cpu", overrides=changes).model
+    words = original.words(Vocabulary.parse("cat|kitten, sofa, river"))
+    for size in ((least, 70), (70, least + 3), (least, least), (61, 77)):
+        image = picture(*(max(side, 16) for side in size))[:, : size[0], : size[1]]
+        found, expected = (one.answer(one.encode([image]), 0, size, words) for one in (file, original))
+        assert (found.labels == expected.labels).float().mean() > 0.999
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match=f"takes sides from {least} on"):
+        file.encode([picture(64, 64)[:, : least - 1]])
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import ovseg
+from ovseg.cli import main
 from ovseg.contract import CLASS_SCORES
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError, WeightsError
@@ -163,6 +164,35 @@ def test_a_foreign_or_newer_file(tmp_path: Path, san: Path) -> None:
         onnx.save(model, tmp_path / "other.onnx")
         with pytest.raises(WeightsError, match=match):
             ovseg.load(tmp_path / "other.onnx")
+
+
+def test_the_commands_take_a_file(tmp_path: Path, san: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    for name in ("images", "labels"):
+        (data / name).mkdir(parents=True)
+    for index in range(2):
+        Image.fromarray(photo(40, 48, index)).save(data / f"images/{index}.png")
+        Image.fromarray((photo(40, 48, index)[..., 0] > 99).astype(np.uint8)).save(data / f"labels/{index}.png")
+    (data / "classes.txt").write_text("cat|kitten\nsofa\n")
+    model = ["--model", str(san)]
+    assert main(["eval", "--dataset", str(data), *model, "--output", str(tmp_path / "eval")]) == 0
+    assert "2 of 2 images evaluated" in "".join(capsys.readouterr())
+    assert json.loads((tmp_path / "eval/result.json").read_text())["model"]["settings"]["file"]["format"] == "onnx"
+    label = ["label", str(data / "images"), *model, "--classes", "cat, sofa", "--output", str(tmp_path / "labels")]
+    assert main(label) == 0 and "2 of 2 images labelled" in "".join(capsys.readouterr())
+    assert main(label) == 0 and "2 of them before" in "".join(capsys.readouterr())
+    assert main(["models", "--details", str(san)]) == 0
+    assert "in san.onnx" in capsys.readouterr().out
+    for words, match in (
+        (["doctor", "--dtype", str(san), str(data / "images"), "--classes", "cat"], "is fp32 for good"),
+        (
+            ["eval", "--dataset", str(data), *model, "--protocol", "common", "--output", str(tmp_path / "no")],
+            "leave it",
+        ),
+    ):
+        assert main(words) == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and match in errors[0]
 
 
 def test_the_standalone_example_needs_neither_torch_nor_ovseg(tmp_path: Path, san: Path, segmenter: Any) -> None:

@@ -191,7 +191,7 @@ class ExportedModel:
             raise InputError(f"got {shape[2]} x {shape[1]} pixels; {self.path.name} takes sides from {card.least} on")
         pixels = image.to(CPU)
         given = (
-            pixels.permute(1, 2, 0).contiguous().to(torch.uint8) if card.photo else self.padded(pixels.float())[None]
+            pixels.permute(1, 2, 0).contiguous().to(torch.uint8) if card.photo else self.fitted(pixels.float())[None]
         )
         outputs = self.runtime.see(given)
         if card.kind == "masks":
@@ -199,10 +199,16 @@ class ExportedModel:
         normal = normalise(pixels.float() / 255, card.mean, card.std)
         return SeenByFile(outputs, tuple(given.shape), normal)
 
-    def padded(self, image: Tensor) -> Tensor:
-        """Pad an image (3, h, w) to multiples of the unit by what is zero when it is normalised."""
+    def fitted(self, image: Tensor) -> Tensor:
+        """Bring an image (3, h, w) to multiples of the unit, as the model does.
+
+        One with masks pads it by what is zero when it is normalised; others leave out what is no whole patch.
+        """
         if self.card.size is not None or self.card.unit == 1:
             return image
+        if self.card.kind == "patches":
+            high, wide = (side - side % self.card.unit for side in image.shape[1:])
+            return image[:, :high, :wide]
         wide, high = (-image.shape[axis] % self.card.unit for axis in (2, 1))
         whole = mean_colour(self.card).repeat(1, image.shape[1] + high, image.shape[2] + wide)
         whole[:, : image.shape[1], : image.shape[2]] = image

@@ -29,7 +29,7 @@ class FALIP(Recalibration):
     grid that cover it), are our generalisations. The blocks before the biased ones run once.
     """
 
-    attention_only = False
+    attention_only, flat = False, True
     requires = Recalibration.requires | {CLASS_EMBEDDING}
 
     def __init__(
