@@ -300,9 +300,8 @@ class ExportedModel:
         words: Words,
         want: frozenset[str],
     ) -> Answer:
-        shares, masks, resize = _of_columns(named["mask_classes"], words), self._masks(seen), None
-        resize = self._resize(seen, network_size, size)
-        classes = words.column_class
+        shares, masks = _of_columns(named["mask_classes"], words), self._masks(seen)
+        resize, classes = self._resize(seen, network_size, size), words.column_class
         labels, scores = semantic_map(shares, masks, resize, words.background.threshold, classes, cut=False)
         every = class_maps(shares, masks, resize, int((classes >= 0).sum())) if CLASS_SCORES in want else None
         rule = self._mask_rule
