@@ -13,7 +13,6 @@ from torch import Tensor
 from ovseg.errors import ConfigError
 from ovseg.labelling.maps import empty_maps
 from ovseg.labelling.mask_resize import MaskResize
-from ovseg.ops.linear_layers import product
 from ovseg.system.device import is_cpu
 
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
@@ -73,7 +72,7 @@ def class_maps(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, c
     found = torch.empty(len(shares), *resize.size, device=mask_logits.device)
     for tile in resize.tiles(mask_logits.device):
         masks = resize.probabilities(mask_logits, tile)
-        found[(slice(None), *tile)] = product(shares, masks.flatten(1)).view(-1, *masks.shape[1:])
+        found[(slice(None), *tile)] = (shares @ masks.flatten(1)).view(-1, *masks.shape[1:])
     return found
 
 
@@ -95,7 +94,7 @@ def _labels(
         if every is None:
             winner, best = _best_class(shares, masks.flatten(1))
         else:
-            sums = product(shares.mT, masks.flatten(1))
+            sums = shares.mT @ masks.flatten(1)
             every[(slice(None), *tile)] = sums[: len(every)].view(-1, *masks.shape[1:])
             best, winner = first_max(sums)
         labels[tile] = columns[winner].view(masks.shape[1:]).int()

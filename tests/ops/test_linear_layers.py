@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import ovseg
 from ovseg.errors import EnvironmentProblem
 from ovseg.ops import linear_layers
-from ovseg.ops.linear_layers import PackedLinear, can_pack, fast_products, lower_products, pack_linears
-from ovseg.system.device import CPU
+from ovseg.ops.linear_layers import PackedLinear, can_pack, lower_products, pack_linears
 
 needs_packing = pytest.mark.skipif(not can_pack(), reason="this PyTorch has no packed layers")
 
@@ -79,65 +77,3 @@ def test_only_weights_of_products_are_lowered():
     assert {name for name, dtype in kinds.items() if dtype == torch.float32} == {"1.weight", "1.bias"}
     with torch.autocast("cpu", torch.bfloat16):
         assert model[:3](torch.randn(1, 3, 4, 4)).isfinite().all()
-
-
-@pytest.fixture
-def slow_mkl(monkeypatch):
-    """A processor on which oneDNN shall multiply."""
-    monkeypatch.setattr(linear_layers, "_mkl_is_slow", lambda: True)
-
-
-class Seen(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts the products that oneDNN makes."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += "mkldnn" in str(function)
-        return function(*args, **(kwargs or {}))
-
-
-@needs_packing
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(5, 24), (2, 3, 7, 24), (24,), (0, 24)])
-def test_onednn_gives_what_the_layer_gives(slow_mkl, bias, shape):
-    torch.manual_seed(0)
-    linear, x = nn.Linear(24, 40, bias=bias), torch.randn(shape)
-    with torch.inference_mode():
-        expected = linear(x)
-        with fast_products(CPU), Seen() as seen:
-            found = linear(x)
-            turned = nn.functional.linear(x.expand(3, *shape).transpose(0, -2) if len(shape) == 2 else x, linear.weight)
-    assert seen.count == 2 and found.shape == expected.shape and turned.isfinite().all()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-@needs_packing
-def test_onednn_leaves_alone_what_is_no_plain_product(slow_mkl):
-    linear, x = nn.Linear(24, 24), torch.randn(3, 24)
-    with fast_products(CPU), Seen() as seen:  # gradients are wanted
-        linear(x).sum().backward()
-    with torch.inference_mode(), fast_products(CPU), Seen() as others:
-        with torch.autocast("cpu", torch.bfloat16):
-            assert linear(x).dtype == torch.bfloat16
-        linear.double()(x.double())
-        nn.functional.linear(x, torch.randn(24, 24).mT)
-    with torch.inference_mode(), fast_products(torch.device("cuda")), Seen() as elsewhere:
-        linear.float()(x)
-    assert seen.count == others.count == elsewhere.count == 0
-
-
-def test_mkl_is_left_alone_on_processors_of_intel(monkeypatch):
-    monkeypatch.setattr(linear_layers, "processor", lambda: "GenuineIntel Intel(R) Xeon(R)")
-    assert not linear_layers._mkl_is_slow.__wrapped__()
-
-
-@needs_packing
-@pytest.mark.filterwarnings("ignore:.*knows drawings alone")
-def test_images_and_texts_go_through_it(slow_mkl):
-    model = ovseg.load("mini-clearclip", device="cpu", dtype="fp32").model
-    with Seen() as images:
-        model.encode([torch.zeros(3, 64, 64)])
-    with Seen() as texts:
-        model.clip.text(["a text of this test"])
-    assert images.count > 4 and texts.count > 4
