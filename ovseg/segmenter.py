@@ -127,8 +127,7 @@ class Segmenter:
             batch_size: Images that are encoded together; those of one size share their passes, so results do not
                 depend on it.
             default_words: What the model segments by when no classes are given; empty for nothing.
-            packed: Lay weights out once as the CPU multiplies them: on AMD's processors twice as fast in fp32, on all
-                with bfloat16 faster in bf16, elsewhere no gain. Results differ by rounding alone.
+            packed: Lay weights out as the CPU multiplies them: twice as fast on AMD's, and in bf16; but for rounding.
             compiled: Let `torch.compile` compile the network; the first image takes a minute or more.
             asked: The ``name`` by which it was asked for, where that is another, and ``why``; for the record.
 
