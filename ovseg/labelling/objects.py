@@ -1,4 +1,4 @@
-"""Panoptic and instance results of one image, for all models that propose masks."""
+"""Labels, panoptic segments and instances of one image, for all models that propose masks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovseg.contract import INSTANCES, PANOPTIC, Words
+from ovseg.contract import CLASS_SCORES, INSTANCES, PANOPTIC, Answer, Words
 from ovseg.errors import ConfigError
 from ovseg.labelling.mask_objects import instances, panoptic, panoptic_and_instances
 from ovseg.labelling.mask_resize import MaskResize
+from ovseg.labelling.masks import labels_and_maps, semantic_map
 from ovseg.result.objects import Panoptic
 
 
@@ -48,6 +49,25 @@ class MaskRule:
     def objects(self) -> bool:
         """Whether anything is wanted but labels; masks are then resized before the sigmoid, as in FC-CLIP."""
         return self.panoptic or self.instances
+
+
+def semantic_results(
+    probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, words: Words, want: frozenset[str]
+) -> Answer:
+    """Label an image; scores are whole sums, which who answers brings to 0..1.
+
+    Args:
+        probabilities: (Q, C + 1) of the columns (see `Words.columns`) and, last, of "no object".
+        mask_logits: (Q, h, w).
+        resize: Their way to the photograph.
+        words: The words of the columns.
+        want: Whether the scores of all classes are wanted, too.
+    """
+    rest = (words.background.threshold, words.column_class, False)
+    if CLASS_SCORES in want:
+        labels, scores, every = labels_and_maps(probabilities, mask_logits, resize, *rest)
+        return Answer(labels, scores, class_scores=every)
+    return Answer(*semantic_map(probabilities, mask_logits, resize, *rest))
 
 
 def object_results(

@@ -19,7 +19,7 @@ from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
-from ovseg.labelling.objects import MaskRule, object_results
+from ovseg.labelling.objects import MaskRule, object_results, semantic_results
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
@@ -152,7 +152,7 @@ class ConvMaskModel(MaskModel):
     ) -> Answer:
         """Name the masks; see `WordedModel.label`."""
         shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
-        answer = self.semantic(shares, seen.masks, resize, words, want)
+        answer = semantic_results(shares, seen.masks, resize, words, want)
         return replace(answer, **object_results(shares, seen.masks, resize, self.rule, words, want))
 
     def shares(self, seen: Proposed, words: Words) -> Tensor:

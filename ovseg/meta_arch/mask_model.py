@@ -12,12 +12,11 @@ from torch import Tensor
 
 from ovseg.checkpoint.loading import Official, Weights, load
 from ovseg.clip.normalise import normalise
-from ovseg.contract import CLASS_SCORES, Answer, Evidence, Words
+from ovseg.contract import Evidence, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
 from ovseg.labelling.evidence import of_masks
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
-from ovseg.labelling.masks import labels_and_maps, semantic_map
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.section import Sectioned
 from ovseg.meta_arch.worded_model import WordedModel
@@ -155,24 +154,6 @@ class MaskModel(WordedModel, Sectioned):
         """Look at the masks that have a pixel, and at their names; see `WordedModel.evidence`."""
         shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
         return of_masks(shares, self.cosines(seen, words), seen.masks, resize, words, point)
-
-    def semantic(
-        self, probabilities: Tensor, masks: Tensor, resize: MaskResize, words: Words, want: frozenset[str]
-    ) -> Answer:
-        """Label an image; scores are whole sums, which `WordedModel.answer` brings to 0..1.
-
-        Args:
-            probabilities: (Q, C + 1) of the columns (see `Words.columns`) and, last, of "no object".
-            masks: Their logits (Q, h, w).
-            resize: Their way to the photograph.
-            words: The words of the columns.
-            want: Whether the scores of all classes are wanted, too.
-        """
-        rest = (words.background.threshold, words.column_class, False)
-        if CLASS_SCORES in want:
-            labels, scores, every = labels_and_maps(probabilities, masks, resize, *rest)
-            return Answer(labels, scores, class_scores=every)
-        return Answer(*semantic_map(probabilities, masks, resize, *rest))
 
 
 def read_targets(inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Target]:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from ovseg.clip.normalise import normalise
 from ovseg.clip.tower import Tower
-from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Evidence, Words, check_point, check_want, identity
+from ovseg.contract import LABELS, Answer, Encoded, Evidence, Words, check_point, check_want, identity
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError, WeightsError
 from ovseg.labelling.calibration import Calibration, said_of, worth
@@ -24,8 +24,7 @@ from ovseg.labelling.evidence import of_masks, of_queries
 from ovseg.labelling.known import seen_columns
 from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
-from ovseg.labelling.masks import class_maps, semantic_map
-from ovseg.labelling.objects import MaskRule, object_results
+from ovseg.labelling.objects import MaskRule, object_results, semantic_results
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.meta_arch.exported.card import CLASSES, TEXTS, TRAINED, FileCard, FixedSize, mean_colour, unpack_words
@@ -301,12 +300,10 @@ class ExportedModel:
         want: frozenset[str],
     ) -> Answer:
         shares, masks = _of_columns(named["mask_classes"], words), self._masks(seen)
-        resize, classes = self._resize(seen, network_size, size), words.column_class
-        labels, scores = semantic_map(shares, masks, resize, words.background.threshold, classes, cut=False)
-        every = class_maps(shares, masks, resize, int((classes >= 0).sum())) if CLASS_SCORES in want else None
-        rule = self._mask_rule
+        resize, rule = self._resize(seen, network_size, size), self._mask_rule
+        found = semantic_results(shares, masks, resize, words, want)
         objects = object_results(shares, masks, resize, rule, words, want) if rule is not None else {}
-        return Answer(labels, scores, class_scores=every, **objects)
+        return replace(found, **objects)
 
     @cached_property
     def _mask_rule(self) -> MaskRule | None:

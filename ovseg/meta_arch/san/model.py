@@ -17,6 +17,7 @@ from ovseg.clip.tokens import ATTENTION, CLASS_TOKEN, POSITIONS, STREAM
 from ovseg.contract import Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, one_of
+from ovseg.labelling.objects import semantic_results
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
@@ -145,7 +146,8 @@ class SAN(MaskModel):
         self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
     ) -> Answer:
         """Name the masks; see `WordedModel.label`."""
-        return self.semantic(self.shares(seen, words), seen.masks, self.resize(seen, network_size, size), words, want)
+        shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
+        return semantic_results(shares, seen.masks, resize, words, want)
 
     def shares(self, seen: Proposed, words: Words) -> Tensor:
         """Name the masks; see `MaskModel.shares`."""
