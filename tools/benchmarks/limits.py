@@ -217,9 +217,9 @@ def measure_memory(case: Case) -> float:
 @torch.inference_mode()
 def plain_labels(model: Any, scene: Scene, row: Row) -> Tensor:
     """Label (H, W) what a model proposes in the usual way: whole masks, then the sums of some classes at a time."""
-    from ovseg.meta_arch import mask_model
+    from ovseg.labelling import objects
 
-    with mock.patch.object(mask_model, "semantic_map", wraps=mask_model.semantic_map) as seen:
+    with mock.patch.object(objects, "semantic_map", wraps=objects.semantic_map) as seen:
         run_once(model, scene, row.output)
     shares, logits, resize = seen.call_args.args[:3]
     unit = model.size_divisibility

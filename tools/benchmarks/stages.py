@@ -18,8 +18,7 @@ from ovseg.clip.base import BaseClip
 from ovseg.config import load_config
 from ovseg.contract import Words, check_want
 from ovseg.errors import ConfigError
-from ovseg.labelling import objects as mask_results
-from ovseg.meta_arch import mask_model
+from ovseg.labelling import objects
 from ovseg.meta_arch.fcclip import model as fcclip
 from ovseg.meta_arch.mask_model import MaskModel
 from ovseg.meta_arch.san import model as san
@@ -37,8 +36,8 @@ def san_stages(model: Any) -> list[Stage]:
         Stage("tokens of masks", san, "run_tail"),
         Stage("text tower", model.clip, "text", calls=0),
         Stage("text classifier", san, "class_logits"),
-        Stage("labels", mask_model, "semantic_map"),
-        Stage("labels and class maps", mask_model, "labels_and_maps", extra=True),
+        Stage("labels", objects, "semantic_map"),
+        Stage("labels and class maps", objects, "labels_and_maps", extra=True),
     ]
 
 
@@ -55,9 +54,9 @@ def fcclip_stages(model: Any) -> list[Stage]:
         Stage("text classifier", model, "trained_logits"),
         Stage("CLIP's classifier", model, "class_scores"),  # without the ensemble, which is called in it
         Stage("ensemble", fcclip.Ensemble, "scores"),
-        Stage("labels", mask_model, "semantic_map"),
-        Stage("segments and instances", mask_results, "panoptic_and_instances"),
-        Stage("labels and class maps", mask_model, "labels_and_maps", extra=True),
+        Stage("labels", objects, "semantic_map"),
+        Stage("segments and instances", objects, "panoptic_and_instances"),
+        Stage("labels and class maps", objects, "labels_and_maps", extra=True),
     ]
 
 

@@ -48,9 +48,9 @@ def test_every_mode_is_measured_and_compared(tmp_path, capsys):
 
 
 def test_objects_are_made_without_the_map_of_every_class(monkeypatch):
-    from ovseg.meta_arch import mask_model
+    from ovseg.labelling import objects
 
-    monkeypatch.setattr(mask_model, "labels_and_maps", lambda *_: pytest.fail("maps of every class were made"))
+    monkeypatch.setattr(objects, "labels_and_maps", lambda *_: pytest.fail("maps of every class were made"))
     row = tool.shipped_rows()[2]
     model = tool.build(row.config, "fp32")
     answer, seconds = tool.run_once(model, tool.prepare(model, row), row.output)
