@@ -5,6 +5,7 @@ from __future__ import annotations
 _PIXEL = "sem_seg_head.pixel_decoder."
 _ENCODER = _PIXEL + r"transformer.encoder.layers.\1"
 DECODER = "sem_seg_head.predictor."
+ADAPTER = "mask_adapter."
 HEAD = (
     (r"pixel_decoder\.layers\.(\d+)\.attention\.offsets\.(.+)", _ENCODER + r".self_attn.sampling_offsets.\2"),
     (r"pixel_decoder\.layers\.(\d+)\.attention\.weights\.(.+)", _ENCODER + r".self_attn.attention_weights.\2"),
@@ -25,8 +26,15 @@ HEAD = (
     (r"decoder\.log_scale", DECODER + "logit_scale"),
     (r"decoder\.(.+)", DECODER + r"\1"),
     (r"void\.(.+)", r"void_embedding.\1"),
+    (r"adapter\.reading\.(.+)", ADAPTER + r"mask_downscaling.\1"),
+    *(
+        (rf"adapter\.blocks\.{index}\.{ours}(.*)", f"{ADAPTER}cnext{index + 1}.{original}" + r"\1")
+        for index in range(3)
+        for ours, original in (("conv_dw", "dwconv"), ("mlp.fc1", "pwconv1"), ("mlp.fc2", "pwconv2"), ("", ""))
+    ),
+    (r"adapter\.(.+)", ADAPTER + r"\1"),
 )
-"""Our names of the trained parts, and those of the original; MAFT+ has the same."""
+"""Our names of the trained parts, and those of the original; MAFT+ and Mask-Adapter have the same."""
 
 CLIP = ((r"clip\.model\.(.+)", r"backbone.clip_model.\1"),)
 # Class weights of the loss for the classes of the training, and masks and constants that older files store.

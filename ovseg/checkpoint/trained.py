@@ -29,10 +29,14 @@ def frozen_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the trainable parameters, and the buffers outside of frozen modules."""
-    frozen = frozen_prefixes(model)
+    """Return the trainable parameters, the buffers outside of frozen modules, and what was learnt before (``kept``)."""
+    frozen, kept = frozen_prefixes(model), getattr(model, "kept", ())
     fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {key: value for key, value in model.state_dict().items() if key not in fixed and not key.startswith(frozen)}
+    return {
+        key: value
+        for key, value in model.state_dict().items()
+        if key in kept or (key not in fixed and not key.startswith(frozen))
+    }
 
 
 def load_trained_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -93,7 +93,7 @@ class SetCriterion:
         self, predictions: Sequence[Prediction], targets: Sequence[Target], draw: Draw = uniform_points
     ) -> dict[str, Tensor]:
         """Return the same without their weights."""
-        _check_labels(targets, predictions[-1].class_logits.shape[-1] - 1)
+        check_labels(targets, predictions[-1].class_logits.shape[-1] - 1)
         count = average_targets(targets, predictions[-1].mask_logits.device)
         last = len(predictions) - 1
         found = {}
@@ -156,7 +156,7 @@ def average_targets(targets: Sequence[Target], device: torch.device) -> Tensor:
     return count.clamp(min=1)
 
 
-def _check_labels(targets: Sequence[Target], classes: int) -> None:
+def check_labels(targets: Sequence[Target], classes: int) -> None:
     """Refuse class ids that the model does not have; on an accelerator they would end the process."""
     labels = torch.cat([target.labels for target in targets])
     if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < classes):

@@ -18,18 +18,21 @@ from ovseg.clip.tokens import LEVELS
 from ovseg.clip.vit_levels import ViTPyramid
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Words
 from ovseg.data.preprocessing import SizeRule
+from ovseg.labelling.known import seen_columns
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
 from ovseg.labelling.objects import MaskRule, object_results, semantic_results
 from ovseg.losses.criterion import SetCriterion
-from ovseg.losses.matcher import Prediction
+from ovseg.losses.matcher import Prediction, Target
 from ovseg.losses.points import Draw, uniform_points
 from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
 from ovseg.meta_arch.section import Section
-from ovseg.proposals.classifier import class_logits, class_scale
+from ovseg.proposals.classifier import LARGEST_SCALE, class_logits, class_scale
+from ovseg.proposals.ensemble import CLIP_ALONE, Ensemble
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 from ovseg.proposals.pixel_decoder import PixelDecoder
 from ovseg.system.device import give_back
-from ovseg.vocabulary import TextOptions
+from ovseg.system.values import short_hash
+from ovseg.vocabulary import TextOptions, Vocabulary
 
 
 class Proposed(NamedTuple):
@@ -50,6 +53,17 @@ class Proposed(NamedTuple):
     padded: tuple[int, int]
 
 
+def read_words(usual: str, *, trained_vocabulary: str = "") -> frozenset[str] | None:
+    """Read the words of a training; None if they are not known.
+
+    Args:
+        usual: What stands for them where nothing else is said: the words of the config.
+        trained_vocabulary: A preset, a file, or a list.
+    """
+    words = trained_vocabulary or usual
+    return frozenset(Vocabulary.parse(words).queries) if words else None
+
+
 class ConvMaskModel(MaskModel):
     """Proposes masks on the levels of a convolutional CLIP and names them; how, a model of this kind says itself.
 
@@ -60,6 +74,9 @@ class ConvMaskModel(MaskModel):
         void: Embedding of "no object", which stands behind the texts.
         rule: What is made of the masks.
         criterion: The losses of training.
+        ensemble: How the trained classifier and that of CLIP are mixed.
+        trained_names: The words that the head was trained on; a class is seen if it has one of them, to the letter.
+            None until they are known: then no class is seen, and training makes them those that it is given.
     """
 
     head: ClassVar[tuple[str, ...]] = ("pixel_decoder.", "decoder.", "void.")
@@ -69,7 +86,9 @@ class ConvMaskModel(MaskModel):
         "decoder": MaskedDecoder,
         "rule": MaskRule,
         "criterion": SetCriterion,
+        "trained_names": read_words,
     }
+    unrecorded: ClassVar[tuple[str, ...]] = ("criterion", "trained_names")
     size_divisibility = STRIDE
 
     def __init__(
@@ -84,6 +103,8 @@ class ConvMaskModel(MaskModel):
         background: str,
         text: TextOptions | None = None,
         options: Mapping[str, Any] | None = None,
+        ensemble: Ensemble = CLIP_ALONE,
+        trained_names: frozenset[str] | None = None,
     ) -> None:
         """Put the parts together."""
         super().__init__(clip, templates, background, text, options)
@@ -91,6 +112,7 @@ class ConvMaskModel(MaskModel):
         self.pixel_decoder, self.decoder = pixel_decoder, decoder
         self.void = nn.Embedding(1, clip.embed_dim)
         self.size_rule, self.rule, self.criterion = size_rule, rule, criterion
+        self.ensemble, self.trained_names = ensemble, trained_names
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
@@ -103,6 +125,8 @@ class ConvMaskModel(MaskModel):
             "decoder": section.make("decoder", clip.embed_dim),
             "rule": section.make("rule", cfg.TEST.DETECTIONS_PER_IMAGE),
             "criterion": section.make("criterion"),
+            "ensemble": section.make("ensemble"),
+            "trained_names": section.make("trained_names", cfg.MODEL.TEXT.VOCABULARY),
             "size_rule": size_rule(cfg, STRIDE),
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
@@ -121,7 +145,18 @@ class ConvMaskModel(MaskModel):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
-        return {**super().settings, "rule": asdict(self.rule)}
+        names = self.trained_names or frozenset()
+        return {
+            **super().settings,
+            "rule": asdict(self.rule),
+            "ensemble": asdict(self.ensemble),
+            "trained_names": {"count": len(names), "hash": short_hash("\n".join(sorted(names)))},
+        }
+
+    def start_training(self, words: Words) -> None:
+        """Learn the names of a training, where none are known yet."""
+        if self.trained_names is None:
+            self.trained_names = frozenset(words.vocabulary.queries)
 
     def network(self, images: Tensor) -> tuple[dict[str, Tensor], Proposals]:
         """Return the levels of CLIP and the proposals of the last layer; see `WordedModel.network`."""
@@ -139,9 +174,13 @@ class ConvMaskModel(MaskModel):
         batch = self.padded(list(self.normalise(images)))
         size = (batch.shape[2], batch.shape[3])
         levels, proposals = self.run_network(batch)
-        pooled = self.clip.pool(levels["dense"], proposals.masks)
+        pooled = self.pooled(levels["dense"], proposals.masks)
         parts = zip(proposals.embeddings, proposals.masks, pooled, self.looks(levels, proposals), strict=True)
         return [Proposed(*one, size) for one in parts]
+
+    def pooled(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
+        """Return what CLIP sees of masks (B, Q, D), given its features (B, C, h, w) and their logits (B, Q, H, W)."""
+        return self.clip.pool(dense, mask_logits)
 
     def looks(self, levels: dict[str, Tensor], proposals: Proposals) -> Sequence[Any]:
         """Return for each image what else its masks are named by; None for nothing."""
@@ -176,13 +215,40 @@ class ConvMaskModel(MaskModel):
 
     def rows(self, words: Words) -> Tensor:
         """Return the texts and, behind them, "no object" (T + 1, D), all of unit length."""
-        void = F.normalize(self.void.weight, dim=-1)
-        return torch.cat([words.embeddings.to(void), void])
+        return self.rows_before(words, self.void)
+
+    @staticmethod
+    def rows_before(words: Words, void: nn.Embedding) -> Tensor:
+        """Return the texts and, behind them, an embedding of "no object" (T + 1, D), all of unit length."""
+        last = F.normalize(void.weight, dim=-1)
+        return torch.cat([words.embeddings.to(last), last])
 
     def trained_logits(self, embeddings: Tensor, words: Words) -> Tensor:
         """Return the logits (B, Q, K + 1) of the trained classifier for embeddings (B, Q, D), "no object" last."""
         scale = class_scale(self.decoder.log_scale)
         return class_logits(embeddings, self.rows(words), scale, words.columns, void=True)
+
+    def texts(self, features: Tensor, rows: Tensor) -> Tensor:
+        """Return the texts by which CLIP names the masks of images.
+
+        Args:
+            features: Of `image_features` (B, D, h, w).
+            rows: Of `rows` (T + 1, D).
+
+        Returns:
+            (T + 1, D), or (B, T + 1, D) where every image has its own.
+        """
+        return rows
+
+    def clip_logits(self, pooled: Tensor, texts: Tensor, words: Words) -> Tensor:
+        """Compare what CLIP sees of masks (B, Q, D) with `texts`; returns (B, Q, K + 1), "no object" last."""
+        scale = min(self.clip.logit_scale, LARGEST_SCALE)
+        return class_logits(pooled, texts, scale, words.columns, void=True)
+
+    def mixed(self, trained: Tensor, own: Tensor, words: Words, valid: Tensor | None = None) -> Tensor:
+        """Mix the trained classifier and that of CLIP; see `Ensemble.scores`."""
+        seen = seen_columns(words, self.trained_names or frozenset()).to(own.device)
+        return self.ensemble.scores(trained, own, seen, valid)
 
     def class_scores(self, seen: Proposed, trained: Tensor, words: Words) -> Tensor:
         """Return what the masks of an image show.
@@ -202,8 +268,11 @@ class ConvMaskModel(MaskModel):
     ) -> dict[str, Tensor]:
         """Return the weighted losses of a batch; ``draw`` gives the random points."""
         images = self.training_batch(batched_inputs)
-        stages = self.stages(self.clip.levels(images), words)
-        return self.criterion(stages, read_targets(batched_inputs, images), draw)
+        return self.head_losses(images, read_targets(batched_inputs, images), words, draw)
+
+    def head_losses(self, images: Tensor, wanted: Sequence[Target], words: Words, draw: Draw) -> dict[str, Tensor]:
+        """Return the weighted losses of a padded batch (B, 3, H, W); the rest is as in `losses`."""
+        return self.criterion(self.stages(self.clip.levels(images), words), wanted, draw)
 
     def stages(self, levels: dict[str, Tensor], words: Words) -> list[Prediction]:
         """Return what every layer of the head predicts on the levels of the CLIP, the final one last."""

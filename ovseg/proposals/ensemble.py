@@ -2,10 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from ovseg.errors import ConfigError
+
 FLOOR = 1e-8  # what the originals add to a probability before its logarithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """How the two classifiers are mixed.
+
+    Attributes:
+        alpha: Exponent of the CLIP's probability for classes that the head was trained on, 0..1.
+        beta: The same for all others.
+        valid_masks_only: Trust the trained classifier alone where a mask is empty on the CLIP's grid.
+
+    Raises:
+        ConfigError: An exponent is out of range.
+    """
+
+    alpha: float = 0.4
+    beta: float = 0.8
+    valid_masks_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not (0 <= self.alpha <= 1 and 0 <= self.beta <= 1):
+            raise ConfigError(f"ensemble has alpha {self.alpha} and beta {self.beta}; expected numbers in 0..1")
+
+    def scores(self, trained: Tensor, own: Tensor, seen: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Mix two classifiers.
+
+        Args:
+            trained: Logits (B, Q, K + 1) of the trained one, "no object" last.
+            own: Logits (B, Q, K + 1) of the CLIP; its "no object" does not count.
+            seen: Bool (K,), which classes the head was trained on.
+            valid: Bool (B, Q), masks that are not empty on the CLIP's grid; None where all count.
+
+        Returns:
+            Logarithms of probabilities (B, Q, K + 1), float32.
+        """
+        shares = torch.where(seen, self.alpha, self.beta)
+        if valid is not None:
+            shares = shares * valid[..., None]
+        return with_void(fuse(trained[..., :-1], own[..., :-1], shares), void_share(trained))
+
+
+CLIP_ALONE = Ensemble(alpha=1.0, beta=1.0)
+"""The trained classifier only says which masks are objects."""
 
 
 def fuse(inside: Tensor, outside: Tensor, shares: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden_runners.fcclip_clip import build_clip, load_part, query_to_class
+from golden_runners.fcclip_clip import build_clip, load_part, query_to_class, seen_names
 from golden_runners.fcclip_losses import mask_rule, run_losses, run_postprocess
 from golden_runners.product import answers, encode_together, make_words, maps_of_classes, padded_batch
 from ovseg.checkpoint.loading import Weights
+from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.labelling.known import seen_columns
 from ovseg.losses.criterion import SetCriterion
@@ -188,15 +189,15 @@ def text_tower(case: Any) -> dict[str, Tensor]:
     return {"output.text_features": clip.model.encode_text(case.group("input")["tokens"])}
 
 
-def build_model(case: Any) -> FCCLIP:
-    """Build the whole model of a case, with its words."""
+def build_model(case: Any, **parts: Any) -> FCCLIP:
+    """Build the whole model of a case; ``parts`` of it that another runner has take the place of the usual ones."""
     config, inputs, state = case.config, case.group("input"), case.group("state_dict")
     own = {key.removeprefix(CLIP): value for key, value in state.items() if key.startswith(CLIP)}
     clip = build_clip(config["clip"], own)
     head = config["head"]
     width = {"dim": head["conv_dim"], "mask_dim": head["mask_dim"], "heads": head["nheads"]}
     text = {f"{CLIP}{key}": value for key, value in clip.model.state_dict().items() if f"{CLIP}{key}" not in state}
-    model = FCCLIP(
+    usual: dict[str, Any] = dict(
         clip=clip,
         pixel_decoder=PixelDecoder(
             clip.channels, **width, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
@@ -214,18 +215,22 @@ def build_model(case: Any) -> FCCLIP:
         templates="vild14",
         background="none",
         ensemble=Ensemble(alpha=config["alpha"], beta=config["beta"], valid_masks_only=config.get("on_valid", False)),
-        trained_names=frozenset(f"class {i}" for i in inputs["category_overlapping_mask"].nonzero().flatten().tolist()),
+        trained_names=seen_names(inputs),
         weights=Weights({**state, **text}, "the golden case"),
     )
-    return model.eval()
+    return FCCLIP(**{**usual, **parts}).eval()
 
 
-def full_model(case: Any) -> dict[str, Tensor]:
-    """Run whole images, from pixels to results."""
-    config, inputs, model = case.config, case.group("input"), build_model(case)
-    words = make_words(
-        inputs["text_classifier"], query_to_class(inputs["num_templates"]), things=config.get("thing_class_ids")
-    )
+def words_of(case: Any) -> Words:
+    """Return the words of a case of a whole model."""
+    inputs, things = case.group("input"), case.config.get("thing_class_ids")
+    return make_words(inputs["text_classifier"], query_to_class(inputs["num_templates"]), things=things)
+
+
+def full_model(case: Any, **parts: Any) -> dict[str, Tensor]:
+    """Run whole images, from pixels to results; ``parts`` as of `build_model`."""
+    config, inputs, model = case.config, case.group("input"), build_model(case, **parts)
+    words = words_of(case)
     images = [inputs[f"image.{i}"] for i in range(len(config["output_sizes"]))]
     encoded = encode_together(model, images)
     levels, proposals = model.network(padded_batch(model, images))

@@ -69,3 +69,9 @@ def load_part(module: nn.Module, state: Mapping[str, Tensor], ours: str, origina
 def query_to_class(names_per_class: Tensor) -> Tensor:
     """Return the class (T,) of each name, given how many names each class has."""
     return torch.arange(len(names_per_class)).repeat_interleave(names_per_class.long())
+
+
+def seen_names(inputs: Mapping[str, Tensor]) -> frozenset[str]:
+    """Return the names, as of `product.make_words`, of the classes that a case calls seen; none where it is silent."""
+    seen = inputs.get("category_overlapping_mask", torch.zeros(0))
+    return frozenset(f"class {i}" for i in seen.nonzero().flatten().tolist())

@@ -33,8 +33,14 @@ def below(state: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
     return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
 
 
-def build_model(case: Any, criterion: SetCriterion) -> tuple[MAFTPlus, Words]:
-    """Build the whole model of a case, and its words; text towers, which the cases lack, are tiny random ones."""
+def build_model(case: Any, criterion: SetCriterion, **parts: Any) -> tuple[MAFTPlus, Words]:
+    """Build the whole model of a case, and its words; text towers, which the cases lack, are tiny random ones.
+
+    Args:
+        case: The case.
+        criterion: Its losses.
+        parts: What takes the place of the usual parts, for another runner.
+    """
     config, inputs, state = case.config, case.group("input"), case.group("state_dict")
     head = config["head"]
     clip = build_clip(config["clip"], below(state, STUDENT))
@@ -42,7 +48,7 @@ def build_model(case: Any, criterion: SetCriterion) -> tuple[MAFTPlus, Words]:
     for start in (STUDENT, TEACHER) if teacher else (STUDENT,):
         state = {**{f"{start}{key}": value for key, value in whole.items()}, **state}
     width = {"dim": head["conv_dim"], "mask_dim": head["mask_dim"], "heads": head["nheads"]}
-    model = MAFTPlus(
+    usual: dict[str, Any] = dict(
         clip=clip,
         pixel_decoder=PixelDecoder(
             clip.channels, **width, encoder_ffn=head["enc_ffn"], encoder_layers=head["enc_layers"]
@@ -68,14 +74,14 @@ def build_model(case: Any, criterion: SetCriterion) -> tuple[MAFTPlus, Words]:
         rc_weight=config.get("rc_weights", 0.1),
         weights=Weights(state, "the golden case"),
     )
-    classes = query_to_class(inputs["num_templates"])
+    classes, model = query_to_class(inputs["num_templates"]), MAFTPlus(**{**usual, **parts})
     return model, make_words(inputs["text_classifier"], classes, things=config.get("thing_class_ids"))
 
 
-def full_model(case: Any) -> dict[str, Tensor]:
-    """Run whole images, from pixels to results."""
+def full_model(case: Any, **parts: Any) -> dict[str, Tensor]:
+    """Run whole images, from pixels to results; ``parts`` as of `build_model`."""
     config, inputs = case.config, case.group("input")
-    model, words = build_model(case, SetCriterion())
+    model, words = build_model(case, SetCriterion(), **parts)
     images = [inputs[f"image.{i}"] for i in range(len(config["output_sizes"]))]
     encoded = encode_together(model.eval(), images)
     levels, proposals = model.network(padded_batch(model, images))

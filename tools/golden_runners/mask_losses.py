@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Match, Prediction, Target, match, matching_costs
+from ovseg.losses.mixed_masks import Pick
 from ovseg.losses.points import Draw
 
 
@@ -52,6 +53,19 @@ def in_order(stages: Sequence[StageDraws]) -> Draw:
     """Return the draws of all stages, the final one last, in the order in which the criterion asks for them."""
     final_first = [stages[-1], *stages[:-1]]
     return recorded([points for stage in final_first for points in (*stage.match, stage.candidates, stage.rest)])
+
+
+def picked(inputs: Mapping[str, Tensor]) -> Pick:
+    """Return a `Pick` that gives the recorded draws of a case, ``draw.0`` and on, in order."""
+    numbers = iter(range(len(inputs)))
+
+    def pick(among: int, count: int) -> Tensor:
+        found = inputs[f"draw.{next(numbers)}"][:count]
+        if len(found) != count or int(found.max()) >= among:
+            raise ValueError(f"recorded draws are {found.tolist()}; asked for are {count} below {among}")
+        return found
+
+    return pick
 
 
 def inspect_stage(

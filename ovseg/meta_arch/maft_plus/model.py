@@ -19,40 +19,55 @@ from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.contract import Words
 from ovseg.errors import ConfigError
 from ovseg.labelling.objects import MaskRule
-from ovseg.losses.points import Draw, uniform_points
-from ovseg.meta_arch.conv_mask_model import ConvMaskModel, Proposed, conv_clip
+from ovseg.losses.matcher import Target
+from ovseg.losses.mixed_masks import AdapterRule
+from ovseg.losses.points import Draw
+from ovseg.meta_arch.adaptable_model import AdaptableModel
+from ovseg.meta_arch.conv_mask_model import Proposed, conv_clip
 from ovseg.meta_arch.maft_plus.content_transfer import ContentTransfer
 from ovseg.meta_arch.maft_plus.mask_aware import mask_aware_loss
 from ovseg.meta_arch.maft_plus.representation import representation_loss
 from ovseg.meta_arch.maft_plus.weights import OFFICIAL
-from ovseg.meta_arch.mask_model import read_targets
 from ovseg.meta_arch.section import Section
-from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
-from ovseg.proposals.ensemble import void_share, with_void
+from ovseg.proposals.ensemble import Ensemble
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
 
 
+def shares_of_clip(*, alpha: float = 1.0, beta: float = 1.0) -> Ensemble:
+    """Return how much CLIP counts; by itself it names the masks alone.
+
+    Args:
+        alpha: See `Ensemble`.
+        beta: Likewise.
+    """
+    return Ensemble(alpha=alpha, beta=beta)
+
+
 @META_ARCH_REGISTRY.register()
-class MAFTPlus(ConvMaskModel):
+class MAFTPlus(AdaptableModel):
     """MAFT+.
 
     Jiao et al., "Collaborative Vision-Text Representation Optimizing for Open-Vocabulary Segmentation", ECCV 2024
     (arXiv 2408.00744; github.com/jiaosiyu1999/MAFT-Plus). Trained are the head, the transfer and, of CLIP's image
-    tower, all but its last norm and projection; the losses of the masks do not reach CLIP.
+    tower, all but its last norm and projection; the losses of the masks do not reach CLIP. With an adapter of masks
+    (``MODEL.MAFTPlus.ADAPTER``) it is Mask-Adapter on MAFT+, which is trained on a tuned one; see `AdaptableModel`.
 
     Attributes:
         transfer: What adapts the texts to an image.
         compensation: Weight of the loss that keeps CLIP near to what it was.
     """
 
-    head = (*ConvMaskModel.head, "transfer.", "clip.model.visual.trunk.")
+    head = (*AdaptableModel.head, "transfer.", "clip.model.visual.trunk.")
     official = OFFICIAL
+    tunes_void = False
     made_of = {  # noqa: RUF012
-        **ConvMaskModel.made_of,
+        **AdaptableModel.made_of,
         "clip": conv_clip,
         "decoder": partial(MaskedDecoder, queries=100),
         "rule": partial(MaskRule, object_threshold=0.2, overlap_threshold=0.7),
+        "ensemble": shares_of_clip,
         "transfer": ContentTransfer,
+        "adapter_rule": partial(AdapterRule, adapter_inside=0.5, adapter_target_gradient=True),
     }
 
     @configurable
@@ -72,7 +87,7 @@ class MAFTPlus(ConvMaskModel):
             original: Gives the CLIP from which training started; it is asked when there is something to learn from it.
             weights: In the layout of the released ones, or ours; None leaves CLIP as it was and the head untrained.
             rc_weight: Of the loss that keeps CLIP near to what it was.
-            parts: Those of `ConvMaskModel`.
+            parts: Those of `AdaptableModel`.
 
         Raises:
             ConfigError: The CLIP is no ConvNeXt.
@@ -107,9 +122,8 @@ class MAFTPlus(ConvMaskModel):
         return list(self.image_features(levels["dense"]))
 
     def class_scores(self, seen: Proposed, trained: Tensor, words: Words) -> Tensor:
-        """Let CLIP name the masks by the texts of the image; the trained classifier only says which are objects."""
-        adapted = self.adapted_logits(seen.looks[None], seen.pooled[None], words)
-        return with_void(adapted[..., :-1], void_share(trained))
+        """Mix the trained classifier with CLIP, which names the masks by the texts of the image."""
+        return self.mixed(trained, self.adapted_logits(seen.looks[None], seen.pooled[None], words), words)
 
     def cosines(self, seen: Proposed, words: Words) -> Tensor:
         """Compare the masks with every text that has looked at the image; see `MaskModel.cosines`."""
@@ -127,9 +141,11 @@ class MAFTPlus(ConvMaskModel):
         Returns:
             (B, Q, K + 1), "no object" last. The texts are not of unit length, so these are not scaled cosines.
         """
-        texts = self.transfer(features, self.rows(words))
-        scale = min(self.clip.logit_scale, LARGEST_SCALE)
-        return class_logits(pooled, texts, scale, words.columns, void=True)
+        return self.clip_logits(pooled, self.texts(features, self.rows(words)), words)
+
+    def texts(self, features: Tensor, rows: Tensor) -> Tensor:
+        """Let the rows (T + 1, D) look at images (B, D, h, w): (B, T + 1, D); see `ConvMaskModel.texts`."""
+        return self.transfer(features, rows)
 
     def image_features(self, dense: Tensor) -> Tensor:
         """Return what the texts look at, (B, D, h, w), of CLIP's features (B, C, h, w).
@@ -140,10 +156,8 @@ class MAFTPlus(ConvMaskModel):
         vectors = dense.reshape(len(dense), -1, dense.shape[1])
         return self.clip.tower.embed(vectors).mT.unflatten(2, dense.shape[2:])
 
-    def losses(
-        self, batched_inputs: Sequence[dict[str, Any]], words: Words, draw: Draw = uniform_points
-    ) -> dict[str, Tensor]:
-        """Return the weighted losses of a batch; ``draw`` gives the random points.
+    def head_losses(self, images: Tensor, wanted: Sequence[Target], words: Words, draw: Draw) -> dict[str, Tensor]:
+        """Return the weighted losses of a padded batch (B, 3, H, W); see `ConvMaskModel.head_losses`.
 
         To those of `SetCriterion` come ``loss_ma`` (`mask_aware_loss`) and ``loss_rc`` (`representation_loss`), which
         tune CLIP. Unlike in the original, the tower runs once for all of them; that gives the same, as it has no
@@ -152,8 +166,7 @@ class MAFTPlus(ConvMaskModel):
         Raises:
             InputError: The images are too small for `representation_loss`.
         """
-        images = self.training_batch(batched_inputs)
-        levels, wanted = self.clip.levels(images), read_targets(batched_inputs, images)
+        levels = self.clip.levels(images)
         stages = self.stages({name: level.detach() for name, level in levels.items()}, words)
         dense, masks = levels["dense"], stages[-1].mask_logits.detach()
         adapted = self.adapted_logits(self.image_features(dense), self.clip.pool(dense, masks), words)
