@@ -20,7 +20,6 @@ from ovseg.meta_arch.maft_plus.model import MAFTPlus
 from ovseg.meta_arch.san.model import SAN
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.proposals.classifier import LARGEST_SCALE, class_scale
-from ovseg.proposals.ensemble import void_share, with_void
 
 _EMPTY = -1e4  # a logit whose probability is 0 in any precision
 
@@ -97,20 +96,18 @@ class MaskNaming(nn.Module):
     @staticmethod
     def _of_two(model: Any, seen: Any, rows: Rows, first: Tensor, trained: Tensor | None) -> Tensor:
         """Return the class scores (Q, T + 1) of a model with a trained classifier and that of CLIP."""
-        texts, scale = model.rows(rows), min(model.clip.logit_scale, LARGEST_SCALE)
+        texts, scale, valid = model.rows(rows), min(model.clip.logit_scale, LARGEST_SCALE), None
         own = class_scale(model.decoder.log_scale) * (F.normalize(seen.embeddings, dim=-1) @ texts.mT)
         head = _best(own, first)[None]
-        pooled = F.normalize(seen.pooled, dim=-1)
-        if isinstance(model, FCCLIP):
-            clip = _best(scale * (pooled @ texts.mT), first)[None]
-            valid = None if seen.looks is None else seen.looks[None]
-            mixed: Tensor = model.ensemble.scores(head, clip, trained, valid)
-            return mixed[0]
-        if not isinstance(model, MAFTPlus):
+        if isinstance(model, MAFTPlus):
+            texts = model.texts(seen.looks[None], texts)[0]
+        elif not isinstance(model, FCCLIP):
             raise TypeError(f"no graph names the masks of a {type(model).__name__}")
-        adapted = model.transfer(seen.looks[None], texts)[0]
-        clip = _best(scale * (pooled @ adapted.mT), first)[None]
-        return with_void(clip[..., :-1], void_share(head))[0]
+        elif seen.looks is not None:
+            valid = seen.looks[None]
+        clip = _best(scale * (F.normalize(seen.pooled, dim=-1) @ texts.mT), first)[None]
+        mixed: Tensor = model.ensemble.scores(head, clip, trained, valid)
+        return mixed[0]
 
 
 def _best(logits: Tensor, first: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from ovseg.export.formats import capture, graph_of, write
 from ovseg.export.graphs import Model, Shape
 from ovseg.export.plan import Plan, least_side
 from ovseg.labelling.calibration import Calibration
+from ovseg.meta_arch.conv_mask_model import ConvMaskModel
 from ovseg.meta_arch.exported.card import FileCard, FixedSize, pack_words
-from ovseg.meta_arch.fcclip.model import FCCLIP
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.system.files import atomic_write, check_writable
 from ovseg.system.values import plain
@@ -80,7 +80,7 @@ def _card(model: Model, spec: Spec, plan: Plan, shape: Shape, vocabulary: Vocabu
     graph, patches = graph_of(model, shape), isinstance(model, TrainingFree)
     settings = plain({**model.settings, "joint": model.clip.embed_dim})
     words = None if vocabulary is None else pack_words(model.words(vocabulary))
-    trained = sorted(model.trained_names or ()) if isinstance(model, FCCLIP) else None
+    trained = sorted(model.trained_names or ()) if isinstance(model, ConvMaskModel) else None
     calibration: Calibration | None = model.calibration
     return FileCard(
         ovseg=__version__,

@@ -70,7 +70,8 @@ class MaskAdapter(nn.Module):
 
     def _of_image(self, features: Tensor, masks: Tensor) -> Tensor:
         """Return the maps (N, maps, h, w) of masks (N, H, W) of the image with some features (1, D, h, w)."""
-        x = self.fuse(features + self.reading(resize_masks(masks[:, None], self.size_of(features))))
+        shapes = resize_masks(masks[:, None], self.size_of(features)).to(features.dtype)
+        x = self.fuse(features + self.reading(shapes))
         for block in self.blocks:
             x = block(x)
         found: Tensor = self.final(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))

@@ -20,7 +20,10 @@ from ovseg.recalibration import list_recalibrations, recalibration_class
 from ovseg.vocabulary import Vocabulary
 from tests.meta_arch.models import MODELS, picture
 
-EXPORTED = {"windows", "san", "fcclip-convnext", "fcclip-resnet", "fcclip-vit", "maft-plus", "maft-plus-panoptic"}
+EXPORTED = {
+    *("windows", "san", "fcclip-convnext", "fcclip-resnet", "fcclip-vit", "maft-plus", "maft-plus-panoptic"),
+    *("fcclip-adapter", "maft-plus-adapter"),
+}
 """Of the tiny models those that a graph can hold."""
 
 

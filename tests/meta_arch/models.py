@@ -15,6 +15,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from ovseg.checkpoint.trained import trained_state
 from ovseg.config import config_root, load_config
 from ovseg.contract import CLASS_SCORES, INSTANCES, LABELS, PANOPTIC
 from ovseg.data.preprocessing import SizeRule
@@ -65,9 +66,11 @@ FILES = {
     "san": "san/san-vit-b-16.yaml",
     "fcclip": "fcclip/fcclip-convnext-l.yaml",
     "fcclip_vit": "fcclip/fcclip_mini_scenes.yaml",
+    "fcclip_adapter": "fcclip/fcclip-convnext-l-adapter.yaml",
     "maft_plus": "maft_plus/maftp-b.yaml",
     "maft_plus_large": "maft_plus/maftp-l.yaml",
     "maft_plus_panoptic": "maft_plus/maftp-l-pano.yaml",
+    "maft_plus_adapter": "maft_plus/maftp-b-adapter.yaml",
 }
 """The shipped configs that tiny models start from."""
 
@@ -125,10 +128,10 @@ def build(file: str, folder: Path, weights: Path | str = "", seed: int = 3, **ch
 
 def stirred(model: Any, seed: int) -> Any:
     """Change the head of a model so that its masks show several classes; as it starts, they are nearly alike."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, learnt = torch.Generator().manual_seed(seed), trained_state(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.requires_grad and not name.startswith("clip."):
+            if name in learnt and not name.startswith("clip."):
                 weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
     model.refresh_hash()
     return model
@@ -193,6 +196,7 @@ class Case:
 _WINDOWS = {"SHORT_SIDE": 64, "WINDOW": 48, "STRIDE": 24}
 _OBJECTS = LABELS | {CLASS_SCORES, PANOPTIC, INSTANCES}
 _ALL_OBJECTS = {"OBJECT_THRESHOLD": 0.0, "OVERLAP_THRESHOLD": 0.1, "test": {"DETECTIONS_PER_IMAGE": 12}}
+_ADAPTER = {"ADAPTER_WIDTH": 24, "ADAPTER_MAPS": 3}
 
 MODELS = (
     Case("windows", "sclip", "vit", golden="sclip", changes={"protocol": _WINDOWS}),
@@ -275,6 +279,15 @@ MODELS = (
         changes=_ALL_OBJECTS,
         gives=LABELS | {CLASS_SCORES, PANOPTIC},
     ),
+    Case(
+        "fcclip-adapter",
+        "fcclip_adapter",
+        "convnext",
+        golden="mask_adapter",
+        changes={**_ALL_OBJECTS, **_ADAPTER},
+        gives=_OBJECTS,
+    ),
+    Case("maft-plus-adapter", "maft_plus_adapter", "convnext", golden="mask_adapter", changes=_ADAPTER),
 )
 
 

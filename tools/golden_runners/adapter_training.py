@@ -97,7 +97,7 @@ def ground_truth(case: Any, build_adapter: BuildAdapter) -> dict[str, Tensor]:
     embeddings = model.embed_masks(model.adapter, dense, features, target.masks[None])
     rows = model.rows_before(words, model.warm_void)
     logits = model.clip_logits(embeddings, model.texts(features, rows), words)[0]
-    shares = logits.softmax(-1)[:, :-1].softmax(-1)
+    shares = logits.softmax(-1).softmax(-1)[:, :-1]
     maps = torch.einsum("qk,qhw->khw", shares, target.masks.float())
     seen["intermediate.adapter_masks"] = target.masks[None].to(torch.uint8)
     return {"output.sem_seg": maps, **seen}
