@@ -88,7 +88,8 @@ def _trained_words(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, A
     before, own = recipe.get("MODEL", {}), given.get("MODEL", {})
     changes: dict[str, Any] = {"TEXT": {"VOCABULARY": ""}}
     kind = own.get("META_ARCHITECTURE", before.get("META_ARCHITECTURE", ""))
-    if "TRAINED_VOCABULARY" in before.get(kind, {}):
+    section = {**before.get(kind, {}), **own.get(kind, {})}
+    if "TRAINED_VOCABULARY" in section and not section.get("ADAPTER"):  # an adapter leaves the head as it is
         changes[kind] = {"TRAINED_VOCABULARY": ""}
     return changes
 

@@ -145,7 +145,7 @@ def _learnt_words(model: dict[str, Any]) -> tuple[Layer, ...]:
     others = {
         kind: {"TRAINED_VOCABULARY": ""}
         for kind, section in model.items()
-        if isinstance(section, dict) and section.get("TRAINED_VOCABULARY")
+        if isinstance(section, dict) and section.get("TRAINED_VOCABULARY") and not section.get("ADAPTER")
     }
     return (Layer(f"{CLASSES} beside {weights}", {"MODEL": {**found["MODEL"], **others}}),)
 
