@@ -64,6 +64,9 @@ def train(
     cfg, folder = spec.config, checkpoint.folder
     kept = HeldOut.read(folder) if checkpoint.before else None
     model = _model(spec, untrained=True)  # before the images are read: its weights may be missing
+    if new := getattr(model, "untrained", ""):
+        log.info(new)
+        seeded = [*seeded, new]
     earlier = _trained_before(checkpoint, cfg.MODEL.WEIGHTS)
     data = load_run_data(cfg, kept, skip_broken, earlier)
     start = checkpoint.own_start(spec.path, cfg.MODEL.WEIGHTS)

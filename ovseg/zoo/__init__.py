@@ -133,13 +133,11 @@ def build(spec: Spec, untrained: bool = False) -> Any:
         cfg.defrost()
         cfg.MODEL.WEIGHTS = str(find_released(spec.card))
     model = kind(cfg)
-    if lacks := getattr(model, "untrained", ""):
-        if not untrained:
-            raise WeightsError(
-                f"{lacks}, and the adapter would be random; give weights that were trained with one as MODEL.WEIGHTS, "
-                f"or switch it off: MODEL.{kind.__name__}.ADAPTER False"
-            )
-        warnings.warn(lacks, stacklevel=2)
+    if not untrained and (lacks := getattr(model, "untrained", "")):
+        raise WeightsError(
+            f"{lacks}, and its weights would be random; give weights that were trained with one as MODEL.WEIGHTS, or "
+            f"switch it off: MODEL.{kind.__name__}.ADAPTER False"
+        )
     if state := getattr(model, "training_state", ""):
         warnings.warn(f"'{cfg.MODEL.WEIGHTS}' is the checkpoint of a training at {state}", stacklevel=2)
     elif left := _is_behind(cfg.MODEL.WEIGHTS):

@@ -74,8 +74,9 @@ def test_values_are_checked_by_their_types(name):
 def test_every_option_that_makes_results_tells_models_apart(file, tiny_clip, tiny_convnext):
     built = build(file, tiny_clip if file == "san" else tiny_convnext)
     kind = ARCHITECTURES.all()[built.settings["architecture"]]
-    losses = {*options_of(kind.made_of["criterion"]), "trained_vocabulary"}  # whose words are recorded themselves
-    assert built.settings["options"].keys() == section_options(kind).keys() - losses
+    unrecorded = {option for part in kind.unrecorded for option in options_of(kind.made_of[part])}
+    assert {"void_weight", "points"} <= unrecorded and not unrecorded & {"queries", "alpha", "adapter_threshold"}
+    assert built.settings["options"].keys() == section_options(kind).keys() - unrecorded
     assert built.settings == json.loads(json.dumps(built.settings))
 
 
