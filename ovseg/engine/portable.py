@@ -13,7 +13,7 @@ from ovseg.errors import WeightsError
 
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 _OF_THE_RUN = ("DATASETS", "OUTPUT_DIR", "DATALOADER", *TABLES)
-_TRAINED_WORDS = "TRAINED_VOCABULARY"  # takes the words beside the weights where it is empty; an adapter's head has its own
+_TRAINED_WORDS = "TRAINED_VOCABULARY"  # takes the words beside the weights where it is empty
 _NAMED = ("MODEL.CLIP.FOLDER", "MODEL.CLIP.PRETRAINED", "MODEL.CLIP.MEMBERS")  # what is a path even as a bare name
 
 
@@ -30,7 +30,7 @@ def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
     model = {key: value for key, value in kept.get("MODEL", {}).items() if key not in ("DEVICE", "WEIGHTS")}
     if "TEXT" in model:  # the words are those beside the weights
         model["TEXT"] = {key: value for key, value in model["TEXT"].items() if key != "VOCABULARY"}
-    for kind, section in model.items():
+    for kind, section in model.items():  # but an adapter's head has words of its own
         if isinstance(section, Mapping) and _TRAINED_WORDS in section and not section.get("ADAPTER"):
             model[kind] = {**section, _TRAINED_WORDS: ""}
     return {key: _without_places(value, key) for key, value in {**kept, "MODEL": model}.items()}

@@ -71,5 +71,5 @@ def test_both_stages_and_a_kill_in_each(config, tmp_path, panoptic_data, monkeyp
 
 
 def test_without_a_head_nothing_is_trained(config, tmp_path):
-    with pytest.raises(ConfigError, match="give those of FC-CLIP, or of a training, as MODEL.WEIGHTS"):
+    with pytest.raises(ConfigError, match=r"give those of FC-CLIP, or of a training, as MODEL.WEIGHTS"):
         train(config, tmp_path / "none", "mixed", "")
