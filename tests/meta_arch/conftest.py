@@ -26,7 +26,12 @@ def folders(deeper_clip: Path, tiny_convnext: Path, tiny_resnet: Path) -> dict[s
     return {"vit": deeper_clip, "convnext": tiny_convnext, "resnet": tiny_resnet}
 
 
-@pytest.fixture(scope="session", params=(*MODELS, WITHOUT_CLASS_TOKEN, COLOURS), ids=lambda case: case.name)
+def marked(*cases: Case) -> list[Any]:
+    """Return cases as parameters, those that are slow marked so."""
+    return [pytest.param(one, id=one.name, marks=[pytest.mark.slow] if one.slow else []) for one in cases]
+
+
+@pytest.fixture(scope="session", params=marked(*MODELS, WITHOUT_CLASS_TOKEN, COLOURS))
 def case(request: pytest.FixtureRequest) -> Case:
     """Each of the models, one on a tower that is none of ours, and one that is none of ours."""
     found: Case = request.param
@@ -39,7 +44,7 @@ def model(case: Case, folders: dict[str, Path]) -> Any:
     return case.build(folders)
 
 
-@pytest.fixture(scope="session", params=MODELS, ids=lambda case: case.name)
+@pytest.fixture(scope="session", params=marked(*MODELS))
 def ours(request: pytest.FixtureRequest) -> Case:
     """Each of the models."""
     found: Case = request.param

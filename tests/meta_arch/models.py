@@ -162,6 +162,7 @@ class Case:
         seed: Gives its head weights by which pictures show several classes.
         requests: What each of eight users asks of it at once.
         votes: Whether the pixels of a region share a label, whatever the score of each.
+        slow: Whether it is one of the slow tests, for a sister of it is not.
     """
 
     name: str
@@ -177,6 +178,7 @@ class Case:
     seed: int = 1
     requests: int = 2
     votes: bool = False
+    slow: bool = False
 
     @property
     def architecture(self) -> str:
@@ -287,7 +289,7 @@ MODELS = (
         changes={**_ALL_OBJECTS, **_ADAPTER},
         gives=_OBJECTS,
     ),
-    Case("maft-plus-adapter", "maft_plus_adapter", "convnext", golden="mask_adapter", changes=_ADAPTER),
+    Case("maft-plus-adapter", "maft_plus_adapter", "convnext", golden="mask_adapter", changes=_ADAPTER, slow=True),
 )
 
 

@@ -19,7 +19,7 @@ WARM = {"ADAPTER_STAGE": "ground-truth", "ADAPTER_TRUE_MASKS": 4}
 NAMES = words("cat", "sofa|couch", "quark")
 
 
-@pytest.fixture(params=PLAIN)
+@pytest.fixture(params=["fcclip_adapter", pytest.param("maft_plus_adapter", marks=pytest.mark.slow)])
 def file(request):
     return request.param
 
