@@ -37,7 +37,7 @@ def main(model: str, photo: str, output: str, words: str = "") -> None:
         rows, classes, names = words_of(card)
     image = np.array(ImageOps.exif_transpose(Image.open(photo)).convert("RGB"))
     inputs = {"image": image, "text_embeddings": rows.astype(np.float32), "query_to_class": classes.astype(np.int64)}
-    if card["trained_names"] is not None:  # FC-CLIP and MAFT+ ask which classes their head has learnt
+    if card["trained_names"] is not None:  # FC-CLIP asks which classes its head has learnt
         known = [name in card["trained_names"] for name in names]
         inputs["trained"] = np.array([index >= 0 and known[index] for index in inputs["query_to_class"]])
     labels, scores = session.run(["labels", "scores"], inputs)

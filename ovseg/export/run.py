@@ -80,7 +80,9 @@ def _card(model: Model, spec: Spec, plan: Plan, shape: Shape, vocabulary: Vocabu
     graph, patches = graph_of(model, shape), isinstance(model, TrainingFree)
     settings = plain({**model.settings, "joint": model.clip.embed_dim})
     words = None if vocabulary is None else pack_words(model.words(vocabulary))
-    trained = sorted(model.trained_names or ()) if isinstance(model, ConvMaskModel) else None
+    trained = None
+    if isinstance(model, ConvMaskModel) and not model.ensemble.clip_alone:
+        trained = tuple(sorted(model.trained_names or ()))
     calibration: Calibration | None = model.calibration
     return FileCard(
         ovseg=__version__,
@@ -109,7 +111,7 @@ def _card(model: Model, spec: Spec, plan: Plan, shape: Shape, vocabulary: Vocabu
         notes=model.notes,
         clip_notes=tuple(model.clip.notes),
         calibration=None if calibration is None else plain(asdict(calibration)),
-        trained_names=None if trained is None else tuple(trained),
+        trained_names=trained,
         words=words,
     )
 

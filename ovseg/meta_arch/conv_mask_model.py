@@ -247,6 +247,8 @@ class ConvMaskModel(MaskModel):
 
     def mixed(self, trained: Tensor, own: Tensor, words: Words, valid: Tensor | None = None) -> Tensor:
         """Mix the trained classifier and that of CLIP; see `Ensemble.scores`."""
+        if self.ensemble.clip_alone:
+            return self.ensemble.scores(trained, own, None)
         seen = seen_columns(words, self.trained_names or frozenset()).to(own.device)
         return self.ensemble.scores(trained, own, seen, valid)
 

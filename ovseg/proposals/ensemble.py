@@ -34,18 +34,25 @@ class Ensemble:
         if not (0 <= self.alpha <= 1 and 0 <= self.beta <= 1):
             raise ConfigError(f"ensemble has alpha {self.alpha} and beta {self.beta}; expected numbers in 0..1")
 
-    def scores(self, trained: Tensor, own: Tensor, seen: Tensor, valid: Tensor | None = None) -> Tensor:
+    @property
+    def clip_alone(self) -> bool:
+        """Whether CLIP names the masks, and the trained classifier only says which are objects."""
+        return self.alpha == self.beta == 1 and not self.valid_masks_only
+
+    def scores(self, trained: Tensor, own: Tensor, seen: Tensor | None, valid: Tensor | None = None) -> Tensor:
         """Mix two classifiers.
 
         Args:
             trained: Logits (B, Q, K + 1) of the trained one, "no object" last.
             own: Logits (B, Q, K + 1) of the CLIP; its "no object" does not count.
-            seen: Bool (K,), which classes the head was trained on.
+            seen: Bool (K,), which classes the head was trained on; None where it does not matter (`clip_alone`).
             valid: Bool (B, Q), masks that are not empty on the CLIP's grid; None where all count.
 
         Returns:
             Logarithms of probabilities (B, Q, K + 1), float32.
         """
+        if seen is None:
+            return with_void(own[..., :-1], void_share(trained))
         shares = torch.where(seen, self.alpha, self.beta)
         if valid is not None:
             shares = shares * valid[..., None]
@@ -53,7 +60,7 @@ class Ensemble:
 
 
 CLIP_ALONE = Ensemble(alpha=1.0, beta=1.0)
-"""The trained classifier only says which masks are objects."""
+"""That of MAFT+ without an adapter."""
 
 
 def fuse(inside: Tensor, outside: Tensor, shares: Tensor) -> Tensor:
