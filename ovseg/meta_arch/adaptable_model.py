@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -39,12 +39,14 @@ class AdaptableModel(ConvMaskModel):
         adapter_rule: How it is trained.
         warm_void: Stands for `void` in the warm-up of an adapter, which leaves that of the head alone; else None.
         tunes_void: Whether `void` is trained with an adapter, behind its warm-up.
+        kept: Names of the weights that were learnt before the adapter; see `ovseg.checkpoint.trained.trained_state`.
     """
 
     head = (*ConvMaskModel.head, "adapter.", "warm_void.")
     made_of = {**ConvMaskModel.made_of, "adapter": mask_adapter}  # noqa: RUF012
     unrecorded: ClassVar[tuple[str, ...]] = (*ConvMaskModel.unrecorded, "adapter_rule")
     tunes_void: ClassVar[bool]
+    kept: frozenset[str] = frozenset()
 
     def __init__(
         self, adapter: MaskAdapter | None = None, adapter_rule: AdapterRule | None = None, **parts: Any
@@ -58,7 +60,7 @@ class AdaptableModel(ConvMaskModel):
         self.adapter, self.adapter_rule = adapter, adapter_rule or AdapterRule()
         self.warm_void: nn.Embedding | None = None
         if adapter is not None:
-            self.embed_pixels = pixel_embedder(self.clip)
+            check_pixels(self.clip)
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
@@ -97,18 +99,14 @@ class AdaptableModel(ConvMaskModel):
             self.untrained = f"{weights.source} has no adapter of masks, which is new"
         return None
 
-    def start_training(self, words: Words) -> None:
-        """Learn the names of a training, where none are known yet.
-
-        Raises:
-            ConfigError: An adapter is to be trained on a head that has learnt nothing.
-        """
-        if self.adapter is not None and not self.source:
+    @classmethod
+    def check_training(cls, cfg: CfgNode) -> None:
+        """Refuse an adapter on a head that has learnt nothing; see `WordedModel.check_training`."""
+        if Section(cls, cfg).options["adapter"] and not cfg.MODEL.WEIGHTS:
             raise ConfigError(
                 "an adapter learns with a head that has learnt already, and this one has no weights; give those of "
-                f"{self.official.model}, or of a training, as MODEL.WEIGHTS"
+                f"{cls.official.model}, or of a training, as MODEL.WEIGHTS"
             )
-        super().start_training(words)
 
     def pack(self) -> None:
         """Lay weights out for the CPU; see `WordedModel.pack`."""
@@ -137,6 +135,11 @@ class AdaptableModel(ConvMaskModel):
         """
         vectors = pool_by_maps(dense, adapter(features, masks))
         return self.embed_pixels(vectors).unflatten(1, (-1, adapter.maps)).mean(2)
+
+    def embed_pixels(self, vectors: Tensor) -> Tensor:
+        """Bring features of CLIP (B, N, C), each by itself, to the joint space (B, N, D); those of a ViT are there."""
+        tower = getattr(self.clip, "tower", None)
+        return tower.embed(vectors) if isinstance(tower, ConvNeXtTower) else vectors
 
     def image_features(self, dense: Tensor) -> Tensor:
         """Return CLIP's features (B, C, h, w), each by itself, in the joint space (B, D, h, w)."""
@@ -180,16 +183,14 @@ class AdaptableModel(ConvMaskModel):
         return rule.losses(self.clip_logits(embeddings, texts, words), embeddings, labels)
 
 
-def pixel_embedder(clip: Tower) -> Callable[[Tensor], Tensor]:
-    """Return what brings features (B, N, C) of a CLIP to the joint space (B, N, D), each by itself.
+def check_pixels(clip: Tower) -> None:
+    """Refuse a CLIP that does not embed single pixels.
 
     Raises:
-        ConfigError: The CLIP does not embed single pixels.
+        ConfigError: It does not.
     """
-    if isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower):
-        return clip.tower.embed
-    if isinstance(clip, ViTPyramid):
-        return lambda vectors: vectors  # they are there already
-    raise ConfigError(
-        f"an adapter looks at single pixels, which {clip.name} embeds by its attention over all of them; use a ConvNeXt"
-    )
+    if not isinstance(clip, ViTPyramid) and not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
+        raise ConfigError(
+            f"an adapter looks at single pixels, which {clip.name} embeds by its attention over all of them; use a "
+            "ConvNeXt"
+        )

@@ -54,7 +54,6 @@ class MaskModel(WordedModel, Sectioned):
         head: Names of the trained parts in the state dict, by how they start.
         size_divisibility: Images are padded with zeros to multiples of so many pixels, as the originals do.
         options: Those of the config that make results (`Section.of_results`), for the record.
-        source: What its weights were read from; empty where they are random.
         untrained: What of it is new although weights were read, in words; empty where all of it came from them.
         training_state: That of the training whose checkpoint it was filled from, in words; empty for finished weights.
     """
@@ -81,7 +80,7 @@ class MaskModel(WordedModel, Sectioned):
                 f"AutoCLIP weighs texts for patches, but {type(self).__name__} has masks; set MODEL.TEXT.AUTOCLIP to 0"
             )
         self.options = dict(options or {})
-        self.source, self.untrained, self.training_state = "", "", ""
+        self.untrained, self.training_state = "", ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -111,7 +110,7 @@ class MaskModel(WordedModel, Sectioned):
         """
         if weights is not None:
             load(self, weights, official)
-            self.source, self.training_state = weights.source, weights.training
+            self.training_state = weights.training
         else:
             self.refresh_hash()
 

@@ -258,6 +258,14 @@ class WordedModel(nn.Module):
         """Say what speaks for each class at a pixel (row, column); the other arguments are those of `label`."""
         raise NotImplementedError
 
+    @classmethod
+    def check_training(cls, cfg: Any) -> None:
+        """Refuse a training that a config cannot start, before anything is read; most can.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+
     def start_training(self, words: Words) -> None:
         """Get to know the words of a training; most models have nothing to learn from them."""
 

@@ -124,14 +124,16 @@ def build(spec: Spec, untrained: bool = False) -> Any:
     cfg, kind = spec.config, _kind(spec)
     if not untrained:
         require_weights(spec)
+    elif not _released(spec):
+        kind.check_training(cfg)
     if cfg.MODEL.WEIGHTS and not _is_trained(kind):
         raise ConfigError(
             f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', but {kind.__name__} has no trained part; leave it out"
         )
-    if spec.card and spec.card.weights == "released" and not cfg.MODEL.WEIGHTS:
+    if (card := _released(spec)) and not cfg.MODEL.WEIGHTS:
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.WEIGHTS = str(find_released(spec.card))
+        cfg.MODEL.WEIGHTS = str(find_released(card))
     model = kind(cfg)
     if not untrained and (lacks := getattr(model, "untrained", "")):
         raise WeightsError(
@@ -152,8 +154,8 @@ def require_weights(spec: Spec) -> None:
     Raises:
         WeightsError: It would.
     """
-    kind, released = _kind(spec), spec.card is not None and spec.card.weights == "released"
-    if not _is_trained(kind) or spec.config.MODEL.WEIGHTS or released:
+    kind = _kind(spec)
+    if not _is_trained(kind) or spec.config.MODEL.WEIGHTS or _released(spec):
         return
     shipped, folder = [card for card in list_models() if config_root() / card.config == spec.path], spec.path.parent
     given = f"take the model '{shipped[0].name}'" if shipped else f"train it: ovseg train --config-file {spec.name}"
@@ -169,6 +171,11 @@ def _kind(spec: Spec) -> Any:
     from ovseg.meta_arch import ARCHITECTURES
 
     return ARCHITECTURES.all()[spec.config.MODEL.META_ARCHITECTURE]
+
+
+def _released(spec: Spec) -> Card | None:
+    """Return the card of a model whose weights its authors have released; None for all others."""
+    return spec.card if spec.card is not None and spec.card.weights == "released" else None
 
 
 def _is_trained(kind: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from golden_runners.fcclip_clip import build_clip, load_part, query_to_class, se
 from golden_runners.fcclip_losses import read_targets
 from golden_runners.mask_losses import picked
 from ovseg.losses.mixed_masks import AdapterRule, match_by_overlap, overlaps, resized
-from ovseg.meta_arch.adaptable_model import AdaptableModel, pixel_embedder
+from ovseg.meta_arch.adaptable_model import AdaptableModel
 from ovseg.meta_arch.maft_plus.model import MAFTPlus
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits
 from ovseg.proposals.ensemble import Ensemble
@@ -46,29 +47,30 @@ def adapter(case: Any) -> dict[str, Tensor]:
     return {"output.maps": maps, **{f"intermediate.{name}": torch.cat(found)[:2] for name, found in seen.items()}}
 
 
-def clip_of(case: Any) -> Any:
-    """Build the CLIP of a case that has a part of it."""
-    return build_clip(case.config["clip"], maft_model.below(case.group("state_dict"), fcclip.CLIP))
+def only_clip(case: Any) -> Any:
+    """Return what a case that has a part of CLIP needs of a model."""
+    clip = build_clip(case.config["clip"], maft_model.below(case.group("state_dict"), fcclip.CLIP))
+    part = SimpleNamespace(clip=clip)
+    part.embed_pixels = partial(AdaptableModel.embed_pixels, part)
+    return part
 
 
 def dense_embedding(case: Any) -> dict[str, Tensor]:
     """Bring CLIP's features to the joint space, as FC-CLIP and as MAFT+ do."""
-    clip, dense = clip_of(case), case.group("input")["dense"]
-    part: Any = SimpleNamespace(clip=clip, embed_pixels=pixel_embedder(clip))
+    part, dense = only_clip(case), case.group("input")["dense"]
     both = {"per_pixel": AdaptableModel.image_features, "reshaped": MAFTPlus.image_features}
     return {f"output.{name}": function(part, dense) for name, function in both.items()}
 
 
 def pool_and_classify(case: Any) -> dict[str, Tensor]:
     """Embed what maps show, and compare it with texts."""
-    inputs, config, clip = case.group("input"), case.config, clip_of(case)
+    inputs, config, part = case.group("input"), case.config, only_clip(case)
     maps, dense = inputs["maps"], inputs["dense"]
     adapter: Any = lambda features, masks: maps  # noqa: E731
     adapter.maps = config["num_output_maps"]
-    part: Any = SimpleNamespace(embed_pixels=pixel_embedder(clip))
     found = AdaptableModel.embed_masks(part, adapter, dense, dense, maps)
     classes = query_to_class(torch.tensor(config["num_templates"]))
-    scale = min(clip.logit_scale, LARGEST_SCALE)
+    scale = min(part.clip.logit_scale, LARGEST_SCALE)
     one_each = torch.eye(dense[0, 0].numel()).view(1, -1, *dense.shape[2:]).expand(len(dense), -1, -1, -1)
     return {
         "output.embedding": found,
