@@ -9,7 +9,7 @@ from typing import Any
 
 from ovseg.checkpoint.run_files import CLASSES, CONFIG, LAST, MODEL
 from ovseg.config import config_root, find_config, read_chain
-from ovseg.errors import UnknownNameError, WeightsError, unknown_name
+from ovseg.errors import UnknownNameError, VocabularyError, WeightsError, unknown_name
 from ovseg.system.values import merge
 from ovseg.zoo.aliases import ALIASES, AUTO
 from ovseg.zoo.auto import choose
@@ -139,15 +139,38 @@ def _learnt_words(model: dict[str, Any]) -> tuple[Layer, ...]:
         model: The settings below ``MODEL``.
     """
     weights = str(model.get("WEIGHTS", ""))
-    found = _words_beside(Path(os.path.expanduser(weights)), MODEL, LAST) if weights else {}
+    file = Path(os.path.expanduser(weights))
+    found = _words_beside(file, MODEL, LAST) if weights else {}
     if not found:
         return ()
+    sections = {kind: section for kind, section in model.items() if isinstance(section, dict)}
     others = {
-        kind: {"TRAINED_VOCABULARY": ""}
-        for kind, section in model.items()
-        if isinstance(section, dict) and section.get("TRAINED_VOCABULARY") and not section.get("ADAPTER")
+        kind: {"TRAINED_VOCABULARY": _head_words(file.parent, kind) if section.get("ADAPTER") else ""}
+        for kind, section in sections.items()
+        if section.get("TRAINED_VOCABULARY") or section.get("ADAPTER")
     }
     return (Layer(f"{CLASSES} beside {weights}", {"MODEL": {**found["MODEL"], **others}}),)
+
+
+def _head_words(run: Path, kind: str) -> str:
+    """Return the words of the head that an adapter stands on: those of a run, which may be that of an adapter itself.
+
+    Args:
+        run: Its folder.
+        kind: The architecture.
+    """
+    from ovseg.vocabulary import Vocabulary
+
+    settings: dict[str, Any] = {}
+    for _, part in read_chain(run / CONFIG) if (run / CONFIG).is_file() else ():
+        settings = merge(settings, part)
+    section = settings.get("MODEL", {}).get(kind, {})
+    if section.get("ADAPTER") and (known := str(section.get("TRAINED_VOCABULARY", ""))):
+        return known
+    try:
+        return Vocabulary.parse(str(run / CLASSES)).format()
+    except VocabularyError:  # a name with a comma
+        return str(run / CLASSES)
 
 
 def _words_beside(file: Path, *names: str) -> dict[str, Any]:

@@ -91,3 +91,28 @@ def test_a_seed_that_is_drawn(tmp_path: Path) -> None:
     spec, _ = training_spec(str(path), {"SEED": -2})
     with pytest.raises(ConfigError, match="SEED is -2; expected 0 or more, or -1"):
         with_seed(spec, str(path), None)
+
+
+def test_an_adapter_keeps_what_its_head_has_learnt(tmp_path: Path) -> None:
+    """From the run of the head to that of its second training, whatever the adapter learns by."""
+
+    def words(weights: Path | str, **own: str) -> str:
+        model = {"WEIGHTS": str(weights), "FCCLIP": {"ADAPTER_STAGE": "mixed", **own}}
+        changes = {"MODEL": model, "DATASETS": {"TRAIN": "mydata"}}
+        spec, _ = training_spec("fcclip/fcclip_convnext_l_adapter_warmup.yaml", changes)
+        assert spec.config.MODEL.TEXT.VOCABULARY == ""
+        (tmp_path / "warm").mkdir(exist_ok=True)
+        (tmp_path / "warm/config.yaml").write_text(spec.config.dump(), encoding="utf-8")
+        found: str = spec.config.MODEL.FCCLIP.TRAINED_VOCABULARY
+        return found
+
+    assert words("fcclip_cocopan.pth") == "coco133"
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head/classes.json").write_text('[{"name": "cat", "synonyms": ["kitten"]}, {"name": "sofa"}]')
+    assert words(tmp_path / "head/model.safetensors") == "cat|kitten, sofa"
+    (tmp_path / "warm/classes.json").write_text('["tomato"]')
+    assert words(tmp_path / "warm/model.safetensors") == "cat|kitten, sofa"
+    assert resolve(tmp_path / "warm").config.MODEL.FCCLIP.TRAINED_VOCABULARY == "cat|kitten, sofa"
+    assert words(tmp_path / "head/last.pt", TRAINED_VOCABULARY="coco80") == "coco80"
+    (tmp_path / "head/classes.json").write_text('["cup, mug", "sofa"]')
+    assert words(tmp_path / "head/model.safetensors") == str(tmp_path / "head/classes.json")
