@@ -41,7 +41,7 @@ EXTRAS = {
         "scikit-image>=0.22",
         "tensorboard>=2.15",
     ],  # lazy configs; photographs of Scenes; curves
-    "web": ["gradio>=6.9"],  # `ovseg serve`: the page, with FastAPI and uvicorn, which gradio stands on
+    "web": ["gradio>=6.24"],  # `ovseg serve`: the page, with FastAPI and uvicorn, which gradio stands on
     "cluster": ["ray[data]>=2.30"],  # `ovseg label --ray`
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     "hf": [

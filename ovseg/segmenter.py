@@ -98,8 +98,8 @@ class Segmenter:
     Attributes:
         model: The meta architecture; see `ovseg.contract.SegmentationModel`.
         name: What the model was loaded as.
-        device: Where it runs.
-        dtype: In what precision.
+        device, dtype: Where it runs, and in what precision.
+        notes: What every result says of the model and its precision, a line each.
     """
 
     def __init__(
@@ -124,10 +124,9 @@ class Segmenter:
             name: Goes into the meta of results.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
             dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-            batch_size: Images that are encoded together; those of one size share their passes, so results do not
-                depend on it.
+            batch_size: Images that are encoded together; results do not depend on it.
             default_words: What the model segments by when no classes are given; empty for nothing.
-            packed: Lay weights out as the CPU multiplies them: twice as fast on AMD's, and in bf16; but for rounding.
+            packed: Lay weights out once as the CPU multiplies them; results differ by rounding.
             compiled: Let `torch.compile` compile the network; the first image takes a minute or more.
             asked: The ``name`` by which it was asked for, where that is another, and ``why``; for the record.
 
@@ -137,9 +136,10 @@ class Segmenter:
             EnvironmentProblem: Weights cannot be packed here.
         """
         self.device, self.dtype = check_settings(device, dtype, batch_size)
+        said: list[str] = []
         if dtype == "auto":
             self.dtype, said = choose(self.device, self.dtype, model.weights_hash, model.settings)
-            model.notes = (*model.notes, *said)
+        self.notes = (*model.notes, *said)
         self.model = model.place(self.device, self.dtype)
         if packed:
             self.model.pack()
@@ -390,7 +390,7 @@ class Segmenter:
             "background": words.background.policy,
             "templates": words.templates,
             "want": sorted(want),
-            "notes": [*image.notes, *words.notes],
+            "notes": [*image.notes, *dict.fromkeys((*words.notes, *self.notes))],
             "settings": model.settings,
             "batch_size": self.batch_size,
             "device": str(self.device),

@@ -47,6 +47,7 @@ def test_the_hubs_own_client_and_open_clip_take_it_for_a_hub(tmp_path):
         assert any(one.cdn for one in hub.requests)
 
 
+@pytest.mark.slow
 def test_the_hubs_own_client_in_this_process(tmp_path, monkeypatch):
     from huggingface_hub import hf_hub_download
 

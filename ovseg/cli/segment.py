@@ -170,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
         for error in refused:
             report.error(error)
         report.failed += chosen.failed
-        usual = () if spec.mend else segmenter.model.notes
+        usual = () if spec.mend else segmenter.notes
         words = report.words(lambda: segmenter.words(args.classes, args.background, args.templates), usual)
 
     def finish(result: Segmentation) -> tuple[Segmentation, dict[str, Written]]:

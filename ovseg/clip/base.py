@@ -22,6 +22,7 @@ from ovseg.clip.text_pieces import Pieces
 from ovseg.clip.text_tokens import TextTokens
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
+from ovseg.ops.linear_layers import fast_products
 from ovseg.system.progress import report
 
 _TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the process, for a model is also pickled
@@ -295,7 +296,7 @@ class BaseClip(Tower):
         rows = torch.empty(len(tokens), self.embed_dim, dtype=self.dtype, device=self.device)
         done = 0
         for places, run in self.text_passes(tokens):
-            with _TEXT:
+            with _TEXT, fast_products(self.device):
                 self.move_text(self.device)
                 rows[places.to(rows.device)] = run()
             done += len(places)

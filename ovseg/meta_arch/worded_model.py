@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.calibration import Calibration, said_of, worth
 from ovseg.meta_arch.detectron2_format import to_detectron2
 from ovseg.ops.build import find_compiler
-from ovseg.ops.linear_layers import pack_linears
+from ovseg.ops.linear_layers import fast_products, pack_linears
 from ovseg.system.device import CPU, is_cpu, to_device
 from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
@@ -188,7 +189,7 @@ class WordedModel(nn.Module):
         for index, image in enumerate(images):
             groups.setdefault(tuple(image.shape), []).append(index)
         seen: list[Any] = [None] * len(images)
-        with torch.inference_mode():
+        with torch.inference_mode(), nullcontext() if self._compiled else fast_products(self.clip.device):
             for members in groups.values():
                 same = torch.stack([to_device(images[index], self.clip.device) for index in members])
                 for index, one in zip(members, self.see(same), strict=True):
@@ -215,7 +216,7 @@ class WordedModel(nn.Module):
         wanted = check_want(want, self.gives, type(self).__name__)
         encoded.check(self)
         words.check(self.clip.weights_hash)
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_products(self.clip.device):
             found = self.label(encoded.images[index], encoded.sizes[index], size, words, wanted)
             return replace(found, scores=worth(found.scores, self.calibration, len(words.column_class)))
 

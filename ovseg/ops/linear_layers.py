@@ -1,22 +1,26 @@
-"""Linear layers for inference alone: weights in lower precision, and weights that oneDNN has laid out once."""
+"""Linear layers for inference alone: lower precision, weights laid out once, and oneDNN where MKL is slow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ovseg.errors import EnvironmentProblem
-from ovseg.system.device import is_cpu
+from ovseg.system.device import CPU, is_cpu, processor
 
 
 class PackedLinear(nn.Module):
     """A linear layer on the CPU whose weight lies as oneDNN multiplies it.
 
-    PyTorch leaves float32 products to MKL, which reaches half of oneDNN's rate on AMD's processors, and lays bfloat16
-    weights out anew at every call. Both go away when the weight is laid out once. Only for inference: the weight can
+    PyTorch leaves float32 products to MKL (see `fast_products`), and lays bfloat16 weights out anew at every call. Both
+    go away when the weight is laid out once. Only for inference: the weight can
     neither be trained nor saved.
     """
 
@@ -59,6 +63,73 @@ def can_pack() -> bool:
     """Whether this PyTorch has the operators of packed weights; they are private, so they may go."""
     has = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     return has and torch.backends.mkldnn.is_available()
+
+
+class _ByOneDnn(TorchFunctionMode):
+    """Lets oneDNN make the float32 products of linear layers on the CPU that run in this context, in this thread."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.linear and not kwargs and _plain(args[0]) and _plain(args[1]) and args[1].is_contiguous():
+            return _by_blocks(*args)
+        return func(*args, **kwargs or {})
+
+
+def _by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Map (..., in) to (..., out) by oneDNN, in blocks of rows of one size, and the rest of the rows by MKL.
+
+    oneDNN keeps half a megabyte for each shape that it meets, and photographs and texts have hundreds; so each layer
+    has one.
+    """
+    rows, block = x.reshape(-1, x.shape[-1]), max(256, 128 * torch.get_num_threads())
+    whole = len(rows) // block * block
+    if not whole:
+        return F.linear(x, weight, bias)
+    found = x.new_empty(len(rows), len(weight))
+    for start in range(0, whole, block):
+        part = slice(start, start + block)
+        found[part] = torch.ops.mkldnn._linear_pointwise(rows[part], weight, bias, "none", [], "")
+    if whole < len(rows):
+        found[whole:] = F.linear(rows[whole:], weight, bias)
+    return found.view(*x.shape[:-1], -1)
+
+
+def fast_products(device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context for passes that train nothing: in it linear layers run by what is fast on the device.
+
+    PyTorch leaves float32 products to MKL, which on other processors than Intel's makes no use of AVX-512 and so
+    reaches half of oneDNN's rate. There oneDNN makes them, from the weights as they are; results differ by rounding
+    alone. Elsewhere, and where a graph is captured, nothing changes.
+    """
+    if not is_cpu(device) or torch.is_grad_enabled() or torch.compiler.is_compiling() or not _mkl_is_slow():
+        return nullcontext()
+    return _ByOneDnn()
+
+
+@cache
+def _mkl_is_slow() -> bool:
+    """Whether MKL would multiply, on a processor with AVX-512 that is not Intel's, and oneDNN can instead."""
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if not (wide and torch.backends.mkl.is_available() and can_pack()) or "Intel" in processor():
+        return False
+    with torch.inference_mode():
+        x, weight, bias = torch.ones(2, 3), torch.eye(3)[:2], torch.ones(2)
+        try:
+            found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        except RuntimeError:  # some version takes laid out weights alone
+            return False
+        return torch.equal(found, F.linear(x, weight, bias))
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether a tensor is one of float32 numbers in memory whose products are not lowered by autocast."""
+    lowered = torch.is_autocast_enabled(CPU.type)
+    return x.dtype == torch.float32 and x.layout == torch.strided and is_cpu(x.device) and not lowered
 
 
 def pack_linears(parts: Iterable[nn.Module]) -> None:

@@ -162,10 +162,17 @@ class _Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """Ends by a signal when all requests that were taken are answered."""
 
-    def __init__(self, config: uvicorn.Config, works: tuple[Work, ...], seconds: float) -> None:
-        """Know whom to wait for, and how long at most."""
+    def __init__(
+        self, config: uvicorn.Config, works: tuple[Work, ...], seconds: float, ready: Callable[[], None]
+    ) -> None:
+        """Know whom to wait for, how long at most, and what to call when requests and signals are taken."""
         super().__init__(config)
-        self._works, self._seconds = works, seconds
+        self._works, self._seconds, self._ready = works, seconds, ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to answer, and say so."""
+        await super().startup(sockets)
+        self._ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -223,7 +230,7 @@ def serve(
         sock: Of `listen`.
         token: See `make_app`.
         hosts: See `Guard`.
-        ready: Called with the address when the page is about to answer.
+        ready: Called with the address when the page answers.
     """
     app, works = make_app(service, token, hosts)
     config = uvicorn.Config(
@@ -238,5 +245,5 @@ def serve(
         h11_max_incomplete_event_size=64 * 1024,
     )
     host, port = sock.getsockname()[:2]
-    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-    asyncio.run(Server(config, works, service.limits.seconds).serve([sock]))
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    asyncio.run(Server(config, works, service.limits.seconds, lambda: ready(address)).serve([sock]))

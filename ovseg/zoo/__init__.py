@@ -80,7 +80,7 @@ def load(
 
     check_settings(device, dtype, batch_size)  # before a name may fetch something
     found = load_spec(resolve(model, protocol, overrides), device, dtype, batch_size, packed, compiled)
-    for line in found.model.notes:
+    for line in found.notes:
         if line not in _TOLD:
             _TOLD.add(line)
             warnings.warn(line, stacklevel=2)

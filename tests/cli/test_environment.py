@@ -224,6 +224,7 @@ def test_a_stream_that_fails_is_remembered_and_the_rest_dropped(tmp_path):
     assert stream.problem.errno == 28
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_signals_leave_no_temporary_files(name, status, tiny_clip, pixels, tmp_path):
     photos, out = tmp_path / "photos", tmp_path / "out"

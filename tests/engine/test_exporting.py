@@ -119,6 +119,7 @@ def test_weights_that_are_not_finite_replace_nothing(train: Train) -> None:
     assert (folder / "model.safetensors").read_bytes() == model
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit of file sizes here")
 def test_a_full_disk_is_one_line_and_keeps_the_last_good_file(train: Train, training_config: Path) -> None:
     """The limit of a file's size stands for a disk that is full: the writers of PyTorch and safetensors meet both."""

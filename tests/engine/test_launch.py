@@ -50,6 +50,7 @@ def test_kill_9_in_the_middle(training_config, tmp_path):
     assert held_out[0] == held_out[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["detectron2", "torchrun"])
 def test_two_processes(training_config, own_data, tmp_path, launcher):
     """The images of a step are shared out; both processes hold the same weights; the scores are those of one."""

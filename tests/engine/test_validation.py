@@ -19,7 +19,7 @@ from ovseg.evaluation.runs.plan import Plan
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_logged_is_what_eval_measures(
     panoptic_config: Path, panoptic_data: Path, tmp_path: Path, processes: int
 ) -> None:
@@ -70,7 +70,7 @@ def spoilt(folder: Path, tmp_path: Path, damaged: bool = True) -> Path:
     return other
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_picture_that_cannot_be_read_ends_nothing(
     training_config: Path, own_data: Path, tmp_path: Path, processes: int
 ) -> None:

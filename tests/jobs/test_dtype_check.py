@@ -15,6 +15,7 @@ from ovseg.errors import EnvironmentProblem
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.jobs import dtype_check
 from ovseg.jobs.dtype_check import measure
+from ovseg.segmenter import Segmenter
 from ovseg.system import precision
 from ovseg.system.precision import store
 
@@ -49,6 +50,8 @@ def test_a_measurement_makes_auto_bf16_but_for_evaluations(units, image, monkeyp
     meta = after(image, WORDS).meta
     assert after.dtype == torch.bfloat16 and meta["dtype"] == "bfloat16"
     assert [line for line in meta["notes"] if line.startswith("dtype auto is bf16 here: 100.000 %")]
+    shared = Segmenter(after.model, "another one of the same model")(image, WORDS).meta["notes"]
+    assert len([line for line in shared if line.startswith("dtype auto")]) == 1
     assert ovseg.load(MODEL, device="cpu", dtype="fp32").dtype == torch.float32
     assert Plan(dataset="", model=MODEL).load("cpu").dtype == torch.float32
 

@@ -121,6 +121,7 @@ def check_kills(count: int, photos: Path, tiny_clip: Path, tmp_path: Path, proce
     assert len(images(tmp_path / "killed")) == len(set(images(tmp_path / "killed"))) == count
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_three_times_is_equal_to_the_byte(tiny_clip: Path, tmp_path: Path) -> None:
     check_kills(60, tmp_path / "photos", tiny_clip, tmp_path, "1")
 
@@ -304,6 +305,7 @@ def test_an_error_that_nobody_foresaw_costs_its_image_alone(
     assert row["error"] == "'0001.png' cannot be read (ZeroDivisionError: odd header)"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_job_goes_on_later(tiny_clip: Path, folder: Path, tmp_path: Path) -> None:
     import resource
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+import ovseg
 from ovseg.errors import EnvironmentProblem
 from ovseg.ops import linear_layers
-from ovseg.ops.linear_layers import PackedLinear, can_pack, lower_products, pack_linears
+from ovseg.ops.linear_layers import PackedLinear, can_pack, fast_products, lower_products, pack_linears
+from ovseg.system.device import CPU
 
 needs_packing = pytest.mark.skipif(not can_pack(), reason="this PyTorch has no packed layers")
 
@@ -77,3 +79,89 @@ def test_only_weights_of_products_are_lowered():
     assert {name for name, dtype in kinds.items() if dtype == torch.float32} == {"1.weight", "1.bias"}
     with torch.autocast("cpu", torch.bfloat16):
         assert model[:3](torch.randn(1, 3, 4, 4)).isfinite().all()
+
+
+@pytest.fixture
+def slow_mkl(monkeypatch):
+    """A processor on which oneDNN shall multiply."""
+    monkeypatch.setattr(linear_layers, "_mkl_is_slow", lambda: True)
+
+
+class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes the rows of the products that oneDNN makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "mkldnn" in str(function):
+            self.rows.append(len(args[0]))
+        return function(*args, **(kwargs or {}))
+
+
+@needs_packing
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "blocks"), [((600, 24), 2), ((2, 3, 128, 24), 3), ((255, 24), 0), ((24,), 0), ((0, 24), 0)]
+)
+def test_onednn_gives_what_the_layer_gives(slow_mkl, bias, shape, blocks):
+    torch.manual_seed(0)
+    linear, x = nn.Linear(24, 40, bias=bias), torch.randn(shape)
+    with torch.inference_mode():
+        expected = linear(x)
+        with fast_products(CPU), Seen() as seen:
+            found = linear(x)
+    assert len(seen.rows) == blocks and found.shape == expected.shape
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@needs_packing
+def test_onednn_takes_what_does_not_lie_in_one_piece(slow_mkl):
+    linear, x = nn.Linear(24, 40), torch.randn(24, 300)
+    with torch.inference_mode(), fast_products(CPU), Seen() as seen:
+        turned, wide = linear(x.mT), linear(x[:, :1].mT.expand(300, 24))
+    assert len(seen.rows) == 2
+    torch.testing.assert_close(turned, x.mT @ linear.weight.mT + linear.bias, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(wide[299], linear(x[:, 0]), atol=1e-5, rtol=1e-5)
+
+
+@needs_packing
+def test_onednn_meets_one_size_only(slow_mkl):
+    """It keeps memory for each; twenty people with photographs of their own cost 500 MB in a minute."""
+    linear = nn.Linear(24, 40)
+    with torch.inference_mode(), fast_products(CPU), Seen() as seen:
+        for count in range(1, 2000, 37):
+            linear(torch.randn(2, count, 24))
+    assert len(seen.rows) > 300 and len(set(seen.rows)) == 1
+
+
+@needs_packing
+def test_onednn_leaves_alone_what_is_no_plain_product(slow_mkl):
+    linear, x = nn.Linear(24, 24), torch.randn(300, 24)
+    with fast_products(CPU), Seen() as seen:  # gradients are wanted
+        linear(x).sum().backward()
+    with torch.inference_mode(), fast_products(CPU), Seen() as others:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(x).dtype == torch.bfloat16
+        linear.double()(x.double())
+        nn.functional.linear(x, torch.randn(24, 24).mT)
+    with torch.inference_mode(), fast_products(torch.device("cuda")), Seen() as elsewhere:
+        linear.float()(x)
+    assert not seen.rows + others.rows + elsewhere.rows
+
+
+def test_mkl_is_left_alone_on_processors_of_intel(monkeypatch):
+    monkeypatch.setattr(linear_layers, "processor", lambda: "GenuineIntel Intel(R) Xeon(R)")
+    assert not linear_layers._mkl_is_slow.__wrapped__()
+
+
+@needs_packing
+@pytest.mark.filterwarnings("ignore:.*knows drawings alone")
+def test_images_and_texts_go_through_it(slow_mkl):
+    model = ovseg.load("mini-clearclip", device="cpu", dtype="fp32").model
+    with Seen() as images:
+        model.encode([torch.zeros(3, 320, 320)])
+    with Seen() as texts:
+        model.clip.text([f"text {number} of this test" for number in range(64)])
+    assert len(images.rows) > 4 and len(texts.rows) > 4

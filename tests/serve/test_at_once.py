@@ -84,6 +84,7 @@ def test_a_correction_of_an_answer_that_is_replaced_is_not_put_over_the_new_one(
     assert len(set(turns)) == 3 and service.shown(opened)["sides"]["A"]["turn"] == turns[-1]
 
 
+@pytest.mark.slow
 def test_room_is_made_while_others_work(service, opened):
     """What was seen may be dropped at any moment; it is seen again."""
     service.segment(opened, WORDS)

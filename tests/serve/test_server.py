@@ -160,6 +160,7 @@ def test_without_a_model_it_is_the_best_that_is_here_and_the_embedded_one():
         assert "; for photographs run `ovseg" in told
 
 
+@pytest.mark.slow
 def test_an_empty_token_is_none(page):
     """It is that of a variable that was never set: who gives one wants to be safe."""
     call = [sys.executable, "-m", "ovseg.cli", "serve", "--port", "0", "--model", "mini", "--token"]

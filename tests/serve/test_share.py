@@ -90,6 +90,7 @@ def test_a_public_address_has_a_token_and_all_limits(tunnel, tmp_path):
     assert not (tmp_path / ".gradio").exists()
 
 
+@pytest.mark.slow
 def test_without_a_network_it_is_one_line(tmp_path):
     """Before a model is loaded; the address of the hub's tunnels leads nowhere here."""
     nowhere = f"http://127.0.0.1:{free_port()}"

@@ -86,7 +86,7 @@ def test_a_missing_package_comes_from_the_folder(tmp_path: Path, monkeypatch: py
         packages.install(tmp_path)
 
 
-def test_parts_after_the_limit_are_skipped_and_failures_counted(
+def test_parts_after_the_limit_and_failures_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check, "machine", lambda: dict.fromkeys(("gpu", "torch", "nvcc", "python"), "x"))
@@ -94,10 +94,10 @@ def test_parts_after_the_limit_are_skipped_and_failures_counted(
     arguments = ["--device", "cpu", "--output", str(tmp_path)]
     assert check.main([*arguments, "--parts", "operators", "--limit", "60"]) == 1
     assert "ended with 3: no" in capsys.readouterr().out
-    assert check.main([*arguments, "--parts", "operators,goldens", "--limit", "0"]) == 0
+    assert check.main([*arguments, "--parts", "operators,goldens", "--limit", "0"]) == 1
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [step["status"] for step in report["steps"]] == ["skipped", "skipped"]
-    assert "| goldens | skipped | 0 | the 0 seconds are over |" in (tmp_path / "report.md").read_text()
+    assert [step["status"] for step in report["steps"]] == ["FAIL", "FAIL"]
+    assert "| goldens | FAIL | 0 | not begun: the 0 seconds are over |" in (tmp_path / "report.md").read_text()
     monkeypatch.setattr(check, "command_of", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
     assert check.main([*arguments, "--parts", "speed", "--limit", "1"]) == 1
 

@@ -127,7 +127,7 @@ def run_part(part: str, args: argparse.Namespace, left: float) -> Step:
     """Run a part; what breaks down is its outcome."""
     start = time.monotonic()
     if left <= 0:
-        return Step(part, "skipped", f"the {args.limit:.0f} seconds are over")
+        return Step(part, "FAIL", f"not begun: the {args.limit:.0f} seconds are over")
     if part == "packages":
         try:
             step = Step(part, remark=packages.install(args.wheels))

@@ -162,6 +162,7 @@ leave_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     dataset = write_panoptic(tmp_path, 3)
     command = [sys.executable, "-c", TWO, __file__]

@@ -125,7 +125,9 @@ def command(data: Path, model: Path) -> list[str]:
     return ["eval", "--dataset", str(data), "--model", str(model), "--templates", "none", "--output"]
 
 
-@pytest.mark.parametrize(("how", "killed"), [([], False), ([], True), (["--processes", "2"], True)])
+@pytest.mark.parametrize(
+    ("how", "killed"), [([], False), ([], True), pytest.param(["--processes", "2"], True, marks=pytest.mark.slow)]
+)
 def test_further_training_by_the_command_line(
     data: Path, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], how: list[str], killed: bool
 ) -> None:

@@ -110,6 +110,7 @@ def test_two_processes_equal_one(data: Path, tiny_clip: Path, tmp_path: Path) ->
     assert_same(tmp_path / "1", tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_equal_one(data: Path, tiny_clip: Path, tmp_path: Path) -> None:
     finish([run(Plan(str(data), str(tiny_clip)), tmp_path / "1")])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
@@ -225,7 +226,7 @@ def test_conditions_have_runs_of_their_own(data: Path, tiny_clip: Path, tmp_path
     assert (labels[1] < len(CLASSES)).all() and (labels[0] != labels[1]).any()
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_data_set_is_read_once(
     data: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str
 ) -> None:
