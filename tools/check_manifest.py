@@ -1,8 +1,9 @@
 """Check that the released checkpoint of a manifest would load: every tensor finds its place, and every place a tensor.
 
 A manifest is a JSON file that lists all tensors of a released checkpoint under ``state_dict``: name to shape and, last,
-dtype. The model is built by the shipped config of the model whose card names that file, the tensors are filled with
-random numbers, and the result is loaded as the released file would be.
+dtype. It is called like that file, or says its name among the words of ``released_as``. The model is built by the
+shipped config of the model whose card names that file, the tensors are filled with random numbers, and the result is
+loaded as the released file would be.
 
 Examples:
     python tools/check_manifest.py san_vit_b_16.json
@@ -33,16 +34,18 @@ from ovseg.zoo import list_models  # noqa: E402
 from ovseg.zoo.spec import architectures  # noqa: E402
 
 
-def config_of(name: str) -> str:
-    """Return the shipped config of the model whose released file has this name.
+def config_of(name: str, released_as: str = "") -> str:
+    """Return the shipped config of the model whose released file has this name, or one of the words of the other text.
 
     Raises:
         UnknownNameError: There is none; near matches are named.
     """
-    found = {Path(card.file).stem: card.config for card in list_models() if card.weights == "released"}
-    if name not in found:
+    cards = [card for card in list_models() if card.weights == "released"]
+    found = {Path(card.file).stem: card.config for card in cards}
+    said = [card.config for card in cards if card.file in released_as.split()]
+    if name not in found and not said:
         raise unknown_name("released model", name, found)
-    return found[name]
+    return found[name] if name in found else said[0]
 
 
 def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
@@ -58,15 +61,15 @@ def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
     kind(**kind.parts(cfg, Weights(state, name)))
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the entries of ``state_dict``.
+def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the entries of ``state_dict``, and ``released_as``.
 
     Raises:
         ConfigError: The file is no manifest.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["state_dict"]
-        return dict(found)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return dict(found["state_dict"]), str(found.get("released_as", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no manifest ({error}); expected JSON with 'state_dict'") from error
 
@@ -79,8 +82,8 @@ def fill(entries: Mapping[str, Any]) -> dict[str, Tensor]:
 def check(path: Path) -> tuple[bool, str]:
     """Check one manifest; returns whether it loads, and one line."""
     try:
-        entries = read_manifest(path)
-        load(path.stem, config_of(path.stem), fill(entries))
+        entries, released_as = read_manifest(path)
+        load(path.stem, config_of(path.stem, released_as), fill(entries))
     except OvsegError as error:
         return False, f"FAIL {path.stem} {error}"
     finally:

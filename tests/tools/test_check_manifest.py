@@ -41,6 +41,15 @@ def write(path, **tensors):
     return str(path)
 
 
+def test_a_manifest_may_say_which_file_it_is_of(tool, tmp_path, capsys):
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"state_dict": {"weight": [2, "float32"]}, "released_as": "tiny_b.pth (a page)"}))
+    assert tool.main([str(path)]) == 0
+    assert capsys.readouterr().out == "PASS other 1 tensors\n"
+    path.write_text(json.dumps({"state_dict": {"weight": [2, "float32"]}, "released_as": "my_tiny_b.pth"}))
+    assert tool.main([str(path)]) == 1
+
+
 def test_what_it_prints(tool, tmp_path, capsys):
     good = write(tmp_path / "tiny_a.json", weight=[2, 3, "float32"], count=["int64"])
     bad = write(tmp_path / "tiny_b.json", wrong=[1, "float32"])
