@@ -53,7 +53,7 @@ EXTRAS = {
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # `make docs`: the site
     "heif": ["pillow-heif>=0.16"],
     "tiff": ["imagecodecs>=2023.3.16"],  # compressions of TIFF beyond the usual ones
-    "crf": ["pydensecrf2>=1.1"],
+    "crf": ["pydensecrf2>=1.1; python_version<'3.13'"],  # its sources do not compile for later ones
     "test": [
         "faster-coco-eval>=1.6",
         "hypothesis>=6.100",

@@ -6,6 +6,7 @@ their own code in Python (package pydensecrf2, github.com/lucasb-eyer/pydensecrf
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -25,7 +26,8 @@ def import_dense_crf() -> ModuleType:
     try:
         from pydensecrf import densecrf
     except ImportError as error:
-        raise EnvironmentProblem("dense CRF needs pydensecrf2; run `pip install 'ovseg[crf]'`") from error
+        mend = "run `pip install 'ovseg[crf]'`" if sys.version_info < (3, 13) else "it needs Python 3.12 or older"
+        raise EnvironmentProblem(f"dense CRF needs pydensecrf2; {mend}") from error
     return densecrf
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 
 import pytest
 import torch
@@ -55,7 +56,10 @@ def test_sizes_must_agree(halves):
         dense_crf(halves[0][:, :, :40], halves[1])
 
 
-def test_without_the_package(halves, monkeypatch):
+@pytest.mark.parametrize(
+    ("version", "mend"), [((3, 12, 4), r"pip install 'ovseg\[crf\]'"), ((3, 13, 0), "needs Python 3.12 or older")]
+)
+def test_without_the_package(halves, monkeypatch, version, mend):
     real = builtins.__import__
 
     def missing(name, *args, **kwargs):
@@ -64,7 +68,8 @@ def test_without_the_package(halves, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(EnvironmentProblem, match=r"pip install 'ovseg\[crf\]'"):
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(EnvironmentProblem, match=mend):
         dense_crf(*halves)
 
 
