@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,24 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.ensemble import Ensemble, Seen
-from ovseg.clip.features import DenseFeatures
+from ovseg.clip.features import DenseFeatures, Kept
+from ovseg.clip.tokens import TokenTower
 from ovseg.clip.tower import Tower
 from ovseg.recalibration import Recalibration
 
 if TYPE_CHECKING:
     from ovseg.contract import Words
+
+
+class Overviews(Kept):
+    """What each member has seen of whole images; see `Recalibration.overview`."""
+
+    def __init__(self, members: Sequence[Kept | None]) -> None:
+        self.members = list(members)
+
+    def rows(self, rows: slice) -> Overviews:
+        """Return what was seen of some of the images."""
+        return Overviews([None if one is None else one.rows(rows) for one in self.members])
 
 
 class OverMembers(Recalibration):
@@ -51,10 +64,20 @@ class OverMembers(Recalibration):
         """Let the method encode images by every member; see `Recalibration.encode`."""
         return _ensemble(clip).seen_by(self.method.encode, images, regions)
 
+    def remarks(self, tower: TokenTower) -> tuple[str, ...]:
+        """Return what the method says of each member."""
+        return tuple(line for member in _ensemble(tower).towers for line in self.method.remarks(member))
+
+    def overview(self, clip: Tower, images: Tensor) -> Overviews | None:
+        """Return what the method sees of whole images by each member; see `Recalibration.overview`."""
+        members = _ensemble(clip)
+        found = [self.method.overview(tower, members.shown(tower, images, None)[0]) for tower in members.towers]
+        return Overviews(found) if any(found) else None
+
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return the weighted sum (B, T, h, w) of the members' scores."""
         clip = _ensemble(dense.context.tower)
-        parts = zip(clip.towers, _seen(dense), _words_of(clip, words), strict=True)
+        parts = zip(clip.towers, _known(dense), _words_of(clip, words), strict=True)
         scores = [self.method.patch_scores(seen.at(tower), own) * weight for tower, seen, (own, weight) in parts]
         return torch.stack(scores).sum(0)
 
@@ -67,6 +90,13 @@ class OverMembers(Recalibration):
 
 def _seen(dense: DenseFeatures) -> list[DenseFeatures]:
     return dense.context.kept(Seen).members
+
+
+def _known(dense: DenseFeatures) -> list[DenseFeatures]:
+    """Return what each member has seen, with what its windows are to know of the whole image."""
+    seen = _seen(dense)
+    whole = dense.context.kept(Overviews, Overviews([None] * len(seen))).members
+    return [one if known is None else one.keeping(known) for one, known in zip(seen, whole, strict=True)]
 
 
 def _ensemble(clip: Any) -> Ensemble:

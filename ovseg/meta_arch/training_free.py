@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovseg.clip import ClipSource, Tower, load_towers
 from ovseg.clip.ensemble import Ensemble
-from ovseg.clip.features import DenseFeatures
+from ovseg.clip.features import DenseFeatures, Kept
 from ovseg.clip.normalise import normalise
 from ovseg.contract import Answer, Evidence, Words
 from ovseg.data.preprocessing import SizeRule
@@ -78,6 +78,7 @@ class TrainingFree(WordedModel):
         clip.check_method(recalibration)
         protocol.check(clip.patch_size)
         self.not_compiled = recalibration.why_not_compiled()
+        self.notes = recalibration.remarks(clip)
         self.regions = regions
         _check_regions(recalibration, protocol, regions)
         self.refresh_hash()
@@ -134,16 +135,24 @@ class TrainingFree(WordedModel):
         areas: Iterable[Tensor | None] = [None] * len(windows)
         if regions is not None and self.recalibration.uses_regions:
             areas = [part[:, 0] for part in plan.cut(regions[:, None], padding=-1).split(WINDOWS_PER_PASS)]
+        whole = self._overview(normal) if len(plan) > 1 else None
         parts: list[list[list[DenseFeatures]]] = [[] for _ in images]
         done = 0
         for own, area in zip(windows, areas, strict=True):
             shown = views(own, area) if self.protocol.image_engineering else [(own, area)]
             passed = [self.run_network(*view) for view in shown]
             for place, rows in _shares(done, len(own), len(plan)):
-                parts[place].append([dense.rows(rows) for dense in passed])
+                known = None if whole is None else whole.rows(slice(place, place + 1))
+                own_parts = [dense.rows(rows) for dense in passed]
+                parts[place].append(own_parts if known is None else [dense.keeping(known) for dense in own_parts])
             done += len(own)
             report("windows", done, len(plan) * len(images))
         return [Seen(parts[i], plan, image, None if regions is None else regions[i]) for i, image in enumerate(normal)]
+
+    def _overview(self, images: Tensor) -> Kept | None:
+        """Return what all windows of normalised images are to know of them."""
+        with self.clip.autocast():
+            return self.recalibration.overview(self.clip, images)
 
     def label(
         self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]

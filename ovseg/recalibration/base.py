@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ovseg.clip.features import Context, DenseFeatures, Need
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
 from ovseg.clip.position import RULES
-from ovseg.clip.tokens import ATTENTION, STREAM, Block
+from ovseg.clip.tokens import ATTENTION, STREAM, Block, TokenTower
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError, one_of
 from ovseg.system.registry import Kind, build, find, names
@@ -30,7 +30,8 @@ class Recalibration(nn.Module):
 
     The hooks from the inside out: `attention`, `run_block`, `run` change tokens, `joint` how they come to the joint
     space, `patch_scores` how features and texts become scores, `region_maps` which regions share a label, `encode`
-    what is encoded at all. It is a module so that trained heads and second backbones move to its device with it.
+    what is encoded at all, `overview` what windows know of the whole image. It is a module so that trained heads and
+    second backbones move to its device with it.
 
     A subclass states its own values of the class attributes. Users may change the first three by keyword options, which
     is what the ablations of the papers do.
@@ -112,6 +113,10 @@ class Recalibration(nn.Module):
         """Return why no graph can hold the method, or its guide; empty if one can."""
         return f"in {self.name} {self.not_exported}" if self.not_exported else self.why_not_compiled()
 
+    def remarks(self, tower: TokenTower) -> tuple[str, ...]:
+        """Return what every result of the method on a tower should say, a line each; nothing for most."""
+        return ()
+
     def blocks_of(self, depth: int) -> int:
         """Return how many of the last of ``depth`` blocks are handed over."""
         return self.blocks
@@ -160,6 +165,13 @@ class Recalibration(nn.Module):
     def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode normalised images (B, 3, H, W), with region ids (B, H, W) of their pixels if it uses them."""
         return clip.dense(images, self, regions=regions)
+
+    def overview(self, clip: Tower, images: Tensor) -> Kept | None:
+        """Return what windows are to know of the normalised images (B, 3, H, W) they lie in; None for most.
+
+        It is asked for once an image where there are several windows, whose contexts then keep it, with one row.
+        """
+        return None
 
 
 RECALIBRATIONS: Kind[type[Recalibration]] = Kind("recalibration", RECALIBRATION_REGISTRY)
