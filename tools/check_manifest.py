@@ -1,8 +1,8 @@
 """Check that the released checkpoint of a manifest would load: every tensor finds its place, and every place a tensor.
 
 A manifest is a JSON file that lists all tensors of a released checkpoint under ``state_dict``: name to shape and, last,
-dtype. The model is built by the shipped config of the model whose card names that file, the tensors are filled with
-random numbers, and the result is loaded as the released file would be.
+dtype. The model is built by the shipped config of the model whose card names that file, or the method that takes it as
+a part, the tensors are filled with random numbers, and the result is loaded as the released file would be.
 
 Examples:
     python tools/check_manifest.py san_vit_b_16.json
@@ -15,6 +15,7 @@ import argparse
 import gc
 import json
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +28,17 @@ if str(ROOT) not in sys.path:
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from ovseg.config import load_config  # noqa: E402
+from ovseg.config import config_root, load_config, read_config  # noqa: E402
 from ovseg.errors import ConfigError, OvsegError, unknown_name  # noqa: E402
-from ovseg.zoo import list_models  # noqa: E402
+from ovseg.zoo import Card, list_models  # noqa: E402
 from ovseg.zoo.spec import architectures  # noqa: E402
+
+
+def names_of(card: Card, file: str) -> tuple[str, str]:
+    """Return what the manifest of a released file may be called: by the file, or by file and family before it."""
+    config = Path(card.config)
+    family = config.stem if card.weights == "open_clip" else config.parent.name
+    return Path(file).stem, f"{family}_{Path(file).stem}"
 
 
 def config_of(name: str) -> str:
@@ -39,10 +47,34 @@ def config_of(name: str) -> str:
     Raises:
         UnknownNameError: There is none; near matches are named.
     """
-    found = {Path(card.file).stem: card.config for card in list_models() if card.weights == "released"}
+    cards = [card for card in list_models() if card.weights == "released"]
+    found = {own: card.config for card in cards for own in names_of(card, card.file)}
     if name not in found:
-        raise unknown_name("released model", name, found)
+        raise unknown_name("released model", name, [*(Path(card.file).stem for card in cards), *parts()])
     return found[name]
+
+
+def parts() -> dict[str, tuple[str, str]]:
+    """Return by name of manifest which method takes a released part, and by which option."""
+    found = {}
+    for card in (card for card in list_models() if card.parts):
+        options = read_config(config_root() / card.config).get("MODEL", {}).get("RECALIBRATION", {}).get("OPTIONS", {})
+        option = next((key for key, value in options.items() if value in card.parts), "")
+        found |= {names_of(card, file)[1]: (Path(card.config).stem, option) for file in card.parts}
+    return found
+
+
+def load_part(method: str, option: str, state: Mapping[str, Tensor]) -> None:
+    """Build a method with tensors as the file that an option names.
+
+    Raises:
+        WeightsError: A tensor does not find its place.
+    """
+    from ovseg.recalibration import build_recalibration
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(dict(state), Path(folder) / "part.pth")
+        build_recalibration(method, **{option.lower(): str(Path(folder) / "part.pth")})
 
 
 def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
@@ -80,7 +112,10 @@ def check(path: Path) -> tuple[bool, str]:
     """Check one manifest; returns whether it loads, and one line."""
     try:
         entries = read_manifest(path)
-        load(path.stem, config_of(path.stem), fill(entries))
+        if part := parts().get(path.stem):
+            load_part(*part, fill(entries))
+        else:
+            load(path.stem, config_of(path.stem), fill(entries))
     except OvsegError as error:
         return False, f"FAIL {path.stem} {error}"
     finally:

@@ -129,8 +129,11 @@ class Recalibration(nn.Module):
         """Mix values by attention: q, k, v and the result are (B, heads, N, d); for parts of them see `Tower.split`."""
         return attend(q, k, v)
 
-    def weights(self, q: Tensor, k: Tensor, context: Context) -> Tensor:
-        """Return the weights (B, heads, N, N) by which `attention` mixes values; for inspection, not for speed."""
+    def weights(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Return the weights (B, heads, N, N) by which `attention` mixes values; for inspection, not for speed.
+
+        Most methods ask queries and keys alone; those that ask the values, too, say so here.
+        """
         identity = torch.eye(q.shape[2], dtype=q.dtype, device=q.device).expand(*q.shape[:2], -1, -1)
         return self.attention(q, k, identity, context)
 

@@ -189,6 +189,7 @@ def _files(spec: Spec, name: str) -> list[Need]:
     model = spec.config.MODEL
     named = (
         ("heads", model.RECALIBRATION.OPTIONS.get("WEIGHTS", ""), spec.card.source if spec.card else ""),
+        ("upsampler", model.RECALIBRATION.OPTIONS.get("UPSAMPLER", ""), spec.card.source if spec.card else ""),
         ("SAM", model.REGIONS.OPTIONS.get("CHECKPOINT", ""), "github.com/facebookresearch/segment-anything"),
     )
     missing = [(what, file, link) for what, file, link in named if file and not _exists(file)]

@@ -76,8 +76,8 @@ def encoder(clip: ViTClip, method: ITACLIP, image: Tensor) -> dict[str, Tensor]:
     features = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
     plain = build_recalibration("clip", pos_resize=method.pos_resize)  # the blocks before the last run as they are
     entering = clip.dense(image, plain, Need(hidden=(-2,))).context.hidden[clip.depth - 2]
-    q, k, _ = clip.blocks[-1].qkv(entering)
-    mixed, last = method.weights(q, k, dense.context), method.own(q, k, identity(q))
+    q, k, v = clip.blocks[-1].qkv(entering)
+    mixed, last = method.weights(q, k, v, dense.context), method.own(q, k, identity(q))
     leaving = method.run_block(entering, clip.blocks[-1], dense.context)
     return {
         "output.features": features,
