@@ -13,6 +13,7 @@ from ovseg.clip.normalise import denormalise
 from ovseg.contract import CLASS_SCORES, Answer
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule, class_probabilities, query_probabilities, segment_map, upsample
+from ovseg.labelling.shares import ClassShares
 from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.windows import WindowPlan
 from ovseg.refinement import affinity, dense_crf, propagate
@@ -72,6 +73,11 @@ class Labeller:
                 else mean_labels(scores, rows, columns, ids, self.query_to_class, labels)
             )
         return Answer(labels, best, class_scores=class_probabilities(*arguments) if CLASS_SCORES in want else None)
+
+    def shares(self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int]) -> ClassShares:
+        """Return the probabilities of the classes, one at a time; the rest is as in `label`."""
+        scores, rows, columns, rule, guide = self._laid_out(scores, plan, image, size)
+        return ClassShares(scores, rows, columns, self.query_to_class, rule, guide)
 
     def probabilities(
         self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int], point: tuple[int, int]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,8 @@ from ovseg.clip.tower import Tower
 from ovseg.recalibration import Recalibration
 
 if TYPE_CHECKING:
-    from ovseg.contract import Words
+    from ovseg.contract import Answer, Words
+    from ovseg.labelling.shares import ClassShares
 
 
 class Overviews(Kept):
@@ -44,6 +46,7 @@ class OverMembers(Recalibration):
         super().__init__()
         self.method = method
         self.requires, self.pos_resize, self.own_values = method.requires, method.pos_resize, method.own_values
+        self.sees_photo = method.sees_photo
         self.__dict__.update(uses_regions=method.uses_regions, whole_image=method.whole_image)
 
     @property
@@ -63,6 +66,19 @@ class OverMembers(Recalibration):
     def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Let the method encode images by every member; see `Recalibration.encode`."""
         return _ensemble(clip).seen_by(self.method.encode, images, regions)
+
+    def encode_photos(self, clip: Tower, images: Tensor, photos: Sequence[np.ndarray]) -> DenseFeatures:
+        """Let the method encode images and photographs by every member; see `Recalibration.encode_photos`."""
+
+        def see(tower: Tower, own: Tensor, regions: Tensor | None) -> DenseFeatures:
+            return self.method.encode_photos(tower, own, photos)
+
+        return _ensemble(clip).seen_by(see, images, None)
+
+    def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
+        """Let the method finish the answer by what the first member has seen."""
+        first = _ensemble(dense.context.tower).towers[0]
+        return self.method.finish(_seen(dense)[0].at(first), answer, shares)
 
     def remarks(self, tower: TokenTower) -> tuple[str, ...]:
         """Return what the method says of each member."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -29,6 +31,8 @@ from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.ops.windows import WindowPlan
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.regions import REGIONS, RegionGenerator
+from ovseg.regions.generators import to_pixels
+from ovseg.system.device import to_device
 from ovseg.system.progress import report
 from ovseg.system.registry import build
 from ovseg.system.values import plain
@@ -71,15 +75,19 @@ class TrainingFree(WordedModel):
         background: str,
         text: TextOptions | None = None,
         regions: RegionGenerator | None = None,
+        view: SizeRule | None = None,
     ) -> None:
-        """Put the parts together; a Detectron2 config is accepted in their place."""
+        """Put the parts together; a Detectron2 config is accepted in their place.
+
+        A method that sees photographs is given them as they are by the size rule, and its CLIP a view of them.
+        """
         super().__init__(clip, templates, background, text)
         self.recalibration, self.size_rule, self.protocol, self.rule = recalibration, size_rule, protocol, rule
         clip.check_method(recalibration)
         protocol.check(clip.patch_size)
         self.not_compiled = recalibration.why_not_compiled()
         self.notes = recalibration.remarks(clip)
-        self.regions = regions
+        self.regions, self.view = regions, view
         _check_regions(recalibration, protocol, regions)
         self.refresh_hash()
 
@@ -94,9 +102,11 @@ class TrainingFree(WordedModel):
         rule = ScoreRule(**{name: node[name.upper()] for name in scores}, area_exempt=node.THRESHOLD_LABEL)
         source, fitting = ClipSource.of(cfg.MODEL.CLIP), recalibration.fitting
         clip = load_towers(source, recalibration.requires, recalibration.name, fitting=fitting)
+        view = SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size)
         return {
             "clip": clip,
-            "size_rule": SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size),
+            "size_rule": replace(view, aspect="photo") if recalibration.sees_photo else view,
+            "view": view if recalibration.sees_photo else None,
             "recalibration": OverMembers(recalibration) if isinstance(clip, Ensemble) else recalibration,
             "protocol": Protocol(**{field.name: node[field.name.upper()] for field in fields(Protocol)}),
             "rule": rule,
@@ -115,19 +125,31 @@ class TrainingFree(WordedModel):
             **super().settings,
             "recalibration": self.recalibration.name,
             "options": self.recalibration.options,
+            **({"view": plain(asdict(self.view))} if self.view is not None else {}),
             "regions": type(self.regions).__name__ if self.regions is not None else "",
             "region_options": self.regions.options if self.regions is not None else {},
             "protocol": plain(asdict(self.protocol)),
             "rule": plain(asdict(self.rule)),
         }
 
-    def network(self, windows: Tensor, regions: Tensor | None = None) -> DenseFeatures:
-        """Encode normalised windows (B, 3, h, w) with region ids (B, h, w); see `WordedModel.network`."""
+    def network(
+        self, windows: Tensor, regions: Tensor | None = None, photos: Sequence[np.ndarray] = ()
+    ) -> DenseFeatures:
+        """Encode normalised windows (B, 3, h, w) with region ids (B, h, w); see `WordedModel.network`.
+
+        Photographs (H, W, 3) come with windows that are views of the whole of them.
+        """
         with self.clip.autocast():
+            if photos:
+                return self.recalibration.encode_photos(self.clip, windows, photos)
             return self.recalibration.encode(self.clip, windows, regions)
 
     def see(self, images: Tensor) -> list[Seen]:
         """Encode all windows, in all views of the protocol; see `WordedModel.see`."""
+        photos: list[np.ndarray] = []
+        if self.view is not None:
+            photos = [to_pixels(image) for image in images]
+            images = torch.stack([to_device(self.view(photo), self.clip.device) for photo in photos])
         regions = None if self.regions is None else torch.stack([self.regions(image) for image in images])
         plan = self.protocol.plan((images.shape[2], images.shape[3]), self.clip.patch_size)
         normal = self.normalise(images)
@@ -140,7 +162,8 @@ class TrainingFree(WordedModel):
         done = 0
         for own, area in zip(windows, areas, strict=True):
             shown = views(own, area) if self.protocol.image_engineering else [(own, area)]
-            passed = [self.run_network(*view) for view in shown]
+            of_passed = (photos[done : done + len(own)],) if photos else ()  # whose only window they are
+            passed = [self.run_network(*one, *of_passed) for one in shown]
             for place, rows in _shares(done, len(own), len(plan)):
                 known = None if whole is None else whole.rows(slice(place, place + 1))
                 own_parts = [dense.rows(rows) for dense in passed]
@@ -166,7 +189,9 @@ class TrainingFree(WordedModel):
         if self.protocol.region_rule != "none":
             maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
         labeller = self._labeller(words)
-        return labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
+        answer = labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
+        shares = partial(labeller.shares, scores, seen.plan, seen.image, size)
+        return self.recalibration.finish(seen.parts[0][0].at(self.clip), answer, shares)
 
     def evidence(
         self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
@@ -206,5 +231,7 @@ def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGen
     """Refuse a protocol that lacks what a method needs."""
     if method.whole_image and protocol.window:
         raise ConfigError(f"{method.name} sees the whole image at once but WINDOW is {protocol.window}; set it to 0")
+    if method.sees_photo and protocol.image_engineering:
+        raise ConfigError(f"{method.name} sees the photograph itself; set IMAGE_ENGINEERING to 0")
     if method.uses_regions and regions is None:
         raise ConfigError(f"{method.name} needs regions; set MODEL.REGIONS.NAME to a region generator")

@@ -26,6 +26,7 @@ from ovseg.zoo.shared import shared_repository
 from ovseg.zoo.spec import Spec
 
 _GUIDES = ("timm:", "diffusion:")
+_SAM = "github.com/facebookresearch/segment-anything"
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ def _files(spec: Spec, name: str) -> list[Need]:
     named = (
         ("heads", model.RECALIBRATION.OPTIONS.get("WEIGHTS", ""), spec.card.source if spec.card else ""),
         ("upsampler", model.RECALIBRATION.OPTIONS.get("UPSAMPLER", ""), spec.card.source if spec.card else ""),
-        ("SAM", model.REGIONS.OPTIONS.get("CHECKPOINT", ""), "github.com/facebookresearch/segment-anything"),
+        ("SAM", model.RECALIBRATION.OPTIONS.get("SAM", "").partition("@")[2], _SAM),
+        ("SAM", model.REGIONS.OPTIONS.get("CHECKPOINT", ""), _SAM),
     )
     missing = [(what, file, link) for what, file, link in named if file and not _exists(file)]
     return [
