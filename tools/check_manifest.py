@@ -87,6 +87,9 @@ def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
 
     cfg = load_config(config)
     kind = architectures().get(cfg.MODEL.META_ARCHITECTURE)
+    if check := getattr(kind, "check_head", None):  # the file holds a head alone, for frozen towers of others
+        check(cfg, Weights(state, name))
+        return
     kind(**kind.parts(cfg, Weights(state, name)))
 
 

@@ -112,7 +112,14 @@ def needs_of(name: str) -> list[Need]:
         return shared  # its config says what else it needs
     spec = resolve(RECOMMENDED if name == AUTO else name)
     if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
-        return [_released(spec.card, name)]
+        released = [_released(spec.card, name)]
+        if own := spec.config.MODEL.get("Talk2DINO"):  # whose file is a head for towers of others
+            return [
+                *released,
+                *_clip(ClipSource.of(spec.config.MODEL.CLIP), name),
+                *_guide(f"timm:{own.BACKBONE}", name),
+            ]
+        return released
     source = ClipSource.of(spec.config.MODEL.CLIP)
     clips = [need for one in source.members or (source,) for need in _clip(one, name)]
     guide = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", ""))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from golden_runners.common import WHOLE, build_clip, build_method, protocol, resize, score_rule, show
+from golden_runners.product import ensemble
 from ovseg.clip import Need, ViTClip
 from ovseg.clip.open_clip_vit import OpenClipBlock
 from ovseg.contract import CLASS_SCORES, LABELS
@@ -19,7 +20,6 @@ from ovseg.labelling.views import blur, grey
 from ovseg.labelling.views import mix as mix_views
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.itaclip import ITACLIP
-from ovseg.vocabulary import TextEmbedder
 from ovseg.vocabulary.engineering import mix
 
 CLOSING = 3  # fixed in the original; the cases have it in words
@@ -109,26 +109,6 @@ def views(clip: ViTClip, method: ITACLIP, inputs: Mapping[str, Tensor], config: 
 def share_of(config: Mapping[str, Any]) -> float:
     """Return the share of the unflipped views, just above 0 for 0, which switches the product's views off."""
     return config["img_eng_coefficient"] or torch.finfo(torch.float32).tiny
-
-
-class _Recorded:
-    """A text tower that knows one embedding for every row and template."""
-
-    name, weights_hash = "golden case", ""
-
-    def __init__(self, raw: Tensor) -> None:
-        self.raw = raw
-
-    def text(self, texts: list[str]) -> Tensor:
-        """Look up (N, D) by prompts of the form "template row"."""
-        places = [tuple(map(int, text.split())) for text in texts]
-        return torch.stack([self.raw[row, template] for template, row in places])
-
-
-def ensemble(raw: Tensor) -> Tensor:
-    """Return unit embeddings (N, D) of what a text tower gave (N, templates, D), by our embedder."""
-    templates = [f"{index} {{}}" for index in range(raw.shape[1])]
-    return TextEmbedder(_Recorded(raw), templates).embed([str(row) for row in range(len(raw))])
 
 
 def texts(inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
