@@ -31,7 +31,7 @@ def run(case: Any) -> dict[str, Tensor]:
         likeness=config["enhance_beta"],
         refocus=config["strategy"] == "refocus",
         global_weight=config.get("global_semantics_weight", 0.0),
-        global_of="window" if config.get("dataset") == "cityscapes" else "image",
+        global_of="window" if "cityscapes" in config.get("dataset", "").lower() else "image",
         patch_weight=config.get("mean_vector_weight", 0.0),
         group_distance=config.get("h_threshold", 0.0),
     )

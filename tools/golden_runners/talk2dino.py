@@ -33,7 +33,7 @@ def run(case: Any) -> dict[str, Tensor]:
     own = {key.removeprefix("proj."): value for key, value in state.items() if key.startswith("proj.")}
     if config["part"] == "image_heads":
         return heads(build_backbone(config["dinov2"], state), inputs["pixel_values"], config)
-    projection = read_projection(own or state, case.name, config["projection"]["act"])
+    projection = read_projection(own or state, case.name, config["projection"]["act"] or "none")
     if config["part"] == "alignment":
         found = scores(projection(inputs["text_features"]), inputs["head_tokens"], config["alignment_strategy"])
         return {"output.similarity": found}

@@ -44,7 +44,7 @@ def run(case: Any) -> dict[str, Tensor]:
         "gamma": config["gamma"],
         "pair_factor": float(config["cos_fac"]),
         "keep_negative": config["refine_neg_cos"],
-        "halves": config["dataset_type"] == "CityscapesDataset",
+        "halves": "cityscapes" in config["dataset_type"].lower(),
     }
     photo, view = inputs["image"], GivenView(raw_pixels(clip, inputs["inputs"])[0])
     words = make_words(inputs["text_embeddings"], torch.tensor(config["query_idx"]))

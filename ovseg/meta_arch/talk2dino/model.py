@@ -143,4 +143,6 @@ class Talk2DINO(DenseModel, Sectioned):
         Raises:
             ConfigError: Always.
         """
-        raise ConfigError("Talk2DINO learns from captions and not from labels; see tools/train_talk2dino.py")
+        raise ConfigError(
+            "Talk2DINO learns from captions and not from labels; see tools/train_talk2dino.py of the repository"
+        )

@@ -14,7 +14,13 @@ from ovseg.checkpoint.loading import Official, Weights, load
 from ovseg.checkpoint.strict import load_strict
 from ovseg.errors import ConfigError, WeightsError
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "sigmoid": torch.sigmoid}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "none": torch.clone,
+}
 
 
 class Projection(nn.Module):

@@ -139,8 +139,8 @@ def test_texts_are_not_engineered_by_rules_of_unit_vectors(tiny_clip):
             build("talk2dino", tiny_clip, text={"TEMPLATES": "openai7", **text})
     with pytest.raises(ConfigError, match="side is 60; expected a multiple of the patch of the backbone, 16"):
         build("talk2dino", tiny_clip, SIDE=60)
-    with pytest.raises(ConfigError, match="activation is 'gelu'; expected one of tanh, relu, sigmoid"):
-        build("talk2dino", tiny_clip, ACTIVATION="gelu")
+    with pytest.raises(ConfigError, match="activation is 'selu'; expected one of tanh, relu, sigmoid"):
+        build("talk2dino", tiny_clip, ACTIVATION="selu")
 
 
 def test_the_own_caption_chooses_the_head_of_an_image():
