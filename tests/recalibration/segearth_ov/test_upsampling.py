@@ -15,6 +15,7 @@ from ovseg.labelling.scores import ScoreRule
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.segearth_ov.upsamplers import Kernels, Upsampler, load_upsampler, pad
+from ovseg.zoo.needs import needs_of
 from tests.words import make_words
 
 DIM = 24
@@ -148,3 +149,9 @@ def test_a_tower_that_it_was_not_made_for_is_refused_before_any_image(clip, tiny
     other = ovseg.load(f"clip/{tiny_clip}", "cpu").model.clip
     with pytest.raises(ConfigError, match=r"is for patches of 16 pixels and 32 channels, and .* has 8 and 32;"):
         build(other, 32)
+
+
+def test_what_it_needs_is_known_by_name():
+    clip_of, own = needs_of("segearth_ov/ViT-B-16/openai")
+    assert clip_of.what == "CLIP ViT-B-16/openai" and own.what == "upsampler xclip_jbu_one_million_aid.ckpt"
+    assert "fetch it" in own.by_hand and needs_of("segearth_ov/mini") == []

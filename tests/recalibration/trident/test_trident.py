@@ -23,6 +23,7 @@ from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.recalibration.trident import Trident, splicing
 from ovseg.recalibration.trident.correlation import correlation
 from ovseg.recalibration.trident.region_prompts import find_regions, mask_prompt
+from ovseg.zoo.needs import needs_of
 
 SIDE = 128
 
@@ -227,3 +228,10 @@ def test_mistakes(tmp_path, clip, sam, monkeypatch):
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
     named = Trident(sam=f"vit_b@{tmp_path / 'sam.pth'}")
     assert named.options["sam"] == Trident(sam=sam).options["sam"] != ""
+
+
+def test_what_it_needs_is_known_by_name():
+    clip_of, guide, own = needs_of("trident/ViT-B-16/openai")
+    assert (clip_of.what, guide.what) == ("CLIP ViT-B-16/openai", "guide timm:vit_base_patch16_224.dino")
+    assert own.what == "SAM sam_vit_b_01ec64.pth" and "github.com/facebookresearch/segment-anything" in own.by_hand
+    assert needs_of("trident/mini") == []
