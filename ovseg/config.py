@@ -78,7 +78,7 @@ def _add_protocol(cfg: CfgNode) -> None:
     protocol = cfg.MODEL.PROTOCOL = Node()
     protocol.SHORT_SIDE = 336  # pixels; the longer side follows, up to LONG_SIDE
     protocol.LONG_SIDE = 2048
-    protocol.ASPECT = "keep"  # keep | square: distort to SHORT_SIDE x SHORT_SIDE | patch: sides to multiples of a patch
+    protocol.ASPECT = "keep"  # keep | square: both are SHORT_SIDE | patch: multiples of a patch | photo: as it is
     protocol.WINDOW = 224  # side of a sliding window in pixels; 0 is the whole image
     protocol.STRIDE = 112
     protocol.PADDING = "none"  # none | corner | even
