@@ -78,7 +78,7 @@ def _add_protocol(cfg: CfgNode) -> None:
     protocol = cfg.MODEL.PROTOCOL = Node()
     protocol.SHORT_SIDE = 336  # pixels; the longer side follows, up to LONG_SIDE
     protocol.LONG_SIDE = 2048
-    protocol.ASPECT = "keep"  # keep | square: distort to SHORT_SIDE x SHORT_SIDE | patch: sides to multiples of a patch
+    protocol.ASPECT = "keep"  # keep | square: both are SHORT_SIDE | patch: multiples of a patch | photo: as it is
     protocol.WINDOW = 224  # side of a sliding window in pixels; 0 is the whole image
     protocol.STRIDE = 112
     protocol.PADDING = "none"  # none | corner | even
@@ -86,6 +86,7 @@ def _add_protocol(cfg: CfgNode) -> None:
     protocol.RESIZE = (
         "once"  # once | twice: a whole image's scores to the output at once, or by way of the input's size
     )
+    protocol.CORNERS = False  # True: the outermost patches of a window lie on its outermost pixels (Talk2DINO)
     protocol.IMAGE_ENGINEERING = 0.0  # share of the unflipped views in ITACLIP's ensemble; 0 is off
     protocol.LOGIT_SCALE = 40.0
     protocol.PROB_THRESHOLD = 0.0
@@ -102,7 +103,9 @@ def _add_protocol(cfg: CfgNode) -> None:
     protocol.CRF_APPEARANCE = (50.0, 5.0, 10.0)  # pixels, grey levels, weight
     protocol.PAMR_STEPS = 0
     protocol.PAMR_DILATIONS = (8, 16)
-    protocol.PAMR_AT = "output"  # output: at the photograph's size, as in the papers | network: at the input's
+    protocol.PAMR_AT = (
+        "output"  # output: at the photograph's size, as in most papers | network: at the input's | window
+    )
 
 
 def _add_training(cfg: CfgNode) -> None:

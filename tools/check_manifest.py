@@ -1,9 +1,9 @@
 """Check that the released checkpoint of a manifest would load: every tensor finds its place, and every place a tensor.
 
 A manifest is a JSON file that lists all tensors of a released checkpoint under ``state_dict``: name to shape and, last,
-dtype. It is called like that file, or says its name among the words of ``released_as``. The model is built by the
-shipped config of the model whose card names that file, the tensors are filled with random numbers, and the result is
-loaded as the released file would be.
+dtype. It is called like that file, or names it in ``released_as``. The model is built by the shipped config of the
+model whose card names that file, or the method that takes it as a part; the tensors are filled with random numbers, and the
+result is loaded as the released file would be.
 
 Examples:
     python tools/check_manifest.py san_vit_b_16.json
@@ -16,6 +16,7 @@ import argparse
 import gc
 import json
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,24 +29,52 @@ if str(ROOT) not in sys.path:
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from ovseg.config import load_config  # noqa: E402
+from ovseg.config import config_root, load_config, read_config  # noqa: E402
 from ovseg.errors import ConfigError, OvsegError, unknown_name  # noqa: E402
 from ovseg.zoo import list_models  # noqa: E402
 from ovseg.zoo.spec import architectures  # noqa: E402
 
 
-def config_of(name: str, released_as: str = "") -> str:
-    """Return the shipped config of the model whose released file has this name, or one of the words of the other text.
+def files_of(path: Path, released_as: str = "") -> set[str]:
+    """Return the names, without endings, of the files that a manifest may be of: its own and those that it is told."""
+    words = (word.strip("(),;") for word in released_as.split())
+    return {path.stem} | {Path(word).stem for word in words if Path(word).suffix}
+
+
+def config_of(files: set[str], name: str) -> str:
+    """Return the shipped config of the model whose released file is among these; ``name`` is that of the manifest.
 
     Raises:
         UnknownNameError: There is none; near matches are named.
     """
-    cards = [card for card in list_models() if card.weights == "released"]
-    found = {Path(card.file).stem: card.config for card in cards}
-    said = [card.config for card in cards if card.file in released_as.split()]
-    if name not in found and not said:
-        raise unknown_name("released model", name, found)
-    return found[name] if name in found else said[0]
+    known = {Path(card.file).stem: card.config for card in list_models() if card.weights == "released"}
+    found = files & known.keys()
+    if not found:
+        raise unknown_name("released model", name, [*known, *parts()])
+    return known[min(found)]
+
+
+def parts() -> dict[str, tuple[str, str]]:
+    """Return by name of file, without ending, which method takes a released part, and by which option."""
+    found = {}
+    for card in (card for card in list_models() if card.parts):
+        options = read_config(config_root() / card.config).get("MODEL", {}).get("RECALIBRATION", {}).get("OPTIONS", {})
+        option = next((key for key, value in options.items() if value in card.parts), "")
+        found |= {Path(file).stem: (Path(card.config).stem, option) for file in card.parts}
+    return found
+
+
+def load_part(method: str, option: str, state: Mapping[str, Tensor]) -> None:
+    """Build a method with tensors as the file that an option names.
+
+    Raises:
+        WeightsError: A tensor does not find its place.
+    """
+    from ovseg.recalibration import build_recalibration
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(dict(state), Path(folder) / "part.pth")
+        build_recalibration(method, **{option.lower(): str(Path(folder) / "part.pth")})
 
 
 def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
@@ -58,6 +87,9 @@ def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
 
     cfg = load_config(config)
     kind = architectures().get(cfg.MODEL.META_ARCHITECTURE)
+    if check := getattr(kind, "check_head", None):  # the file holds a head alone, for frozen towers of others
+        check(cfg, Weights(state, name))
+        return
     kind(**kind.parts(cfg, Weights(state, name)))
 
 
@@ -83,7 +115,11 @@ def check(path: Path) -> tuple[bool, str]:
     """Check one manifest; returns whether it loads, and one line."""
     try:
         entries, released_as = read_manifest(path)
-        load(path.stem, config_of(path.stem, released_as), fill(entries))
+        files, known = files_of(path, released_as), parts()
+        if part := files & known.keys():
+            load_part(*known[min(part)], fill(entries))
+        else:
+            load(path.stem, config_of(files, path.stem), fill(entries))
     except OvsegError as error:
         return False, f"FAIL {path.stem} {error}"
     finally:

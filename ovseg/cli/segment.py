@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--background", type=typed, help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)"
     )
     parser.add_argument(
-        "--templates", help="none | simple | image_of | vild14 | openai80 | maskclip85 (default: that of the model)"
+        "--templates",
+        help="none | simple | image_of | vild14 | openai7 | openai80 | maskclip85 (default: that of the model)",
     )
     _add_text_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")

@@ -172,14 +172,14 @@ class Ensemble(Tower):
             images: Normalised by `mean` and `std` (B, 3, H, W).
             regions: Region ids (B, H, W) of the pixels.
         """
-        found = [see(tower, *self._shown(tower, images, regions)) for tower in self.towers]
+        found = [see(tower, *self.shown(tower, images, regions)) for tower in self.towers]
         features = torch.cat([F.normalize(dense.features, dim=1) for dense in found], dim=1)
         cls = torch.cat([F.normalize(dense.cls, dim=1) for dense in found], dim=1)
         context = Context(found[0].grid, images, self, self.mean, self.std, regions)
         context.keep(Seen(found))
         return DenseFeatures(features, cls, found[0].grid, context)
 
-    def _shown(self, tower: Tower, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def shown(self, tower: Tower, images: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return images and regions as a member wants them: on the common grid, with its own mean and deviation."""
         side, own = self.patch_size, tower.patch_size
         high, wide = images.shape[2] // side, images.shape[3] // side

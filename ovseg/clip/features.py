@@ -133,6 +133,10 @@ class DenseFeatures:
         """Return the same with the tower that made it, which features have not that come out of a pickle."""
         return replace(self, context=replace(self.context, tower=tower))
 
+    def keeping(self, value: Kept) -> DenseFeatures:
+        """Return the same with a context that also keeps a value; see `Context.keeping`."""
+        return replace(self, context=self.context.keeping(value))
+
     def rows(self, rows: slice) -> DenseFeatures:
         """Return the features of some of the images of the batch."""
         context = self.context

@@ -34,6 +34,25 @@ class Tower(TokenTower):
         """
         if STREAM not in self.has:
             return self._dense_whole(images, recalibration, need, regions)
+        tokens, context = self.entering(images, recalibration, need, regions)
+        if recalibration is not None:
+            left = context.blocks[self.depth - recalibration.blocks_of(self.depth) :]
+            return recalibration.joint(recalibration.run(tokens, left, context), context)
+        joint, cls = self.head(tokens)
+        return DenseFeatures(context.lay_out(joint), cls, context.grid, context)
+
+    def entering(
+        self,
+        images: Tensor,
+        recalibration: Recalibrator | None = None,
+        need: Need | None = None,
+        regions: Tensor | None = None,
+    ) -> tuple[Tensor, Context]:
+        """Run the blocks that a recalibration leaves as they are, of a tower with `STREAM`.
+
+        Returns:
+            The tokens (B, N, C) that enter the blocks it takes over, and what was recorded; the rest is as in `dense`.
+        """
         own = self.depth - self.handed_over(recalibration)
         self._check_images(images)
         wanted = (need or Need()) | (recalibration.needs_of(self.depth) if recalibration else Need())
@@ -49,10 +68,7 @@ class Tower(TokenTower):
                 tokens = block(tokens)
             if index in hidden:
                 context.hidden[index] = tokens
-        if recalibration is not None:
-            return recalibration.joint(recalibration.run(tokens, blocks[own:], context), context)
-        joint, cls = self.head(tokens)
-        return DenseFeatures(context.lay_out(joint), cls, grid, context)
+        return tokens, context
 
     def _dense_whole(
         self, images: Tensor, recalibration: Recalibrator | None, need: Need | None, regions: Tensor | None

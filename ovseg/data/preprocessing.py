@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError
 
-ASPECTS = ("keep", "square", "patch")
+ASPECTS = ("keep", "square", "patch", "photo")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SizeRule:
         short_side: Wanted length of the shorter side in pixels.
         long_side: Bound of the longer side in pixels.
         aspect: ``keep``; ``square``: both sides become ``short_side``; ``patch``: as keep, but each side is rounded to
-            the nearest multiple of ``minimum``.
+            the nearest multiple of ``minimum``; ``photo``: the photograph as it is, whatever the other values.
         minimum: No side gets shorter than this, so that a thin strip still has a patch; this may distort it.
 
     Raises:
@@ -46,6 +46,8 @@ class SizeRule:
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) in which the network sees an image of this size."""
+        if self.aspect == "photo":
+            return height, width
         if self.aspect == "square":
             return (max(self.short_side, self.minimum),) * 2
         scale = min(self.short_side / min(height, width), self.long_side / max(height, width))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.checkpoint.files import read_state_dict
+from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.checkpoint.strict import load_strict
 from ovseg.clip.features import Context
 from ovseg.clip.normalise import normalise
@@ -47,6 +49,35 @@ def sam(*, argument: str = "", facet: str = "token") -> Guide:
             f"guide sam got {got}; expected the facet token of for example sam:vit_b@sam_vit_b_01ec64.pth"
         )
     return SamGuide(load_sam(kind, file).image_encoder)
+
+
+class Apart:
+    """A SAM beside the modules of a model, whose dtype it does not follow, for its decoder needs single precision.
+
+    Attributes:
+        hash: Of its weights; empty without one.
+    """
+
+    def __init__(self, sam: Any) -> None:
+        """Keep a SAM, or None."""
+        self._sam = sam
+        self.hash = "" if sam is None else hash_tensors(sam.state_dict().items())
+
+    def get(self, device: torch.device) -> Any:
+        """Return it on a device; None without one."""
+        return None if self._sam is None else self._sam.to(device)
+
+
+def load_named_sam(name: str) -> Any:
+    """Load the SAM of a name ``TYPE@FILE``; see `load_sam`.
+
+    Raises:
+        ConfigError: It has another form.
+    """
+    kind, _, file = name.partition("@")
+    if not file:
+        raise ConfigError(f"sam is '{name}'; expected TYPE@FILE, for example vit_b@sam_vit_b_01ec64.pth")
+    return load_sam(kind, file)
 
 
 def load_sam(kind: str, file: str | Path) -> Any:

@@ -75,17 +75,18 @@ class TimmGuide(Guide):
         attention = self.backbone.blocks[-1].attn
         with entering([attention]) as entered:
             self.backbone.forward_features(images)
-        query, key, value = _projections(attention, entered[0])
+        query, key, value = projections(attention, entered[0])
         return {"query": query, "key": key, "value": value, "query+key": query + key}[self.facet]
 
 
-def _projections(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+def projections(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:
     """Return queries, keys and values (B, N, C), heads joined, by the weights of an attention of timm."""
     if getattr(attention, "qkv", None) is None:  # DINOv3 and others keep three layers apart
         return tuple(getattr(attention, f"{name}_proj")(tokens) for name in "qkv")
-    bias = attention.qkv.bias
-    if getattr(attention, "q_bias", None) is not None:  # EVA and BEiT keep it apart, for keys have none
-        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    if getattr(attention, "q_bias", None) is None:
+        together: Tensor = attention.qkv(tokens)
+        return together.chunk(3, dim=-1)
+    bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])  # EVA's and BEiT's, for keys have none
     return F.linear(tokens, attention.qkv.weight, bias).chunk(3, dim=-1)
 
 

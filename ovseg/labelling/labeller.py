@@ -13,6 +13,7 @@ from ovseg.clip.normalise import denormalise
 from ovseg.contract import CLASS_SCORES, Answer
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule, class_probabilities, query_probabilities, segment_map, upsample
+from ovseg.labelling.shares import ClassShares
 from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.windows import WindowPlan
 from ovseg.refinement import affinity, dense_crf, propagate
@@ -73,6 +74,11 @@ class Labeller:
             )
         return Answer(labels, best, class_scores=class_probabilities(*arguments) if CLASS_SCORES in want else None)
 
+    def shares(self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int]) -> ClassShares:
+        """Return the probabilities of the classes, one at a time; the rest is as in `label`."""
+        scores, rows, columns, rule, guide = self._laid_out(scores, plan, image, size)
+        return ClassShares(scores, rows, columns, self.query_to_class, rule, guide)
+
     def probabilities(
         self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int], point: tuple[int, int]
     ) -> Tensor:
@@ -85,8 +91,9 @@ class Labeller:
     ) -> tuple[Tensor, Tensor, Tensor, ScoreRule, Tensor | None]:
         """Return scores, their matrices to the result, the rule that is left, and the image to refine by, if any."""
         rule = self.rule
-        if rule.pamr_steps and self.protocol.pamr_at == "network":
-            scores = self._pamr(scores, plan, image)
+        if rule.pamr_steps and self.protocol.pamr_at != "output":
+            windows = self.protocol.pamr_at == "window"
+            scores = (self._pamr_windows if windows else self._pamr)(scores, plan, image)
             return scores, *_resize(image.shape[1:], size), replace(rule, pamr_steps=0), None
         rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
         guide = None
@@ -101,6 +108,26 @@ class Labeller:
         weights = affinity(image[None].float(), dilations)
         parts = (upsample(part, rows, columns)[None] for part in scores.split(QUERIES_PER_REFINEMENT))
         return torch.cat([propagate(part, weights, steps, dilations)[0] for part in parts])
+
+    def _pamr_windows(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
+        """Refine patch scores (T, ...) in each window, and average them: (T, h, w)."""
+        steps, dilations = self.rule.pamr_steps, self.rule.pamr_dilations
+        high, wide = scores.shape[1] // len(plan.rows.starts), scores.shape[2] // len(plan.columns.starts)
+        rows, columns = plan.rows.own(high).float(), plan.columns.own(wide).float()
+        total = torch.zeros(len(scores), *image.shape[1:], device=scores.device)
+        count = total.new_zeros(image.shape[1:])
+        for i, top in enumerate(plan.rows.starts):
+            for j, left in enumerate(plan.columns.starts):
+                own = slice(top, top + plan.rows.size), slice(left, left + plan.columns.size)
+                weights = affinity(image[:, own[0], own[1]][None].float(), dilations)
+                cells = scores[:, i * high : (i + 1) * high, j * wide : (j + 1) * wide]
+                for part, target in zip(
+                    cells.split(QUERIES_PER_REFINEMENT), total.split(QUERIES_PER_REFINEMENT), strict=True
+                ):
+                    maps = upsample(part, rows, columns)[None]
+                    target[:, own[0], own[1]] += propagate(maps, weights, steps, dilations)[0]
+                count[own] += 1
+        return total / count
 
     def _crf(self, arguments: tuple[Any, ...], labels: Tensor, image: Tensor) -> Tensor:
         """Refine labels (H, W) by a dense CRF among the classes that won anywhere; what lost everywhere stays out.

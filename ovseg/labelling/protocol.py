@@ -17,8 +17,10 @@ class Protocol:
         padding: ``none``, ``corner`` or ``even``; see `ovseg.ops.windows.plan_windows`.
         resize: How scores of a whole image come to the output, ``once`` or ``twice``; likewise. Originals differ, so
             the config of a method says it.
-        pamr_at: Where the rule's PAMR runs: ``output``, at the size of the photograph (NACLIP), or ``network``, at the
-            size of the network input, which costs the same for photographs of all sizes.
+        corners: Whether the outermost patches of a window lie on its outermost pixels; likewise (Talk2DINO).
+        pamr_at: Where the rule's PAMR runs: ``output``, at the size of the photograph (NACLIP), ``network``, at the
+            size of the network input, which costs the same for photographs of all sizes, or ``window``, in each window
+            before they are averaged (Talk2DINO).
         pad_multiple: Pixels to whose multiple windows are padded; 0 is the patch.
         image_engineering: Share of the unflipped views in ITACLIP's ensemble of views; 0 encodes the image alone.
         region_rule: What regions do to labels: ``none``, ``vote`` (the label most of its pixels have) or ``mean`` (the
@@ -34,6 +36,7 @@ class Protocol:
     stride: int
     padding: str
     resize: str = "once"
+    corners: bool = False
     pamr_at: str = "output"
     pad_multiple: int = 0
     image_engineering: float = 0.0
@@ -44,7 +47,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Check the values; for those of windows see `check`."""
-        one_of("pamr_at", self.pamr_at, ("output", "network"))
+        one_of("pamr_at", self.pamr_at, ("output", "network", "window"))
         one_of("region_rule", self.region_rule, ("none", "vote", "mean"))
         if not 0 <= self.image_engineering <= 1:
             raise ConfigError(f"image_engineering is {self.image_engineering}; expected a share between 0 and 1")
@@ -59,4 +62,5 @@ class Protocol:
 
     def plan(self, size: tuple[int, int], patch: int) -> WindowPlan:
         """Plan the windows of a network input of ``size`` (height, width)."""
-        return plan_windows(size, patch, self.window, self.stride, self.padding, self.pad_multiple, self.resize)
+        own = (self.window, self.stride, self.padding, self.pad_multiple, self.resize, self.corners)
+        return plan_windows(size, patch, *own)

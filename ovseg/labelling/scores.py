@@ -102,7 +102,7 @@ def segment_map(
     _check(patch_logits, query_to_class, rule, image)
     query_to_class = query_to_class.to(patch_logits.device)
     keep = _strong(patch_logits, rule)
-    streamed = _Stream(patch_logits, rows, columns, rule, image)
+    streamed = Stream(patch_logits, rows, columns, rule, image)
     labels, scores = streamed.best(keep, query_to_class)
     if rule.area_threshold > 0:
         large = ~torch.isin(query_to_class, _small_classes(labels, query_to_class, rule))
@@ -130,7 +130,7 @@ def class_probabilities(
     areas drop of the labels, too. The probability threshold is not applied.
     """
     _check(patch_logits, query_to_class, rule, image)
-    streamed, strong = _Stream(patch_logits, rows, columns, rule, image), _strong(patch_logits, rule)
+    streamed, strong = Stream(patch_logits, rows, columns, rule, image), _strong(patch_logits, rule)
     logits = torch.cat(list(streamed.maps()))
     query_probabilities = logits.softmax(0) if rule.softmax else logits
     classes = query_to_class.tolist()
@@ -166,7 +166,7 @@ def query_probabilities(
         point: Row and column of the pixel.
         image: For the refinement.
     """
-    streamed, (y, x) = _Stream(patch_logits, rows, columns, rule, image), point
+    streamed, (y, x) = Stream(patch_logits, rows, columns, rule, image), point
     if streamed.needs_whole:
         logits = torch.cat([part[:, y, x] for part in streamed.maps()])
     else:
@@ -207,7 +207,7 @@ def _small_classes(labels: Tensor, query_to_class: Tensor, rule: ScoreRule) -> T
     return small.nonzero().flatten()
 
 
-class _Stream:
+class Stream:
     """Scores of one image at the output size, a few queries at a time."""
 
     def __init__(
@@ -236,9 +236,9 @@ class _Stream:
         """Yield the final logits (t, H, W) of all queries in order."""
         size = max(1, _CHUNK // (self.size[0] * self.size[1]))
         for part in torch.arange(len(self.logits), device=self.logits.device).split(size):
-            yield self._maps(part)
+            yield self.some(part)
 
-    def _maps(self, part: Tensor) -> Tensor:
+    def some(self, part: Tensor) -> Tensor:
         """Return whole maps (t, H, W) of some queries, refined and stretched as the rule says."""
         logits = self.logits[part].float() * (1 if self.rule.min_max else self.rule.logit_scale)
         maps = upsample(logits, self.rows, self.columns)
@@ -275,6 +275,6 @@ class _Stream:
         race = Race(labels, scores, self.rule.softmax)
         order, kept = first_competing(keep), int(keep.sum())
         for part, competes in runs(order, kept, max(1, _CHUNK // labels.numel())):
-            race.add(self._maps(part).flatten(1), competes)
+            race.add(self.some(part).flatten(1), competes)
         race.finish(query_to_class[order])
         return labels, scores

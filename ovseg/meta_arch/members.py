@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ovseg.clip.ensemble import Ensemble, Seen
-from ovseg.clip.features import DenseFeatures
+from ovseg.clip.features import DenseFeatures, Kept
+from ovseg.clip.tokens import TokenTower
 from ovseg.clip.tower import Tower
 from ovseg.recalibration import Recalibration
 
 if TYPE_CHECKING:
-    from ovseg.contract import Words
+    from ovseg.contract import Answer, Words
+    from ovseg.labelling.shares import ClassShares
+
+
+class Overviews(Kept):
+    """What each member has seen of whole images; see `Recalibration.overview`."""
+
+    def __init__(self, members: Sequence[Kept | None]) -> None:
+        self.members = list(members)
+
+    def rows(self, rows: slice) -> Overviews:
+        """Return what was seen of some of the images."""
+        return Overviews([None if one is None else one.rows(rows) for one in self.members])
 
 
 class OverMembers(Recalibration):
@@ -31,6 +46,7 @@ class OverMembers(Recalibration):
         super().__init__()
         self.method = method
         self.requires, self.pos_resize, self.own_values = method.requires, method.pos_resize, method.own_values
+        self.sees_photo = method.sees_photo
         self.__dict__.update(uses_regions=method.uses_regions, whole_image=method.whole_image)
 
     @property
@@ -51,10 +67,33 @@ class OverMembers(Recalibration):
         """Let the method encode images by every member; see `Recalibration.encode`."""
         return _ensemble(clip).seen_by(self.method.encode, images, regions)
 
+    def encode_photos(self, clip: Tower, images: Tensor, photos: Sequence[np.ndarray]) -> DenseFeatures:
+        """Let the method encode images and photographs by every member; see `Recalibration.encode_photos`."""
+
+        def see(tower: Tower, own: Tensor, regions: Tensor | None) -> DenseFeatures:
+            return self.method.encode_photos(tower, own, photos)
+
+        return _ensemble(clip).seen_by(see, images, None)
+
+    def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
+        """Let the method finish the answer by what the first member has seen."""
+        first = _ensemble(dense.context.tower).towers[0]
+        return self.method.finish(_seen(dense)[0].at(first), answer, shares)
+
+    def remarks(self, tower: TokenTower) -> tuple[str, ...]:
+        """Return what the method says of each member."""
+        return tuple(line for member in _ensemble(tower).towers for line in self.method.remarks(member))
+
+    def overview(self, clip: Tower, images: Tensor) -> Overviews | None:
+        """Return what the method sees of whole images by each member; see `Recalibration.overview`."""
+        members = _ensemble(clip)
+        found = [self.method.overview(tower, members.shown(tower, images, None)[0]) for tower in members.towers]
+        return Overviews(found) if any(found) else None
+
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return the weighted sum (B, T, h, w) of the members' scores."""
         clip = _ensemble(dense.context.tower)
-        parts = zip(clip.towers, _seen(dense), _words_of(clip, words), strict=True)
+        parts = zip(clip.towers, _known(dense), _words_of(clip, words), strict=True)
         scores = [self.method.patch_scores(seen.at(tower), own) * weight for tower, seen, (own, weight) in parts]
         return torch.stack(scores).sum(0)
 
@@ -67,6 +106,13 @@ class OverMembers(Recalibration):
 
 def _seen(dense: DenseFeatures) -> list[DenseFeatures]:
     return dense.context.kept(Seen).members
+
+
+def _known(dense: DenseFeatures) -> list[DenseFeatures]:
+    """Return what each member has seen, with what its windows are to know of the whole image."""
+    seen = _seen(dense)
+    whole = dense.context.kept(Overviews, Overviews([None] * len(seen))).members
+    return [one if known is None else one.keeping(known) for one, known in zip(seen, whole, strict=True)]
 
 
 def _ensemble(clip: Any) -> Ensemble:

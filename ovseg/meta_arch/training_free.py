@@ -2,200 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor
 
-from ovseg.clip import ClipSource, Tower, load_towers
+from ovseg.clip import ClipSource, load_towers
 from ovseg.clip.ensemble import Ensemble
-from ovseg.clip.features import DenseFeatures
-from ovseg.clip.normalise import normalise
-from ovseg.contract import Answer, Evidence, Words
-from ovseg.data.preprocessing import SizeRule
-from ovseg.errors import ConfigError
-from ovseg.labelling.evidence import of_queries
-from ovseg.labelling.labeller import Labeller
-from ovseg.labelling.protocol import Protocol
-from ovseg.labelling.scores import ScoreRule
-from ovseg.labelling.views import mix, views
+from ovseg.meta_arch.dense_model import DenseModel, view_of
 from ovseg.meta_arch.members import OverMembers
 from ovseg.meta_arch.section import lower_keys
-from ovseg.meta_arch.worded_model import WordedModel
-from ovseg.ops.windows import WindowPlan
-from ovseg.recalibration import RECALIBRATIONS, Recalibration
-from ovseg.regions import REGIONS, RegionGenerator
-from ovseg.system.progress import report
+from ovseg.recalibration import RECALIBRATIONS
+from ovseg.regions import REGIONS
 from ovseg.system.registry import build
-from ovseg.system.values import plain
-from ovseg.vocabulary import TextOptions
-
-WINDOWS_PER_PASS = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What is kept of an image.
-
-    Attributes:
-        parts: For each pass of its windows what they show in each view of the protocol, ordinarily one.
-        plan: Its windows.
-        image: The normalised network input (3, h, w).
-        regions: Region ids (h, w) int64 of its pixels; None where there is no region generator.
-    """
-
-    parts: list[list[DenseFeatures]]
-    plan: WindowPlan
-    image: Tensor
-    regions: Tensor | None
 
 
 @META_ARCH_REGISTRY.register()
-class TrainingFree(WordedModel):
+class TrainingFree(DenseModel):
     """Labels every pixel by the cosine of CLIP's recalibrated patch features with the words."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        clip: Tower,
-        recalibration: Recalibration,
-        size_rule: SizeRule,
-        protocol: Protocol,
-        rule: ScoreRule,
-        templates: str,
-        background: str,
-        text: TextOptions | None = None,
-        regions: RegionGenerator | None = None,
-    ) -> None:
-        """Put the parts together; a Detectron2 config is accepted in their place."""
-        super().__init__(clip, templates, background, text)
-        self.recalibration, self.size_rule, self.protocol, self.rule = recalibration, size_rule, protocol, rule
-        clip.check_method(recalibration)
-        protocol.check(clip.patch_size)
-        self.not_compiled = recalibration.why_not_compiled()
-        self.regions = regions
-        _check_regions(recalibration, protocol, regions)
-        self.refresh_hash()
+    def __init__(self, **parts: Any) -> None:
+        """Put the parts together, see `DenseModel`; a Detectron2 config is accepted in their place."""
+        super().__init__(**parts)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Build the parts that a config names."""
-        node, options = cfg.MODEL.PROTOCOL, cfg.MODEL.RECALIBRATION
+        options, generator = cfg.MODEL.RECALIBRATION, cfg.MODEL.REGIONS
         recalibration = build(RECALIBRATIONS, options.NAME, lower_keys(options.OPTIONS, "MODEL.RECALIBRATION.OPTIONS"))
-        generator = cfg.MODEL.REGIONS
-        text = TextOptions.from_config(cfg.MODEL.TEXT)
-        scores = [field.name for field in fields(ScoreRule) if field.name != "area_exempt"]
-        rule = ScoreRule(**{name: node[name.upper()] for name in scores}, area_exempt=node.THRESHOLD_LABEL)
         source, fitting = ClipSource.of(cfg.MODEL.CLIP), recalibration.fitting
         clip = load_towers(source, recalibration.requires, recalibration.name, fitting=fitting)
+        view = view_of(cfg, clip)
         return {
+            **cls.around(cfg),
             "clip": clip,
-            "size_rule": SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size),
+            "size_rule": replace(view, aspect="photo") if recalibration.sees_photo else view,
+            "view": view if recalibration.sees_photo else None,
             "recalibration": OverMembers(recalibration) if isinstance(clip, Ensemble) else recalibration,
-            "protocol": Protocol(**{field.name: node[field.name.upper()] for field in fields(Protocol)}),
-            "rule": rule,
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": text,
             "regions": build(REGIONS, generator.NAME, lower_keys(generator.OPTIONS, "MODEL.REGIONS.OPTIONS"))
             if generator.NAME
             else None,
         }
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
-        return {
-            **super().settings,
-            "recalibration": self.recalibration.name,
-            "options": self.recalibration.options,
-            "regions": type(self.regions).__name__ if self.regions is not None else "",
-            "region_options": self.regions.options if self.regions is not None else {},
-            "protocol": plain(asdict(self.protocol)),
-            "rule": plain(asdict(self.rule)),
-        }
-
-    def network(self, windows: Tensor, regions: Tensor | None = None) -> DenseFeatures:
-        """Encode normalised windows (B, 3, h, w) with region ids (B, h, w); see `WordedModel.network`."""
-        with self.clip.autocast():
-            return self.recalibration.encode(self.clip, windows, regions)
-
-    def see(self, images: Tensor) -> list[Seen]:
-        """Encode all windows, in all views of the protocol; see `WordedModel.see`."""
-        regions = None if self.regions is None else torch.stack([self.regions(image) for image in images])
-        plan = self.protocol.plan((images.shape[2], images.shape[3]), self.clip.patch_size)
-        normal = self.normalise(images)
-        windows = plan.cut(normal).split(WINDOWS_PER_PASS)
-        areas: Iterable[Tensor | None] = [None] * len(windows)
-        if regions is not None and self.recalibration.uses_regions:
-            areas = [part[:, 0] for part in plan.cut(regions[:, None], padding=-1).split(WINDOWS_PER_PASS)]
-        parts: list[list[list[DenseFeatures]]] = [[] for _ in images]
-        done = 0
-        for own, area in zip(windows, areas, strict=True):
-            shown = views(own, area) if self.protocol.image_engineering else [(own, area)]
-            passed = [self.run_network(*view) for view in shown]
-            for place, rows in _shares(done, len(own), len(plan)):
-                parts[place].append([dense.rows(rows) for dense in passed])
-            done += len(own)
-            report("windows", done, len(plan) * len(images))
-        return [Seen(parts[i], plan, image, None if regions is None else regions[i]) for i, image in enumerate(normal)]
-
-    def label(
-        self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
-    ) -> Answer:
-        """Compare every patch of every window with every query, and label; see `WordedModel.label`.
-
-        The threshold of a background policy takes the place of the rule's.
-        """
-        scores = self.patch_scores(seen, words)
-        maps: list[Tensor] = []
-        if self.protocol.region_rule != "none":
-            maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
-        labeller = self._labeller(words)
-        return labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
-
-    def evidence(
-        self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
-    ) -> Evidence:
-        """Compare the patches with every query, and look at one pixel; see `WordedModel.evidence`."""
-        scores = self.patch_scores(seen, words)
-        return of_queries(self._labeller(words).probabilities(scores, seen.plan, seen.image, size, point), words)
-
-    def _labeller(self, words: Words) -> Labeller:
-        rule, threshold = self.rule, words.background.threshold
-        if threshold:
-            rule = replace(rule, prob_threshold=threshold, threshold_label=-1)
-        return Labeller(self.protocol, rule, words.query_to_class, self.clip.mean, self.clip.std)
-
-    def patch_scores(self, seen: Seen, words: Words) -> Tensor:
-        """Return the scores (T, nI * h, nJ * w) of all windows of an image, their grids side by side."""
-        return seen.plan.join(torch.cat([self._scores(part, words) for part in seen.parts]))[0]
-
-    def _scores(self, shown: list[DenseFeatures], words: Words) -> Tensor:
-        """Return the patch scores (B, T, h, w) of windows in all their views."""
-        found = [self.recalibration.patch_scores(dense.at(self.clip), words) for dense in shown]
-        return mix(found, self.protocol.image_engineering) if len(found) > 1 else found[0]
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Normalise images (B, 3, h, w) RGB in 0..255 as CLIP was trained."""
-        return normalise(images.float() / 255, self.clip.mean, self.clip.std).to(self.clip.dtype)
-
-
-def _shares(done: int, count: int, windows: int) -> Iterator[tuple[int, slice]]:
-    """Share the ``count`` windows of a pass, behind ``done`` others, out to images of so many windows each."""
-    for place in range(done // windows, (done + count - 1) // windows + 1):
-        first, last = max(place * windows, done), min((place + 1) * windows, done + count)
-        yield place, slice(first - done, last - done)
-
-
-def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGenerator | None) -> None:
-    """Refuse a protocol that lacks what a method needs."""
-    if method.whole_image and protocol.window:
-        raise ConfigError(f"{method.name} sees the whole image at once but WINDOW is {protocol.window}; set it to 0")
-    if method.uses_regions and regions is None:
-        raise ConfigError(f"{method.name} needs regions; set MODEL.REGIONS.NAME to a region generator")

@@ -52,6 +52,8 @@ class WordedModel(nn.Module):
 
     size_rule: SizeRule
     not_compiled: str = ""
+    raw_texts: ClassVar[bool] = False
+    """Whether words are what the text tower gives, of its lengths; see `ovseg.vocabulary.TextEmbedder`."""
     extra_packed: ClassVar[tuple[str, ...]] = ()
     """Names of the parts beside CLIP's trunk whose linear layers are packed, too."""
 
@@ -154,7 +156,7 @@ class WordedModel(nn.Module):
         """
         policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
-        embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text)
+        embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text, self.raw_texts)
         found = self.clip.weigh(embedder.embed_vocabulary(vocabulary, policy), embedder.embed_sentences)
         if self._text_rests is not None:
             self.clip.move_text(self._text_rests)  # the images need the room, and few lists follow
@@ -334,8 +336,12 @@ class WordedModel(nn.Module):
         self.eval().to(device, torch.float32 if low else dtype)
         self._text_rests = CPU
         if low:
-            self.clip.lower(dtype)
+            self.lower_trunk(dtype)
         return self
+
+    def lower_trunk(self, dtype: torch.dtype) -> None:
+        """Keep the weights of the products in a lower precision that see images: those of CLIP's trunk for most."""
+        self.clip.lower(dtype)
 
     def pack(self) -> None:
         """Lay the weights of CLIP's trunk out for the CPU; see `ovseg.ops.linear_layers.PackedLinear`.

@@ -34,6 +34,7 @@ class Axis:
         cells: Patches of each padded window.
         stretch: Whether patch scores are resized to the unpadded window at once, instead of being cut back.
         direct: Whether they go to the output in one step, without the size of the network input between.
+        corners: Whether the outermost patches of a window lie on its outermost pixels (``align_corners``).
     """
 
     length: int
@@ -44,13 +45,20 @@ class Axis:
     cells: int
     stretch: bool
     direct: bool
+    corners: bool = False
+
+    def own(self, cells: int) -> Tensor:
+        """Return the matrix (size, cells), float64, from the cells of a window to its pixels."""
+        if self.stretch:
+            return bilinear_matrix(cells, self.size, self.corners)
+        padded = bilinear_matrix(cells, self.before + self.size + self.after, self.corners)
+        return padded[self.before : self.before + self.size]
 
     def matrix(self, outputs: int, cells: int) -> Tensor:
         """Return the matrix (outputs, windows * cells), float64, from the cells of all windows to pixels."""
         if self.direct:
             return bilinear_matrix(cells, outputs)
-        one = bilinear_matrix(cells, self.size if self.stretch else self.before + self.size + self.after)
-        one = one if self.stretch else one[self.before : self.before + self.size]
+        one = self.own(cells)
         placed = torch.zeros(self.length, len(self.starts), cells, dtype=torch.float64)
         count = torch.zeros(self.length, 1, dtype=torch.float64)
         for index, start in enumerate(self.starts):
@@ -122,6 +130,7 @@ def plan_windows(
     padding: str = "none",
     multiple: int = 0,
     resize: str = RESIZES[0],
+    corners: bool = False,
 ) -> WindowPlan:
     """Plan the windows of an image.
 
@@ -142,13 +151,15 @@ def plan_windows(
         resize: How the patch scores of a whole image that is not padded come to the output: ``once``, at once (SCLIP,
             ClearCLIP, ITACLIP), or ``twice``, by way of the size of the network input (NACLIP, ResCLIP). Windows are
             averaged and padding is left behind at that size, so all else comes by way of it.
+        corners: Whether the outermost patches of a window are put on its outermost pixels (Talk2DINO); a whole image
+            then comes by way of the size of the network input, too.
 
     Raises:
         ConfigError: A value is out of range, or a window is smaller than a patch.
     """
     check_windows(patch, crop, stride, padding, multiple, resize)
-    direct = not crop and padding == "none" and resize == "once"
-    axes = (_plan_axis(length, patch, crop, stride, padding, multiple or patch, direct) for length in size)
+    direct = not crop and padding == "none" and resize == "once" and not corners
+    axes = (_plan_axis(length, patch, crop, stride, padding, multiple or patch, direct, corners) for length in size)
     return WindowPlan(*axes)
 
 
@@ -176,10 +187,12 @@ def _cells(size: int, patch: int, padding: str, multiple: int) -> tuple[int, int
     return cells, missing
 
 
-def _plan_axis(length: int, patch: int, crop: int, stride: int, padding: str, multiple: int, direct: bool) -> Axis:
+def _plan_axis(
+    length: int, patch: int, crop: int, stride: int, padding: str, multiple: int, direct: bool, corners: bool
+) -> Axis:
     size = min(crop, length) if crop else length
     steps = max(length - size + stride - 1, 0) // stride + 1 if crop else 1
     starts = tuple(min(step * stride, length - size) for step in range(steps))
     cells, missing = _cells(size, patch, padding, multiple)
     before = missing // 2 if padding == "even" else 0
-    return Axis(length, size, starts, before, missing - before, cells, padding != "even", direct)
+    return Axis(length, size, starts, before, missing - before, cells, padding != "even", direct, corners)

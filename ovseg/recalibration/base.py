@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ovseg.clip.features import Context, DenseFeatures, Need
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
 from ovseg.clip.position import RULES
-from ovseg.clip.tokens import ATTENTION, STREAM, Block
+from ovseg.clip.tokens import ATTENTION, STREAM, Block, TokenTower
 from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError, one_of
 from ovseg.system.registry import Kind, build, find, names
 from ovseg.system.values import options_in_force
 
 if TYPE_CHECKING:
-    from ovseg.contract import Words
+    from ovseg.contract import Answer, Words
+    from ovseg.labelling.shares import ClassShares
 
 RECALIBRATION_REGISTRY = Registry("RECALIBRATION")
 RECALIBRATION_REGISTRY.__doc__ = "Training-free methods by the name of their class; see `recalibration_class`."
@@ -30,7 +32,8 @@ class Recalibration(nn.Module):
 
     The hooks from the inside out: `attention`, `run_block`, `run` change tokens, `joint` how they come to the joint
     space, `patch_scores` how features and texts become scores, `region_maps` which regions share a label, `encode`
-    what is encoded at all. It is a module so that trained heads and second backbones move to its device with it.
+    what is encoded at all, `overview` what windows know of the whole image, `finish` what becomes of the answer. It is
+    a module so that trained heads and second backbones move to its device with it.
 
     A subclass states its own values of the class attributes. Users may change the first three by keyword options, which
     is what the ablations of the papers do.
@@ -43,6 +46,7 @@ class Recalibration(nn.Module):
         needs: What to record of the blocks before them; it is found in the context.
         uses_regions: Whether it wants region ids of the pixels (``context.regions``) from a region generator.
         whole_image: Whether it must see the image in one window.
+        sees_photo: Whether it sees photographs beside CLIP's view of them, by `encode_photos`.
         attention_only: Whether it changes nothing but the attention of the last blocks: one pass, no second backbone.
         requires: What a tower must have, of the names of `ovseg.clip.tokens`; others are refused before anything runs.
             One that needs `DENSE` alone runs on towers without blocks, too, where none of the hooks up to `joint` runs.
@@ -62,6 +66,7 @@ class Recalibration(nn.Module):
     needs: Need = Need()
     uses_regions: ClassVar[bool] = False
     whole_image: ClassVar[bool] = False
+    sees_photo: bool = False
     attention_only: ClassVar[bool] = True
     requires: frozenset[str] = frozenset({STREAM, ATTENTION})
     own_values: bool = False
@@ -112,6 +117,10 @@ class Recalibration(nn.Module):
         """Return why no graph can hold the method, or its guide; empty if one can."""
         return f"in {self.name} {self.not_exported}" if self.not_exported else self.why_not_compiled()
 
+    def remarks(self, tower: TokenTower) -> tuple[str, ...]:
+        """Return what every result of the method on a tower should say, a line each; nothing for most."""
+        return ()
+
     def blocks_of(self, depth: int) -> int:
         """Return how many of the last of ``depth`` blocks are handed over."""
         return self.blocks
@@ -124,8 +133,11 @@ class Recalibration(nn.Module):
         """Mix values by attention: q, k, v and the result are (B, heads, N, d); for parts of them see `Tower.split`."""
         return attend(q, k, v)
 
-    def weights(self, q: Tensor, k: Tensor, context: Context) -> Tensor:
-        """Return the weights (B, heads, N, N) by which `attention` mixes values; for inspection, not for speed."""
+    def weights(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Return the weights (B, heads, N, N) by which `attention` mixes values; for inspection, not for speed.
+
+        Most methods ask queries and keys alone; those that ask the values, too, say so here.
+        """
         identity = torch.eye(q.shape[2], dtype=q.dtype, device=q.device).expand(*q.shape[:2], -1, -1)
         return self.attention(q, k, identity, context)
 
@@ -160,6 +172,30 @@ class Recalibration(nn.Module):
     def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode normalised images (B, 3, H, W), with region ids (B, H, W) of their pixels if it uses them."""
         return clip.dense(images, self, regions=regions)
+
+    def encode_photos(self, clip: Tower, images: Tensor, photos: Sequence[np.ndarray]) -> DenseFeatures:
+        """Encode normalised images (B, 3, H, W) and the photographs (H', W', 3) RGB uint8 that they are views of.
+
+        It takes the place of `encode` where the method sees photographs.
+        """
+        return self.encode(clip, images)
+
+    def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
+        """Return the answer as the method leaves it; as it is for most.
+
+        Args:
+            dense: What the method has seen of the image.
+            answer: Labels and scores by the rules of the protocol.
+            shares: Gives the probabilities of the classes, one at a time.
+        """
+        return answer
+
+    def overview(self, clip: Tower, images: Tensor) -> Kept | None:
+        """Return what windows are to know of the normalised images (B, 3, H, W) they lie in; None for most.
+
+        It is asked for once an image where there are several windows, whose contexts then keep it, with one row.
+        """
+        return None
 
 
 RECALIBRATIONS: Kind[type[Recalibration]] = Kind("recalibration", RECALIBRATION_REGISTRY)

@@ -14,11 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.errors import ConfigError
-from ovseg.system.device import is_cpu
+from ovseg.refinement.neighbours import add_up, maps_at_once
 
 _AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-_CPU_MAPS, _CPU_ROWS = 8, 16  # of a strip that stays in the cache with its neighbours and weights
-_MAPS = 64  # at once on other devices
 
 
 def pamr(image: Tensor, mask: Tensor, steps: int = 10, dilations: Sequence[int] = (8, 16)) -> Tensor:
@@ -98,33 +96,16 @@ def propagate(mask: Tensor, weights: Tensor, steps: int, dilations: Sequence[int
     if not steps:
         return mask
     refined = torch.empty_like(mask)
-    chunk = _CPU_MAPS if is_cpu(mask.device) else _MAPS
+    chunk = maps_at_once(mask.device)
     for maps, target in zip(mask.split(chunk, dim=1), refined.split(chunk, dim=1), strict=True):
         source = F.pad(maps, (margin,) * 4, mode="replicate")
         other = torch.empty_like(source) if steps > 1 else source
         for _ in range(steps - 1):
-            _step(source, weights, offsets, other[..., margin:-margin, margin:-margin])
+            add_up(source, weights, offsets, other[..., margin:-margin, margin:-margin])
             _repeat_border(other, margin)
             source, other = other, source
-        _step(source, weights, offsets, target)
+        add_up(source, weights, offsets, target)
     return refined
-
-
-def _step(padded: Tensor, weights: Tensor, offsets: Sequence[tuple[int, int]], target: Tensor) -> None:
-    """Write the weighted mean of all neighbours to ``target`` (B, C, H, W); the maps have a border that holds them."""
-    height, width = target.shape[2:]
-    margin = (padded.shape[3] - width) // 2
-    rows = _CPU_ROWS if is_cpu(target.device) else height
-    for start in range(0, height, rows):
-        strip = target[:, :, start : start + rows]
-        for index, (dy, dx) in enumerate(offsets):
-            top, left = margin + start + dy, margin + dx
-            seen = padded[:, :, top : top + strip.shape[2], left : left + width]
-            weight = weights[:, index, None, start : start + rows]
-            if index:
-                strip.addcmul_(weight, seen)
-            else:
-                torch.mul(weight, seen, out=strip)
 
 
 def _repeat_border(padded: Tensor, margin: int) -> None:

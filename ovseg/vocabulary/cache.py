@@ -85,10 +85,15 @@ class _Header:
 
 
 def text_space(
-    model: str, weights_hash: str, precision: str, templates: Sequence[str], long_text: bool = False
+    model: str,
+    weights_hash: str,
+    precision: str,
+    templates: Sequence[str],
+    long_text: bool = False,
+    raw: bool = False,
 ) -> TextSpace:
     """Build the space of a model and a template set; everything that changes an embedding is in its key."""
-    how = ["long_text"] if long_text else []
+    how = [name for name, on in (("long_text", long_text), ("raw", raw)) if on]
     content = json.dumps([_FORMAT, model, weights_hash, precision, list(templates), *how])
     return TextSpace(model, len(templates), hashlib.sha256(content.encode()).hexdigest()[:24])
 

@@ -54,6 +54,7 @@ class TextEmbedder:
         templates: Name of a template set, or sentences with one ``{}`` each.
         cache: Where embeddings are kept between runs; None keeps nothing.
         options: How the texts of a vocabulary are engineered; None leaves them as they are.
+        raw: Average what the text tower gives, and leave it at its length: rows are not of unit length anywhere.
 
     Raises:
         UnknownNameError: No template set has this name.
@@ -67,10 +68,11 @@ class TextEmbedder:
         templates: str | Iterable[str] = "openai80",
         cache: TextCache | None = None,
         options: TextOptions | None = None,
+        raw: bool = False,
     ) -> None:
         self.clip = clip
         self.templates = resolve_templates(templates)
-        self.cache = cache
+        self.cache, self.raw = cache, raw
         self.options = options or TextOptions()
         self.options.check_templates(len(self.templates))
 
@@ -103,7 +105,7 @@ class TextEmbedder:
 
     def _embed(self, texts: list[str], templates: tuple[str, ...]) -> Tensor:
         own = (self.clip.name, self.clip.weights_hash, _precision(self.clip))
-        space = text_space(*own, templates, self.options.long_text)
+        space = text_space(*own, templates, self.options.long_text, self.raw)
         wanted = list(dict.fromkeys(texts))
         rows = self.cache.get(space, wanted) if self.cache else {}
         missing = [text for text in wanted if text not in rows]
@@ -163,7 +165,9 @@ class TextEmbedder:
             part = texts[start : start + per_call]
             with part_of("texts", start * count, len(texts) * count):
                 found = self._ask([fill(template, text) for text in part for template in templates])
-            means.append(unit(unit(found.detach().float()).unflatten(0, (len(part), count)).mean(1)).cpu())
+            rows = found.detach().float()
+            rows = (rows if self.raw else unit(rows)).unflatten(0, (len(part), count)).mean(1)
+            means.append((rows if self.raw else unit(rows)).cpu())
         result = torch.cat(means)
         bad = ~torch.isfinite(result).all(1)
         if bad.any():

@@ -111,11 +111,23 @@ _IN_THE_SCENE = tuple(
     f"{start} {{}} in the scene." for start in ("there is a", "there is the", "this is a", "this is the", "this is one")
 )
 
+# The seven of CLIP's own notebook for ImageNet that do best together; Talk2DINO uses them.
+_OPENAI7 = (
+    "itap of a {}.",
+    "a bad photo of a {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "simple": ("a photo of a {}.",),
     "image_of": ("Image of a {}.",),  # Zero-guidance segmentation
     "vild14": _VILD14,
+    "openai7": _OPENAI7,
     "openai80": _OPENAI80,
     "maskclip85": (*_OPENAI80, *_IN_THE_SCENE),
 }

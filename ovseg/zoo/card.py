@@ -48,6 +48,7 @@ class Card:
         hub: Repository on the Hugging Face hub that holds it, else empty.
         link: Page where it can be had by hand.
         sha256: Its checksum, where that is known.
+        parts: Names of released files that an option of a method takes; the first is its value in the config.
         reported: Numbers that the authors report, in words.
         task: ``semantic``: a label for every pixel; ``panoptic``: segments and instances of things, too.
         ade150: mIoU on ADE20K's 150 classes that the authors report, in percent: by it models for photographs are
@@ -72,6 +73,7 @@ class Card:
     hub: str = ""
     link: str = ""
     sha256: str = ""
+    parts: tuple[str, ...] = ()
     reported: str = ""
     task: str = "semantic"
     ade150: float = 0.0
@@ -161,5 +163,6 @@ def _cards() -> tuple[Card, ...]:
     for path in shipped_configs():
         if found := read_config(path).get("CARD"):
             name = f"{path.stem}/ARCHITECTURE/TAG" if found["weights"] == "open_clip" else path.stem
-            cards.append(Card(name=name, config=path.relative_to(config_root()).as_posix(), **found))
+            own = {**found, "parts": tuple(found.get("parts", ()))}
+            cards.append(Card(name=name, config=path.relative_to(config_root()).as_posix(), **own))
     return tuple(sorted(cards, key=lambda card: (card.weights != "embedded", card.name)))

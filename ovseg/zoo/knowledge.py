@@ -12,7 +12,7 @@ from ovseg.zoo.spec import Spec
 
 
 def add_knowledge(model: Any, spec: Spec) -> None:
-    """Give a model its notes and its calibration, as far as its weights are known.
+    """Give a model its notes, behind those of its own, and its calibration, as far as its weights are known.
 
     Args:
         model: A `WordedModel`; others are left as they are.
@@ -24,7 +24,7 @@ def add_knowledge(model: Any, spec: Spec) -> None:
     from ovseg.meta_arch.worded_model import WordedModel
 
     if isinstance(model, WordedModel):
-        model.notes = (*_origin(model, spec), *_calibrate(model, spec))
+        model.notes = (*model.notes, *_origin(model, spec), *_calibrate(model, spec))
 
 
 def _origin(model: Any, spec: Spec) -> list[str]:

@@ -26,6 +26,7 @@ from ovseg.zoo.shared import shared_repository
 from ovseg.zoo.spec import Spec
 
 _GUIDES = ("timm:", "diffusion:")
+_SAM = "github.com/facebookresearch/segment-anything"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,14 @@ def needs_of(name: str) -> list[Need]:
         return shared  # its config says what else it needs
     spec = resolve(RECOMMENDED if name == AUTO else name)
     if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
-        return [_released(spec.card, name)]
+        released = [_released(spec.card, name)]
+        if own := spec.config.MODEL.get("Talk2DINO"):  # whose file is a head for towers of others
+            return [
+                *released,
+                *_clip(ClipSource.of(spec.config.MODEL.CLIP), name),
+                *_guide(f"timm:{own.BACKBONE}", name),
+            ]
+        return released
     source = ClipSource.of(spec.config.MODEL.CLIP)
     clips = [need for one in source.members or (source,) for need in _clip(one, name)]
     guide = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", ""))
@@ -189,7 +197,9 @@ def _files(spec: Spec, name: str) -> list[Need]:
     model = spec.config.MODEL
     named = (
         ("heads", model.RECALIBRATION.OPTIONS.get("WEIGHTS", ""), spec.card.source if spec.card else ""),
-        ("SAM", model.REGIONS.OPTIONS.get("CHECKPOINT", ""), "github.com/facebookresearch/segment-anything"),
+        ("upsampler", model.RECALIBRATION.OPTIONS.get("UPSAMPLER", ""), spec.card.source if spec.card else ""),
+        ("SAM", model.RECALIBRATION.OPTIONS.get("SAM", "").partition("@")[2], _SAM),
+        ("SAM", model.REGIONS.OPTIONS.get("CHECKPOINT", ""), _SAM),
     )
     missing = [(what, file, link) for what, file, link in named if file and not _exists(file)]
     return [

@@ -163,7 +163,7 @@ CASES: dict[str, tuple[Prepare, int, str]] = {
     "unknown dtype": (with_options("--dtype", "int4"), 2, "unknown dtype 'int4'"),
     "unknown background": (with_options("--background", "wrods"), 2, "did you mean words"),
     "threshold out of range": (with_options("--background", "threshold:40"), 2, "above 0 and at most 1"),
-    "unknown templates": (with_options("--templates", "openai"), 2, "did you mean openai80"),
+    "unknown templates": (with_options("--templates", "openai"), 2, "did you mean openai7, openai80"),
     "batch size 0": (with_options("--batch-size", "0"), 2, "batch size is 0"),
     "output is a file": (output_is_a_file, 2, "a file is in its place"),
     "output below a file": (output_below_a_file, 2, "a file is in its place"),

@@ -64,7 +64,8 @@ def build(method: str, clip: Tower) -> TrainingFree:
     cfg.MODEL.RECALIBRATION.NAME = method
     if options.pop("GUIDE", "") and method != "CLIPer":  # which wants one that diffuses, or none
         options.GUIDE = "clip"
-    options.pop("WEIGHTS", None)
+    for file in ("WEIGHTS", "UPSAMPLER", "SAM"):
+        options.pop(file, None)
     regions.NAME, regions.OPTIONS = "MeanShift" if recalibration_class(method).uses_regions else "", CfgNode()
 
     def load(source: ClipSource, needs: Iterable[str], who: str, fitting: Fitting | None = None) -> Tower:

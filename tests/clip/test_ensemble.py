@@ -61,11 +61,11 @@ def test_members_see_the_images_as_they_would_alone(pair):
     images = torch.randn(1, 3, 70, 101)
     seen = pair.dense(images).context.kept(Seen).members
     torch.testing.assert_close(seen[0].features, pair.towers[0].dense(images).features)
-    own, _ = pair._shown(pair.towers[1], images, None)
+    own, _ = pair.shown(pair.towers[1], images, None)
     assert own.shape == (1, 3, 4 * 8, 6 * 8)
     rgb = torch.full((1, 3, 64, 64), 0.5)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (pair.mean, pair.std))
-    own, _ = pair._shown(pair.towers[1], (rgb - mean) / std, None)
+    own, _ = pair.shown(pair.towers[1], (rgb - mean) / std, None)
     torch.testing.assert_close(own, torch.zeros(1, 3, 32, 32), atol=1e-5, rtol=0)
 
 
@@ -77,7 +77,7 @@ def test_a_method_runs_on_each_member(pair):
     rows, weights = pair.words_of(queries.embeddings)
     expected = 0
     for tower, part, weight in zip(pair.towers, rows, weights, strict=True):
-        own, _ = pair._shown(tower, images, None)
+        own, _ = pair.shown(tower, images, None)
         expected = expected + weight * method.patch_scores(method.encode(tower, own), make_words(part))
     dense = over.encode(pair, images)
     torch.testing.assert_close(over.patch_scores(dense, words), expected)
@@ -87,7 +87,7 @@ def test_a_method_runs_on_each_member(pair):
 
 def test_regions_come_to_the_grid_of_every_member(pair):
     regions = torch.arange(64 * 64).reshape(1, 64, 64) + 2**40
-    _, own = pair._shown(pair.towers[1], torch.randn(1, 3, 64, 64), regions)
+    _, own = pair.shown(pair.towers[1], torch.randn(1, 3, 64, 64), regions)
     assert torch.equal(own, regions[:, ::2, ::2])
 
 

@@ -33,5 +33,30 @@ def test_equals_its_parts(tiny_clip) -> None:
 
 
 def test_another_place_is_an_error(tiny_clip) -> None:
-    with pytest.raises(ConfigError, match="pamr_at is 'photograph'; expected one of output, network"):
+    with pytest.raises(ConfigError, match="pamr_at is 'photograph'; expected one of output, network, window"):
         ovseg.load(tiny_clip, "cpu", overrides={"MODEL": {"PROTOCOL": {"PAMR_AT": "photograph"}}})
+
+
+def test_in_windows_equals_its_parts(tiny_clip) -> None:
+    """Each window is refined by its own pixels, then they are averaged (Talk2DINO)."""
+    changes = {"WINDOW": 48, "STRIDE": 24, "CORNERS": True, "PAMR_AT": "window"}
+    segmenter = ovseg.load(tiny_clip, "cpu", overrides={"MODEL": {"PROTOCOL": {**PROTOCOL, **changes}}})
+    words, model = segmenter.words([f"word {i}" for i in range(70)]), segmenter.model
+    image = torch.randint(0, 256, (3, 64, 88), dtype=torch.uint8)
+    encoded = model.encode([image])
+    answer = model.answer(encoded, 0, (150, 201), words, LABELS | {CLASS_SCORES})
+    with torch.inference_mode():
+        normalised, plan = model.normalise(image[None]), model.protocol.plan((64, 88), model.clip.patch_size)
+        scores = model.patch_scores(encoded.images[0], words)
+        total, count = torch.zeros(70, 64, 88), torch.zeros(64, 88)
+        for i, top in enumerate(plan.rows.starts):
+            for j, left in enumerate(plan.columns.starts):
+                own = normalised[..., top : top + 48, left : left + 48]
+                cells = scores[None, :, 6 * i : 6 * i + 6, 6 * j : 6 * j + 6]
+                maps = F.interpolate(cells, (48, 48), mode="bilinear", align_corners=True)
+                total[:, top : top + 48, left : left + 48] += pamr(own, maps, 3, (1, 4))[0]
+                count[top : top + 48, left : left + 48] += 1
+        full = F.interpolate((total / count)[None], (150, 201), mode="bilinear", align_corners=False)[0]
+    assert len(plan) == 6
+    expected = (model.rule.logit_scale * full).softmax(0)
+    torch.testing.assert_close(answer.class_scores, expected, atol=1e-5, rtol=1e-4)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +53,23 @@ _SIDE_ADAPTER = {
     "HIDDEN": 16,
     "POINTS": 64,
 }
+
+
+@functools.cache
+def backbone() -> str:
+    """Write random weights of timm's smallest vision transformer; returns its name and their file."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        built = timm.create_model("test_vit", pretrained=False, num_classes=0, dynamic_img_size=True)
+        state = {key: value + 0.1 * torch.randn_like(value) for key, value in built.state_dict().items()}
+    path = Path(tempfile.mkdtemp(prefix="ovseg-backbone-")) / "test_vit.pt"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    torch.save(state, path)
+    return f"test_vit@{path}"
+
+
 HEADS: dict[str, dict[str, Any]] = {
     "SAN": _SIDE_ADAPTER,
     "FCCLIP": _QUERY_HEAD,
@@ -71,6 +91,7 @@ FILES = {
     "maft_plus_large": "maft_plus/maftp-l.yaml",
     "maft_plus_panoptic": "maft_plus/maftp-l-pano.yaml",
     "maft_plus_adapter": "maft_plus/maftp-b-adapter.yaml",
+    "talk2dino": "talk2dino/talk2dino-b.yaml",
 }
 """The shipped configs that tiny models start from."""
 
@@ -98,6 +119,8 @@ def settings(file: str, folder: Path, weights: Path | str = "", **changes: Any) 
     """
     name = architecture(file)
     own = {key: value for key, value in changes.items() if key.isupper()}
+    if name == "Talk2DINO":
+        own = {"BACKBONE": backbone(), "SIDE": 64, **own}
     size = {"SHORT_SIDE": 64, "LONG_SIDE": 128} if name in ("FCCLIP", "MAFTPlus") else {"SHORT_SIDE": 64}
     model: dict[str, Any] = {
         "DEVICE": "cpu",
@@ -105,7 +128,7 @@ def settings(file: str, folder: Path, weights: Path | str = "", **changes: Any) 
         "CLIP": {"FOLDER": str(folder)},
         "TEXT": {"TEMPLATES": "simple", **changes.get("text", {})},
         "PROTOCOL": {**size, **changes.get("protocol", {})},
-        **({name: {**HEADS[name], **own}} if name in HEADS else {}),
+        **({name: {**HEADS.get(name, {}), **own}} if name in HEADS or name == "Talk2DINO" else {}),
     }
     for key in ("recalibration", "regions"):
         if key in changes:
@@ -163,6 +186,8 @@ class Case:
         requests: What each of eight users asks of it at once.
         votes: Whether the pixels of a region share a label, whatever the score of each.
         slow: Whether it is one of the slow tests, for a sister of it is not.
+        labels_teach: Whether what is trained of it learns from labelled images.
+        trunk: How the names of the weights start that low precision is for.
     """
 
     name: str
@@ -179,6 +204,8 @@ class Case:
     requests: int = 2
     votes: bool = False
     slow: bool = False
+    labels_teach: bool = True
+    trunk: str = "clip.model.visual."
 
     @property
     def architecture(self) -> str:
@@ -290,6 +317,16 @@ MODELS = (
         gives=_OBJECTS,
     ),
     Case("maft-plus-adapter", "maft_plus_adapter", "convnext", golden="mask_adapter", changes=_ADAPTER, slow=True),
+    Case(
+        "talk2dino",
+        "talk2dino",
+        "vit",
+        golden="talk2dino",
+        changes={"protocol": {"WINDOW": 48, "STRIDE": 24, "PAMR_STEPS": 0}, "CLEANING": 0.2},
+        graph=False,
+        labels_teach=False,
+        trunk="recalibration.backbone.",
+    ),
 )
 
 

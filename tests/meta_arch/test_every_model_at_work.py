@@ -86,11 +86,11 @@ class TestEveryModelAtWork:
             assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_low_precision_is_for_the_trunk_alone(self, built, fresh, asked, dtype):
+    def test_low_precision_is_for_the_trunk_alone(self, ours, built, fresh, asked, dtype):
         before, wanted = built.state_dict(), ask(built, pictures()[:1], asked, SCORES)
         assert fresh.place(CPU, dtype) is fresh and fresh.weights_hash == built.weights_hash
         lowered = {name for name, weight in fresh.state_dict().items() if weight.dtype != before[name].dtype}
-        assert lowered and all(name.startswith("clip.model.visual.") for name in lowered)
+        assert lowered and all(name.startswith(ours.trunk) for name in lowered)
         assert torch.equal(fresh.clip.text(["a word"]), built.clip.text(["a word"]))
         found = ask(fresh, pictures()[:1], asked, SCORES)
         assert all(one.class_scores.isfinite().all() and one.scores.dtype == torch.float32 for one in found)
@@ -181,6 +181,10 @@ class TestEveryModelAtWork:
         batch = [training_picture(size=(64, 128)), labelled]
         if ours.architecture == "TrainingFree":
             with pytest.raises(ConfigError, match="TrainingFree needs no training; use it as it is"):
+                told(batch)
+            return
+        if not ours.labels_teach:
+            with pytest.raises(ConfigError, match=f"{ours.architecture} learns from captions .*; see tools/"):
                 told(batch)
             return
         losses = told(batch)

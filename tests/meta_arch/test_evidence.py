@@ -10,7 +10,7 @@ import torch
 from ovseg.contract import CLASS_SCORES
 from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.scores import ScoreRule, class_probabilities, query_probabilities
-from ovseg.meta_arch.training_free import TrainingFree
+from ovseg.meta_arch.dense_model import DenseModel
 from tests.meta_arch import tester
 from tests.meta_arch.models import words
 from tests.meta_arch.tester import NAMES, pictures
@@ -35,7 +35,7 @@ def test_the_name_that_won_wins_alone_too(model):
     """Of the two names of a class the one is named that scores higher when both are classes of their own."""
     both, apart = model.words(words(*NAMES)), model.words(words("cat", "kitten", *NAMES[1:]))
     encoded = model.encode(pictures()[:1])
-    if isinstance(model, TrainingFree):
+    if isinstance(model, DenseModel):
         for point in POINTS:
             won = both.texts[int(model.explain(encoded, 0, SIZE, both, point).rows[0])]
             cat, kitten = model.explain(encoded, 0, SIZE, apart, point).scores[:2].tolist()

@@ -111,3 +111,18 @@ def test_padding_puts_zeros_where_the_originals_do():
 def test_wrong_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         plan_windows((64, 64), 8, **settings)
+
+
+@settings(max_examples=40, deadline=None)
+@given(inputs=st.integers(1, 80), outputs=st.integers(1, 300))
+def test_matrix_with_corners_is_interpolate(inputs, outputs):
+    line = torch.randn(1, 1, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = F.interpolate(line, outputs, mode="linear", align_corners=True)[0, 0]
+    torch.testing.assert_close(bilinear_matrix(inputs, outputs, True) @ line[0, 0], expected, atol=1e-9, rtol=1e-9)
+
+
+def test_a_whole_image_with_corners_comes_by_way_of_its_size():
+    plan, patches = plan_windows((40, 56), 8, corners=True), torch.randn(1, 3, 5, 7)
+    whole = F.interpolate(patches, (40, 56), mode="bilinear", align_corners=True)
+    expected = F.interpolate(whole, (63, 50), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(upsample(patches[0], *plan.matrices((63, 50))), expected, atol=1e-5, rtol=1e-4)

@@ -120,7 +120,7 @@ def test_weights_are_those_of_the_attention(clip, name):
     dense = clip.dense(images, method)
     tokens, _ = clip.tower.embed(images, "bicubic")
     query, key, value = clip.blocks[-1].qkv(tokens)
-    weights = method.weights(query, key, dense.context)
+    weights = method.weights(query, key, value, dense.context)
     sums = weights.sum(-1)
     torch.testing.assert_close(sums, torch.full_like(sums, float(round(sums[0, 0, 0].item()))))
     mixed = method.attention(query, key, value, dense.context)

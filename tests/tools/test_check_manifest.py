@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ovseg.errors import WeightsError
+from ovseg.recalibration.segearth_ov.upsamplers import Upsampler
 from ovseg.zoo import list_models
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +76,17 @@ def test_wrong_arguments(tool, tmp_path, capsys):
     (tmp_path / "tiny_c.json").write_text("{}")
     assert tool.main([str(tmp_path)]) == 1
     assert "FAIL tiny_c" in capsys.readouterr().out
+
+
+def test_parts_of_methods_are_read_by_the_option_that_takes_them(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("check_manifest", ROOT / "tools/check_manifest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.parts()["clip_jbu_stack_cocostuff"] == ("segearth_ov", "UPSAMPLER")
+    name = tmp_path / "xclip_jbu_one_million_aid.json"
+    state = {f"upsampler.{key}": [*value.shape, "float32"] for key, value in Upsampler(6, 1).state_dict().items()}
+    assert module.main([write(name, **state)]) == 0
+    assert capsys.readouterr().out == "PASS xclip_jbu_one_million_aid 12 tensors\n"
+    state["upsampler.more"] = [1, "float32"]
+    assert module.main([write(name, **state)]) == 1
+    assert "has unexpected more" in capsys.readouterr().out

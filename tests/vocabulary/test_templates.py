@@ -38,6 +38,7 @@ def test_templates() -> None:
         "none": 1,
         "simple": 1,
         "vild14": 14,
+        "openai7": 7,
         "openai80": 80,
         "maskclip85": 85,
         "image_of": 1,
@@ -45,7 +46,7 @@ def test_templates() -> None:
     assert resolve_templates("simple") == ("a photo of a {}.",)
     assert resolve_templates(["one {}", "{0} and {}"]) == ("one {}", "{0} and {}")
     assert fill("{0} and {}", "{x}") == "{0} and {x}"
-    with pytest.raises(UnknownNameError, match="did you mean openai80"):
+    with pytest.raises(UnknownNameError, match="did you mean openai7, openai80"):
         resolve_templates("openai")
     for bad in ([], ["no place"], ["{} and {}"], [3]):
         with pytest.raises(VocabularyError):

@@ -183,8 +183,7 @@ def last_block(clip: ViTClip, method: Recalibration, images: Tensor) -> LastBloc
     context = empty_context(clip, grid, images)
     for block in clip.blocks[: -method.blocks]:
         tokens = block(tokens)
-    query, key, _ = clip.blocks[-1].qkv(tokens)
-    weights = method.weights(query, key, context)
+    weights = method.weights(*clip.blocks[-1].qkv(tokens), context)
     return LastBlock(tokens, method.run(tokens, clip.blocks[-method.blocks :], context), weights)
 
 
@@ -252,6 +251,6 @@ def score_rule(config: Mapping[str, Any]) -> ScoreRule:
         area_exempt=0,
         pamr_steps=config.get("pamr_steps") or 0,
         pamr_dilations=tuple(config.get("pamr_dilations", (8, 16))),
-        threshold_label=0,
+        threshold_label=config.get("threshold_label", 0),
         closing=config.get("closing") or 0,
     )

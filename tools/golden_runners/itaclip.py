@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from golden_runners.common import WHOLE, build_clip, build_method, protocol, resize, score_rule, show
+from golden_runners.product import ensemble
 from ovseg.clip import Need, ViTClip
 from ovseg.clip.open_clip_vit import OpenClipBlock
 from ovseg.contract import CLASS_SCORES, LABELS
@@ -19,7 +20,6 @@ from ovseg.labelling.views import blur, grey
 from ovseg.labelling.views import mix as mix_views
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.itaclip import ITACLIP
-from ovseg.vocabulary import TextEmbedder
 from ovseg.vocabulary.engineering import mix
 
 CLOSING = 3  # fixed in the original; the cases have it in words
@@ -76,8 +76,8 @@ def encoder(clip: ViTClip, method: ITACLIP, image: Tensor) -> dict[str, Tensor]:
     features = torch.cat([dense.cls[:, None], dense.features.flatten(2).mT], dim=1)
     plain = build_recalibration("clip", pos_resize=method.pos_resize)  # the blocks before the last run as they are
     entering = clip.dense(image, plain, Need(hidden=(-2,))).context.hidden[clip.depth - 2]
-    q, k, _ = clip.blocks[-1].qkv(entering)
-    mixed, last = method.weights(q, k, dense.context), method.own(q, k, identity(q))
+    q, k, v = clip.blocks[-1].qkv(entering)
+    mixed, last = method.weights(q, k, v, dense.context), method.own(q, k, identity(q))
     leaving = method.run_block(entering, clip.blocks[-1], dense.context)
     return {
         "output.features": features,
@@ -109,26 +109,6 @@ def views(clip: ViTClip, method: ITACLIP, inputs: Mapping[str, Tensor], config: 
 def share_of(config: Mapping[str, Any]) -> float:
     """Return the share of the unflipped views, just above 0 for 0, which switches the product's views off."""
     return config["img_eng_coefficient"] or torch.finfo(torch.float32).tiny
-
-
-class _Recorded:
-    """A text tower that knows one embedding for every row and template."""
-
-    name, weights_hash = "golden case", ""
-
-    def __init__(self, raw: Tensor) -> None:
-        self.raw = raw
-
-    def text(self, texts: list[str]) -> Tensor:
-        """Look up (N, D) by prompts of the form "template row"."""
-        places = [tuple(map(int, text.split())) for text in texts]
-        return torch.stack([self.raw[row, template] for template, row in places])
-
-
-def ensemble(raw: Tensor) -> Tensor:
-    """Return unit embeddings (N, D) of what a text tower gave (N, templates, D), by our embedder."""
-    templates = [f"{index} {{}}" for index in range(raw.shape[1])]
-    return TextEmbedder(_Recorded(raw), templates).embed([str(row) for row in range(len(raw))])
 
 
 def texts(inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:

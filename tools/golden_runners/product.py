@@ -13,7 +13,7 @@ from ovseg.contract import Encoded, Words
 from ovseg.labelling.mask_resize import plan_resize
 from ovseg.labelling.masks import class_maps
 from ovseg.meta_arch.mask_model import MaskModel
-from ovseg.vocabulary import ClassEntry, Vocabulary, parse_background
+from ovseg.vocabulary import ClassEntry, TextEmbedder, Vocabulary, parse_background
 
 
 def make_words(rows: Tensor, classes: Tensor | None = None, things: Sequence[int] | None = None) -> Words:
@@ -115,3 +115,23 @@ def instance_outputs(objects: Sequence[Any], size: tuple[int, int]) -> dict[str,
         "instances.classes": torch.tensor([own.class_id for own in objects], dtype=torch.long),
         "instances.masks": torch.stack(masks).to(torch.uint8) if masks else torch.zeros(0, *size, dtype=torch.uint8),
     }
+
+
+class Recorded:
+    """A text tower that knows one embedding for every row and template."""
+
+    name, weights_hash = "golden case", ""
+
+    def __init__(self, raw: Tensor) -> None:
+        self.raw = raw
+
+    def text(self, texts: list[str]) -> Tensor:
+        """Look up (N, D) by prompts of the form "template row"."""
+        places = [tuple(map(int, text.split())) for text in texts]
+        return torch.stack([self.raw[row, template] for template, row in places])
+
+
+def ensemble(raw: Tensor, lengths: bool = False) -> Tensor:
+    """Return unit embeddings (N, D), or those of the tower's own lengths, of what it gave (N, templates, D)."""
+    templates = [f"{index} {{}}" for index in range(raw.shape[1])]
+    return TextEmbedder(Recorded(raw), templates, raw=lengths).embed([str(row) for row in range(len(raw))])

@@ -1,0 +1,222 @@
+"""What dense architectures share: a method that scores patches and words, and the protocol around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ovseg.clip import Tower
+from ovseg.clip.features import DenseFeatures, Kept
+from ovseg.clip.normalise import normalise
+from ovseg.contract import Answer, Evidence, Words
+from ovseg.data.preprocessing import SizeRule
+from ovseg.errors import ConfigError
+from ovseg.labelling.evidence import of_queries
+from ovseg.labelling.labeller import Labeller
+from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule
+from ovseg.labelling.views import mix, views
+from ovseg.meta_arch.worded_model import WordedModel
+from ovseg.ops.windows import WindowPlan
+from ovseg.recalibration import Recalibration
+from ovseg.regions import RegionGenerator
+from ovseg.regions.generators import to_pixels
+from ovseg.system.device import to_device
+from ovseg.system.progress import report
+from ovseg.system.values import plain
+from ovseg.vocabulary import TextOptions
+
+WINDOWS_PER_PASS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is kept of an image.
+
+    Attributes:
+        parts: For each pass of its windows what they show in each view of the protocol, ordinarily one.
+        plan: Its windows.
+        image: The normalised network input (3, h, w).
+        regions: Region ids (h, w) int64 of its pixels; None where there is no region generator.
+    """
+
+    parts: list[list[DenseFeatures]]
+    plan: WindowPlan
+    image: Tensor
+    regions: Tensor | None
+
+
+class DenseModel(WordedModel):
+    """Labels every pixel by the scores of patches and words that a method gives."""
+
+    def __init__(
+        self,
+        *,
+        clip: Tower,
+        recalibration: Recalibration,
+        size_rule: SizeRule,
+        protocol: Protocol,
+        rule: ScoreRule,
+        templates: str,
+        background: str,
+        text: TextOptions | None = None,
+        regions: RegionGenerator | None = None,
+        view: SizeRule | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        A method that sees photographs is given them as they are by the size rule, and its CLIP a view of them.
+        """
+        super().__init__(clip, templates, background, text)
+        self.recalibration, self.size_rule, self.protocol, self.rule = recalibration, size_rule, protocol, rule
+        clip.check_method(recalibration)
+        protocol.check(clip.patch_size)
+        self.not_compiled = recalibration.why_not_compiled()
+        self.notes = recalibration.remarks(clip)
+        self.regions, self.view = regions, view
+        _check_regions(recalibration, protocol, regions)
+        self.refresh_hash()
+
+    @staticmethod
+    def around(cfg: CfgNode) -> dict[str, Any]:
+        """Return what a config says of words, and of how scores become labels."""
+        node = cfg.MODEL.PROTOCOL
+        scores = [field.name for field in fields(ScoreRule) if field.name != "area_exempt"]
+        return {
+            "protocol": Protocol(**{field.name: node[field.name.upper()] for field in fields(Protocol)}),
+            "rule": ScoreRule(**{name: node[name.upper()] for name in scores}, area_exempt=node.THRESHOLD_LABEL),
+            "templates": cfg.MODEL.TEXT.TEMPLATES,
+            "background": cfg.MODEL.TEXT.BACKGROUND,
+            "text": TextOptions.from_config(cfg.MODEL.TEXT),
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        return {
+            **super().settings,
+            "recalibration": self.recalibration.name,
+            "options": self.recalibration.options,
+            **({"view": plain(asdict(self.view))} if self.view is not None else {}),
+            "regions": type(self.regions).__name__ if self.regions is not None else "",
+            "region_options": self.regions.options if self.regions is not None else {},
+            "protocol": plain(asdict(self.protocol)),
+            "rule": plain(asdict(self.rule)),
+        }
+
+    def network(
+        self, windows: Tensor, regions: Tensor | None = None, photos: Sequence[np.ndarray] = ()
+    ) -> DenseFeatures:
+        """Encode normalised windows (B, 3, h, w) with region ids (B, h, w); see `WordedModel.network`.
+
+        Photographs (H, W, 3) come with windows that are views of the whole of them.
+        """
+        with self.clip.autocast():
+            if photos:
+                return self.recalibration.encode_photos(self.clip, windows, photos)
+            return self.recalibration.encode(self.clip, windows, regions)
+
+    def see(self, images: Tensor) -> list[Seen]:
+        """Encode all windows, in all views of the protocol; see `WordedModel.see`."""
+        photos: list[np.ndarray] = []
+        if self.view is not None:
+            photos = [to_pixels(image) for image in images]
+            images = torch.stack([to_device(self.view(photo), self.clip.device) for photo in photos])
+        regions = None if self.regions is None else torch.stack([self.regions(image) for image in images])
+        plan = self.protocol.plan((images.shape[2], images.shape[3]), self.clip.patch_size)
+        normal = self.normalise(images)
+        windows = plan.cut(normal).split(WINDOWS_PER_PASS)
+        areas: Iterable[Tensor | None] = [None] * len(windows)
+        if regions is not None and self.recalibration.uses_regions:
+            areas = [part[:, 0] for part in plan.cut(regions[:, None], padding=-1).split(WINDOWS_PER_PASS)]
+        whole = self._overview(normal) if len(plan) > 1 else None
+        parts: list[list[list[DenseFeatures]]] = [[] for _ in images]
+        done = 0
+        for own, area in zip(windows, areas, strict=True):
+            shown = views(own, area) if self.protocol.image_engineering else [(own, area)]
+            of_passed = (photos[done : done + len(own)],) if photos else ()  # whose only window they are
+            passed = [self.run_network(*one, *of_passed) for one in shown]
+            for place, rows in _shares(done, len(own), len(plan)):
+                known = None if whole is None else whole.rows(slice(place, place + 1))
+                own_parts = [dense.rows(rows) for dense in passed]
+                parts[place].append(own_parts if known is None else [dense.keeping(known) for dense in own_parts])
+            done += len(own)
+            report("windows", done, len(plan) * len(images))
+        return [Seen(parts[i], plan, image, None if regions is None else regions[i]) for i, image in enumerate(normal)]
+
+    def _overview(self, images: Tensor) -> Kept | None:
+        """Return what all windows of normalised images are to know of them."""
+        with self.clip.autocast():
+            return self.recalibration.overview(self.clip, images)
+
+    def label(
+        self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
+    ) -> Answer:
+        """Compare every patch of every window with every query, and label; see `WordedModel.label`.
+
+        The threshold of a background policy takes the place of the rule's.
+        """
+        scores = self.patch_scores(seen, words)
+        maps: list[Tensor] = []
+        if self.protocol.region_rule != "none":
+            maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
+        labeller = self._labeller(words)
+        answer = labeller.label(scores, seen.plan, seen.image, size, maps[0] if maps else seen.regions, want)
+        shares = partial(labeller.shares, scores, seen.plan, seen.image, size)
+        return self.recalibration.finish(seen.parts[0][0].at(self.clip), answer, shares)
+
+    def evidence(
+        self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Compare the patches with every query, and look at one pixel; see `WordedModel.evidence`."""
+        scores = self.patch_scores(seen, words)
+        return of_queries(self._labeller(words).probabilities(scores, seen.plan, seen.image, size, point), words)
+
+    def _labeller(self, words: Words) -> Labeller:
+        rule, threshold = self.rule, words.background.threshold
+        if threshold:
+            rule = replace(rule, prob_threshold=threshold, threshold_label=-1)
+        return Labeller(self.protocol, rule, words.query_to_class, self.clip.mean, self.clip.std)
+
+    def patch_scores(self, seen: Seen, words: Words) -> Tensor:
+        """Return the scores (T, nI * h, nJ * w) of all windows of an image, their grids side by side."""
+        return seen.plan.join(torch.cat([self._scores(part, words) for part in seen.parts]))[0]
+
+    def _scores(self, shown: list[DenseFeatures], words: Words) -> Tensor:
+        """Return the patch scores (B, T, h, w) of windows in all their views."""
+        found = [self.recalibration.patch_scores(dense.at(self.clip), words) for dense in shown]
+        return mix(found, self.protocol.image_engineering) if len(found) > 1 else found[0]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Normalise images (B, 3, h, w) RGB in 0..255 as CLIP was trained."""
+        return normalise(images.float() / 255, self.clip.mean, self.clip.std).to(self.clip.dtype)
+
+
+def view_of(cfg: CfgNode, clip: Tower) -> SizeRule:
+    """Return how large a config lets a tower see photographs."""
+    node = cfg.MODEL.PROTOCOL
+    return SizeRule(node.SHORT_SIDE, node.LONG_SIDE, node.ASPECT, clip.patch_size)
+
+
+def _shares(done: int, count: int, windows: int) -> Iterator[tuple[int, slice]]:
+    """Share the ``count`` windows of a pass, behind ``done`` others, out to images of so many windows each."""
+    for place in range(done // windows, (done + count - 1) // windows + 1):
+        first, last = max(place * windows, done), min((place + 1) * windows, done + count)
+        yield place, slice(first - done, last - done)
+
+
+def _check_regions(method: Recalibration, protocol: Protocol, regions: RegionGenerator | None) -> None:
+    """Refuse a protocol that lacks what a method needs."""
+    if method.whole_image and protocol.window:
+        raise ConfigError(f"{method.name} sees the whole image at once but WINDOW is {protocol.window}; set it to 0")
+    if method.sees_photo and protocol.image_engineering:
+        raise ConfigError(f"{method.name} sees the photograph itself; set IMAGE_ENGINEERING to 0")
+    if method.uses_regions and regions is None:
+        raise ConfigError(f"{method.name} needs regions; set MODEL.REGIONS.NAME to a region generator")

@@ -1,0 +1,125 @@
+"""RF-CLIP: sink tokens are smoothed, like patches gather, and the last block mixes by the keys of all blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg.clip.features import Context, DenseFeatures, Kept
+from ovseg.clip.tokens import Block, TokenTower
+from ovseg.clip.tower import Tower
+from ovseg.errors import at_least, one_of
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
+from ovseg.recalibration.rf_clip import stream
+from ovseg.recalibration.rf_clip.following_words import groups, lean
+from ovseg.recalibration.rf_clip.stream import Sinks
+
+if TYPE_CHECKING:
+    from ovseg.contract import Words
+
+
+@dataclass(frozen=True)
+class Whole(Kept):
+    """Embedding (B, D) of the whole image, by the blocks as they are but for the sinks."""
+
+    embedding: Tensor
+
+
+@RECALIBRATION_REGISTRY.register()
+class RF_CLIP(Recalibration):
+    """RF-CLIP (AAAI 2026, arXiv 2511.16170) as its public code has it; github.com/liblacklucy/RF-CLIP."""
+
+    residual, feed_forward, attention_only = False, False, False
+    not_exported = "words are grouped, and lean towards the patches of each image"
+
+    def __init__(
+        self,
+        *,
+        sink_channels: tuple[int, ...] | None = None,
+        sigma: float = 5.0,
+        alpha: float = 0.4,
+        likeness: float = 0.4,
+        refocus: bool = False,
+        global_weight: float = 0.25,
+        global_of: str = "image",
+        patch_weight: float = 0.04,
+        group_distance: float = 0.1,
+        **common: Any,
+    ) -> None:
+        """Set how sinks are told, and how words follow the image.
+
+        Args:
+            sink_channels: By which sinks are told, see `sink_tokens`; empty smooths none. None takes those that are
+                known of the CLIP; a note says where none are.
+            sigma: How far a channel of a sink stands out.
+            alpha: Share of its neighbours in a smoothed sink.
+            likeness: Patches gather what is at least as near to them, as a cosine.
+            refocus: Take attention from sinks, which the paper describes and its code leaves off.
+            global_weight: Share of the whole image in the scores.
+            global_of: What the whole is: the ``image`` or each ``window`` (the authors' Cityscapes).
+            patch_weight: Share of patches in the words that lean towards them.
+            group_distance: Largest cosine distance of the words of a group, of which one leans.
+            common: Options of `Recalibration`.
+        """
+        super().__init__(**common)
+        self.sink_channels = sink_channels if sink_channels is None else tuple(sink_channels)
+        self.sigma, self.alpha, self.likeness, self.refocus = at_least("sigma", sigma, 0.0), alpha, likeness, refocus
+        self.global_weight, self.patch_weight = global_weight, patch_weight
+        self.global_of = one_of("global_of", global_of, ("image", "window"))
+        self.group_distance = at_least("group_distance", group_distance, 0.0)
+
+    def sinks(self, tower: TokenTower) -> Sinks:
+        """Return how sinks of a tower are told, and what is done to them; see `Sinks.on`."""
+        return Sinks(self.sink_channels, self.sigma, self.alpha, self.refocus).on(tower)
+
+    def remarks(self, tower: TokenTower) -> tuple[str, ...]:
+        """Say that no sink is smoothed where nobody knows by which channels to tell them."""
+        if self.sinks(tower).channels or self.sink_channels is not None:
+            return ()
+        return (f"RF_CLIP smooths no sink tokens: their channels are not known of {tower.name}; give SINK_CHANNELS",)
+
+    def blocks_of(self, depth: int) -> int:
+        """Take all blocks over."""
+        return depth
+
+    def overview(self, clip: Tower, images: Tensor) -> Whole | None:
+        """Embed whole images, whose windows share what they show."""
+        return Whole(self.encode(clip, images).cls) if self.global_of == "image" else None
+
+    def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
+        """Return the patches (B, M, C) of the last block, which runs on the stream and on the mean of all streams."""
+        tower, sinks = context.tower, self.sinks(context.tower)
+        entering, mean, before = tokens, torch.zeros_like(tokens), tokens.new_zeros(())
+        for block in blocks[:-1]:
+            entering, own = stream.layer(entering, block, context, sinks)
+            mean, before = mean + entering / len(blocks), before + own
+        leaving, _ = stream.layer(entering, blocks[-1], context, replace(sinks, refocus=False))
+        mean = mean + leaving / len(blocks)
+        context.keep(Whole(tower.head(leaving)[1]))
+        near, whole = stream.likeness(mean, tower), (self.residual, self.feed_forward)
+        both = (stream.gather(one, near, self.likeness, tower) for one in (entering, mean))
+        found = [stream.last_block(one, blocks[-1], before, len(blocks), tower, whole) for one in both]
+        return (found[0] + found[1]) / 2
+
+    def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
+        """Bring the patches to the joint space; the image is embedded as it left the last block of CLIP."""
+        features = context.tower.patches_to_joint(tokens).mT.unflatten(-1, context.grid)
+        return DenseFeatures(features, context.take(Whole).embedding, context.grid, context)
+
+    def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
+        """Return cosines (B, T, h, w) with words that lean towards the image, and a share of those with the whole."""
+        rows = words.rows(dense.cls).to(dense.features.device, torch.float32).expand(len(dense.features), -1, -1)
+        fits, members = self.fits(dense, rows), groups(words.embeddings.to(rows), self.group_distance)
+        patches = F.normalize(dense.features.float().flatten(2).mT, dim=-1)
+        rows = lean(rows, fits, members, patches, self.patch_weight)
+        return (1 - self.global_weight) * dense.cosines(rows) + self.global_weight * fits[..., None, None]
+
+    def fits(self, dense: DenseFeatures, rows: Tensor) -> Tensor:
+        """Return the cosines (B, T) of the whole images and texts (B, T, D)."""
+        whole = dense.context.kept(Whole, Whole(dense.cls)).embedding
+        return (rows @ F.normalize(whole.float(), dim=-1)[..., None])[..., 0]

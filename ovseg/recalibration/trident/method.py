@@ -1,0 +1,125 @@
+"""Trident: what windows show is spliced, mixed by SAM's attention, named once, and redrawn by SAM on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovseg.clip.features import Context, DenseFeatures, Kept, Need
+from ovseg.clip.tower import Tower
+from ovseg.errors import ConfigError, at_least
+from ovseg.guides import Guide, build_guide
+from ovseg.guides.sam import Apart, load_named_sam
+from ovseg.guides.sam_image import SamImage, look
+from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
+from ovseg.recalibration.trident import splicing
+from ovseg.recalibration.trident.region_prompts import Prompting, redrawn
+from ovseg.recalibration.trident.sam_mixing import mix, whole_patches
+
+if TYPE_CHECKING:
+    from ovseg.contract import Answer
+    from ovseg.labelling.shares import ClassShares
+
+
+class Sights(Kept):
+    """What SAM's encoder gave for each photograph, for its decoder."""
+
+    def __init__(self, images: list[SamImage]) -> None:
+        self.images = images
+
+
+@RECALIBRATION_REGISTRY.register()
+class Trident(Recalibration):
+    """Trident (Shi et al., ICCV 2025; github.com/YuHengsss/Trident); the paper's guide is DINO ViT-B/16.
+
+    Args:
+        guide: By whose likeness CLIP's values are mixed in each window, as in ProxyCLIP; see `ovseg.guides`.
+        sam: ``TYPE@FILE``, such as ``vit_b@sam_vit_b_01ec64.pth``, or a SAM; empty mixes nothing across windows.
+        windows: Side and step in pixels; none shows the image at once.
+        beta: Pairs of patches count whose cosine is at least so many times the mean of all windows,
+        gamma: with this inverse temperature.
+        pair_factor: The same for cells of SAM, see `correlation`,
+        keep_negative: and whether bounds below 0 stay there.
+        halves: Show SAM the left and the right half apart (the authors' Cityscapes).
+        refine: Whether SAM redraws the regions of the result,
+        coarse_threshold: those where a class is at least so likely,
+        least_area: of at least so many pixels at half the size,
+        mask_factor: with the probabilities times this as its mask prompt,
+        least_quality: and keeps masks that it takes to be better than this.
+        common: Options of `Recalibration`.
+    """
+
+    residual, feed_forward, attention_only = False, False, False
+    whole_image = True
+    not_compiled = "the number of windows depends on the image, and SAM looks at the photograph"
+
+    def __init__(
+        self,
+        *,
+        guide: str | Guide = "clip",
+        sam: str | torch.nn.Module = "",
+        windows: tuple[int, ...] = (),
+        beta: float = 1.2,
+        gamma: float = 3.0,
+        pair_factor: float = 1.2,
+        keep_negative: bool = True,
+        halves: bool = False,
+        refine: bool = False,
+        coarse_threshold: float = 0.2,
+        least_area: int = 225,
+        mask_factor: float = 0.005,
+        least_quality: float = 0.8,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.guide = build_guide(guide)
+        self.guide_name, self.windows = self.guide.name, splicing.check_windows(windows)
+        self.beta, self.gamma = at_least("beta", beta, 0.0), at_least("gamma", gamma, 0.0)
+        self.pair_factor, self.keep_negative, self.halves = pair_factor, keep_negative, halves
+        self.prompting = Prompting(coarse_threshold, least_area, mask_factor, least_quality)
+        if refine and not sam:
+            raise ConfigError("refine is on but there is no SAM; give sam as TYPE@FILE, or leave refine out")
+        self.refine = refine
+        self.refined_by = [coarse_threshold, least_area, mask_factor, least_quality] if refine else []
+        self._sam = Apart(load_named_sam(sam) if isinstance(sam, str) and sam else sam or None)
+        self.sam, self.sees_photo = self._sam.hash, bool(sam)
+
+    def needs_of(self, depth: int) -> Need:
+        """Ask for what the guide reads."""
+        return self.needs | self.guide.needs_of(depth)
+
+    def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+        """Encode images without photographs, which no SAM is to see; see `Recalibration.encode`."""
+        return self.encode_photos(clip, images, ())
+
+    def encode_photos(self, clip: Tower, images: Tensor, photos: Sequence[np.ndarray]) -> DenseFeatures:
+        """Splice what windows show, mixed by SAM; see `Recalibration.encode_photos`."""
+        sam, found, sights = self._sam.get(images.device), [], []
+        if sam is not None and len(photos) != len(images):
+            raise ConfigError(f"Trident got {len(photos)} photographs of {len(images)} images; SAM is to see each")
+        for index, canvas in enumerate(splicing.spliced(clip, images, self)):
+            if sam is None:  # on the grid of the patches, whatever windows needed
+                grid = (images.shape[2] // clip.patch_size, images.shape[3] // clip.patch_size)
+                found.append(splicing.resize(canvas, grid))
+                continue
+            photo = whole_patches(photos[index], clip.patch_size)
+            mixed, seen = mix(sam, canvas.float(), photo, self.pair_factor, self.keep_negative, self.halves)
+            found.append(mixed.to(canvas.dtype))
+            sights += [seen or look(sam, photo)[0]] if self.refine else []
+        tokens = torch.stack(found)
+        grid = (tokens.shape[2], tokens.shape[3])
+        features = clip.patches_to_joint(tokens.flatten(2).mT).mT.unflatten(-1, grid)
+        context = Context(grid, images, clip, clip.mean, clip.std)
+        context.keep(Sights(sights))
+        return DenseFeatures(features, features.mean((2, 3)), grid, context)
+
+    def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
+        """Let SAM redraw the regions of the result."""
+        if not self.refine:
+            return answer
+        (seen,), sam = dense.context.kept(Sights).images, self._sam.get(dense.features.device)
+        return redrawn(sam, seen, answer, shares(), self.prompting)

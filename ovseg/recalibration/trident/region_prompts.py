@@ -1,0 +1,190 @@
+"""Regions of a coarse label map, redrawn by SAM: each becomes a box, a point and a mask prompt.
+
+Shi et al., Trident, ICCV 2025; github.com/YuHengsss/Trident, seg_utils/utils.py. Regions are found at half the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg.errors import at_least
+from ovseg.guides.sam_image import SamImage, ask
+
+if TYPE_CHECKING:
+    from ovseg.contract import Answer
+    from ovseg.labelling.shares import ClassShares
+
+_NOTHING = -2  # where no class is likely enough; below "no class", which is one here
+REGIONS_PER_CALL = 16
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """Which regions are redrawn, and whose redrawing counts.
+
+    Attributes:
+        coarse_threshold: Least probability of a class in 0..1, of pixels and of its peak.
+        least_area: Pixels at half the size.
+        mask_factor: Of the probabilities that make the mask prompt.
+        least_quality: What SAM must say of a mask that is kept, or more.
+    """
+
+    coarse_threshold: float
+    least_area: int
+    mask_factor: float
+    least_quality: float
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        at_least("coarse_threshold", self.coarse_threshold, 0.0)
+        at_least("least_area", self.least_area, 0)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of a class at half the size.
+
+    Attributes:
+        masks: (R, h, w) bool.
+        boxes: (R, 4) x0, y0, x1, y1 in pixels, all inclusive.
+        points: (R, 2) x and y of the likeliest pixel.
+    """
+
+    masks: Tensor
+    boxes: Tensor
+    points: Tensor
+
+
+def find_regions(own: Tensor, share: Tensor, least: int) -> Regions:
+    """Find the regions of a class, connected by sides and corners.
+
+    Args:
+        own: Where the class is (h, w) bool.
+        share: Its probability (h, w).
+        least: Pixels of the smallest that count.
+    """
+    import cv2
+
+    count, parts, facts, _ = cv2.connectedComponentsWithStats(own.byte().cpu().numpy(), connectivity=8)
+    kept = [i for i in range(1, count) if facts[i, cv2.CC_STAT_AREA] >= least]
+    masks = torch.from_numpy(np.stack([parts == i for i in kept])) if kept else torch.zeros(0, *own.shape).bool()
+    left, top, wide, high = torch.from_numpy(facts[kept][:, :4]).float().unbind(1)
+    places = share.cpu().masked_fill(~masks, -torch.inf).flatten(1).argmax(1)
+    points = torch.stack([places % own.shape[1], places // own.shape[1]], dim=1).float()
+    boxes = torch.stack([left, top, left + wide - 1, top + high - 1], dim=1)
+    return Regions(masks.to(own.device), boxes.to(own.device), points.to(own.device))
+
+
+def mask_prompt(share: Tensor, size: tuple[int, int], side: int, threshold: float, factor: float) -> Tensor:
+    """Return the mask prompt (1, side, side) of a class, in whose square the longer side of the photograph is whole.
+
+    Args:
+        share: Probability (h, w).
+        size: Height and width of the photograph.
+        side: Of SAM's mask prompts.
+        threshold: What is no more likely is left out.
+        factor: Of the rest.
+    """
+    height, width = (int(side / max(size) * length + 0.5) for length in size)
+    small = F.interpolate(share[None, None], (height, width), mode="bilinear", align_corners=False)[0]
+    small = torch.where(small > threshold, small * factor, 0)
+    return F.pad(small, (0, side - width, 0, side - height))
+
+
+def redrawn(sam: Any, image: SamImage, answer: Answer, shares: ClassShares, rule: Prompting) -> Answer:
+    """Return an answer whose regions SAM has redrawn, where it is sure of some; else as it is.
+
+    Args:
+        sam: A SAM of segment_anything.
+        image: What it has seen of the photograph.
+        answer: The coarse one.
+        shares: Probabilities of the classes at its size.
+        rule: Which regions, and whose redrawing counts.
+    """
+    labels, best = torch.full_like(answer.labels, -1), torch.zeros_like(answer.scores)
+    every = None if answer.class_scores is None else torch.zeros_like(answer.class_scores)
+    failed = torch.zeros(_half(answer.labels), dtype=torch.bool, device=labels.device)
+    for index, scores, left in redraw(sam, image, answer.labels, shares, rule):
+        failed |= left
+        if scores is None:
+            continue
+        better = scores > best
+        labels[better], best[better] = index, scores[better].to(best.dtype)
+        if every is not None and index >= 0:
+            every[index] = scores
+    drawn = best > 0
+    if not drawn.any():
+        return answer
+    if every is not None and answer.class_scores is not None:  # regions that failed keep what they had
+        kept = F.interpolate(failed[None, None].float(), tuple(labels.shape), mode="nearest")[0, 0] > 0
+        every = torch.where(kept, torch.maximum(every, answer.class_scores), every)
+    return replace(
+        answer,
+        labels=labels.where(drawn, answer.labels),
+        scores=best.where(drawn, answer.scores),
+        class_scores=every,
+    )
+
+
+def redraw(
+    sam: Any, image: SamImage, labels: Tensor, shares: ClassShares, rule: Prompting
+) -> Iterator[tuple[int, Tensor | None, Tensor]]:
+    """Let SAM redraw the regions of every class that has some, with -1 like a class; arguments as of `redrawn`.
+
+    Yields:
+        A class; its scores (H, W), 0 where none of its masks is, None where no mask was kept; and where its regions are
+        of which none was, at half the size (h, w) bool.
+    """
+    half = _half(labels)
+    small = F.interpolate(labels[None, None].float(), half, mode="nearest")[0, 0].int()
+    best, peaks = torch.zeros(half, device=labels.device), {}
+    for index in shares.classes:
+        share = halved(shares.of(index), half)
+        best, peaks[index] = torch.maximum(best, share), float(share.max())
+    small = small.masked_fill(best < rule.coarse_threshold, _NOTHING)
+    for index, peak in peaks.items():
+        if peak >= rule.coarse_threshold and (own := small == index).any():
+            yield index, *_masks(sam, image, own, shares.of(index), rule)
+
+
+def _half(labels: Tensor) -> tuple[int, int]:
+    """Return half the size of a map (H, W), rounded down."""
+    return max(labels.shape[0] // 2, 1), max(labels.shape[1] // 2, 1)
+
+
+def halved(share: Tensor, half: tuple[int, int]) -> Tensor:
+    """Return a probability (H, W) at half the size, bilinear."""
+    return F.interpolate(share[None, None], half, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _masks(sam: Any, image: SamImage, own: Tensor, share: Tensor, rule: Prompting) -> tuple[Tensor | None, Tensor]:
+    """Return the scores (H, W) of the masks of a class that are kept, and where its other regions are; see `redraw`.
+
+    Args:
+        sam: As in `redrawn`.
+        image: Likewise.
+        own: Where the class is at half the size (h, w).
+        share: Its probability (H, W).
+        rule: As in `redrawn`.
+    """
+    half, size = (own.shape[0], own.shape[1]), (share.shape[0], share.shape[1])
+    likely = halved(share, half)
+    regions = find_regions(own, likely, rule.least_area)
+    prompt = mask_prompt(likely, size, 4 * image.embedding.shape[-1], rule.coarse_threshold, rule.mask_factor)
+    scores, failed, kept = torch.zeros_like(share), torch.zeros_like(own), 0
+    for some in torch.arange(len(regions.masks)).split(REGIONS_PER_CALL) if len(regions.masks) else ():
+        masks, quality = ask(sam, image, regions.points[some], regions.boxes[some], prompt, half)
+        good = quality > rule.least_quality
+        for mask in masks[good]:
+            full = F.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+            scores = torch.maximum(scores, torch.where(full > 0, full.sigmoid() * share, 0))
+        failed |= regions.masks[some.to(good.device)[~good]].any(0)
+        kept += int(good.sum())
+    return scores if kept else None, failed

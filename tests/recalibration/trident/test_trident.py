@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import segment_anything
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+
+import ovseg
+from ovseg.contract import CLASS_SCORES, LABELS
+from ovseg.data.preprocessing import SizeRule
+from ovseg.errors import ConfigError, WeightsError
+from ovseg.guides.sam_image import cells, last_attention, look
+from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule, class_probabilities
+from ovseg.labelling.shares import ClassShares
+from ovseg.meta_arch.training_free import TrainingFree
+from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.recalibration.trident import Trident, splicing
+from ovseg.recalibration.trident.correlation import correlation
+from ovseg.recalibration.trident.region_prompts import find_regions, mask_prompt
+from ovseg.zoo.needs import needs_of
+
+SIDE = 128
+
+
+def tiny_sam(checkpoint=None):
+    encoder = ImageEncoderViT(
+        img_size=SIDE,
+        patch_size=16,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        out_chans=32,
+        qkv_bias=True,
+        use_rel_pos=True,
+        window_size=3,
+        global_attn_indexes=(1,),
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
+    prompts = PromptEncoder(32, (SIDE // 16,) * 2, (SIDE, SIDE), mask_in_chans=4)
+    two = TwoWayTransformer(depth=1, embedding_dim=32, num_heads=2, mlp_dim=32)
+    return Sam(encoder, prompts, MaskDecoder(transformer_dim=32, transformer=two, iou_head_hidden_dim=32)).eval()
+
+
+@pytest.fixture(scope="module")
+def sam():
+    torch.manual_seed(0)
+    found = tiny_sam()
+    for name, parameter in found.named_parameters():
+        if "rel_pos" in name:
+            parameter.data = 0.3 * torch.randn_like(parameter)
+    return found.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_clip):
+    return ovseg.load(f"clip/{tiny_clip}", "cpu").model.clip
+
+
+def build(clip, **options):
+    method = Trident(windows=(32, 16), **options)
+    view = SizeRule(48, 96, minimum=8)
+    return TrainingFree(
+        clip=clip,
+        recalibration=method,
+        size_rule=SizeRule(48, 96, "photo") if method.sees_photo else view,
+        protocol=Protocol(0, 0, "none"),
+        rule=ScoreRule(20.0),
+        templates="none",
+        background="none",
+        view=view if method.sees_photo else None,
+    ).eval()
+
+
+def photo(height=70, width=90, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (1, 3, 4, 5), generator=generator).float()
+    return F.interpolate(coarse, (height, width))[0].byte()
+
+
+def test_attention_is_that_of_the_encoder(sam):
+    """What it adds up to is what the last block adds to its tokens."""
+    pixels = photo(100, 60).permute(1, 2, 0).numpy()
+    with torch.no_grad():
+        image, tokens = look(sam, pixels)
+        assert cells(sam, image) == (8, 4) and image.embedding.shape == (1, 32, 8, 8)
+        attention = sam.image_encoder.blocks[-1].attn
+        weights, values = last_attention(sam, tokens, (8, 8))
+        mixed = torch.stack([own @ one for own, one in zip(weights, values, strict=True)])
+        found = attention.proj(mixed.transpose(0, 1).flatten(1).unflatten(0, (8, 8)))
+        torch.testing.assert_close(found, attention(tokens[None])[0], atol=1e-5, rtol=1e-4)
+        whole = torch.stack(list(last_attention(sam, tokens, (8, 8))[0])).unflatten(1, (8, 8)).unflatten(3, (8, 8))
+        part = torch.stack(list(last_attention(sam, tokens, (8, 4))[0])).unflatten(1, (8, 4)).unflatten(3, (8, 4))
+        torch.testing.assert_close(part, whole[:, :, :4, :, :4])
+
+
+def test_correlation_has_a_bound_for_each_row_and_no_empty_ones():
+    values, weights = torch.randn(3, 12, 5), torch.rand(3, 12, 12)
+    unit = F.normalize(values, dim=-1)
+    cosines = unit @ unit.mT
+    bound = (1.5 * cosines.mean((0, 2))).clone()
+    bound[bound < 0] = 0.6
+    kept = torch.where(cosines > bound.clamp(max=0.9)[:, None], weights, 0).mean(0)
+    found = correlation(iter(weights), values, 1.5, keep_negative=False)
+    torch.testing.assert_close(found, kept / kept.sum(1, keepdim=True))
+    torch.testing.assert_close(found.sum(1), torch.ones(12))
+
+
+@pytest.mark.parametrize("size", [(37, 90), (48, 48), (200, 30), (16, 128)])
+def test_images_of_any_shape_are_spliced(clip, size):
+    images = torch.randn(2, 3, *size)
+    fitted = splicing.fit(images, 8, 32)
+    assert fitted.shape[2] % 8 == fitted.shape[3] % 8 == 0 and min(fitted.shape[2:]) >= 32
+    method = Trident(windows=(32, 16))
+    together = method.encode(clip, images)
+    assert together.features.shape == (2, 32, size[0] // 8, size[1] // 8)
+    alone = torch.cat([method.encode(clip, image[None]).features for image in images])
+    torch.testing.assert_close(together.features, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_what_windows_share_is_their_mean():
+    places = splicing.plan((16, 24), 8, 16, 8)
+    tokens = torch.arange(2.0)[:, None, None].expand(2, 16, 3)  # twice as fine as the patches
+    found = splicing.splice(tokens, (4, 4), places, 8)
+    assert found.shape == (3, 4, 6)
+    assert found[0, 0].tolist() == [0, 0, 0.5, 0.5, 1, 1]
+
+
+def test_one_mean_holds_for_all_windows_in_any_number_of_passes(clip, monkeypatch):
+    image, method = torch.randn(1, 3, 48, 80), Trident(windows=(32, 16))
+    together = method.encode(clip, image).features
+    monkeypatch.setattr(splicing, "WINDOWS_PER_PASS", 3)
+    torch.testing.assert_close(method.encode(clip, image).features, together, atol=1e-5, rtol=1e-4)
+
+
+def test_the_photograph_is_encoded_once_and_seen_as_it_is(clip, sam, monkeypatch):
+    model, seen = build(clip, sam=sam, refine=True, least_quality=-9.0, least_area=4), []
+    forward = sam.image_encoder.forward
+    monkeypatch.setattr(sam.image_encoder, "forward", lambda x: seen.append(x.shape) or forward(x))
+    words = model.words(ovseg.Vocabulary.parse(["cat", "sofa", "tree"]))
+    encoded = model.encode([photo()])
+    for _ in range(2):
+        model.answer(encoded, 0, (70, 90), words)
+    assert seen == [(1, 3, SIDE, SIDE)] and encoded.sizes == ((70, 90),)
+    assert encoded.images[0].image.shape == (3, 48, 62)
+    sight = encoded.images[0].parts[0][0].context.own
+    assert next(iter(sight.values())).images[0].original_size == (72, 96)  # whole patches
+
+
+def test_redrawing_changes_labels_and_keeps_the_rest(clip, sam):
+    words_of = ovseg.Vocabulary.parse(["cat", "sofa", "tree", "river"])
+    coarse, fine = build(clip, sam=sam), build(clip, sam=sam, refine=True, least_quality=-9.0, least_area=4)
+    never = build(clip, sam=sam, refine=True, least_quality=9.0, least_area=4)
+    answers = []
+    for model in (coarse, fine, never):
+        words = model.words(words_of)
+        answers.append(model.answer(model.encode([photo()]), 0, (70, 90), words, LABELS | {CLASS_SCORES}))
+    before, after, same = answers
+    assert torch.equal(before.labels, same.labels) and torch.equal(before.class_scores, same.class_scores)
+    assert (before.labels != after.labels).any()
+    drawn = after.class_scores.amax(0) > 0
+    assert torch.equal(after.labels[drawn], after.class_scores.argmax(0)[drawn].int())
+    torch.testing.assert_close(after.scores[drawn], after.class_scores.amax(0)[drawn])
+    assert torch.equal(after.labels[~drawn], before.labels[~drawn])
+
+
+def test_photographs_by_the_page_and_the_command_go_the_same_way(clip, sam):
+    model = build(clip, sam=sam)
+    segmenter = ovseg.Segmenter(model, "trident", "cpu")
+    pixels = photo().permute(1, 2, 0).numpy()
+    result = segmenter(np.ascontiguousarray(pixels), ["cat", "sofa"])
+    assert result.labels.shape == (70, 90) and result.meta["network_size"] == [70, 90]
+    assert result.meta["settings"]["view"]["short_side"] == 48
+
+
+def test_halves_are_seen_apart(clip, sam):
+    model = build(clip, sam=sam, halves=True)
+    (seen,) = model.encode([photo(48, 96)]).images
+    assert seen.parts[0][0].features.shape == (1, 32, 8, 16)  # two squares side by side
+
+
+def test_regions_are_connected_by_corners_too():
+    own = torch.zeros(6, 8, dtype=torch.bool)
+    own[0, 0] = own[1, 1] = own[5, 7] = True
+    share = torch.rand(6, 8) * own
+    share[1, 1] = 2
+    found = find_regions(own, share, 2)
+    assert found.boxes.tolist() == [[0, 0, 1, 1]] and found.points.tolist() == [[1, 1]]
+    assert found.masks.sum() == 2 and len(find_regions(own, share, 3).masks) == 0
+
+
+def test_the_mask_prompt_fills_the_square_with_the_longer_side():
+    found = mask_prompt(torch.full((3, 5), 0.5), (75, 100), 64, 0.2, 0.005)
+    assert found.shape == (1, 64, 64) and (found[0, :48] == 0.0025).all() and (found[0, 48:] == 0).all()
+    assert not mask_prompt(torch.full((3, 5), 0.19), (75, 100), 64, 0.2, 0.005).any()
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_shares_of_classes_are_those_of_all_at_once(softmax, monkeypatch):
+    monkeypatch.setattr("ovseg.labelling.scores._CHUNK", 9 * 7 * 2)  # two maps at a time
+    logits, classes = torch.rand(7, 3, 4), torch.tensor([0, 0, 1, 2, -1, 2, -1])
+    rule, matrices = ScoreRule(30.0, softmax=softmax), (bilinear_matrix(3, 9).float(), bilinear_matrix(4, 7).float())
+    shares = ClassShares(logits, *matrices, classes, rule)
+    assert shares.classes == [-1, 0, 1, 2]
+    wanted = class_probabilities(logits, *matrices, classes, rule)
+    torch.testing.assert_close(torch.stack([shares.of(i) for i in range(3)]), wanted)
+
+
+def test_mistakes(tmp_path, clip, sam, monkeypatch):
+    with pytest.raises(ConfigError, match=r"windows is \[32, 48\]; expected none, or a side and a step"):
+        Trident(windows=(32, 48))
+    with pytest.raises(ConfigError, match=r"windows is \[20, 10\]; expected multiples of the patch of this CLIP, 8"):
+        Trident(windows=(20, 10)).encode(clip, torch.randn(1, 3, 48, 48))
+    with pytest.raises(ConfigError, match="refine is on but there is no SAM"):
+        Trident(refine=True)
+    with pytest.raises(ConfigError, match="sam is 'vit_b'; expected TYPE@FILE"):
+        Trident(sam="vit_b")
+    with pytest.raises(WeightsError, match=r"nowhere\.pth does not exist"):
+        Trident(sam="vit_b@nowhere.pth")
+    with pytest.raises(ConfigError, match="Trident got 0 photographs of 1 images"):
+        Trident(sam=sam).encode(clip, torch.randn(1, 3, 48, 48))
+    monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", tiny_sam)
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    named = Trident(sam=f"vit_b@{tmp_path / 'sam.pth'}")
+    assert named.options["sam"] == Trident(sam=sam).options["sam"] != ""
+
+
+def test_what_it_needs_is_known_by_name():
+    clip_of, guide, own = needs_of("trident/ViT-B-16/openai")
+    assert (clip_of.what, guide.what) == ("CLIP ViT-B-16/openai", "guide timm:vit_base_patch16_224.dino")
+    assert own.what == "SAM sam_vit_b_01ec64.pth" and "github.com/facebookresearch/segment-anything" in own.by_hand
+    assert needs_of("trident/mini") == []
