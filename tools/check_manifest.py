@@ -1,8 +1,9 @@
 """Check that the released checkpoint of a manifest would load: every tensor finds its place, and every place a tensor.
 
 A manifest is a JSON file that lists all tensors of a released checkpoint under ``state_dict``: name to shape and, last,
-dtype. The model is built by the shipped config of the model whose card names that file, the tensors are filled with
-random numbers, and the result is loaded as the released file would be.
+dtype. The model is built by the shipped config of the model whose card names that file, or whose source is the
+``config_file`` of the ``source_repo`` that the manifest names; the tensors are filled with random numbers, and the
+result is loaded as the released file would be.
 
 Examples:
     python tools/check_manifest.py san_vit_b_16.json
@@ -27,22 +28,26 @@ if str(ROOT) not in sys.path:
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from ovseg.config import load_config  # noqa: E402
+from ovseg.config import config_root, load_config, read_config  # noqa: E402
 from ovseg.errors import ConfigError, OvsegError, unknown_name  # noqa: E402
 from ovseg.zoo import list_models  # noqa: E402
 from ovseg.zoo.spec import architectures  # noqa: E402
 
 
-def config_of(name: str) -> str:
-    """Return the shipped config of the model whose released file has this name.
+def config_of(name: str, source: str = "") -> str:
+    """Return the shipped config of the model whose released file has this name, or that was made from this source.
 
     Raises:
         UnknownNameError: There is none; near matches are named.
     """
-    found = {Path(card.file).stem: card.config for card in list_models() if card.weights == "released"}
-    if name not in found:
-        raise unknown_name("released model", name, found)
-    return found[name]
+    released = [card for card in list_models() if card.weights == "released"]
+    found = {Path(card.file).stem: card.config for card in released}
+    if name in found:
+        return found[name]
+    for card in released if source else ():
+        if read_config(config_root() / card.config).get("MODEL", {}).get("SOURCE", "") == source:
+            return card.config
+    raise unknown_name("released model", name, found)
 
 
 def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
@@ -58,15 +63,16 @@ def load(name: str, config: str, state: Mapping[str, Tensor]) -> None:
     kind(**kind.parts(cfg, Weights(state, name)))
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the entries of ``state_dict``.
+def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the entries of ``state_dict``, and the source of the model in the words of `MODEL.SOURCE`, if it is told.
 
     Raises:
         ConfigError: The file is no manifest.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["state_dict"]
-        return dict(found)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        parts = (found.get("source_repo", ""), found.get("config_file", ""))
+        return dict(found["state_dict"]), "github.com/{}, {}".format(*parts) if all(parts) else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no manifest ({error}); expected JSON with 'state_dict'") from error
 
@@ -79,8 +85,8 @@ def fill(entries: Mapping[str, Any]) -> dict[str, Tensor]:
 def check(path: Path) -> tuple[bool, str]:
     """Check one manifest; returns whether it loads, and one line."""
     try:
-        entries = read_manifest(path)
-        load(path.stem, config_of(path.stem), fill(entries))
+        entries, source = read_manifest(path)
+        load(path.stem, config_of(path.stem, source), fill(entries))
     except OvsegError as error:
         return False, f"FAIL {path.stem} {error}"
     finally:

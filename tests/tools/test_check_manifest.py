@@ -59,6 +59,18 @@ def test_what_it_prints(tool, tmp_path, capsys):
     assert tool.main([good, bad]) == 1
 
 
+def test_a_manifest_of_another_name_is_found_by_its_source(tool, tmp_path, monkeypatch, capsys):
+    """As that of CAT-Seg, whose file is called model_base."""
+    (tmp_path / "tiny.yaml").write_text("MODEL: {SOURCE: 'github.com/who/what, configs/small.yaml'}\n")
+    monkeypatch.setattr(tool, "config_root", lambda: tmp_path)
+    told = {"source_repo": "who/what", "config_file": "configs/small.yaml", "state_dict": {"weight": [2, "float32"]}}
+    (tmp_path / "small.json").write_text(json.dumps(told))
+    (tmp_path / "large.json").write_text(json.dumps({**told, "config_file": "configs/large.yaml"}))
+    assert tool.main([str(tmp_path / "small.json")]) == 0 and "small" in tool.seen
+    assert tool.main([str(tmp_path / "large.json")]) == 1
+    assert capsys.readouterr().out.splitlines()[1].startswith("FAIL large unknown released model 'large'")
+
+
 def test_wrong_arguments(tool, tmp_path, capsys):
     assert tool.main([str(tmp_path / "none.json")]) == 2
     assert tool.main([str(tmp_path)]) == 2
