@@ -49,7 +49,22 @@ _SIDE_ADAPTER = {
     "HIDDEN": 16,
     "POINTS": 64,
 }
+_COSTS = {
+    "RESOLUTION": 64,
+    "TAPS": [1, 2],
+    "HIDDEN": 24,
+    "SWIN_WINDOW": 4,
+    "GUIDANCE": 16,
+    "TEXT_GUIDANCE": 16,
+    "DECODER_DIMS": [32, 16],
+    "DECODER_GUIDANCE": [8, 4],
+    "UP_CHANNELS": [24, 12],
+    "FILL": 10,
+    "SLIDING_SIZE": 80,
+    "SLIDING_WINDOW": 48,
+}
 HEADS: dict[str, dict[str, Any]] = {
+    "CATSeg": _COSTS,
     "SAN": _SIDE_ADAPTER,
     "FCCLIP": _QUERY_HEAD,
     "MAFTPlus": {**_QUERY_HEAD, "TRANSFER_HEADS": 2},
@@ -63,6 +78,7 @@ FILES = {
     "cliper": "training_free/cliper.yaml",
     "zero_guidance": "training_free/zero_guidance.yaml",
     "san": "san/san-vit-b-16.yaml",
+    "cat_seg": "cat_seg/cat-seg-vit-b-16.yaml",
     "fcclip": "fcclip/fcclip-convnext-l.yaml",
     "fcclip_vit": "fcclip/fcclip_mini_scenes.yaml",
     "maft_plus": "maft_plus/maftp-b.yaml",
@@ -275,6 +291,8 @@ MODELS = (
         changes=_ALL_OBJECTS,
         gives=LABELS | {CLASS_SCORES, PANOPTIC},
     ),
+    Case("cat-seg-whole", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": False, "MOST": 0}),
+    Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
 )
 
 
