@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ovseg.aggregation.parts import shared_linear
 from ovseg.errors import ConfigError
+from ovseg.system.device import is_cpu
 
 HIDDEN = -100.0
 """What is added to the scores of places that a shifted window does not have in common (Swin, Liu et al., ICCV 2021)."""
@@ -81,13 +82,24 @@ class SwinBlock(nn.Module):
         if self.shift:
             masks = shifted_masks(self.grid, side, self.shift).to(joined)
             parts = zip(query, key, value, masks, strict=True)
-            found = torch.stack([F.scaled_dot_product_attention(q, k, v, mask) for q, k, v, mask in parts])
+            found = torch.stack([attend(*part) for part in parts])
         else:
-            found = F.scaled_dot_product_attention(*(one.flatten(0, 1) for one in (query, key, value)))
+            found = attend(*(one.flatten(0, 1) for one in (query, key, value)))
             found = found.unflatten(0, (len(query), -1))
         found = found.unflatten(0, (high // side, -1)).unflatten(4, (side, side))
         maps = found.permute(2, 0, 4, 1, 5, 3, 6).reshape(-1, high, wide, joined.shape[-1] // 3)
         return (maps.roll((self.shift, self.shift), (1, 2)) if self.shift else maps).flatten(1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attend from few places to few (..., n, d); what is trained on a CPU does without the fused operator.
+
+    Its backward pass there takes six times as long in bfloat16 as the products that it fuses.
+    """
+    if not (torch.is_grad_enabled() and is_cpu(query.device)):
+        return F.scaled_dot_product_attention(query, key, value, mask)
+    scores = query * query.shape[-1] ** -0.5 @ key.mT
+    return (scores if mask is None else scores + mask).softmax(-1).to(value.dtype) @ value
 
 
 @cache
