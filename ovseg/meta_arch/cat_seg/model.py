@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ovseg.aggregation.cost import cost_maps
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, ViTClip, load_tower
+from ovseg.clip.features import Need
 from ovseg.clip.open_clip_vit import OpenClipBlock, split_weights
 from ovseg.clip.tokens import CLASS_EMBEDDING, DENSE, STREAM, Block
 from ovseg.contract import Words
@@ -26,9 +27,11 @@ from ovseg.meta_arch.cat_seg.views import Sliding, SlidingMaps, plan_views, resi
 from ovseg.meta_arch.cat_seg.weights import OFFICIAL
 from ovseg.meta_arch.cost_model import CostModel, binary_loss, first_names
 from ovseg.meta_arch.mask_model import read_targets
-from ovseg.meta_arch.section import Section
+from ovseg.meta_arch.section import Section, lower_keys
 from ovseg.meta_arch.trained_model import size_rule
+from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.system.progress import report
+from ovseg.system.registry import build
 from ovseg.vocabulary import TextOptions
 from ovseg.vocabulary.templates import fill, resolve_templates
 
@@ -60,6 +63,7 @@ class CATSeg(CostModel):
         text: TextOptions | None = None,
         options: Mapping[str, Any] | None = None,
         weights: Weights | None = None,
+        recalibration: Recalibration | None = None,
         *,
         resolution: int = 384,
         taps: tuple[int, ...] = (3, 7),
@@ -81,6 +85,8 @@ class CATSeg(CostModel):
             text: How the texts of a vocabulary are engineered.
             options: See `TrainedModel`.
             weights: In the layout of the released ones, or ours; None leaves the aggregator untrained.
+            recalibration: Makes CLIP's dense features by ``MODEL.RECALIBRATION`` (ours, and not the paper's); None for
+                the last block as the original has it.
             resolution: Side in pixels of the square to which CLIP's image is squeezed.
             taps: Blocks, from 0, behind which CLIP's tokens lead the upsampling.
             size_divisibility: Whole images are padded to multiples of so many pixels before they are squeezed.
@@ -97,7 +103,10 @@ class CATSeg(CostModel):
         clip.check(NEEDS, "CAT-Seg")
         super().__init__(clip, templates, background, text, options)
         self.aggregator, self.sliding, self.size_rule, self.taps = aggregator, sliding, size_rule, taps
-        self.resolution = _checked(clip, resolution, taps, aggregator)
+        self.recalibration = None if recalibration is None else recalibration.requires_grad_(False)
+        self.not_compiled = "" if recalibration is None else recalibration.why_not_compiled()
+        self.resolution = _checked(clip, resolution, aggregator)
+        _check_taps(clip, taps, clip.handed_over(recalibration) or 1)
         self.size_divisibility = size_divisibility
         self.train_classes = train_classes
         self.choose(names, void)
@@ -126,8 +135,16 @@ class CATSeg(CostModel):
             "text": TextOptions.from_config(cfg.MODEL.TEXT),
             "options": section.of_results,
             "weights": weights,
+            "recalibration": _recalibration(cfg.MODEL.RECALIBRATION),
             **section.own,
         }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes results besides the weights and the words, as JSON values; recorded in every result."""
+        method = self.recalibration
+        own = {} if method is None else {"recalibration": method.name, "recalibration_options": method.options}
+        return {**super().settings, **own}
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
@@ -157,6 +174,11 @@ class CATSeg(CostModel):
     def look(self, views: Tensor) -> list[Tensor]:
         """Return CLIP's dense features (V, D, h, w) of views, not of unit length, and tapped tokens (V, C, h, w)."""
         clip, kept = self.clip, {}
+        if self.recalibration is not None:
+            with clip.autocast():
+                seen = clip.dense(views, self.recalibration, Need(hidden=self.taps))
+            taps = [seen.context.lay_out(seen.context.hidden[index]) for index in self.taps]
+            return [one.to(views) for one in (seen.features, *taps)]
         tokens, grid = clip.embed(views, "bicubic")
         *blocks, last = clip.blocks_on(grid)
         with clip.autocast():
@@ -225,6 +247,13 @@ class CATSeg(CostModel):
         return near.topk(max(self.train_classes, len(target.labels.unique()))).indices.sort().values
 
 
+def _recalibration(node: CfgNode) -> Recalibration | None:
+    """Build what makes dense features; plain CLIP stands for the last block as the original has it."""
+    if node.NAME == "CLIP":
+        return None
+    return build(RECALIBRATIONS, node.NAME, lower_keys(node.OPTIONS, "MODEL.RECALIBRATION.OPTIONS"))
+
+
 def _own_vit(clip: Any) -> ViTClip:
     """Return a CLIP whose image tower is open_clip's own, which alone has weights by the names that are tuned."""
     if not (isinstance(clip, ViTClip) and all(type(block) is OpenClipBlock for block in clip.blocks)):
@@ -234,7 +263,7 @@ def _own_vit(clip: Any) -> ViTClip:
     return clip
 
 
-def _checked(clip: Tower, resolution: int, taps: Sequence[int], aggregator: Aggregator) -> tuple[int, int]:
+def _checked(clip: Tower, resolution: int, aggregator: Aggregator) -> tuple[int, int]:
     """Refuse numbers that do not fit a CLIP; returns the size of what it sees."""
     side = resolution // clip.patch_size
     if resolution % clip.patch_size or aggregator.grid != (side, side):
@@ -242,9 +271,14 @@ def _checked(clip: Tower, resolution: int, taps: Sequence[int], aggregator: Aggr
             f"resolution is {resolution} with patches of {clip.patch_size} pixels, and the aggregator has a grid of "
             f"{aggregator.grid[0]} x {aggregator.grid[1]}; expected a multiple of the patch, and that grid"
         )
-    if len(taps) != 2 or not all(0 <= tap < clip.depth - 1 for tap in taps):
-        raise ConfigError(f"taps are {list(taps)}; expected two blocks from 0 to {clip.depth - 2} of {clip.name}")
     return resolution, resolution
+
+
+def _check_taps(clip: Tower, taps: Sequence[int], changed: int) -> None:
+    """Refuse taps behind the blocks that run as they are, all but the last so many."""
+    last = clip.depth - changed - 1
+    if len(taps) != 2 or not all(0 <= tap <= last for tap in taps):
+        raise ConfigError(f"taps are {list(taps)}; expected two blocks from 0 to {last} of {clip.name}")
 
 
 def _tune(model: nn.Module, tuned: str) -> None:
