@@ -1,4 +1,4 @@
-"""What CAT-Seg and SED share: labels of maps of all words, and the loss by which such maps are learnt."""
+"""What models share that make a map for every word: which names count, and labels."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from ovseg.contract import CLASS_SCORES, Answer, Evidence, Words
-from ovseg.errors import one_of
 from ovseg.labelling.evidence import of_queries
 from ovseg.labelling.row_maps import RowMaps, at_pixel, class_maps, label_rows
-from ovseg.losses.matcher import Target
 from ovseg.meta_arch.trained_model import TrainedModel
 from ovseg.system.values import some
 from ovseg.vocabulary import Background, ClassEntry, Vocabulary
 
 NAMES = ("all", "first")
-VOID = ("negative", "left_out")
 
 
 class CostModel(TrainedModel):
@@ -28,20 +21,10 @@ class CostModel(TrainedModel):
 
     Attributes:
         names: Which names of a class count, see `words`.
-        void: What pixels without a label are to the loss, see `binary_loss`.
     """
 
     kind: ClassVar[str] = "maps"
     names: str
-    void: str
-
-    def choose(self, names: str, void: str) -> None:
-        """Keep two options.
-
-        Raises:
-            ConfigError: One is another word.
-        """
-        self.names, self.void = one_of("names", names, NAMES), one_of("void", void, VOID)
 
     def words(
         self,
@@ -85,31 +68,3 @@ class CostModel(TrainedModel):
 def first_names(vocabulary: Sequence[ClassEntry]) -> list[str]:
     """Return what the text tower is asked for each class in a training: what it is called, without synonyms."""
     return [entry.queries[0] for entry in vocabulary]
-
-
-def binary_loss(logits: Tensor, target: Target, classes: Tensor | None, void: str) -> tuple[Tensor, Tensor]:
-    """Compare maps with the masks of an image: each pixel of each map is a question of its own.
-
-    Args:
-        logits: (K, h, w), resized bilinearly to the masks.
-        target: What the image shows, masks (N, H, W).
-        classes: The class (K,) of each map; None where all classes have one.
-        void: What pixels are to which no mask belongs: ``negative``, they show no class, as in the originals of CAT-Seg
-            and SED, where what was not labelled counts so; or ``left_out``.
-
-    Returns:
-        The sum of binary cross entropies and the number of questions, both ().
-    """
-    size = target.masks.shape[1:]
-    resized = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
-    wanted = torch.zeros_like(resized)
-    names = range(len(logits)) if classes is None else classes.tolist()
-    places = {name: place for place, name in enumerate(names)}
-    for name, mask in zip(target.labels.tolist(), target.masks, strict=True):
-        if name in places:
-            wanted[places[name]].masked_fill_(mask.bool(), 1.0)
-    every = F.binary_cross_entropy_with_logits(resized, wanted, reduction="none")
-    if void == "negative":
-        return every.sum(), torch.tensor(float(every.numel()), device=every.device)
-    known = target.masks.any(0).to(every)
-    return (every * known).sum(), known.sum() * len(logits)

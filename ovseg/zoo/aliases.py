@@ -37,8 +37,8 @@ ALIASES = {
         Alias(
             "best",
             "san-vit-large-14",
-            "the most accurate of the models that are fetched by name (mIoU on ADE-150); fcclip-convnext-l, maftp-b "
-            "and maftp-l report more, but are fetched by hand",
+            "the most accurate of the models that are fetched by name (mIoU on ADE-150); catseg-l, "
+            "fcclip-convnext-l, maftp-b and maftp-l report more, but are fetched by hand",
         ),
         Alias(
             "panoptic",

@@ -78,7 +78,7 @@ FILES = {
     "cliper": "training_free/cliper.yaml",
     "zero_guidance": "training_free/zero_guidance.yaml",
     "san": "san/san-vit-b-16.yaml",
-    "cat_seg": "cat_seg/cat-seg-vit-b-16.yaml",
+    "cat_seg": "cat_seg/catseg-b.yaml",
     "fcclip": "fcclip/fcclip-convnext-l.yaml",
     "fcclip_vit": "fcclip/fcclip_mini_scenes.yaml",
     "maft_plus": "maft_plus/maftp-b.yaml",

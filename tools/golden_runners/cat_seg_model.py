@@ -18,6 +18,7 @@ from ovseg.clip.open_clip_vit import split_weights
 from ovseg.config import find_config, load_config
 from ovseg.data.preprocessing import SizeRule
 from ovseg.engine.optimizer import parameter_groups
+from ovseg.losses.class_maps import ClassMapCriterion
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.cat_seg.aggregator import Aggregator, Logits, View
 from ovseg.meta_arch.cat_seg.decoder import Decoder
@@ -126,6 +127,7 @@ def build(case: Any, sliding: Sliding | None = None) -> tuple[CATSeg, Tensor]:
         clip=clip,
         aggregator=aggregator_of(config["aggregator"], config["num_classes"]),
         sliding=sliding,
+        criterion=ClassMapCriterion(),
         size_rule=SizeRule(1, 1),
         templates="cat_seg",
         background="none",
@@ -216,7 +218,7 @@ def _check_rates(model: CATSeg, names: Mapping[str, str], config: Mapping[str, A
     wanted = config.get("param_groups_lr_wd")
     if wanted is None:
         return
-    cfg = load_config(find_config("cat_seg/cat-seg-vit-b-16.yaml"))
+    cfg = load_config(find_config("cat_seg/catseg-b.yaml"))
     own = {id(p): (g["lr"], g["weight_decay"]) for g in parameter_groups(model, cfg) for p in g["params"]}
     for name, (rate, decay) in wanted.items():
         found = own[id(model.get_parameter(names[name]))]

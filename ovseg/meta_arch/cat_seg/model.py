@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,12 +20,13 @@ from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, one_of
 from ovseg.labelling.row_maps import RowMaps, WholeMaps
+from ovseg.losses.class_maps import ClassMapCriterion
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.cat_seg.aggregator import Aggregator, Logits, View
 from ovseg.meta_arch.cat_seg.decoder import Decoder
 from ovseg.meta_arch.cat_seg.views import Sliding, SlidingMaps, plan_views, resize
 from ovseg.meta_arch.cat_seg.weights import OFFICIAL
-from ovseg.meta_arch.cost_model import CostModel, binary_loss, first_names
+from ovseg.meta_arch.cost_model import NAMES, CostModel, first_names
 from ovseg.meta_arch.mask_model import read_targets
 from ovseg.meta_arch.section import Section, lower_keys
 from ovseg.meta_arch.trained_model import size_rule
@@ -49,7 +50,7 @@ class CATSeg(CostModel):
     """
 
     head = ("aggregator.", "upsample.", "clip.model.")
-    made_of = {"aggregator": Aggregator, "decoder": Decoder, "sliding": plan_views}  # noqa: RUF012
+    made_of = {"aggregator": Aggregator, "decoder": Decoder, "sliding": plan_views, "criterion": ClassMapCriterion}  # noqa: RUF012
 
     @configurable
     def __init__(
@@ -57,11 +58,8 @@ class CATSeg(CostModel):
         clip: Tower,
         aggregator: Aggregator,
         sliding: Sliding | None,
+        criterion: ClassMapCriterion,
         size_rule: SizeRule,
-        templates: str,
-        background: str,
-        text: TextOptions | None = None,
-        options: Mapping[str, Any] | None = None,
         weights: Weights | None = None,
         recalibration: Recalibration | None = None,
         *,
@@ -70,8 +68,7 @@ class CATSeg(CostModel):
         size_divisibility: int = 32,
         names: str = "all",
         tuned: str = "attention",
-        void: str = "negative",
-        train_classes: int = 0,
+        **parts: Any,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place.
 
@@ -79,11 +76,8 @@ class CATSeg(CostModel):
             clip: With a vision transformer of open_clip's own; its weights are those that are tuned.
             aggregator: Refines the cost maps.
             sliding: The windows of images; None sees each as a whole.
+            criterion: The loss of training.
             size_rule: How large the network sees a photograph.
-            templates: Name of the template set; in training the first template counts.
-            background: The background policy.
-            text: How the texts of a vocabulary are engineered.
-            options: See `TrainedModel`.
             weights: In the layout of the released ones, or ours; None leaves the aggregator untrained.
             recalibration: Makes CLIP's dense features by ``MODEL.RECALIBRATION`` (ours, and not the paper's); None for
                 the last block as the original has it.
@@ -92,24 +86,21 @@ class CATSeg(CostModel):
             size_divisibility: Whole images are padded to multiples of so many pixels before they are squeezed.
             names: Which names of a class count: ``all``, the best one, or the ``first`` alone, as the original has it.
             tuned: What of CLIP is trained: ``attention``, both transformers in ``full``, or ``none`` of it.
-            void: See `binary_loss`.
-            train_classes: So many classes are compared with each image in training: those that it shows, and of the
-                others those that are nearest to it. 0 is all of them, as the original does.
+            parts: Those of `TrainedModel`.
 
         Raises:
             ConfigError: An option does not fit the CLIP.
             WeightsError: The weights do not fit.
         """
         clip.check(NEEDS, "CAT-Seg")
-        super().__init__(clip, templates, background, text, options)
+        super().__init__(clip, **parts)
         self.aggregator, self.sliding, self.size_rule, self.taps = aggregator, sliding, size_rule, taps
         self.recalibration = None if recalibration is None else recalibration.requires_grad_(False)
         self.not_compiled = "" if recalibration is None else recalibration.why_not_compiled()
         self.resolution = _checked(clip, resolution, aggregator)
         _check_taps(clip, taps, clip.handed_over(recalibration) or 1)
         self.size_divisibility = size_divisibility
-        self.train_classes = train_classes
-        self.choose(names, void)
+        self.criterion, self.names = criterion, one_of("names", names, NAMES)
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(clip.width, out, side, side)
             for out, side in zip(aggregator.decoder.tapped, (2, 4), strict=True)
@@ -129,6 +120,7 @@ class CATSeg(CostModel):
             "clip": clip,
             "aggregator": section.make("aggregator", clip.embed_dim, (side, side), section.make("decoder")),
             "sliding": section.make("sliding"),
+            "criterion": section.make("criterion"),
             "size_rule": size_rule(cfg, clip.patch_size, "CAT-Seg"),
             "templates": cfg.MODEL.TEXT.TEMPLATES,
             "background": cfg.MODEL.TEXT.BACKGROUND,
@@ -216,7 +208,10 @@ class CATSeg(CostModel):
         return self.compare(images, targets, self.class_rows(words))
 
     def class_rows(self, words: Words) -> Tensor:
-        """Return the rows (K, D), not of unit length, of all classes by their first names, with gradients."""
+        """Return the rows (K, D) of all classes by their first names in the first template, with gradients.
+
+        They are not of unit length.
+        """
         template = resolve_templates(words.templates)[0]
         texts = [fill(template, name) for name in first_names(words.vocabulary)]
         clip = _own_vit(self.clip)
@@ -224,27 +219,18 @@ class CATSeg(CostModel):
 
     def compare(self, images: Tensor, targets: Sequence[Target], rows: Tensor) -> dict[str, Tensor]:
         """Return the loss of padded images (B, 3, H, W) with what they show, by rows (K, D) of all classes."""
-        sums = []
-        for view, target in zip(self.predict(images), targets, strict=True):
-            classes = self.classes_of(view, target, rows)
-            logits = self.aggregator.compare(view, rows[:, None] if classes is None else rows[classes, None])
-            sums.append(binary_loss(logits, target, classes, self.void))
-        total, count = (torch.stack(parts).sum() for parts in zip(*sums, strict=True))
-        return {"loss_sem_seg": total / count.clamp_min(1)}
+        views, chosen = self.predict(images), []
+        for view, target in zip(views, targets, strict=True):
+            near = cost_maps(view.features.detach(), rows.detach()[:, None]).amax((1, 2, 3))
+            chosen.append(self.criterion.choose(near, target))
+        texts = [rows[:, None] if own is None else rows[own, None] for own in chosen]
+        logits = [self.aggregator.compare(*own) for own in zip(views, texts, strict=True)]
+        return {"loss_sem_seg": self.criterion(logits, targets, chosen)}
 
     def predict(self, images: Tensor) -> list[View]:
         """Return what a padded batch (B, 3, H, W) shows in training: whole images, squeezed."""
         found = self.network(resize(images, self.resolution))
         return [View(*own) for own in zip(*found, strict=True)]
-
-    @torch.no_grad()
-    def classes_of(self, view: View, target: Target, rows: Tensor) -> Tensor | None:
-        """Return the classes (N,), rising, that an image is compared with in training; None for all."""
-        if not 0 < self.train_classes < len(rows):
-            return None
-        near = cost_maps(view.features, rows[:, None]).amax((1, 2, 3))
-        near[target.labels] = torch.inf
-        return near.topk(max(self.train_classes, len(target.labels.unique()))).indices.sort().values
 
 
 def _recalibration(node: CfgNode) -> Recalibration | None:

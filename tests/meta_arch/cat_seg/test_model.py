@@ -156,14 +156,12 @@ def test_pixels_without_a_label_are_negative_as_in_the_original_or_left_out(fold
 def test_an_image_is_compared_with_what_it_shows_and_what_is_near_to_it(folder):
     model = build(folder, SLIDING=False, TRAIN_CLASSES=4).train()
     own = model.words(words(*MANY))
-    images = model.training_batch([training_picture(0)])
-    from ovseg.meta_arch.mask_model import read_targets
-
-    (target,) = read_targets([training_picture(0)], images)
-    (view,) = model.predict(images)
-    classes = model.classes_of(view, target, model.class_rows(own))
-    assert len(classes) == 4 and {0, 1} <= set(classes.tolist())
+    asked = []
+    choose = model.criterion.choose
+    model.criterion.choose = lambda *given: (asked.append(choose(*given)), asked[-1])[1]
     assert model.with_words(own)([training_picture(0)])["loss_sem_seg"].isfinite()
+    (classes,) = asked
+    assert len(classes) == 4 and {0, 1} <= set(classes.tolist())
 
 
 @pytest.mark.parametrize("layout", ["official", "ours", "trained"])
