@@ -11,6 +11,8 @@ from ovseg.errors import one_of
 
 ATTENTION = ("linear", "full")
 _TINY = 1e-6
+_VALUES = 2**21
+"""Values of maps that are taken together, where only a few classes are: sums over classes are as large as many maps."""
 
 
 class ClassAggregation(nn.Module):
@@ -69,6 +71,7 @@ class ClassAggregation(nn.Module):
         """
         alone = self.pooling == (1, 1)
         pooled = x if alone else self._pool(x, grid)
+        step = step and max(step, _VALUES // (pooled.shape[1] * pooled.shape[2]))
         texts = None if guidance is None else guidance[:, None]
         if self.kind == "full":
             return x + self._back(self._grown(pooled, self.full_attention(pooled, texts)), grid)
@@ -91,8 +94,9 @@ class ClassAggregation(nn.Module):
         """
         parts = x.split(step or len(x)) if step else (x,)
         texts = [None] * len(parts) if guidance is None else guidance.split(step) if step else [guidance]
-        products, totals = zip(*(self._sums(*own) for own in zip(parts, texts, strict=True)), strict=True)
-        product, total = torch.stack(products).sum(0), torch.stack(totals).sum(0)
+        product, total = self._sums(parts[0], texts[0])
+        for own in zip(parts[1:], texts[1:], strict=True):
+            product, total = (kept + more for kept, more in zip((product, total), self._sums(*own), strict=True))
         missing = max(self.fill - x.shape[0], 0)
         if missing and self.filling is not None:
             more = self._sums(self.filling, self.filling_guidance)

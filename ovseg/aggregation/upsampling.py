@@ -28,10 +28,18 @@ class GuidedUpsampling(nn.Module):
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(out // GROUP, out)
 
-    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
-        """Upsample maps (t, C, h, w), given what `share` made of the guidance: (t, out, 2 h, 2 w)."""
-        up = self.up(x)
-        x = F.conv2d(up, self.conv1.weight[:, : up.shape[1]], padding=1) + shared
+    def forward(self, x: Tensor, shared: Tensor, own: Tensor | None = None) -> Tensor:
+        """Upsample maps (t, C, h, w): (t, out, 2 h, 2 w).
+
+        Args:
+            x: The maps.
+            shared: What `share` made of the guidance of all classes.
+            own: That of each class (t, G, 2 h, 2 w), where there is any.
+        """
+        up, weight = self.up(x), self.conv1.weight
+        x = F.conv2d(up, weight[:, : up.shape[1]], padding=1) + shared
+        if own is not None:
+            x = x + F.conv2d(own, weight[:, -own.shape[1] :], padding=1)
         x = F.relu(self.norm1(x))
         return F.relu(self.norm2(self.conv2(x)))
 

@@ -37,7 +37,7 @@ class CostModel(TrainedModel):
         With ``names`` at ``first`` synonyms are left out, as the original measures: what a class is called counts and
         nothing else. Results say so.
         """
-        if self.names == "all" or len(vocabulary.queries) == len(vocabulary):
+        if self.names != "first" or len(vocabulary.queries) == len(vocabulary):
             return super().words(vocabulary, background, templates)
         entries = tuple(replace(entry, names=entry.names[:1]) for entry in vocabulary)
         found = super().words(Vocabulary(entries, vocabulary.notes), background, templates)

@@ -38,7 +38,7 @@ ALIASES = {
             "best",
             "san-vit-large-14",
             "the most accurate of the models that are fetched by name (mIoU on ADE-150); catseg-l, "
-            "fcclip-convnext-l, maftp-b and maftp-l report more, but are fetched by hand",
+            "fcclip-convnext-l, maftp-b, maftp-l and sed-l report more, but are fetched by hand",
         ),
         Alias(
             "panoptic",

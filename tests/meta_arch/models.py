@@ -63,7 +63,17 @@ _COSTS = {
     "SLIDING_SIZE": 80,
     "SLIDING_WINDOW": 48,
 }
+_STAGES = {
+    "RESOLUTION": 128,
+    "PROMPTS": 1,
+    "HIDDEN": 24,
+    "HEADS": 2,
+    "DECODER_DIMS": [32, 16, 16],
+    "DECODER_GUIDANCE": [8, 4, 2],
+    "KERNELS": [3, 3, 3],
+}
 HEADS: dict[str, dict[str, Any]] = {
+    "SED": _STAGES,
     "CATSeg": _COSTS,
     "SAN": _SIDE_ADAPTER,
     "FCCLIP": _QUERY_HEAD,
@@ -79,6 +89,7 @@ FILES = {
     "zero_guidance": "training_free/zero_guidance.yaml",
     "san": "san/san-vit-b-16.yaml",
     "cat_seg": "cat_seg/catseg-b.yaml",
+    "sed": "sed/sed-b.yaml",
     "fcclip": "fcclip/fcclip-convnext-l.yaml",
     "fcclip_vit": "fcclip/fcclip_mini_scenes.yaml",
     "maft_plus": "maft_plus/maftp-b.yaml",
@@ -292,6 +303,8 @@ MODELS = (
         gives=LABELS | {CLASS_SCORES, PANOPTIC},
     ),
     Case("cat-seg-whole", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": False, "MOST": 0}),
+    Case("sed", "sed", "convnext", golden="sed"),
+    Case("sed-fast", "sed", "convnext", golden="sed", changes={"FAST": True, "TOP": 2}),
     Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
 )
 

@@ -27,6 +27,7 @@ SHIPPED = {
     "FCCLIP": "fcclip/fcclip-convnext-l.yaml",
     "MAFTPlus": "maft_plus/maftp-b.yaml",
     "CATSeg": "cat_seg/catseg-b.yaml",
+    "SED": "sed/sed-b.yaml",
 }
 # What the released models have; it stands in no file, for it is the default.
 RELEASED = {
@@ -38,6 +39,7 @@ MASKS = ("SAN", "FCCLIP", "MAFTPlus")
 SHARED = {"POINTS": 12544, "VOID_WEIGHT": 0.1, "LOSS_WEIGHTS": (2.0, 5.0, 5.0)}  # of those that propose masks
 RELEASED = {name: {**own, **SHARED} for name, own in RELEASED.items()}
 RELEASED["CATSeg"] = {"HIDDEN": 128, "SWIN_WINDOW": 12, "FILL": 256, "MOST": 256, "POOLING": (1, 1), "NAMES": "all"}
+RELEASED["SED"] = {"HIDDEN": 128, "PROMPTS": 80, "KERNELS": (9, 9, 9), "FAST": False, "NAMES": "mean"}
 
 
 def config(name, **options):
@@ -74,7 +76,7 @@ def test_values_are_checked_by_their_types(name):
                 read(config(name, **options))
 
 
-@pytest.mark.parametrize("file", ["san", "fcclip", "maft_plus", "cat_seg"])
+@pytest.mark.parametrize("file", ["san", "fcclip", "maft_plus", "cat_seg", "sed"])
 def test_every_option_that_makes_results_tells_models_apart(file, tiny_clip, deeper_clip, tiny_convnext):
     built = build(file, {"san": tiny_clip, "cat_seg": deeper_clip}.get(file, tiny_convnext))
     kind = ARCHITECTURES.all()[built.settings["architecture"]]

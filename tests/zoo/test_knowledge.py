@@ -90,7 +90,7 @@ def test_aliases_are_what_they_say():
     assert ALIASES["best"].model == max(by_name, key=lambda one: one.ade150).name
     assert ALIASES["fast"].model == min(by_name, key=lambda one: one.tensors_mb).name
     more = sorted(card.name for card in general if card.ade150 > CARDS[ALIASES["best"].model].ade150)
-    assert more == ["catseg-l", "fcclip-convnext-l", "maftp-b", "maftp-l"]
+    assert more == ["catseg-l", "fcclip-convnext-l", "maftp-b", "maftp-l", "sed-l"]
     assert all(name in ALIASES["best"].means for name in more)
     panoptic = CARDS[ALIASES["panoptic"].model]
     assert panoptic.task == "panoptic" and not panoptic.unclear

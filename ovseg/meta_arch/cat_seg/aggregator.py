@@ -102,7 +102,7 @@ class Aggregator(nn.Module):
             check_pair(name, own)
         if hidden % heads:
             raise ConfigError(f"hidden is {hidden} with {heads} heads; expected a multiple of them")
-        self.grid, self.most, self.step, self.decoder = grid, most, 4, decoder
+        self.grid, self.most, self.step, self.decoder = grid, most, 8, decoder
         self.embed = nn.Conv2d(prompts, hidden, 7, padding=3)
         self.guide = nn.Conv2d(embed_dim, guidance, 3, padding=1)
         self.guide_text = nn.Linear(embed_dim, text_guidance) if text_guidance else None
