@@ -86,8 +86,9 @@ class SED(CostModel):
         self.decoder, self.criterion, self.size_rule = decoder, criterion, size_rule
         self.resolution, self.size_divisibility = (resolution, resolution), size_divisibility
         self.names = one_of("names", names, ("mean", *NAMES))
-        visual = _convnext(clip).model.visual
-        visual.requires_grad_(one_of("tuned", tuned, TUNED) == "visual")
+        _convnext(clip)
+        for name, weight in clip.named_parameters():
+            weight.requires_grad_(name.startswith("model.visual.") and one_of("tuned", tuned, TUNED) == "visual")
         self.fill(weights, OFFICIAL)
 
     @classmethod
@@ -146,7 +147,7 @@ class SED(CostModel):
 
     def embed(self, dense: Tensor) -> Tensor:
         """Bring every place of CLIP's last level (B, C, h, w) to the joint space: (B, D, h, w)."""
-        found = _convnext(self.clip).tower.embed(dense.flatten(2).mT)
+        found = _convnext(self.clip).embed(dense.flatten(2).mT)
         return found.mT.unflatten(2, dense.shape[2:])
 
     def maps(self, seen: View, words: Words) -> RowMaps:
@@ -195,8 +196,8 @@ def squeeze(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
-def _convnext(clip: Any) -> ConvClip:
-    """Return a CLIP whose image tower is a ConvNeXt."""
+def _convnext(clip: Any) -> ConvNeXtTower:
+    """Return the image tower of a CLIP, which has to be a ConvNeXt."""
     if not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
         raise ConfigError(f"SED embeds places as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
-    return clip
+    return clip.tower
