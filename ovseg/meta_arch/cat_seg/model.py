@@ -201,6 +201,10 @@ class CATSeg(CostModel):
             return SlidingMaps(self.sliding, found, len(texts))
         return WholeMaps(found[0].maps.sigmoid(), found[0].classes)
 
+    def start_training(self, words: Words) -> None:
+        """Bring the text tower back to where it learns, before an optimizer is made or filled; see `WordedModel`."""
+        self.clip.move_text(self.clip.device)
+
     def losses(self, batched_inputs: Sequence[dict[str, Any]], words: Words) -> dict[str, Tensor]:
         """Return the loss of a batch, ``loss_sem_seg``; texts are embedded anew, for their tower learns, too."""
         images = self.training_batch(batched_inputs)

@@ -139,6 +139,15 @@ def test_a_training_learns_by_both_towers(folder):
     assert moved == {name for name, weight in model.named_parameters() if weight.requires_grad} - idle
 
 
+def test_the_text_tower_is_where_it_learns_before_an_optimizer_is_filled(folder, monkeypatch):
+    model, places = build(folder, SLIDING=False), []
+    monkeypatch.setattr(model.clip, "move_text", places.append)
+    own = model.place(torch.device("cpu"), torch.float32).words(words("cat", "sofa"))
+    places.clear()
+    model.start_training(own)
+    assert places == [model.clip.device]
+
+
 def test_pixels_without_a_label_are_negative_as_in_the_original_or_left_out(folder):
     entry = {"image": picture(64, 64), "sem_seg": torch.full((64, 64), 255)}
     entry["sem_seg"][:32, :] = 1
