@@ -121,7 +121,7 @@ def _add_training(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 1024, 0.1, 2.0  # of panoptic_lsj
     solver = cfg.SOLVER
     solver.OPTIMIZER = "ADAMW"  # ADAMW | SGD | MUON: Muon for matrices, AdamW for the rest
-    solver.LR_SCHEDULER_NAME = "WarmupPolyLR"  # or WarmupMultiStepLR
+    solver.LR_SCHEDULER_NAME = "WarmupPolyLR"  # or WarmupMultiStepLR, WarmupCosineLR
     solver.WARMUP_ITERS = 0
     solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING = 0.9, 0.0
     solver.WEIGHT_DECAY_EMBED = 0.0  # of nn.Embedding

@@ -23,7 +23,7 @@ FLOORS = (
     ("errors", "_version"),
     ("config", "system", "refinement", "losses"),
     ("vocabulary", "ops", "checkpoint"),
-    ("clip", "proposals", "data", "doctor"),
+    ("clip", "proposals", "aggregation", "data", "doctor"),
     ("result", "guides"),
     ("contract", "regions"),
     ("segmenter", "labelling"),

@@ -13,6 +13,7 @@ Examples:
     python tools/benchmark.py folder --batch-size 4
     python tools/benchmark.py label --images 2000
     python tools/benchmark.py ops --only mask_pool --json ops.json
+    python tools/benchmark.py cost-maps --whole
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
+import benchmarks.cost_maps
 import benchmarks.eval_memory
 import benchmarks.evaluation
 import benchmarks.folder
@@ -58,6 +60,7 @@ from ovseg.system.files import atomic_write, check_writable
 OURS, BASELINE = "segment_map", "F.interpolate + argmax"
 WITH_FIGURES: dict[str, Any] = {
     "training-free": benchmarks.training_free,
+    "cost-maps": benchmarks.cost_maps,
     "vocabulary": benchmarks.vocabulary,
     "words": benchmarks.new_words,
     "startup": benchmarks.startup,

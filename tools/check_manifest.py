@@ -2,8 +2,8 @@
 
 A manifest is a JSON file that lists all tensors of a released checkpoint under ``state_dict``: name to shape and, last,
 dtype. It is called like that file, or names it in ``released_as``. The model is built by the shipped config of the
-model whose card names that file, or the method that takes it as a part; the tensors are filled with random numbers, and the
-result is loaded as the released file would be.
+model whose card names that file, or the method that takes it as a part; the tensors are filled with random numbers,
+and the result is loaded as the released file would be.
 
 Examples:
     python tools/check_manifest.py san_vit_b_16.json

@@ -220,9 +220,13 @@ class BaseClip(Tower):
         """
         with _TEXT:
             for key, weight in list(self.model.named_parameters()):
-                if not key.startswith(self.image_parts) and weight.device != device:
-                    owner, _, name = key.rpartition(".")
-                    setattr(self.model.get_submodule(owner), name, nn.Parameter(weight.to(device), requires_grad=False))
+                if key.startswith(self.image_parts) or weight.device == device:
+                    continue
+                if weight.requires_grad:
+                    weight.data = weight.data.to(device)  # the same object, which an optimizer may know
+                    continue
+                owner, _, name = key.rpartition(".")
+                setattr(self.model.get_submodule(owner), name, nn.Parameter(weight.to(device), requires_grad=False))
 
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
@@ -238,6 +242,17 @@ class BaseClip(Tower):
         with _TEXT:
             tokens = self.text_tokens(texts)
         return self._embed(tokens)
+
+    def learn_texts(self, tokens: Tensor) -> Tensor:
+        """Embed the tokens (N, n) int64 of texts as `text` does, but so that a text tower can be tuned by the rows."""
+        places, rows = [], []
+        for part, run in self.text_passes(tokens.cpu()):
+            with _TEXT:
+                self.move_text(self.device)
+                rows.append(run())
+            places.append(part)
+        order = torch.cat(places).argsort().to(self.device)
+        return torch.cat(rows)[order]
 
     @torch.no_grad()
     def long_text(self, texts: list[str]) -> Tensor:

@@ -30,7 +30,7 @@ class OpenClipBlock(Block):
         self.attn = module.attn
         self._packed: PackedLinear | None = None  # takes the place of the weights of queries, keys and values
         self.heads: int = self.attn.num_heads
-        self.scale: float = (self.attn.in_proj_weight.shape[1] // self.heads) ** -0.5
+        self.scale: float = (self.attn.out_proj.in_features // self.heads) ** -0.5
 
     @property
     def norm_behind_heads(self) -> bool:
@@ -46,7 +46,7 @@ class OpenClipBlock(Block):
         """Return queries, keys and values, each (B, heads, N, d), of tokens (B, N, C); the first norm is inside."""
         normed = self.norm(tokens)
         if self._packed is None:
-            joined = F.linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)
+            joined = F.linear(normed, joined_weight(self.attn), self.attn.in_proj_bias)
         else:
             joined = self._packed(normed)
         query, key, value = joined.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -82,9 +82,10 @@ class OpenClipBlock(Block):
         """
         if self._packed is not None:
             return
-        self._packed = PackedLinear.of(self.attn.in_proj_weight, self.attn.in_proj_bias)
+        self._packed = PackedLinear.of(joined_weight(self.attn), self.attn.in_proj_bias)
         self.attn.out_proj = PackedLinear.of(self.attn.out_proj.weight, self.attn.out_proj.bias)
-        self.attn.in_proj_weight = None  # its memory
+        for name in (JOINED, *APART):
+            setattr(self.attn, name, None)  # their memory
 
 
 class ViTTower:
@@ -226,6 +227,28 @@ def _quick_gelu_(hidden: Tensor) -> Tensor:
     return F.silu(hidden.mul_(1.702), inplace=True).mul_(1 / 1.702)
 
 
+JOINED, APART = "in_proj_weight", ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def joined_weight(attn: Any) -> Tensor:
+    """Return the weights of queries, keys and values (3 C, C), also where `split_weights` has taken them apart."""
+    own: Tensor | None = getattr(attn, JOINED)
+    return torch.cat([getattr(attn, name) for name in APART]) if own is None else own
+
+
+def split_weights(model: nn.Module) -> None:
+    """Take the weights of queries, keys and values of all attention of a model apart, so that each can be tuned alone.
+
+    They get the names that `torch.nn.MultiheadAttention` has for them, which then runs on them, too.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            for name, weight in zip(APART, module.in_proj_weight.detach().chunk(3), strict=True):
+                setattr(module, name, nn.Parameter(weight.clone(), module.in_proj_weight.requires_grad))
+            module.register_parameter(JOINED, None)
+            module._qkv_same_embed_dim = False
+
+
 def check_block(module: Any) -> None:
     """Refuse a block whose attention is not the usual one.
 
@@ -234,8 +257,9 @@ def check_block(module: Any) -> None:
         ConfigError: The model uses cosine-scaled attention.
     """
     attn = getattr(module, "attn", None)
-    parts = ("num_heads", "in_proj_weight", "out_proj")
-    if attn is None or any(getattr(attn, part, None) is None for part in parts) or not hasattr(module, "mlp"):
+    parts = ("num_heads", "out_proj")
+    weights = any(all(getattr(attn, name, None) is not None for name in names) for names in ((JOINED,), APART))
+    if not weights or any(getattr(attn, part, None) is None for part in parts) or not hasattr(module, "mlp"):
         kind = type(attn if attn is not None else module).__name__
         raise EnvironmentProblem(
             f"open_clip builds attention of an unknown kind ({kind}); expected packed q, k, v weights; "

@@ -146,13 +146,16 @@ def _hashes(image: Any) -> list[Any]:
 def weight_hashes(model: nn.Module, started: bool) -> dict[str, str]:
     """Return what tells apart the weights with which a training starts; what is random in it follows from the seed.
 
+    A CLIP that is tuned is known by its frozen weights: the others are those of the run, once it has begun.
+
     Args:
         model: As it was built.
         started: Whether its trained part came from a file.
     """
     trained = trained_state(model)
     frozen = [(key, value) for key, value in model.state_dict().items() if key not in trained]
-    clip = getattr(getattr(model, "clip", None), "weights_hash", "")
+    tuned = any(name.startswith("clip.") for name in trained)
+    clip = "" if tuned else getattr(getattr(model, "clip", None), "weights_hash", "")
     return {
         "frozen": hash_tensors(frozen),
         "clip": clip,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-SCHEDULES = ("WarmupPolyLR", "WarmupMultiStepLR")
+SCHEDULES = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -125,8 +126,9 @@ def learning_rate_factor(cfg: CfgNode, step: int) -> float:
     """Return the factor on all learning rates at a step (from 0); it depends on nothing else.
 
     ``WarmupPolyLR``: ``(1 - step / MAX_ITER) ** POLY_LR_POWER``, no lower than POLY_LR_CONSTANT_ENDING.
-    ``WarmupMultiStepLR``: GAMMA for each of STEPS that is reached. Before WARMUP_ITERS both are multiplied by a line
-    from WARMUP_FACTOR to 1 (or, with WARMUP_METHOD constant, by WARMUP_FACTOR).
+    ``WarmupMultiStepLR``: GAMMA for each of STEPS that is reached. ``WarmupCosineLR``: half a cosine from 1 to 0.
+    Before WARMUP_ITERS all are multiplied by a line from WARMUP_FACTOR to 1 (or, with WARMUP_METHOD constant, by
+    WARMUP_FACTOR).
 
     Raises:
         UnknownNameError: No such schedule.
@@ -135,6 +137,8 @@ def learning_rate_factor(cfg: CfgNode, step: int) -> float:
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
         factor = max((1 - step / solver.MAX_ITER) ** solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING)
+    elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        factor = 0.5 * (1 + math.cos(math.pi * step / solver.MAX_ITER))
     else:
         factor = solver.GAMMA ** bisect_right(sorted(solver.STEPS), step)
     if step < solver.WARMUP_ITERS:

@@ -24,8 +24,9 @@ from ovseg.labelling.objects import MaskRule, object_results, semantic_results
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction, Target
 from ovseg.losses.points import Draw, uniform_points
-from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
+from ovseg.meta_arch.mask_model import MaskModel, read_targets
 from ovseg.meta_arch.section import Section
+from ovseg.meta_arch.trained_model import size_rule
 from ovseg.proposals.classifier import LARGEST_SCALE, class_logits, class_scale
 from ovseg.proposals.ensemble import CLIP_ALONE, Ensemble
 from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals

@@ -54,6 +54,8 @@ class WordedModel(nn.Module):
     not_compiled: str = ""
     raw_texts: ClassVar[bool] = False
     """Whether words are what the text tower gives, of its lengths; see `ovseg.vocabulary.TextEmbedder`."""
+    templates_apart: ClassVar[bool] = False
+    """Whether words keep a row for each template (T, M, D), and not their mean."""
     extra_packed: ClassVar[tuple[str, ...]] = ()
     """Names of the parts beside CLIP's trunk whose linear layers are packed, too."""
 
@@ -157,7 +159,8 @@ class WordedModel(nn.Module):
         policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
         embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text, self.raw_texts)
-        found = self.clip.weigh(embedder.embed_vocabulary(vocabulary, policy), embedder.embed_sentences)
+        queries = embedder.embed_vocabulary(vocabulary, policy, self.templates_apart)
+        found = self.clip.weigh(queries, embedder.embed_sentences)
         if self._text_rests is not None:
             self.clip.move_text(self._text_rests)  # the images need the room, and few lists follow
         words = Words(

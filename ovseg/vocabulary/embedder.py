@@ -120,12 +120,17 @@ class TextEmbedder:
                 self.cache.put(space, part, fresh)
         return torch.stack([rows[text] for text in texts]) if texts else torch.empty(0, 0)
 
-    def embed_vocabulary(self, vocabulary: Vocabulary, background: Background) -> Queries:
+    def embed_vocabulary(self, vocabulary: Vocabulary, background: Background, apart: bool = False) -> Queries:
         """Embed all names of a vocabulary and the words that stand for "none of them", engineered as the options say.
 
         Background words come behind the user's and map to class -1, so ids never change. Words that the user's list
         holds already are left out. With a single class and no background words every pixel would get that class,
         whatever it shows; then the shipped words serve as contrast.
+
+        Args:
+            vocabulary: The classes.
+            background: Its words.
+            apart: Keep the templates apart: rows (T, M, D) as `embed_apart` gives them, without their mean.
 
         Raises:
             WeightsError: As `embed`.
@@ -138,12 +143,15 @@ class TextEmbedder:
         described = self._describe(recipe)
         classifier = None
         if self.options.autoclip:
-            apart = self.embed_apart(recipe.texts)
-            rows, classifier = unit(apart.mean(1)), AutoClip(recipe, apart, described)
+            each = self.embed_apart(recipe.texts)
+            rows, classifier = unit(each.mean(1)), AutoClip(recipe, each, described)
+        elif apart:
+            rows = self.embed_apart(recipe.texts).transpose(0, 1)
         else:
             rows = self.embed(recipe.texts)
+        composed = recipe.compose(rows, described)
         return Queries(
-            embeddings=recipe.compose(rows, described),
+            embeddings=composed.transpose(0, 1).contiguous() if apart else composed,
             query_to_class=torch.tensor(recipe.query_to_class),
             texts=(*recipe.names, *recipe.subclasses, *recipe.extra),
             notes=(*vocabulary.notes, *background.notes, *notes, *told),

@@ -27,8 +27,9 @@ class Queries:
     """What the classifier compares image features with.
 
     Attributes:
-        embeddings: Float32 rows ``(T, D)``: the names of all classes, class by class, then their sub-classes, then the
-            words of no class. Of unit length, unless text engineering makes them of another.
+        embeddings: Float32 rows ``(T, D)``, or ``(T, M, D)`` where the M templates are kept apart: the names of all
+            classes, class by class, then their sub-classes, then the words of no class. Of unit length, unless text
+            engineering makes them of another.
         query_to_class: Class id of each query, ``(T,)`` int64; -1 for background and contrast words.
         texts: What each query says, T of them; empty for rows that are no texts.
         notes: One-line remarks for the result: what was added or left out, and why.

@@ -126,6 +126,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "simple": ("a photo of a {}.",),
     "image_of": ("Image of a {}.",),  # Zero-guidance segmentation
+    "cat_seg": ("A photo of a {} in the scene",),  # CAT-Seg
     "vild14": _VILD14,
     "openai7": _OPENAI7,
     "openai80": _OPENAI80,

@@ -151,6 +151,9 @@ def test_schedules():
     assert found == pytest.approx([0.5, 0.75, 1, 1, 0.1, 0.01])
     steps.SOLVER.WARMUP_METHOD = "constant"
     assert learning_rate_factor(steps, 9) == 0.5
+    cosine = settings(LR_SCHEDULER_NAME="WarmupCosineLR", MAX_ITER=100, WARMUP_ITERS=0)
+    found = [learning_rate_factor(cosine, step) for step in (0, 25, 50, 100)]
+    assert found == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0])
     with pytest.raises(UnknownNameError, match="WarmupPolyLR"):
         learning_rate_factor(settings(LR_SCHEDULER_NAME="WarmupPoly"), 0)
 

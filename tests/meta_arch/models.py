@@ -70,7 +70,32 @@ def backbone() -> str:
     return f"test_vit@{path}"
 
 
+_COSTS = {
+    "RESOLUTION": 64,
+    "TAPS": [1, 2],
+    "HIDDEN": 24,
+    "SWIN_WINDOW": 4,
+    "GUIDANCE": 16,
+    "TEXT_GUIDANCE": 16,
+    "DECODER_DIMS": [32, 16],
+    "DECODER_GUIDANCE": [8, 4],
+    "UP_CHANNELS": [24, 12],
+    "FILL": 10,
+    "SLIDING_SIZE": 80,
+    "SLIDING_WINDOW": 48,
+}
+_STAGES = {
+    "RESOLUTION": 128,
+    "PROMPTS": 1,
+    "HIDDEN": 24,
+    "HEADS": 2,
+    "DECODER_DIMS": [32, 16, 16],
+    "DECODER_GUIDANCE": [8, 4, 2],
+    "KERNELS": [3, 3, 3],
+}
 HEADS: dict[str, dict[str, Any]] = {
+    "SED": _STAGES,
+    "CATSeg": _COSTS,
     "SAN": _SIDE_ADAPTER,
     "FCCLIP": _QUERY_HEAD,
     "MAFTPlus": {**_QUERY_HEAD, "TRANSFER_HEADS": 2},
@@ -84,6 +109,8 @@ FILES = {
     "cliper": "training_free/cliper.yaml",
     "zero_guidance": "training_free/zero_guidance.yaml",
     "san": "san/san-vit-b-16.yaml",
+    "cat_seg": "cat_seg/catseg-b.yaml",
+    "sed": "sed/sed-b.yaml",
     "fcclip": "fcclip/fcclip-convnext-l.yaml",
     "fcclip_vit": "fcclip/fcclip_mini_scenes.yaml",
     "fcclip_adapter": "fcclip/fcclip-convnext-l-adapter.yaml",
@@ -327,6 +354,10 @@ MODELS = (
         labels_teach=False,
         trunk="recalibration.backbone.",
     ),
+    Case("cat-seg-whole", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": False, "MOST": 0}),
+    Case("sed", "sed", "convnext", golden="sed"),
+    Case("sed-fast", "sed", "convnext", golden="sed", changes={"FAST": True, "TOP": 2}),
+    Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
 )
 
 

@@ -26,6 +26,8 @@ SHIPPED = {
     "SAN": "san/san-vit-b-16.yaml",
     "FCCLIP": "fcclip/fcclip-convnext-l.yaml",
     "MAFTPlus": "maft_plus/maftp-b.yaml",
+    "CATSeg": "cat_seg/catseg-b.yaml",
+    "SED": "sed/sed-b.yaml",
 }
 WITHOUT_MASKS = {"Talk2DINO"}
 """Those that are no mask models have tests of their own options in their homes."""
@@ -35,7 +37,11 @@ RELEASED = {
     "FCCLIP": {"QUERIES": 250, "PANOPTIC": True, "INSTANCES": True, "OBJECT_THRESHOLD": 0.0, "OVERLAP_THRESHOLD": 0.8},
     "MAFTPlus": {"QUERIES": 100, "PANOPTIC": False, "OBJECT_THRESHOLD": 0.2, "OVERLAP_THRESHOLD": 0.7},
 }
-SHARED = {"POINTS": 12544, "VOID_WEIGHT": 0.1, "LOSS_WEIGHTS": (2.0, 5.0, 5.0)}
+MASKS = ("SAN", "FCCLIP", "MAFTPlus")
+SHARED = {"POINTS": 12544, "VOID_WEIGHT": 0.1, "LOSS_WEIGHTS": (2.0, 5.0, 5.0)}  # of those that propose masks
+RELEASED = {name: {**own, **SHARED} for name, own in RELEASED.items()}
+RELEASED["CATSeg"] = {"HIDDEN": 128, "SWIN_WINDOW": 12, "FILL": 256, "MOST": 256, "POOLING": (1, 1), "NAMES": "all"}
+RELEASED["SED"] = {"HIDDEN": 128, "PROMPTS": 80, "KERNELS": (9, 9, 9), "FAST": False, "NAMES": "mean"}
 
 
 def config(name, **options):
@@ -51,13 +57,13 @@ def test_every_architecture_with_options_is_here():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_section_is_complete_and_named_like_the_class(name):
     node = model_config(config_root() / SHIPPED[name]).MODEL[name]
-    assert {**node, **RELEASED[name], **SHARED} == node
+    assert {**node, **RELEASED[name]} == node
     known = section_options(ARCHITECTURES.all()[name])
     assert node.keys() == {option.upper() for option in known}
     assert all(option.annotation is not option.empty for option in known.values())
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", MASKS)
 def test_values_are_checked_by_their_types(name):
     cfg = complete(config(name, VOID_WEIGHT=1, LOSS_WEIGHTS=[1, 2, 3]))
     assert cfg.is_frozen()
@@ -74,9 +80,9 @@ def test_values_are_checked_by_their_types(name):
                 read(config(name, **options))
 
 
-@pytest.mark.parametrize("file", ["san", "fcclip", "maft_plus"])
-def test_every_option_that_makes_results_tells_models_apart(file, tiny_clip, tiny_convnext):
-    built = build(file, tiny_clip if file == "san" else tiny_convnext)
+@pytest.mark.parametrize("file", ["san", "fcclip", "maft_plus", "cat_seg", "sed"])
+def test_every_option_that_makes_results_tells_models_apart(file, tiny_clip, deeper_clip, tiny_convnext):
+    built = build(file, {"san": tiny_clip, "cat_seg": deeper_clip}.get(file, tiny_convnext))
     kind = ARCHITECTURES.all()[built.settings["architecture"]]
     unrecorded = {option for part in kind.unrecorded for option in options_of(kind.made_of[part])}
     assert {"void_weight", "points"} <= unrecorded and not unrecorded & {"queries", "alpha", "adapter_threshold"}
@@ -111,7 +117,7 @@ def test_sections_of_others_and_misspelt_ones():
         model_config("sclip/mini", {"MODEL": {"TrainingFree": {"DEPTH": 3}}})
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", MASKS)
 def test_a_config_of_an_earlier_version(tmp_path, name):
     """Earlier versions wrote the sections of all architectures into the folder of a run, under earlier names."""
     sections = {"SAN": {"QUERIES": 7}, "FCCLIP": {"QUERIES": 7}, "MAFT": {"QUERIES": 7, "RC_WEIGHT": 0.2}}

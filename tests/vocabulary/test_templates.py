@@ -42,6 +42,7 @@ def test_templates() -> None:
         "openai80": 80,
         "maskclip85": 85,
         "image_of": 1,
+        "cat_seg": 1,
     }
     assert resolve_templates("simple") == ("a photo of a {}.",)
     assert resolve_templates(["one {}", "{0} and {}"]) == ("one {}", "{0} and {}")

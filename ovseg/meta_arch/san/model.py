@@ -21,11 +21,12 @@ from ovseg.labelling.objects import semantic_results
 from ovseg.losses.criterion import SetCriterion
 from ovseg.losses.matcher import Prediction
 from ovseg.losses.points import Draw, uniform_points
-from ovseg.meta_arch.mask_model import MaskModel, read_targets, size_rule
+from ovseg.meta_arch.mask_model import MaskModel, read_targets
 from ovseg.meta_arch.san.recognition import pool_bias, run_patches, run_tail
 from ovseg.meta_arch.san.side_adapter import SideAdapter
 from ovseg.meta_arch.san.weights import official
 from ovseg.meta_arch.section import Section
+from ovseg.meta_arch.trained_model import size_rule
 from ovseg.proposals.classifier import class_logits
 from ovseg.vocabulary import TextOptions
 
