@@ -13,6 +13,7 @@ Examples:
     python tools/benchmark.py folder --batch-size 4
     python tools/benchmark.py label --images 2000
     python tools/benchmark.py ops --only mask_pool --json ops.json
+    python tools/benchmark.py sam3 --phrases 20,150
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ import benchmarks.models
 import benchmarks.new_words
 import benchmarks.ops
 import benchmarks.recalibrations
+import benchmarks.sam3
 import benchmarks.startup
 import benchmarks.training_free
 import benchmarks.vocabulary
@@ -64,6 +66,7 @@ WITH_FIGURES: dict[str, Any] = {
     "folder": benchmarks.folder,
     "label": benchmarks.label,
     "eval-memory": benchmarks.eval_memory,
+    "sam3": benchmarks.sam3,
 }
 MIN_AGREEMENT = 0.9999  # the rest is ties within rounding
 

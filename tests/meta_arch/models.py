@@ -53,6 +53,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "SAN": _SIDE_ADAPTER,
     "FCCLIP": _QUERY_HEAD,
     "MAFTPlus": {**_QUERY_HEAD, "TRANSFER_HEADS": 2},
+    "SAM3": {"CONFIDENCE": 0.1},
 }
 """What makes an architecture tiny: its own section of a config."""
 
@@ -68,6 +69,7 @@ FILES = {
     "maft_plus": "maft_plus/maftp-b.yaml",
     "maft_plus_large": "maft_plus/maftp-l.yaml",
     "maft_plus_panoptic": "maft_plus/maftp-l-pano.yaml",
+    "sam3": "sam3/sam3.yaml",
 }
 """The shipped configs that tiny models start from."""
 
@@ -104,6 +106,9 @@ def settings(file: str, folder: Path, weights: Path | str = "", **changes: Any) 
         "PROTOCOL": {**size, **changes.get("protocol", {})},
         **({name: {**HEADS[name], **own}} if name in HEADS else {}),
     }
+    if name == "SAM3":  # its folder is no CLIP
+        del model["CLIP"]
+        model[name]["CONFIG"] = str(folder)
     for key in ("recalibration", "regions"):
         if key in changes:
             model[key.upper()] = changes[key]
@@ -159,6 +164,7 @@ class Case:
         seed: Gives its head weights by which pictures show several classes.
         requests: What each of eight users asks of it at once.
         votes: Whether the pixels of a region share a label, whatever the score of each.
+        lowered: How the names of weights start that low precision is for.
     """
 
     name: str
@@ -174,23 +180,52 @@ class Case:
     seed: int = 1
     requests: int = 2
     votes: bool = False
+    lowered: tuple[str, ...] = ("clip.model.visual.",)
 
     @property
     def architecture(self) -> str:
         """Its name in the registry."""
         return architecture(self.file)
 
+    @property
+    def trained(self) -> bool:
+        """Whether something of it is trained here."""
+        return self.architecture not in ("TrainingFree", "SAM3")
+
     def build(self, folders: Mapping[str, Path], seed: int | None = None) -> Any:
         """Build it on one of the tiny CLIPs; another seed gives its head other weights."""
         model = build(self.file, folders[self.clip], **self.changes)
         return stirred(model, self.seed if seed is None else seed)
+
+    def read(self, model: Any, text: str) -> Tensor:
+        """Let the text tower of such a model read a text."""
+        found: Tensor = model.clip.text([text])
+        return found
 
     def write_config(self, path: Path, folders: Mapping[str, Path], weights: Path | str = "") -> Path:
         """Write its config file."""
         return write_config(path, self.file, folders[self.clip], weights, **self.changes)
 
 
+class Sam3Case(Case):
+    """SAM 3, of which nothing is trained here: its whole network has the weights of a seed."""
+
+    def build(self, folders: Mapping[str, Path], seed: int | None = None) -> Any:
+        model = build(self.file, folders[self.clip], **self.changes)
+        generator = torch.Generator().manual_seed(self.seed if seed is None else seed)
+        for name, weight in model.clip.named_parameters():
+            if "norm" not in name:
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=min(0.3, weight.shape[-1] ** -0.5))
+        model.clip.refresh()
+        return model
+
+    def read(self, model: Any, text: str) -> Tensor:
+        found: Tensor = model.reader.read([text], None)
+        return found
+
+
 _WINDOWS = {"SHORT_SIDE": 64, "WINDOW": 48, "STRIDE": 24}
+_OF_SAM3 = ("clip.model.vision_encoder.", "clip.model.detr_", "clip.model.mask_decoder.")
 _OBJECTS = LABELS | {CLASS_SCORES, PANOPTIC, INSTANCES}
 _ALL_OBJECTS = {"OBJECT_THRESHOLD": 0.0, "OVERLAP_THRESHOLD": 0.1, "test": {"DETECTIONS_PER_IMAGE": 12}}
 
@@ -274,6 +309,15 @@ MODELS = (
         golden="maft_plus",
         changes=_ALL_OBJECTS,
         gives=LABELS | {CLASS_SCORES, PANOPTIC},
+    ),
+    Sam3Case(
+        "sam3",
+        "sam3",
+        "sam3",
+        golden="sam3_dense",
+        changes={"OBJECT_THRESHOLD": 0.2},
+        gives=_OBJECTS,
+        lowered=_OF_SAM3,
     ),
 )
 

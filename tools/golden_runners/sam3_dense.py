@@ -46,7 +46,11 @@ def model_part(case: Any) -> dict[str, Tensor]:
         seen = seen._replace(geometry=None)
     elif bool((inputs["input_boxes_labels"] != -10).any()):
         geometry, real = boxes(network, inputs)
-        seen, asked, counted = seen._replace(geometry=None), torch.cat([tokens, geometry], 1), torch.cat([mask, real], 1)
+        seen, asked, counted = (
+            seen._replace(geometry=None),
+            torch.cat([tokens, geometry], 1),
+            torch.cat([mask, real], 1),
+        )
         found |= {"intermediate.geometry_features": geometry, "intermediate.geometry_mask": real}
     attended = kept[0] - network.model.vision_encoder.neck.fpn_layers[2](levels(network, inputs)).flatten(2).mT
     found["intermediate.encoder_layer0_self_attn"] = attended.expand(len(tokens), -1, -1)
@@ -245,7 +249,9 @@ def fused(case: Any, model: SAM3, words: Words, size: tuple[int, int]) -> dict[s
     own = (image.shape[1], image.shape[2])
     encoded = model.encode([image])
     answer = model.answer(encoded, 0, size, words, frozenset({CLASS_SCORES}))
-    apart = replace(words, query_to_class=torch.arange(len(words.texts)), vocabulary=Vocabulary.parse(list(words.texts)))
+    apart = replace(
+        words, query_to_class=torch.arange(len(words.texts)), vocabulary=Vocabulary.parse(list(words.texts))
+    )
     phrases = model.answer(encoded, 0, own, apart, frozenset({CLASS_SCORES}))
     return {
         "output.query_scores": phrases.class_scores,

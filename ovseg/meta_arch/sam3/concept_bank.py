@@ -1,31 +1,17 @@
 """Prompts that are fitted to labelled pictures: one fused prompt a class in the place of its names.
 
-ConceptBank (arXiv 2602.06333; github.com/PGSmall/ConceptBank): crops of a class that are near its mean, phrases rated on
+ConceptBank (arXiv 2602.06333; github.com/PGSmall/ConceptBank): crops of a class near its mean, phrases rated on
 them by soft Dice, and the tokens of the good ones averaged. It needs labels, and so is not free of annotation.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ovseg.checkpoint.files import read_raw, read_state_dict
-from ovseg.errors import ConfigError, WeightsError
-from ovseg.meta_arch.sam3.fusion import CONCEPTBANK, Fusion, PhraseMaps
-from ovseg.meta_arch.sam3.labels import plan_canvas, scores_in
-from ovseg.meta_arch.sam3.texts import pack, unpack
-from ovseg.ops.windows import plan_windows
-from ovseg.system.files import atomic_write
-from ovseg.vocabulary.names import fold
+from ovseg.meta_arch.sam3.fusion import CONCEPTBANK, Fusion
 
 PADDING, LEAST_SIDE = 0.2, 128
 """Of the square around a class, as a share of its longer side; and its least side in pixels."""
@@ -51,7 +37,9 @@ class Crop(NamedTuple):
     mask: Tensor
 
 
-def crop(image: Tensor, labels: Tensor, class_id: int, padding: float = PADDING, least: int = LEAST_SIDE) -> Crop | None:
+def crop(
+    image: Tensor, labels: Tensor, class_id: int, padding: float = PADDING, least: int = LEAST_SIDE
+) -> Crop | None:
     """Cut out the square around all pixels of a class; None where there are none.
 
     Args:

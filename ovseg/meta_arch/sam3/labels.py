@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import ConfigError
-from ovseg.labelling.mask_resize import MaskResize
 from ovseg.labelling.maps import empty_maps
+from ovseg.labelling.mask_resize import MaskResize
 from ovseg.labelling.masks import SLACK, first_max
 from ovseg.meta_arch.sam3.fusion import Fusion, PhraseMaps
 from ovseg.ops.bilinear import bilinear_matrix

@@ -13,12 +13,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from ovseg.clip.normalise import normalise
-from ovseg.contract import CLASS_SCORES, INSTANCES, LABELS, PANOPTIC, Answer, Evidence, Words
+from ovseg.contract import CLASS_SCORES, INSTANCES, PANOPTIC, Answer, Evidence, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, at_least
 from ovseg.labelling.calibration import said_of
 from ovseg.labelling.evidence import of_queries
-from ovseg.labelling.mask_resize import MaskResize, plan_resize
+from ovseg.labelling.mask_resize import plan_resize
 from ovseg.labelling.protocol import Protocol
 from ovseg.meta_arch.sam3.fusion import Fusion, PhraseMaps
 from ovseg.meta_arch.sam3.labels import Canvas, Race, Thresholds, plan_canvas, scores_in
@@ -259,7 +259,7 @@ class SAM3(WordedModel, Sectioned):
         return [Seen(seen[i * count : (i + 1) * count], plan_, screen) for i, screen in enumerate(screens)]
 
     def squeeze(self, windows: Tensor) -> Tensor:
-        """Bring windows (B, 3, h, w) in 0..255 to the square that the network sees, of whole numbers as the authors do."""
+        """Bring windows (B, 3, h, w) in 0..255 to the square that the network sees, in whole numbers as the authors."""
         side = self.clip.side
         if tuple(windows.shape[2:]) == (side, side):
             return to_device(windows, self.clip.device)
@@ -267,7 +267,7 @@ class SAM3(WordedModel, Sectioned):
         small = F.interpolate(whole, (side, side), mode="bilinear", antialias=True, align_corners=False)
         return to_device(small, self.clip.device)
 
-    def network(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def network(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Look at normalised squares (B, 3, S, S); see `WordedModel.network` and `Sam3Network.see`."""
         return self.clip.see(pixels)
 

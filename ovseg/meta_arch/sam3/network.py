@@ -170,7 +170,7 @@ class Sam3Network(nn.Module):
         found: Tensor = self.model.text_projection(text.last_hidden_state)
         return found.float()
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def see(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return what `SeenImage` keeps of images (B, 3, S, S), normalised, each with a first axis of images.
 
         The geometry token is among them also where it is not used.
@@ -186,7 +186,8 @@ class Sam3Network(nn.Module):
             attended = flat + layer.self_attn(query=normal + place, key=normal + place, value=normal)[0]
             decoder = self.model.mask_decoder.pixel_decoder
             middle, fine = decoder.conv_layers[0](middle), decoder.conv_layers[1](fine)
-            return attended, middle, fine, self._geometry(flat, place)
+            laid_out = (level.contiguous(memory_format=torch.channels_last) for level in (middle, fine))
+            return attended, *laid_out, self._geometry(flat, place)  # as tokens lie, to which they are added
 
     @staticmethod
     def _image_tokens(backbone: Any, pixels: Tensor) -> Tensor:
