@@ -35,10 +35,14 @@ GB = 10**9
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the subcommand."""
     parser.add_argument("--phrases", default="20", help="numbers of phrases, such as 20,150 (%(default)s)")
-    parser.add_argument("--alone", type=positive, default=2, help="phrases of each round asked one by one (%(default)s)")
+    parser.add_argument(
+        "--alone", type=positive, default=2, help="phrases of each round asked one by one (%(default)s)"
+    )
     parser.add_argument("--size", default="1024x768", help="of the photograph, width x height (%(default)s)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="config.json of another size than the released one")
-    parser.add_argument("--max-memory", type=float, default=4.0, help="GB that phrases may take at a time (%(default)s)")
+    parser.add_argument(
+        "--max-memory", type=float, default=4.0, help="GB that phrases may take at a time (%(default)s)"
+    )
     add_report_arguments(parser)
 
 
@@ -81,9 +85,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 @torch.inference_mode()
-def phrases(
-    model: SAM3, seen: Any, names: list[str], size: tuple[int, int], alone: int, photo: Tensor
-) -> list[Figure]:
+def phrases(model: SAM3, seen: Any, names: list[str], size: tuple[int, int], alone: int, photo: Tensor) -> list[Figure]:
     """Ask for phrases together, in turn with some of them one by one as transformers does, and label."""
     name = f"{len(names)} phrases"
     seconds, words = timed(lambda: read(model, names))
