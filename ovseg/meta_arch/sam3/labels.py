@@ -17,6 +17,8 @@ from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.windows import WindowPlan
 
 Tile = tuple[slice, slice]
+_FIRST, _NEXT = 4, 32
+"""Phrases that run for a tile first, and at a time: in most tiles one of a few wins all pixels."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ def _resize(grid: tuple[int, int], size: tuple[int, int], sigmoid_first: bool) -
     )
 
 
-def scores_in(canvas: Canvas, tile: Tile, parts: Sequence[PhraseMaps], rule: Fusion, which: Tensor) -> Tensor:
+def scores_in(
+    canvas: Canvas, tile: Tile, parts: Sequence[PhraseMaps], rule: Fusion, which: Tensor, least: float = -1.0
+) -> Tensor:
     """Return the scores (m, a, b) of some phrases (m,) in a tile of the photograph.
 
     Args:
@@ -157,30 +161,36 @@ def scores_in(canvas: Canvas, tile: Tile, parts: Sequence[PhraseMaps], rule: Fus
         parts: What the phrases find in each window.
         rule: How scores are made.
         which: The phrases, by their places in the parts.
+        least: Of a single window masks are left out that lift no score above it, so that scores below it are too low.
     """
     (high, wide), rows, columns = canvas.inside(tile)
     size = (high.stop - high.start, wide.stop - wide.start)
     device = parts[0].semantic.device
+    least = least if len(parts) == 1 else -1.0
     total, count = torch.zeros(len(which), *size, device=device), torch.zeros(size, device=device)
     for window, maps in zip(canvas.windows, parts, strict=True):
         placed = _overlap(window, high, wide)
         if placed is None:
             continue
         here, there = placed
-        total[(slice(None), *here)] += _scores(window.resize, there, maps, rule, which)
+        total[(slice(None), *here)] += _scores(window.resize, there, maps, rule, which, least)
         count[here] += 1
     found = total / count if len(canvas.windows) > 1 else total
     found = found if rows is None else rows.to(device) @ found
     return found if columns is None else found @ columns.to(device).mT
 
 
-def _scores(resize: MaskResize, tile: Tile, maps: PhraseMaps, rule: Fusion, which: Tensor) -> Tensor:
+def _scores(resize: MaskResize, tile: Tile, maps: PhraseMaps, rule: Fusion, which: Tensor, least: float) -> Tensor:
     """Return the scores (m, a, b) of some phrases in a tile of a window."""
     semantic = resize.probabilities(maps.semantic, tile, which)
     best = torch.zeros_like(semantic)
     place = torch.full((len(maps.presence),), -1, device=which.device)
     place[which] = torch.arange(len(which), device=which.device)
     wanted = (place[maps.owner] >= 0).nonzero().flatten() if rule.instance else maps.owner[:0]
+    if len(wanted) and least >= 0:
+        high = maps.strength[wanted] * resize.cells(maps.masks, tile)[wanted].amax((1, 2)).sigmoid() * (1 + SLACK)
+        sure = maps.presence[maps.owner[wanted]]
+        wanted = wanted[rule.mix(sure, torch.zeros_like(high)[:, None], high[:, None])[:, 0] > least]
     if len(wanted) and not rule.sigmoid_first:
         sure = resize.probabilities(maps.masks, tile, wanted).mul_(maps.strength[wanted, None, None])
         owners, lengths = place[maps.owner[wanted]].unique_consecutive(return_counts=True)
@@ -223,7 +233,7 @@ class Race:
         """
         self.canvas, self.rule, self.classes = canvas, rule, classes
         self.best = torch.full(canvas.output, -1.0, device=device)
-        self.winner = torch.zeros(canvas.output, dtype=torch.int32, device=device)
+        self.winner = torch.zeros(canvas.output, dtype=torch.int32, device=device)  # of scores below zero, any
         count = int(classes.max()) + 1
         self.every = torch.zeros(count, *canvas.output, device=device) if every else None
 
@@ -234,22 +244,32 @@ class Race:
         """
         bounds = torch.stack([_bounds(maps, self.rule, None) for maps in parts]).amax(0) * (1 + SLACK)
         for tile in self.canvas.tiles(self.best.device):
-            least = self.best[tile].min()
-            which = (bounds > least).nonzero().flatten()
-            if len(which) and len(parts) == 1:
-                near = _bounds(parts[0], self.rule, _cells(self.canvas, tile, parts[0]))
-                which = which[near[which] * (1 + SLACK) > least]
-            if len(which):
-                self._run(tile, rows, which, scores_in(self.canvas, tile, parts, self.rule, which))
+            which = (bounds > self.best[tile].min()).nonzero().flatten()
+            if not len(which):
+                continue
+            near = bounds
+            if len(parts) == 1:
+                near = _bounds(parts[0], self.rule, _cells(self.canvas, tile)) * (1 + SLACK)
+            which = which[near[which].argsort(descending=True, stable=True)]
+            done, count = 0, _FIRST
+            while count > 0:
+                least = float(self.best[tile].min())
+                part = which[done : done + count]
+                part = part[near[part] > least].sort().values
+                if not len(part):
+                    break
+                self._run(tile, rows, part, scores_in(self.canvas, tile, parts, self.rule, part, least))
+                done += count
+                count = min(_NEXT, len(which) - done)
         if self.every is not None:
             self._keep(rows, parts)
 
     def _run(self, tile: Tile, rows: Tensor, which: Tensor, scores: Tensor) -> None:
         top, place = first_max(scores.flatten(1), which)
-        top, place = top.view(scores.shape[1:]), place.view(scores.shape[1:])
-        better = top > self.best[tile]
-        self.best[tile] = top.where(better, self.best[tile])
-        self.winner[tile] = rows[place].int().where(better, self.winner[tile])
+        top, row = top.view(scores.shape[1:]), rows[place].view(scores.shape[1:]).int()
+        best, winner = self.best[tile], self.winner[tile]
+        better = (top > best) | ((top == best) & (row < winner))
+        self.best[tile], self.winner[tile] = top.where(better, best), row.where(better, winner)
 
     def _keep(self, rows: Tensor, parts: Sequence[PhraseMaps]) -> None:
         every, classes = self.every, self.classes[rows]
@@ -283,7 +303,7 @@ def _bounds(maps: PhraseMaps, rule: Fusion, cells: Tile | None) -> Tensor:
     return rule.mix(maps.presence, semantic.amax((1, 2)).sigmoid()[:, None], high[:, None])[:, 0]
 
 
-def _cells(canvas: Canvas, tile: Tile, maps: PhraseMaps) -> Tile:
+def _cells(canvas: Canvas, tile: Tile) -> Tile:
     """Return the cells of the maps of a single window that a tile is made from."""
     (high, wide), _, _ = canvas.inside(tile)
     resize = canvas.windows[0].resize

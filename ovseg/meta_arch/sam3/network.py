@@ -8,6 +8,7 @@ the pixel decoder applies to a sum of which only the other half knows the phrase
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -158,9 +159,9 @@ class Sam3Network(nn.Module):
         """Estimate the bytes that one phrase takes at the peak of the pixel decoder or of a layer of the encoder."""
         decoder, width = self.config.detr_decoder_config, self.channels
         cells = (self.side // int(self.config.vision_config.backbone_config.patch_size)) ** 2
-        pixels = 5 * width * 16 * cells
-        bias = 3 * decoder.num_attention_heads * (decoder.num_queries + 1) * cells
-        tokens = cells * (12 * width + 2 * self.config.detr_encoder_config.intermediate_size)
+        pixels = 3 * width * 16 * cells
+        bias = 2 * decoder.num_attention_heads * (decoder.num_queries + 1) * cells
+        tokens = cells * (8 * width + self.config.detr_encoder_config.intermediate_size)
         return FLOAT * (pixels + bias + tokens)
 
     def read(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -230,17 +231,10 @@ class Sam3Network(nn.Module):
         with self.autocast():
             place = self._places(seen.middle[None, :, : grid[0], : grid[1]])
             hidden = self._fuse(seen.attended, place, tokens, mask)
-            decoded = self.model.detr_decoder(
-                vision_features=hidden,
-                text_features=tokens,
-                vision_pos_encoding=place,
-                text_mask=mask,
-                spatial_shapes=torch.tensor([grid], device=hidden.device),
-            )
-            queries = decoded.intermediate_hidden_states[-1]
+            presence, queries, references = self._decode(hidden, place, grid, tokens, mask)
             scores = self.model.dot_product_scoring(queries[None].to(self.dtype), tokens, mask)[0, ..., 0]
             pixels = self._pixels(seen, hidden, tokens, mask)
-        return Found(decoded.presence_logits[-1][:, 0], scores, queries, decoded.reference_boxes[-1], pixels)
+        return Found(presence, scores, queries, references, pixels)
 
     def _fuse(self, attended: Tensor, place: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Run the encoder behind its first self-attention: tokens (k, N, C) of the image as each phrase sees it."""
@@ -252,6 +246,47 @@ class Sam3Network(nn.Module):
         for layer in rest:
             hidden = layer(hidden, tokens, place, seen_by)
         return hidden
+
+    def _decode(
+        self, hidden: Tensor, place: Tensor, grid: tuple[int, int], tokens: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the decoder: presence (k,), queries (k, Q, C) and the boxes (k, Q, 4) before its last layer.
+
+        transformers' own loop copies the bias of the boxes three times, which is most of what it does.
+        """
+        decoder, count = self.model.detr_decoder, len(tokens)
+        boxes = decoder.reference_points.weight.sigmoid()[None].expand(count, -1, -1)
+        start = torch.cat([decoder.presence_token.weight, decoder.query_embed.weight])
+        state, references = start[None].expand(count, -1, -1), boxes
+        seen_by = mask[:, None, None].expand(-1, 1, len(start), -1)
+        for layer in decoder.layers:
+            references = boxes
+            position = decoder.ref_point_head(decoder.position_encoding.encode_boxes(boxes))
+            bias = self._box_bias(boxes, grid)
+            state = layer(state, position, tokens, hidden, place, seen_by, bias)
+            moved = decoder.box_head(decoder.output_layer_norm(state[:, 1:]))
+            boxes = (moved + inverse_sigmoid(boxes)).sigmoid()
+        limit = decoder.clamp_presence_logit_max_val
+        presence = decoder.presence_head(decoder.presence_layer_norm(state[:, 0]))[:, 0].clamp(-limit, limit)
+        return presence, decoder.output_layer_norm(state[:, 1:]), references
+
+    def _box_bias(self, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return by how much queries look at places, (k, heads, 1 + Q, h * w), given their boxes (k, Q, 4).
+
+        The first row is that of the presence token, which has no box.
+        """
+        decoder, (centre, size) = self.model.detr_decoder, boxes.split(2, -1)
+        ends = torch.stack([centre - size / 2, centre + size / 2], -1)  # (k, Q, 2, 2): of x and of y
+        parts = []
+        for axis, embed, length in ((0, decoder.box_rpb_embed_x, grid[1]), (1, decoder.box_rpb_embed_y, grid[0])):
+            steps = torch.arange(length, device=boxes.device, dtype=boxes.dtype) / length
+            apart = 8 * (steps[:, None] - ends[:, :, axis, None])
+            told = embed(apart.sign() * torch.log2(apart.abs() + 1) / math.log2(8))
+            parts.append(told.permute(0, 3, 1, 2))
+        across, down = parts
+        found = across.new_zeros(*across.shape[:2], 1 + across.shape[2], *grid)
+        torch.add(down[..., None], across[..., None, :], out=found[:, :, 1:])
+        return found.flatten(3)
 
     def _pixels(self, seen: SeenImage, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Run the mask head up to the embeddings of pixels (k, C, 4g, 4g)."""
@@ -286,10 +321,14 @@ class Sam3Network(nn.Module):
 
     def boxes(self, found: Found) -> Tensor:
         """Return the boxes (k, Q, 4) of the queries: left, top, right, bottom in 0..1, which they may leave."""
-        least = 1e-3  # of the authors' inverse of the sigmoid
-        before = torch.log(found.references.clamp(least, 1) / (1 - found.references).clamp(least, 1))
-        centre, size = (self.model.detr_decoder.box_head(found.queries) + before).sigmoid().split(2, -1)
+        moved = self.model.detr_decoder.box_head(found.queries) + inverse_sigmoid(found.references)
+        centre, size = moved.sigmoid().split(2, -1)
         return torch.cat([centre - size / 2, centre + size / 2], -1)
+
+
+def inverse_sigmoid(values: Tensor, least: float = 1e-3) -> Tensor:
+    """Return logits of values in 0..1, of which those at the ends count as ``least`` away, as in the authors' code."""
+    return torch.log(values.clamp(least, 1) / (1 - values).clamp(least, 1))
 
 
 def doubled(maps: Tensor, weight: Tensor) -> Tensor:
