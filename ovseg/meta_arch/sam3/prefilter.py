@@ -19,9 +19,9 @@ from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.system.registry import build
 from ovseg.vocabulary import TextCache, TextEmbedder
 
-TEMPLATES = "openai80"
-SIDE = 336
-"""Pixels of the shorter side as the CLIP sees it; a fraction of what SAM 3 looks at."""
+TEMPLATES = "simple"
+PATCHES = 16
+"""Along the shorter side as the CLIP sees it: near what CLIPs were trained with, and a fraction of what SAM 3 sees."""
 
 
 class Prefilter(nn.Module):
@@ -40,7 +40,8 @@ class Prefilter(nn.Module):
         """Take over a loaded CLIP."""
         super().__init__()
         self.clip, self.recalibration, self.least = clip, recalibration, least
-        self.size_rule = SizeRule(SIDE, 4 * SIDE, "patch", clip.patch_size)
+        side = PATCHES * clip.patch_size
+        self.size_rule = SizeRule(side, 4 * side, "patch", clip.patch_size)
 
     @classmethod
     def from_config(cls, model: CfgNode, least: float) -> Prefilter:
