@@ -107,7 +107,7 @@ def settings(file: str, folder: Path, weights: Path | str = "", **changes: Any) 
         **({name: {**HEADS[name], **own}} if name in HEADS else {}),
     }
     if name == "SAM3":  # its folder is no CLIP
-        del model["CLIP"]
+        model["CLIP"] = {"FOLDER": str(changes.get("clip", ""))}
         model[name]["CONFIG"] = str(folder)
     for key in ("recalibration", "regions"):
         if key in changes:

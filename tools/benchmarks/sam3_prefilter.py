@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         told = json.loads((args.data / "panoptic.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"'{args.data}' is no split of Scenes ({error}); make one by `ovseg datasets scenes`") from error
+        raise InputError(f"'{args.data}' is no split of Scenes ({error}); see `ovseg datasets scenes`") from error
     config = model_config("sam3/sam3.yaml", {"MODEL": {"CLIP": {"FOLDER": args.clip}}}).MODEL
     prefilter = Prefilter.from_config(config, 0.0)
     places = {category["id"]: place for place, category in enumerate(told["categories"])}
