@@ -153,8 +153,8 @@ def by_hand(source: Source, place: Path) -> str:
     way = f"fetch {source.address} where there is a network and put it at '{place}'"
     if not source.gated:
         return way
-    steps = f"get it by hand, for it is gated: 1. make an account and accept the licence at {HUB}/{source.repo}, 2. wait for consent"
-    return f"{steps}, 3. {way}{_or_open(source)}"
+    account = f"make an account and accept the licence at {HUB}/{source.repo}"
+    return f"get it by hand, for it is gated: 1. {account}, 2. wait for consent, 3. {way}{_or_open(source)}"
 
 
 def _host(source: Source) -> str:

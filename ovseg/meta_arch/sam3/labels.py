@@ -17,6 +17,7 @@ from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.windows import WindowPlan
 
 Tile = tuple[slice, slice]
+_BAND = 256  # rows whose winners are named at a time
 _FIRST, _NEXT = 4, 32
 """Phrases that run for a tile first, and at a time: in most tiles one of a few wins all pixels."""
 
@@ -285,7 +286,9 @@ class Race:
     def finish(self, thresholds: Thresholds) -> tuple[Tensor, Tensor]:
         """Return labels (H, W) and scores (H, W) of the dtypes of `ovseg.labelling.maps.empty_maps`."""
         labels, scores = empty_maps(self.canvas.output, int(self.classes.max()) + 1, self.best.device)
-        labels.copy_(self.classes[self.winner.long()])
+        for rows in range(0, len(labels), _BAND):
+            band = slice(rows, rows + _BAND)
+            labels[band] = self.classes[self.winner[band].long()].to(labels.dtype)
         scores.copy_(self.best.clamp_(min=0))
         return thresholds.apply(labels, self.best), scores
 
