@@ -330,10 +330,10 @@ class SAM3(WordedModel, Sectioned):
             done += len(part)
             report("phrases", done, len(rows))
 
-    def maps(self, found: Found) -> PhraseMaps:
-        """Return what counts of what phrases find: the masks of few queries, mostly of none."""
+    def maps(self, found: Found, rule: Fusion | None = None) -> PhraseMaps:
+        """Return what counts of what phrases find, by another rule than its own if one is given."""
         presence, scores = found.presence.float().sigmoid(), found.scores.float()
-        strengths = self.fusion.strengths(presence, scores)
+        strengths = (rule or self.fusion).strengths(presence, scores)
         owner, query = (strengths > 0).nonzero(as_tuple=True)
         semantic = self.clip.semantic(found)
         masks = [self.clip.masks(found, own, query[owner == own]) for own in owner.unique().tolist()]

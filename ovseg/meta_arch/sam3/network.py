@@ -25,8 +25,6 @@ from ovseg.errors import ConfigError, EnvironmentProblem
 from ovseg.ops.linear_layers import lower_products, pack_linears
 from ovseg.system.device import CPU
 
-FLOAT = 4  # bytes
-
 
 class SeenImage(NamedTuple):
     """What is kept of an image, or of one of its windows; (g, g) is the grid of patches.
@@ -105,21 +103,24 @@ class Sam3Network(nn.Module):
         return int(self.model.text_projection.out_features)
 
     @property
+    def _table(self) -> Tensor:
+        found: Tensor = self.model.vision_encoder.backbone.embeddings.position_embeddings
+        return found
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are that look at images."""
-        found: torch.device = self.model.vision_encoder.backbone.embeddings.position_embeddings.device
-        return found
+        return self._table.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of what is not in lower precision."""
-        found: torch.dtype = self.model.vision_encoder.backbone.embeddings.position_embeddings.dtype
-        return found
+        return self._table.dtype
 
     def refresh(self) -> None:
         """Read the hash from the weights; call it when weights were loaded over those it was built with."""
-        told = json.dumps(meaning(self.config.to_dict()), sort_keys=True, default=str)
-        self.weights_hash = hash_tensors(self.model.state_dict().items(), told)
+        config = json.dumps(meaning(self.config.to_dict()), sort_keys=True, default=str)
+        self.weights_hash = hash_tensors(self.model.state_dict().items(), config)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever the model around it does."""
@@ -137,9 +138,6 @@ class Sam3Network(nn.Module):
     def lower(self, precision: torch.dtype) -> None:
         """Keep the weights of products in bfloat16 or float16, but for those of texts and scores."""
         lower_products(self._low_parts(), precision)
-        for module in self.model.vision_encoder.modules():
-            if isinstance(module, nn.ConvTranspose2d):
-                module.to(precision)
         self.precision = precision
 
     def pack(self) -> None:
@@ -162,7 +160,7 @@ class Sam3Network(nn.Module):
         pixels = 3 * width * 16 * cells
         bias = 2 * decoder.num_attention_heads * (decoder.num_queries + 1) * cells
         tokens = cells * (8 * width + self.config.detr_encoder_config.intermediate_size)
-        return FLOAT * (pixels + bias + tokens)
+        return 4 * (pixels + bias + tokens)
 
     def read(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the tokens (k, n, C) float32 of phrases whose ids are (k, n), of which ``mask`` says which count."""
@@ -199,6 +197,10 @@ class Sam3Network(nn.Module):
         for layer in backbone.layers:
             hidden = layer(hidden)
         return hidden.permute(0, 3, 1, 2)
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Return the mean (B, D) over places of what leaves the image tower, of normalised images (B, 3, S, S)."""
+        return self._image_tokens(self.model.vision_encoder.backbone, pixels).mean((2, 3))
 
     def _places(self, level: Tensor) -> Tensor:
         """Return the position encoding (1, h * w, C) of a level (B, C, h, w)."""
