@@ -149,8 +149,14 @@ def source_of(card: Card) -> Source | None:
     if card.weights != "released" or not card.hub:
         return None
     other = f"{_OPEN_METHOD}/{OPEN}"
-    said = {"licence": card.weights_licence, "gated_alternative": other}
-    return Source(card.hub, card.file, sha256=card.sha256, gated=card.gated, **said)
+    return Source(
+        card.hub,
+        card.file,
+        sha256=card.sha256,
+        licence=card.weights_licence,
+        gated_alternative=other,
+        gated=card.gated,
+    )
 
 
 def list_models() -> list[Card]:
