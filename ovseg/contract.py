@@ -107,6 +107,7 @@ class Answer:
         class_scores: (K, H, W) float32, 0 or more, of all classes; None unless wanted. Sums over masks may exceed 1,
             where `scores` are cut, and no calibration is applied to them. Words of the background compete and have no
             map, and thresholds of probability are not applied.
+        notes: What is to be said of this answer alone, a line each.
     """
 
     labels: Tensor
@@ -114,6 +115,7 @@ class Answer:
     panoptic: Panoptic | None = None
     instances: tuple[Instance, ...] | None = None
     class_scores: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

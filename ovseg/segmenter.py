@@ -220,8 +220,7 @@ class Segmenter:
         check_reading(**reading)
         start = time.perf_counter()
         words = self.words(classes, background, templates)
-        seconds = time.perf_counter() - start
-        results = list(self.stream(sources, words, wanted, words_seconds=seconds, **reading))
+        results = list(self.stream(sources, words, wanted, None, time.perf_counter() - start, **reading))
         return results if several else results[0]
 
     def encode(self, image: Any, **reading: Unpack[ReadOptions]) -> EncodedImage:
@@ -371,6 +370,7 @@ class Segmenter:
         timings = {**one.timings, "model": one.timings["model"] + time.perf_counter() - start}
         timings |= {"seconds": sum(timings.values()), "words": words_seconds}
         meta = self._meta(one, words, want, {key: round(value, 4) for key, value in timings.items()})
+        meta["notes"] += found.notes
         return Segmentation.from_labels(
             labels, scores, words.vocabulary, pixels, meta, found.panoptic, found.instances, every
         )

@@ -14,6 +14,8 @@ Examples:
     python tools/benchmark.py label --images 2000
     python tools/benchmark.py ops --only mask_pool --json ops.json
     python tools/benchmark.py cost-maps --whole
+    python tools/benchmark.py sam3 --phrases 20,150
+    python tools/benchmark.py sam3-prefilter --data data/scenes/val
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ import benchmarks.models
 import benchmarks.new_words
 import benchmarks.ops
 import benchmarks.recalibrations
+import benchmarks.sam3
+import benchmarks.sam3_prefilter
 import benchmarks.startup
 import benchmarks.training_free
 import benchmarks.vocabulary
@@ -67,6 +71,8 @@ WITH_FIGURES: dict[str, Any] = {
     "folder": benchmarks.folder,
     "label": benchmarks.label,
     "eval-memory": benchmarks.eval_memory,
+    "sam3": benchmarks.sam3,
+    "sam3-prefilter": benchmarks.sam3_prefilter,
 }
 MIN_AGREEMENT = 0.9999  # the rest is ties within rounding
 

@@ -250,11 +250,12 @@ class Look:
         table = torch.tensor([*ids, 0], dtype=torch.int32, device=self.owner.device)
         return table[self.owner], segments
 
-    def objects(self, pairs: Pairs) -> tuple[Instance, ...]:
-        """Return what `instances` does, of the masks that were packed."""
+    def objects(self, pairs: Pairs, by_masks: bool = True) -> tuple[Instance, ...]:
+        """Return what `instances` does, of the masks that were packed; else scores are those of the pairs alone."""
         packed, which = _run_lengths(self.bits.cpu().numpy(), self.resize.size[0]), self.slot[pairs.queries]
         means = self.inside[:, 0] / (self.inside[:, 1] + 1e-6)
-        scores, order = (pairs.scores * means[which]).sort(descending=True, stable=True)
+        own = pairs.scores * means[which] if by_masks else pairs.scores
+        scores, order = own.sort(descending=True, stable=True)
         objects = zip(pairs.classes[order].tolist(), scores.tolist(), which[order].tolist(), strict=True)
         return tuple(Instance(class_id, score, *packed[slot]) for class_id, score, slot in objects)
 

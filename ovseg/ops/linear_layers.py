@@ -165,7 +165,7 @@ def lower_products(parts: Iterable[nn.Module], dtype: torch.dtype) -> None:
     It is for modules that run under autocast with this dtype, which would convert them anew at every call.
     """
     for module in _modules(parts):
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.MultiheadAttention):
             for weight in module.parameters(recurse=False):
                 weight.data = weight.data.to(dtype)
 

@@ -53,6 +53,7 @@ class Card:
         task: ``semantic``: a label for every pixel; ``panoptic``: segments and instances of things, too.
         ade150: mIoU on ADE20K's 150 classes that the authors report, in percent: by it models for photographs are
             ranked; 0 where none is reported.
+        gated: Whether that repository is only for who has been let in.
         tensors_mb: Size of the tensors of a released file in MB (10**6 bytes); the file may hold more.
         clip_hash: Of the weights of an embedded CLIP: what runs on it, knows what it knows.
         knows: What these weights have seen, in words that continue "mini knows"; empty for those of photographs.
@@ -77,6 +78,7 @@ class Card:
     reported: str = ""
     task: str = "semantic"
     ade150: float = 0.0
+    gated: bool = False
     tensors_mb: float = 0.0
     clip_hash: str = ""
     knows: str = ""
@@ -149,7 +151,14 @@ def source_of(card: Card) -> Source | None:
     if card.weights != "released" or not card.hub:
         return None
     other = f"{_OPEN_METHOD}/{OPEN}"
-    return Source(card.hub, card.file, sha256=card.sha256, licence=card.weights_licence, gated_alternative=other)
+    return Source(
+        card.hub,
+        card.file,
+        sha256=card.sha256,
+        licence=card.weights_licence,
+        gated_alternative=other,
+        gated=card.gated,
+    )
 
 
 def list_models() -> list[Card]:

@@ -203,6 +203,7 @@ def test_a_name_that_is_empty_removes_nothing(hub, capsys, name):
     ("name", "repo", "other"),
     [
         ("best", REPO, "naclip/ViT-B-16/openai"),
+        ("sam3", "facebook/sam3", "naclip/ViT-B-16/openai"),
         ("sclip/hf:own/clip", "own/clip", "ViT-B-16/openai"),
         ("hf-hub:own/clip", "own/clip", "ViT-B-16/openai"),
         ("clearclip/ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "ViT-B-16/openai"),
@@ -215,13 +216,29 @@ def test_a_name_that_is_empty_removes_nothing(hub, capsys, name):
 )
 def test_gated_models_say_three_steps_and_an_open_one(hub, capsys, monkeypatch, name, repo, other, token):
     hub.repos[repo] = {**hub.repos.get(repo, {}), "open_clip_model.safetensors": b"x", "model.safetensors": b"x"}
-    hub.repos[repo] |= {"open_clip_config.json": b"{}", "config.json": b"{}", "san_vit_large_14.pth": b"x"}
+    hub.repos[repo] |= {
+        "open_clip_config.json": b"{}",
+        "config.json": b"{}",
+        "san_vit_large_14.pth": b"x",
+        "sam3.pt": b"x",
+    }
     hub.gated[repo] = 401
     monkeypatch.setenv("HF_TOKEN", token)
     status, _, error = run(capsys, "download", name)
     assert status == 2 and f"error: {repo} is gated ({403 if token else 401}), " in error
     assert all(f" {step}. " in error for step in (1, 2, 3)) and f"; or take '{other}" in error
     assert error.endswith("', which is open\n")
+
+
+def test_what_is_known_to_be_gated_says_so_without_a_network(hub, capsys, monkeypatch, photo, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    segment = ("segment", str(photo), "--classes", "cat", "--model", "sam3", "--output", str(tmp_path / "out"))
+    for command in (("download", "sam3"), segment):
+        status, _, error = run(capsys, *command)
+        page = "https://huggingface.co/facebook/sam3"
+        steps = (f"1. make an account and accept the licence at {page}", "2. wait for consent", "3. fetch ")
+        assert status == 2 and all(step in error for step in steps)
+        assert error.endswith("; or take 'naclip/ViT-B-16/openai', which is open\n")
 
 
 def test_the_cache_is_cleared_or_weights_are_removed(hub, capsys):

@@ -12,6 +12,7 @@ import torch
 from tests.conftest import write_vit_clip
 from tests.meta_arch.colours import COLOURS
 from tests.meta_arch.models import MODELS, WITHOUT_CLASS_TOKEN, Case
+from tests.meta_arch.sam3.tiny import write_config
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +22,15 @@ def deeper_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folders(deeper_clip: Path, tiny_convnext: Path, tiny_resnet: Path) -> dict[str, Path]:
-    """The tiny CLIPs that models stand on, by kind."""
-    return {"vit": deeper_clip, "convnext": tiny_convnext, "resnet": tiny_resnet}
+def tiny_sam3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the config of a tiny SAM 3."""
+    return write_config(tmp_path_factory.mktemp("models") / "sam3")
+
+
+@pytest.fixture(scope="session")
+def folders(deeper_clip: Path, tiny_convnext: Path, tiny_resnet: Path, tiny_sam3: Path) -> dict[str, Path]:
+    """The tiny CLIPs that models stand on, by kind; of SAM 3, which stands on none, a config."""
+    return {"vit": deeper_clip, "convnext": tiny_convnext, "resnet": tiny_resnet, "sam3": tiny_sam3}
 
 
 def marked(*cases: Case) -> list[Any]:

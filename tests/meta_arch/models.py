@@ -99,6 +99,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "SAN": _SIDE_ADAPTER,
     "FCCLIP": _QUERY_HEAD,
     "MAFTPlus": {**_QUERY_HEAD, "TRANSFER_HEADS": 2},
+    "SAM3": {"CONFIDENCE": 0.1},
 }
 """What makes an architecture tiny: its own section of a config."""
 
@@ -119,6 +120,7 @@ FILES = {
     "maft_plus_panoptic": "maft_plus/maftp-l-pano.yaml",
     "maft_plus_adapter": "maft_plus/maftp-b-adapter.yaml",
     "talk2dino": "talk2dino/talk2dino-b.yaml",
+    "sam3": "sam3/sam3.yaml",
 }
 """The shipped configs that tiny models start from."""
 
@@ -157,6 +159,9 @@ def settings(file: str, folder: Path, weights: Path | str = "", **changes: Any) 
         "PROTOCOL": {**size, **changes.get("protocol", {})},
         **({name: {**HEADS.get(name, {}), **own}} if name in HEADS or name == "Talk2DINO" else {}),
     }
+    if name == "SAM3":  # its folder is no CLIP
+        model["CLIP"] = {"FOLDER": str(changes.get("clip", ""))}
+        model[name]["CONFIG"] = str(folder)
     for key in ("recalibration", "regions"):
         if key in changes:
             model[key.upper()] = changes[key]
@@ -214,7 +219,7 @@ class Case:
         votes: Whether the pixels of a region share a label, whatever the score of each.
         slow: Whether it is one of the slow tests, for a sister of it is not.
         labels_teach: Whether what is trained of it learns from labelled images.
-        trunk: How the names of the weights start that low precision is for.
+        lowered: How the names of weights start that low precision is for.
     """
 
     name: str
@@ -232,24 +237,52 @@ class Case:
     votes: bool = False
     slow: bool = False
     labels_teach: bool = True
-    trunk: str = "clip.model.visual."
+    lowered: tuple[str, ...] = ("clip.model.visual.",)
 
     @property
     def architecture(self) -> str:
         """Its name in the registry."""
         return architecture(self.file)
 
+    @property
+    def trained(self) -> bool:
+        """Whether something of it is trained here."""
+        return self.architecture not in ("TrainingFree", "SAM3")
+
     def build(self, folders: Mapping[str, Path], seed: int | None = None) -> Any:
         """Build it on one of the tiny CLIPs; another seed gives its head other weights."""
         model = build(self.file, folders[self.clip], **self.changes)
         return stirred(model, self.seed if seed is None else seed)
+
+    def read(self, model: Any, text: str) -> Tensor:
+        """Let the text tower of such a model read a text."""
+        found: Tensor = model.clip.text([text])
+        return found
 
     def write_config(self, path: Path, folders: Mapping[str, Path], weights: Path | str = "") -> Path:
         """Write its config file."""
         return write_config(path, self.file, folders[self.clip], weights, **self.changes)
 
 
+class Sam3Case(Case):
+    """SAM 3, of which nothing is trained here: its whole network has the weights of a seed."""
+
+    def build(self, folders: Mapping[str, Path], seed: int | None = None) -> Any:
+        model = build(self.file, folders[self.clip], **self.changes)
+        generator = torch.Generator().manual_seed(self.seed if seed is None else seed)
+        for name, weight in model.clip.named_parameters():
+            if "norm" not in name:
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=min(0.3, weight.shape[-1] ** -0.5))
+        model.clip.refresh()
+        return model
+
+    def read(self, model: Any, text: str) -> Tensor:
+        found: Tensor = model.reader.read([text], None)
+        return found
+
+
 _WINDOWS = {"SHORT_SIDE": 64, "WINDOW": 48, "STRIDE": 24}
+_OF_SAM3 = ("clip.model.vision_encoder.", "clip.model.detr_", "clip.model.mask_decoder.")
 _OBJECTS = LABELS | {CLASS_SCORES, PANOPTIC, INSTANCES}
 _ALL_OBJECTS = {"OBJECT_THRESHOLD": 0.0, "OVERLAP_THRESHOLD": 0.1, "test": {"DETECTIONS_PER_IMAGE": 12}}
 _ADAPTER = {"ADAPTER_WIDTH": 24, "ADAPTER_MAPS": 3}
@@ -352,12 +385,21 @@ MODELS = (
         changes={"protocol": {"WINDOW": 48, "STRIDE": 24, "PAMR_STEPS": 0}, "CLEANING": 0.2},
         graph=False,
         labels_teach=False,
-        trunk="recalibration.backbone.",
+        lowered=("recalibration.backbone.",),
     ),
     Case("cat-seg-whole", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": False, "MOST": 0}),
     Case("sed", "sed", "convnext", golden="sed"),
     Case("sed-fast", "sed", "convnext", golden="sed", changes={"FAST": True, "TOP": 2}),
     Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
+    Sam3Case(
+        "sam3",
+        "sam3",
+        "sam3",
+        golden="sam3_dense",
+        changes={"OBJECT_THRESHOLD": 0.2},
+        gives=_OBJECTS,
+        lowered=_OF_SAM3,
+    ),
 )
 
 

@@ -66,8 +66,11 @@ def _gated(source: Source, code: int) -> str:
     else:
         steps = f"it is not for everybody: 1. make an account and accept the licence at {page}, "
         steps += "2. say who you are with `hf auth login` or HF_TOKEN, 3. run again"
-    other = source.gated_alternative
-    return f"{source.repo} is gated ({code}), {steps}" + (f"; or take '{other}', which is open" if other else "")
+    return f"{source.repo} is gated ({code}), {steps}{_or_open(source)}"
+
+
+def _or_open(source: Source) -> str:
+    return f"; or take '{source.gated_alternative}', which is open" if source.gated_alternative else ""
 
 
 def unreached(source: Source, error: Exception, place: Path) -> DownloadError:
@@ -147,7 +150,11 @@ def wrong_content(source: Source, address: str, found: str, expected: str, size:
 
 def by_hand(source: Source, place: Path) -> str:
     """Return the way that is always open."""
-    return f"fetch {source.address} where there is a network and put it at '{place}'"
+    way = f"fetch {source.address} where there is a network and put it at '{place}'"
+    if not source.gated:
+        return way
+    account = f"make an account and accept the licence at {HUB}/{source.repo}"
+    return f"get it by hand, for it is gated: 1. {account}, 2. wait for consent, 3. {way}{_or_open(source)}"
 
 
 def _host(source: Source) -> str:

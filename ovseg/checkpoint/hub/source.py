@@ -30,6 +30,7 @@ class Source:
         url: Of a file outside of the hub.
         licence: Of the weights, in words, to be said before the download; empty: the hub is asked.
         gated_alternative: Name of an open model, for who has no access to this one.
+        gated: Whether it is known to be there only for who has been let in.
     """
 
     repo: str = ""
@@ -40,6 +41,7 @@ class Source:
     url: str = ""
     licence: str = ""
     gated_alternative: str = ""
+    gated: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what leads nowhere, or out of the folder in which files are kept.

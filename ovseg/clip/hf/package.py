@@ -9,11 +9,12 @@ from ovseg.checkpoint.hub import fetch_repository
 from ovseg.errors import EnvironmentProblem, WeightsError
 
 
-def import_transformers(who: str) -> ModuleType:
+def import_transformers(who: str, extra: str = "hf") -> ModuleType:
     """Import transformers at first use.
 
     Args:
         who: What needs it, for the message.
+        extra: Of ours, which brings it.
 
     Raises:
         EnvironmentProblem: It is not installed, or cannot be imported.
@@ -22,10 +23,10 @@ def import_transformers(who: str) -> ModuleType:
         import transformers
     except (ImportError, RuntimeError) as error:  # RuntimeError: packages that do not go together
         if getattr(error, "name", None) == "transformers":
-            raise EnvironmentProblem(f"{who} needs transformers; run `pip install 'ovseg[hf]'`") from error
+            raise EnvironmentProblem(f"{who} needs transformers; run `pip install 'ovseg[{extra}]'`") from error
         reason = str(error).splitlines()[0]
         raise EnvironmentProblem(
-            f"{who} needs transformers, which cannot be imported ({reason}); run `pip install -U 'ovseg[hf]'`"
+            f"{who} needs transformers, which cannot be imported ({reason}); run `pip install -U 'ovseg[{extra}]'`"
         ) from error
     return transformers
 
