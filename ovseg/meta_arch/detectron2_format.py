@@ -1,4 +1,4 @@
-"""Answers as Detectron2's evaluators and visualisers take them; nothing else of ours knows its dicts."""
+"""Answers as Detectron2's evaluators and visualisers take them, and models that its loops can call."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from ovseg.contract import Answer
+from ovseg.contract import Answer, Words
 from ovseg.result.objects import Instance
 
 
@@ -47,3 +48,18 @@ def _instances(objects: Sequence[Instance], size: tuple[int, int]) -> Any:
         scores=torch.tensor([own.score for own in objects], dtype=torch.float32),
         pred_classes=torch.tensor([own.class_id for own in objects], dtype=torch.int64),
     )
+
+
+class WithWords(nn.Module):
+    """A model that has been told its words; for Detectron2's loops, evaluators and samplers."""
+
+    def __init__(self, model: nn.Module, words: Words) -> None:
+        """Take over the model's mode."""
+        super().__init__()
+        self.model, self.words = model, words
+        self.training = model.training
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Fill the words in, and call the model; see there."""
+        found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
+        return found

@@ -18,7 +18,7 @@ from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Evidence, Word
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.calibration import Calibration, said_of, worth
-from ovseg.meta_arch.detectron2_format import to_detectron2
+from ovseg.meta_arch.detectron2_format import WithWords, to_detectron2
 from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import fast_products, pack_linears
 from ovseg.system.device import CPU, is_cpu, to_device
@@ -391,18 +391,3 @@ class WordedModel(nn.Module):
     def network(self, *inputs: Any) -> Any:
         """Run what of `see` may be compiled, and captured as a CUDA graph: no value is read."""
         raise NotImplementedError
-
-
-class WithWords(nn.Module):
-    """A model that has been told its words; for Detectron2's loops, evaluators and samplers."""
-
-    def __init__(self, model: WordedModel, words: Words) -> None:
-        """Take over the model's mode."""
-        super().__init__()
-        self.model, self.words = model, words
-        self.training = model.training
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Fill the words in, and call the model; see `WordedModel.forward`."""
-        found: Any = self.model([{**entry, "words": self.words} for entry in batched_inputs])
-        return found
