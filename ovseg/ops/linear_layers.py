@@ -65,6 +65,9 @@ def can_pack() -> bool:
     return has and torch.backends.mkldnn.is_available()
 
 
+_LARGE = 2**29  # multiplications from which on a product in blocks beats MKL, too, with several threads
+
+
 class _ByOneDnn(TorchFunctionMode):
     """Lets oneDNN make the float32 products of linear layers on the CPU that run in this context, in this thread."""
 
@@ -81,14 +84,14 @@ class _ByOneDnn(TorchFunctionMode):
 
 
 def _by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Map (..., in) to (..., out) by oneDNN, in blocks of rows of one size, and the rest of the rows by MKL.
+    """Map (..., in) to (..., out) by oneDNN, in blocks of rows of one size; what is left or small is for MKL.
 
     oneDNN keeps half a megabyte for each shape that it meets, and photographs and texts have hundreds; so each layer
     has one.
     """
     rows, block = x.reshape(-1, x.shape[-1]), max(256, 128 * torch.get_num_threads())
     whole = len(rows) // block * block
-    if not whole:
+    if not whole or len(rows) * weight.numel() < _LARGE:
         return F.linear(x, weight, bias)
     found = x.new_empty(len(rows), len(weight))
     for start in range(0, whole, block):

@@ -85,6 +85,7 @@ def test_only_weights_of_products_are_lowered():
 def slow_mkl(monkeypatch):
     """A processor on which oneDNN shall multiply."""
     monkeypatch.setattr(linear_layers, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(linear_layers, "_LARGE", 0)
 
 
 class Seen(torch.utils._python_dispatch.TorchDispatchMode):
@@ -114,6 +115,16 @@ def test_onednn_gives_what_the_layer_gives(slow_mkl, bias, shape, blocks):
             found = linear(x)
     assert len(seen.rows) == blocks and found.shape == expected.shape
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@needs_packing
+def test_small_products_are_left_to_mkl(slow_mkl, monkeypatch):
+    monkeypatch.setattr(linear_layers, "_LARGE", 512 * 24 * 40)
+    linear = nn.Linear(24, 40)
+    with torch.inference_mode(), fast_products(CPU), Seen() as seen:
+        linear(torch.randn(511, 24))
+        linear(torch.randn(512, 24))
+    assert len(seen.rows) == 2
 
 
 @needs_packing
