@@ -20,8 +20,7 @@ class PackedLinear(nn.Module):
     """A linear layer on the CPU whose weight lies as oneDNN multiplies it.
 
     PyTorch leaves float32 products to MKL (see `fast_products`), and lays bfloat16 weights out anew at every call. Both
-    go away when the weight is laid out once. Only for inference: the weight can
-    neither be trained nor saved.
+    go away when the weight is laid out once. Only for inference: the weight can neither be trained nor saved.
     """
 
     def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
@@ -89,15 +88,15 @@ def _by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     oneDNN keeps half a megabyte for each shape that it meets, and photographs and texts have hundreds; so each layer
     has one.
     """
-    rows, block = x.reshape(-1, x.shape[-1]), max(256, 128 * torch.get_num_threads())
-    whole = len(rows) // block * block
-    if not whole or len(rows) * weight.numel() < _LARGE:
+    count, block = x.shape[:-1].numel(), max(256, 128 * torch.get_num_threads())
+    whole = count // block * block
+    if not whole or count * weight.numel() < _LARGE:
         return F.linear(x, weight, bias)
-    found = x.new_empty(len(rows), len(weight))
+    rows, found = x.reshape(count, -1), x.new_empty(count, len(weight))
     for start in range(0, whole, block):
         part = slice(start, start + block)
         found[part] = torch.ops.mkldnn._linear_pointwise(rows[part], weight, bias, "none", [], "")
-    if whole < len(rows):
+    if whole < count:
         found[whole:] = F.linear(rows[whole:], weight, bias)
     return found.view(*x.shape[:-1], -1)
 
@@ -106,8 +105,8 @@ def fast_products(device: torch.device) -> AbstractContextManager[Any]:
     """Return the context for passes that train nothing: in it linear layers run by what is fast on the device.
 
     PyTorch leaves float32 products to MKL, which on other processors than Intel's makes no use of AVX-512 and so
-    reaches half of oneDNN's rate. There oneDNN makes them, from the weights as they are; results differ by rounding
-    alone. Elsewhere, and where a graph is captured, nothing changes.
+    reaches half of oneDNN's rate. There oneDNN makes the large ones, from the weights as they are; results differ by
+    rounding alone. Elsewhere, and where a graph is captured, nothing changes.
     """
     if not is_cpu(device) or torch.is_grad_enabled() or torch.compiler.is_compiling() or not _mkl_is_slow():
         return nullcontext()

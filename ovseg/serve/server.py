@@ -170,9 +170,10 @@ class Server(uvicorn.Server):
         self._works, self._seconds, self._ready = works, seconds, ready
 
     async def startup(self, sockets: Any = None) -> None:
-        """Begin to answer, and say so."""
+        """Begin to answer, and say so; uvicorn returns, too, where it could not."""
         await super().startup(sockets)
-        self._ready()
+        if self.started:
+            self._ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
