@@ -30,6 +30,12 @@ class SamImage:
     original_size: tuple[int, int]
 
 
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return the sides of a picture (height, width) whose longer one becomes so long, by SAM's rounding; 1 at least."""
+    height, width = (max(int(length * (side / max(size)) + 0.5), 1) for length in size)
+    return height, width
+
+
 def look(sam: Any, pixels: np.ndarray) -> tuple[SamImage, Tensor]:
     """Encode a photograph.
 
@@ -41,8 +47,7 @@ def look(sam: Any, pixels: np.ndarray) -> tuple[SamImage, Tensor]:
         The image, and the tokens (g, g, D) that enter the attention of the last block.
     """
     encoder, size = sam.image_encoder, (pixels.shape[0], pixels.shape[1])
-    scale = encoder.img_size / max(size)
-    height, width = (int(side * scale + 0.5) for side in size)
+    height, width = fitted(size, encoder.img_size)
     resized = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     planes = torch.from_numpy(resized).permute(2, 0, 1)[None].to(sam.pixel_mean.device, torch.float32)
     with torch.autocast(planes.device.type, enabled=False), entering([encoder.blocks[-1].attn]) as entered:
@@ -88,9 +93,9 @@ def _relative(table: Tensor, side: int) -> Tensor:
 
 
 def cells(sam: Any, image: SamImage) -> tuple[int, int]:
-    """Return the rows and columns of the cells that the photograph fills."""
+    """Return the rows and columns of the cells that the photograph fills; one where it is narrower than a cell."""
     patch = int(sam.image_encoder.patch_embed.proj.kernel_size[0])
-    return image.input_size[0] // patch, image.input_size[1] // patch
+    return max(image.input_size[0] // patch, 1), max(image.input_size[1] // patch, 1)
 
 
 def ask(
@@ -110,9 +115,8 @@ def ask(
     Returns:
         Logits (R, H, W) of the masks at the size of the photograph, and how good SAM takes them to be (R,).
     """
-    scale = sam.image_encoder.img_size / max(frame)
-    ratio = torch.tensor([int(frame[1] * scale + 0.5) / frame[1], int(frame[0] * scale + 0.5) / frame[0]])
-    ratio = ratio.to(points.device)
+    high, wide = fitted(frame, sam.image_encoder.img_size)
+    ratio = torch.tensor([wide / frame[1], high / frame[0]], device=points.device)
     labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
     prompts = ((points * ratio)[:, None], labels)
     with torch.autocast(points.device.type, enabled=False):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.errors import at_least
-from ovseg.guides.sam_image import SamImage, ask
+from ovseg.guides.sam_image import SamImage, ask, fitted
 
 if TYPE_CHECKING:
     from ovseg.contract import Answer
@@ -92,7 +92,7 @@ def mask_prompt(share: Tensor, size: tuple[int, int], side: int, threshold: floa
         threshold: What is no more likely is left out.
         factor: Of the rest.
     """
-    height, width = (int(side / max(size) * length + 0.5) for length in size)
+    height, width = fitted(size, side)
     small = F.interpolate(share[None, None], (height, width), mode="bilinear", align_corners=False)[0]
     small = torch.where(small > threshold, small * factor, 0)
     return F.pad(small, (0, side - width, 0, side - height))

@@ -38,10 +38,10 @@ def mix(
         The map (C, gh, gw), and what SAM has seen of the whole photograph; None where it saw halves.
     """
     if halves:
-        middle, cut = canvas.shape[2] // 2, photo.shape[1] // 2
+        middle, cut = canvas.shape[2] // 2, photo.shape[1] // 2  # a canvas of one column is in both halves
         left, right = (
             mix(sam, part, np.ascontiguousarray(own), factor, keep_negative, False)[0]
-            for part, own in ((canvas[..., :middle], photo[:, :cut]), (canvas[..., middle:], photo[:, cut:]))
+            for part, own in ((canvas[..., : max(middle, 1)], photo[:, :cut]), (canvas[..., middle:], photo[:, cut:]))
         )
         return torch.cat([left, right], dim=2), None
     image, tokens = look(sam, photo)
