@@ -99,7 +99,10 @@ def mask_prompt(share: Tensor, size: tuple[int, int], side: int, threshold: floa
 
 
 def redrawn(sam: Any, image: SamImage, answer: Answer, shares: ClassShares, rule: Prompting) -> Answer:
-    """Return an answer whose regions SAM has redrawn, where it is sure of some; else as it is.
+    """Return an answer whose regions SAM has redrawn; where none of its masks that are kept lies, it is as it was.
+
+    Scores of all classes follow suit, so that they say what labels say. (In the original they are 0 where no mask lies,
+    and no less than before in regions whose mask was not kept, whatever the label is there.)
 
     Args:
         sam: A SAM of segment_anything.
@@ -108,41 +111,30 @@ def redrawn(sam: Any, image: SamImage, answer: Answer, shares: ClassShares, rule
         shares: Probabilities of the classes at its size.
         rule: Which regions, and whose redrawing counts.
     """
-    labels, best = torch.full_like(answer.labels, -1), torch.zeros_like(answer.scores)
+    labels, best = torch.full_like(answer.labels, -1), torch.zeros_like(answer.scores, dtype=torch.float32)
     every = None if answer.class_scores is None else torch.zeros_like(answer.class_scores)
-    failed = torch.zeros(_half(answer.labels), dtype=torch.bool, device=labels.device)
-    for index, scores, left in redraw(sam, image, answer.labels, shares, rule):
-        failed |= left
-        if scores is None:
-            continue
+    for index, own, share in claims(answer.labels, shares, rule):
+        scores = redraw(sam, image, own, share, rule)
         better = scores > best
-        labels[better], best[better] = index, scores[better].to(best.dtype)
+        labels[better], best[better] = index, scores[better]
         if every is not None and index >= 0:
             every[index] = scores
     drawn = best > 0
-    if not drawn.any():
-        return answer
-    if every is not None and answer.class_scores is not None:  # regions that failed keep what they had
-        kept = F.interpolate(failed[None, None].float(), tuple(labels.shape), mode="nearest")[0, 0] > 0
-        every = torch.where(kept, torch.maximum(every, answer.class_scores), every)
     return replace(
         answer,
         labels=labels.where(drawn, answer.labels),
-        scores=best.where(drawn, answer.scores),
-        class_scores=every,
+        scores=best.to(answer.scores.dtype).where(drawn, answer.scores),
+        class_scores=None if every is None else every.where(drawn, answer.class_scores),
     )
 
 
-def redraw(
-    sam: Any, image: SamImage, labels: Tensor, shares: ClassShares, rule: Prompting
-) -> Iterator[tuple[int, Tensor | None, Tensor]]:
-    """Let SAM redraw the regions of every class that has some, with -1 like a class; arguments as of `redrawn`.
+def claims(labels: Tensor, shares: ClassShares, rule: Prompting) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield every class that may have regions, with -1 like a class; arguments as of `redrawn`.
 
     Yields:
-        A class; its scores (H, W), 0 where none of its masks is, None where no mask was kept; and where its regions are
-        of which none was, at half the size (h, w) bool.
+        A class, where it is at half the size (h, w) bool, and its probability (H, W).
     """
-    half = _half(labels)
+    half = half_size(labels)
     small = F.interpolate(labels[None, None].float(), half, mode="nearest")[0, 0].int()
     best, peaks = torch.zeros(half, device=labels.device), {}
     for index in shares.classes:
@@ -151,10 +143,10 @@ def redraw(
     small = small.masked_fill(best < rule.coarse_threshold, _NOTHING)
     for index, peak in peaks.items():
         if peak >= rule.coarse_threshold and (own := small == index).any():
-            yield index, *_masks(sam, image, own, shares.of(index), rule)
+            yield index, own, shares.of(index)
 
 
-def _half(labels: Tensor) -> tuple[int, int]:
+def half_size(labels: Tensor) -> tuple[int, int]:
     """Return half the size of a map (H, W), rounded down."""
     return max(labels.shape[0] // 2, 1), max(labels.shape[1] // 2, 1)
 
@@ -164,8 +156,8 @@ def halved(share: Tensor, half: tuple[int, int]) -> Tensor:
     return F.interpolate(share[None, None], half, mode="bilinear", align_corners=False)[0, 0]
 
 
-def _masks(sam: Any, image: SamImage, own: Tensor, share: Tensor, rule: Prompting) -> tuple[Tensor | None, Tensor]:
-    """Return the scores (H, W) of the masks of a class that are kept, and where its other regions are; see `redraw`.
+def redraw(sam: Any, image: SamImage, own: Tensor, share: Tensor, rule: Prompting) -> Tensor:
+    """Return the scores (H, W) of the masks of a class that are kept; 0 where none of them is.
 
     Args:
         sam: As in `redrawn`.
@@ -174,17 +166,26 @@ def _masks(sam: Any, image: SamImage, own: Tensor, share: Tensor, rule: Promptin
         share: Its probability (H, W).
         rule: As in `redrawn`.
     """
+    scores, size = torch.zeros_like(share), (share.shape[0], share.shape[1])
+    for _, masks, quality in asked(sam, image, own, share, rule):
+        for mask in masks[quality > rule.least_quality]:
+            full = F.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+            scores = torch.maximum(scores, torch.where(full > 0, full.sigmoid() * share, 0))
+    return scores
+
+
+def asked(
+    sam: Any, image: SamImage, own: Tensor, share: Tensor, rule: Prompting
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Ask SAM about the regions of a class, some at a time; arguments as of `redraw`.
+
+    Yields:
+        A pixel of each region at half the size, its column and row (R, 2), and what `ask` says.
+    """
     half, size = (own.shape[0], own.shape[1]), (share.shape[0], share.shape[1])
     likely = halved(share, half)
     regions = find_regions(own, likely, rule.least_area)
     prompt = mask_prompt(likely, size, 4 * image.embedding.shape[-1], rule.coarse_threshold, rule.mask_factor)
-    scores, failed, kept = torch.zeros_like(share), torch.zeros_like(own), 0
-    for some in torch.arange(len(regions.masks)).split(REGIONS_PER_CALL) if len(regions.masks) else ():
-        masks, quality = ask(sam, image, regions.points[some], regions.boxes[some], prompt, half)
-        good = quality > rule.least_quality
-        for mask in masks[good]:
-            full = F.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-            scores = torch.maximum(scores, torch.where(full > 0, full.sigmoid() * share, 0))
-        failed |= regions.masks[some.to(good.device)[~good]].any(0)
-        kept += int(good.sum())
-    return scores if kept else None, failed
+    for some in torch.arange(len(regions.points)).split(REGIONS_PER_CALL) if len(regions.points) else ():
+        points = regions.points[some]
+        yield points, *ask(sam, image, points, regions.boxes[some], prompt, half)

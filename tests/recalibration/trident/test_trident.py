@@ -11,6 +11,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import nn
 
 import ovseg
+from ovseg import Vocabulary
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, WeightsError
@@ -20,7 +21,7 @@ from ovseg.labelling.scores import ScoreRule, class_probabilities
 from ovseg.labelling.shares import ClassShares
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.ops.bilinear import bilinear_matrix
-from ovseg.recalibration.trident import Trident, splicing
+from ovseg.recalibration.trident import Trident, region_prompts, splicing
 from ovseg.recalibration.trident.correlation import correlation
 from ovseg.recalibration.trident.region_prompts import find_regions, mask_prompt
 from ovseg.zoo.needs import needs_of
@@ -54,6 +55,7 @@ def sam():
     for name, parameter in found.named_parameters():
         if "rel_pos" in name:
             parameter.data = 0.3 * torch.randn_like(parameter)
+    found.mask_decoder.iou_prediction_head.layers[-1].bias.data += 0.5  # what it says of masks is in 0..1
     return found.requires_grad_(False)
 
 
@@ -62,8 +64,8 @@ def clip(tiny_clip):
     return ovseg.load(f"clip/{tiny_clip}", "cpu").model.clip
 
 
-def build(clip, **options):
-    method = Trident(windows=(32, 16), **options)
+def build(clip, windows=(32, 16), **options):
+    method = Trident(windows=windows, **options)
     view = SizeRule(48, 96, minimum=8)
     return TrainingFree(
         clip=clip,
@@ -139,10 +141,10 @@ def test_one_mean_holds_for_all_windows_in_any_number_of_passes(clip, monkeypatc
 
 
 def test_the_photograph_is_encoded_once_and_seen_as_it_is(clip, sam, monkeypatch):
-    model, seen = build(clip, sam=sam, refine=True, least_quality=-9.0, least_area=4), []
+    model, seen = build(clip, sam=sam, refine=True, least_quality=0.0, least_area=4), []
     forward = sam.image_encoder.forward
     monkeypatch.setattr(sam.image_encoder, "forward", lambda x: seen.append(x.shape) or forward(x))
-    words = model.words(ovseg.Vocabulary.parse(["cat", "sofa", "tree"]))
+    words = model.words(Vocabulary.parse(["cat", "sofa", "tree"]))
     encoded = model.encode([photo()])
     for _ in range(2):
         model.answer(encoded, 0, (70, 90), words)
@@ -152,21 +154,65 @@ def test_the_photograph_is_encoded_once_and_seen_as_it_is(clip, sam, monkeypatch
     assert next(iter(sight.values())).images[0].original_size == (72, 96)  # whole patches
 
 
-def test_redrawing_changes_labels_and_keeps_the_rest(clip, sam):
-    words_of = ovseg.Vocabulary.parse(["cat", "sofa", "tree", "river"])
-    coarse, fine = build(clip, sam=sam), build(clip, sam=sam, refine=True, least_quality=-9.0, least_area=4)
-    never = build(clip, sam=sam, refine=True, least_quality=9.0, least_area=4)
-    answers = []
-    for model in (coarse, fine, never):
-        words = model.words(words_of)
-        answers.append(model.answer(model.encode([photo()]), 0, (70, 90), words, LABELS | {CLASS_SCORES}))
-    before, after, same = answers
+def answers_of(models, words_of, height=70, width=90, background="none"):
+    found = []
+    for model in models:
+        words = model.words(words_of, background=background)
+        encoded = model.encode([photo(height, width)])
+        found.append(model.answer(encoded, 0, (height, width), words, LABELS | {CLASS_SCORES}))
+    return found
+
+
+FOUR = ["cat", "sofa", "tree", "river"]
+
+
+@pytest.mark.parametrize("background", ["none", "words:sky, wall, sand"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_redrawing_changes_labels_and_keeps_the_rest(clip, sam, monkeypatch, background, every):
+    """Scores of all classes say what labels say, where masks were kept, where none was, and where SAM was not asked."""
+    told = region_prompts.ask
+
+    def some(*arguments):
+        masks, quality = told(*arguments)
+        return masks, torch.where(torch.arange(len(quality)) % every == 0, 1.0, 0.0)
+
+    monkeypatch.setattr(region_prompts, "ask", some)
+    refined = build(clip, sam=sam, refine=True, least_quality=0.5, least_area=4)
+    before, after = answers_of([build(clip, sam=sam), refined], Vocabulary.parse(FOUR), background=background)
+    changed = (before.class_scores != after.class_scores).any(0)
+    assert changed.any() and not changed.all() and (before.labels != after.labels).any()
+    for one in (before, after):
+        named = one.labels >= 0
+        assert torch.equal(one.class_scores.argmax(0)[named].int(), one.labels[named])
+        torch.testing.assert_close(one.class_scores.amax(0)[named], one.scores[named])
+    assert torch.equal(after.labels[~changed], before.labels[~changed])
+    assert torch.equal(after.scores[~changed], before.scores[~changed])
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_what_detectron2_is_told_is_what_labels_say(clip, sam, monkeypatch, compact):
+    for module in ("maps", "scores") if compact else ():
+        monkeypatch.setattr(f"ovseg.labelling.{module}.COMPACT", 1000)
+    model = build(clip, sam=sam, refine=True, least_quality=0.0, least_area=200)
+    (found,) = model.with_words(model.words(Vocabulary.parse(FOUR)))([{"image": photo()}])
+    assert found["scores"].dtype == (torch.float16 if compact else torch.float32)
+    assert torch.equal(found["sem_seg"].argmax(0).int(), found["labels"].int())
+
+
+def test_where_sam_is_sure_of_nothing_all_stays(clip, sam):
+    models = [build(clip, sam=sam), build(clip, sam=sam, refine=True, least_quality=1.0, least_area=4)]
+    before, same = answers_of(models, Vocabulary.parse(FOUR))
     assert torch.equal(before.labels, same.labels) and torch.equal(before.class_scores, same.class_scores)
-    assert (before.labels != after.labels).any()
-    drawn = after.class_scores.amax(0) > 0
-    assert torch.equal(after.labels[drawn], after.class_scores.argmax(0)[drawn].int())
-    torch.testing.assert_close(after.scores[drawn], after.class_scores.amax(0)[drawn])
-    assert torch.equal(after.labels[~drawn], before.labels[~drawn])
+
+
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("windows", [(), (32, 16)])
+@pytest.mark.parametrize("size", [(16, 300), (300, 9), (1, 2000)])
+def test_photographs_may_be_strips(clip, sam, size, windows, halves):
+    """Beyond the sides of SAM's patches to one another, and beyond those of its square."""
+    model = build(clip, sam=sam, windows=windows, halves=halves, refine=True, least_quality=0.0, least_area=1)
+    (found,) = answers_of([model], Vocabulary.parse(FOUR), *size)
+    assert found.labels.shape == size and set(found.labels.unique().tolist()) <= {0, 1, 2, 3}
 
 
 def test_photographs_by_the_page_and_the_command_go_the_same_way(clip, sam):
