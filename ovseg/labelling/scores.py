@@ -130,18 +130,26 @@ def class_probabilities(
     areas drop of the labels, too. The probability threshold is not applied.
     """
     _check(patch_logits, query_to_class, rule, image)
-    streamed, strong = Stream(patch_logits, rows, columns, rule, image), _strong(patch_logits, rule)
+    streamed = Stream(patch_logits, rows, columns, rule, image)
+    keep = kept_queries(streamed, query_to_class)
     logits = torch.cat(list(streamed.maps()))
     query_probabilities = logits.softmax(0) if rule.softmax else logits
     classes = query_to_class.tolist()
     found = torch.zeros(max([*classes, 0]) + 1, *logits.shape[1:], device=logits.device)
-    for index, kept, probability in zip(classes, strong.tolist(), query_probabilities, strict=True):
+    for index, kept, probability in zip(classes, keep.tolist(), query_probabilities, strict=True):
         if index >= 0 and kept:
             torch.maximum(found[index], probability, out=found[index])
-    if rule.area_threshold > 0:
-        queries = query_to_class.to(patch_logits.device)
-        found[_small_classes(streamed.best(strong, queries)[0], queries, rule)] = 0
     return found
+
+
+@torch.no_grad()
+def kept_queries(streamed: Stream, query_to_class: Tensor) -> Tensor:
+    """Return which queries (T,) bool the rules of scores and areas leave, given the class (T,) of each."""
+    rule, queries = streamed.rule, query_to_class.to(streamed.logits.device)
+    keep = _strong(streamed.logits, rule)
+    if rule.area_threshold > 0:
+        keep &= ~torch.isin(queries, _small_classes(streamed.best(keep, queries)[0], queries, rule))
+    return keep
 
 
 @torch.no_grad()
