@@ -113,7 +113,7 @@ def ask(
         frame: Height and width of the picture in whose pixels points and boxes are given.
 
     Returns:
-        Logits (R, H, W) of the masks at the size of the photograph, and how good SAM takes them to be (R,).
+        Logits (R, 4 g, 4 g) of the masks, in the square; see `whole_mask`. And how good SAM takes them to be (R,).
     """
     high, wide = fitted(frame, sam.image_encoder.img_size)
     ratio = torch.tensor([wide / frame[1], high / frame[0]], device=points.device)
@@ -121,15 +121,18 @@ def ask(
     prompts = ((points * ratio)[:, None], labels)
     with torch.autocast(points.device.type, enabled=False):
         sparse, dense = sam.prompt_encoder(points=prompts, boxes=boxes * ratio.repeat(2), masks=mask)
-        small, quality = sam.mask_decoder(
+        masks, quality = sam.mask_decoder(
             image_embeddings=image.embedding,
             image_pe=sam.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
-        side = sam.image_encoder.img_size
-        whole = F.interpolate(small, (side, side), mode="bilinear", align_corners=False)
-        whole = whole[..., : image.input_size[0], : image.input_size[1]]
-        masks = F.interpolate(whole, image.original_size, mode="bilinear", align_corners=False)
     return masks[:, 0], quality[:, 0]
+
+
+def whole_mask(sam: Any, image: SamImage, mask: Tensor) -> Tensor:
+    """Bring the logits (4 g, 4 g) of one mask to the size of the photograph: (H, W)."""
+    side, (height, width) = sam.image_encoder.img_size, image.input_size
+    square = F.interpolate(mask[None, None], (side, side), mode="bilinear", align_corners=False)[..., :height, :width]
+    return F.interpolate(square, image.original_size, mode="bilinear", align_corners=False)[0, 0]

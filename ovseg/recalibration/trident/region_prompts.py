@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.errors import at_least
-from ovseg.guides.sam_image import SamImage, ask, fitted
+from ovseg.guides.sam_image import SamImage, ask, fitted, whole_mask
 
 if TYPE_CHECKING:
     from ovseg.contract import Answer
@@ -52,18 +52,16 @@ class Regions:
     """The regions of a class at half the size.
 
     Attributes:
-        masks: (R, h, w) bool.
         boxes: (R, 4) x0, y0, x1, y1 in pixels, all inclusive.
         points: (R, 2) x and y of the likeliest pixel.
     """
 
-    masks: Tensor
     boxes: Tensor
     points: Tensor
 
 
 def find_regions(own: Tensor, share: Tensor, least: int) -> Regions:
-    """Find the regions of a class, connected by sides and corners.
+    """Find the regions of a class, connected by sides and corners; each is looked at inside of its box alone.
 
     Args:
         own: Where the class is (h, w) bool.
@@ -73,13 +71,17 @@ def find_regions(own: Tensor, share: Tensor, least: int) -> Regions:
     import cv2
 
     count, parts, facts, _ = cv2.connectedComponentsWithStats(own.byte().cpu().numpy(), connectivity=8)
-    kept = [i for i in range(1, count) if facts[i, cv2.CC_STAT_AREA] >= least]
-    masks = torch.from_numpy(np.stack([parts == i for i in kept])) if kept else torch.zeros(0, *own.shape).bool()
-    left, top, wide, high = torch.from_numpy(facts[kept][:, :4]).float().unbind(1)
-    places = share.cpu().masked_fill(~masks, -torch.inf).flatten(1).argmax(1)
-    points = torch.stack([places % own.shape[1], places // own.shape[1]], dim=1).float()
-    boxes = torch.stack([left, top, left + wide - 1, top + high - 1], dim=1)
-    return Regions(masks.to(own.device), boxes.to(own.device), points.to(own.device))
+    likely, boxes, points = share.cpu().numpy(), [], []
+    for index in range(1, count):
+        left, top, wide, high, area = facts[index].tolist()
+        if area < least:
+            continue
+        box = slice(top, top + high), slice(left, left + wide)
+        y, x = divmod(int(np.where(parts[box] == index, likely[box], -np.inf).argmax()), wide)
+        boxes.append([left, top, left + wide - 1, top + high - 1])
+        points.append([left + x, top + y])
+    found = (torch.tensor(rows, dtype=torch.float32, device=own.device) for rows in (boxes, points))
+    return Regions(next(found).view(-1, 4), next(found).view(-1, 2))
 
 
 def mask_prompt(share: Tensor, size: tuple[int, int], side: int, threshold: float, factor: float) -> Tensor:
@@ -120,11 +122,13 @@ def redrawn(sam: Any, image: SamImage, answer: Answer, shares: ClassShares, rule
         if every is not None and index >= 0:
             every[index] = scores
     drawn = best > 0
+    if every is not None and answer.class_scores is not None:
+        torch.where(drawn, every, answer.class_scores, out=every)
     return replace(
         answer,
         labels=labels.where(drawn, answer.labels),
         scores=best.to(answer.scores.dtype).where(drawn, answer.scores),
-        class_scores=None if every is None else every.where(drawn, answer.class_scores),
+        class_scores=every,
     )
 
 
@@ -136,14 +140,16 @@ def claims(labels: Tensor, shares: ClassShares, rule: Prompting) -> Iterator[tup
     """
     half = half_size(labels)
     small = F.interpolate(labels[None, None].float(), half, mode="nearest")[0, 0].int()
-    best, peaks = torch.zeros(half, device=labels.device), {}
-    for index in shares.classes:
+    likely, best, peaks = shares.likely(rule.coarse_threshold), torch.zeros(half, device=labels.device), []
+    for index in likely:  # the others change nothing below
         share = halved(shares.of(index), half)
-        best, peaks[index] = torch.maximum(best, share), float(share.max())
+        best = torch.maximum(best, share)
+        peaks.append(share.max())
     small = small.masked_fill(best < rule.coarse_threshold, _NOTHING)
-    for index, peak in peaks.items():
-        if peak >= rule.coarse_threshold and (own := small == index).any():
-            yield index, own, shares.of(index)
+    there = set(small.unique().tolist())
+    for index, peak in zip(likely, torch.stack(peaks).tolist() if peaks else (), strict=True):
+        if peak >= rule.coarse_threshold and index in there:
+            yield index, small == index, shares.of(index)
 
 
 def half_size(labels: Tensor) -> tuple[int, int]:
@@ -169,7 +175,8 @@ def redraw(sam: Any, image: SamImage, own: Tensor, share: Tensor, rule: Promptin
     scores, size = torch.zeros_like(share), (share.shape[0], share.shape[1])
     for _, masks, quality in asked(sam, image, own, share, rule):
         for mask in masks[quality > rule.least_quality]:
-            full = F.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+            seen = whole_mask(sam, image, mask)
+            full = F.interpolate(seen[None, None], size, mode="bilinear", align_corners=False)[0, 0]
             scores = torch.maximum(scores, torch.where(full > 0, full.sigmoid() * share, 0))
     return scores
 

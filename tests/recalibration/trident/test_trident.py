@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -23,8 +24,9 @@ from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.recalibration.trident import Trident, region_prompts, splicing
 from ovseg.recalibration.trident.correlation import correlation
-from ovseg.recalibration.trident.region_prompts import find_regions, mask_prompt
+from ovseg.recalibration.trident.region_prompts import Prompting, claims, find_regions, mask_prompt, redraw
 from ovseg.zoo.needs import needs_of
+from tests.meta_arch.tester import Largest
 
 SIDE = 128
 
@@ -233,28 +235,66 @@ def test_halves_are_seen_apart(clip, sam):
 def test_regions_are_connected_by_corners_too():
     own = torch.zeros(6, 8, dtype=torch.bool)
     own[0, 0] = own[1, 1] = own[5, 7] = True
-    share = torch.rand(6, 8) * own
+    share = torch.rand(6, 8)
     share[1, 1] = 2
+    share[0, 1] = 3  # inside of the box, and not of the region
     found = find_regions(own, share, 2)
     assert found.boxes.tolist() == [[0, 0, 1, 1]] and found.points.tolist() == [[1, 1]]
-    assert found.masks.sum() == 2 and len(find_regions(own, share, 3).masks) == 0
+    assert find_regions(own, share, 1).points.tolist() == [[1, 1], [7, 5]]
+    assert find_regions(own, share, 3).points.shape == (0, 2) and find_regions(own, share, 3).boxes.shape == (0, 4)
+
+
+def spots(height, width):
+    """Return many small regions (height, width), four pixels a side with as many between them."""
+    rows, columns = ((torch.arange(side) % 8 < 4) for side in (height, width))
+    return rows[:, None] & columns
+
+
+def test_many_regions_need_no_map_each():
+    own, share = spots(240, 320), torch.rand(240, 320)
+    tracemalloc.start()
+    with Largest() as seen:
+        found = find_regions(own, share, 16)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.points) == 1200 and seen.numbers <= own.numel() and peak < 12 * own.numel()
+    cells = share.unfold(0, 4, 8).unfold(1, 4, 8).reshape(-1, 16)
+    x, y = found.points.long().unbind(1)
+    assert torch.equal(share[y, x], cells.amax(1)) and own[y, x].all()
+    assert torch.equal(found.boxes[:, 2:] - found.boxes[:, :2], torch.full((1200, 2), 3.0))
+
+
+def test_masks_are_brought_to_the_size_of_the_photograph_one_by_one(sam):
+    size = (400, 640)
+    image, _ = look(sam, photo(*size).permute(1, 2, 0).numpy())
+    rule = Prompting(0.2, 4, 0.005, 0.0)
+    with Largest() as seen:
+        scores = redraw(sam, image, spots(32, 64).repeat_interleave(5, 0)[:, :320], torch.rand(size), rule)
+    assert scores.shape == size and (scores > 0).any() and seen.numbers <= scores.numel()
+
+
+def test_classes_that_are_likely_nowhere_get_no_map(monkeypatch):
+    torch.manual_seed(0)
+    asked, of = [], ClassShares.of
+    monkeypatch.setattr(ClassShares, "of", lambda self, index: asked.append(index) or of(self, index))
+    texts = F.normalize(1 + 0.5 * torch.randn(300, 32), dim=1)  # CLIP's are near to one another, too
+    places = F.interpolate(3 * torch.randn(1, 6, 2, 3), (5, 6), mode="bilinear").softmax(1)[0]
+    features = F.normalize((texts[:6, :, None, None] * places[:, None]).sum(0), dim=0)
+    rule, matrices = ScoreRule(40.0), (bilinear_matrix(5, 40).float(), bilinear_matrix(6, 50).float())
+    logits = torch.einsum("td,dhw->thw", texts, features)
+    everywhere = class_probabilities(logits, *matrices, torch.arange(300), rule)
+    shares = ClassShares(logits, *matrices, torch.arange(300), rule)
+    found = dict.fromkeys(index for index, *_ in claims(everywhere.argmax(0), shares, Prompting(0.2, 1, 0.005, 0.5)))
+    assert len(found) > 2 and len(set(asked)) < 100
+    plain = F.interpolate(everywhere[None], (20, 25), mode="bilinear", align_corners=False)[0]
+    small = F.interpolate(everywhere.argmax(0)[None, None].float(), (20, 25))[0, 0].masked_fill(plain.amax(0) < 0.2, -2)
+    assert list(found) == [k for k in range(300) if plain[k].max() >= 0.2 and (small == k).any()]
 
 
 def test_the_mask_prompt_fills_the_square_with_the_longer_side():
     found = mask_prompt(torch.full((3, 5), 0.5), (75, 100), 64, 0.2, 0.005)
     assert found.shape == (1, 64, 64) and (found[0, :48] == 0.0025).all() and (found[0, 48:] == 0).all()
     assert not mask_prompt(torch.full((3, 5), 0.19), (75, 100), 64, 0.2, 0.005).any()
-
-
-@pytest.mark.parametrize("softmax", [True, False])
-def test_shares_of_classes_are_those_of_all_at_once(softmax, monkeypatch):
-    monkeypatch.setattr("ovseg.labelling.scores._CHUNK", 9 * 7 * 2)  # two maps at a time
-    logits, classes = torch.rand(7, 3, 4), torch.tensor([0, 0, 1, 2, -1, 2, -1])
-    rule, matrices = ScoreRule(30.0, softmax=softmax), (bilinear_matrix(3, 9).float(), bilinear_matrix(4, 7).float())
-    shares = ClassShares(logits, *matrices, classes, rule)
-    assert shares.classes == [-1, 0, 1, 2]
-    wanted = class_probabilities(logits, *matrices, classes, rule)
-    torch.testing.assert_close(torch.stack([shares.of(i) for i in range(3)]), wanted)
 
 
 def test_mistakes(tmp_path, clip, sam, monkeypatch):
