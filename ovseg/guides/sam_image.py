@@ -108,8 +108,7 @@ def ask(
         image: Of `look`.
         points: (R, 2) x and y of a pixel of each region.
         boxes: (R, 4) x0, y0, x1, y1 around it.
-        mask: (1, 4 g, 4 g), what is known of the mask of all of them; or (1, 1, 4 g, 4 g). SAM's norms of a prompt of
-            three dimensions run over rows and not channels, as in Trident, whose numbers depend on it.
+        mask: (1, 1, 4 g, 4 g), what is known of the mask of all of them.
         frame: Height and width of the picture in whose pixels points and boxes are given.
 
     Returns:

@@ -69,6 +69,7 @@ def run(case: Any) -> dict[str, Tensor]:
             least_area=own["minimal_area"],
             mask_factor=own["sam_mask_coff"],
             least_quality=own["sam_iou_thresh"],
+            mask_prompt="original",
         )
         before, answer = answer, answered(build(clip, method, config, view), photo, words, size)
         shares = ClassShares(*of_classes(coarse, seen, words, size))

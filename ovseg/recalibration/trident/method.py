@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,8 @@ class Trident(Recalibration):
         least_area: of at least so many pixels at half the size,
         mask_factor: with the probabilities times this as its mask prompt,
         least_quality: and keeps masks that it takes to be better than this.
+        mask_prompt: The ``original`` gives SAM's encoder of prompts no batch axis, so that its two norms run over rows
+            and not over channels; the published numbers with refinement have it.
         common: Options of `Recalibration`.
     """
 
@@ -73,18 +76,20 @@ class Trident(Recalibration):
         least_area: int = 225,
         mask_factor: float = 0.005,
         least_quality: float = 0.8,
+        mask_prompt: str = "corrected",
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.guide = build_guide(guide)
         self.guide_name, self.windows = self.guide.name, splicing.check_windows(windows)
         self.beta, self.gamma = at_least("beta", beta, 0.0), at_least("gamma", gamma, 0.0)
-        self.pair_factor, self.keep_negative, self.halves = pair_factor, keep_negative, halves
-        self.prompting = Prompting(coarse_threshold, least_area, mask_factor, least_quality)
+        self.pair_factor, self.keep_negative = at_least("pair_factor", pair_factor, 0.0), keep_negative
+        self.halves = halves
+        self.prompting = Prompting(coarse_threshold, least_area, mask_factor, least_quality, mask_prompt)
         if refine and not sam:
             raise ConfigError("refine is on but there is no SAM; give sam as TYPE@FILE, or leave refine out")
         self.refine = refine
-        self.refined_by = [coarse_threshold, least_area, mask_factor, least_quality] if refine else []
+        self.refined_by = list(astuple(self.prompting)) if refine else []
         self._sam = Apart(load_named_sam(sam) if isinstance(sam, str) and sam else sam or None)
         self.sam, self.sees_photo = self._sam.hash, bool(sam)
 

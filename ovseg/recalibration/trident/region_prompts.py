@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.errors import at_least
+from ovseg.errors import at_least, one_of, within
 from ovseg.guides.sam_image import SamImage, ask, fitted, whole_mask
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _NOTHING = -2  # where no class is likely enough; below "no class", which is one here
 REGIONS_PER_CALL = 16
+MASK_PROMPTS = ("corrected", "original")
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,26 @@ class Prompting:
         coarse_threshold: Least probability of a class in 0..1, of pixels and of its peak.
         least_area: Pixels at half the size.
         mask_factor: Of the probabilities that make the mask prompt.
-        least_quality: What SAM must say of a mask that is kept, or more.
+        least_quality: Masks are kept that SAM takes to be better than this, in 0..1.
+        mask_prompt: ``corrected`` or ``original``; see `ovseg.recalibration.trident.Trident`.
+
+    Raises:
+        ConfigError: A value is out of range.
     """
 
     coarse_threshold: float
     least_area: int
     mask_factor: float
     least_quality: float
+    mask_prompt: str = MASK_PROMPTS[0]
 
     def __post_init__(self) -> None:
         """Check the values."""
-        at_least("coarse_threshold", self.coarse_threshold, 0.0)
+        within("coarse_threshold", self.coarse_threshold, 0, 1)
         at_least("least_area", self.least_area, 0)
+        at_least("mask_factor", self.mask_factor, 0)
+        within("least_quality", self.least_quality, 0, 1)
+        one_of("mask_prompt", self.mask_prompt, MASK_PROMPTS)
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ def find_regions(own: Tensor, share: Tensor, least: int) -> Regions:
 
 
 def mask_prompt(share: Tensor, size: tuple[int, int], side: int, threshold: float, factor: float) -> Tensor:
-    """Return the mask prompt (1, side, side) of a class, in whose square the longer side of the photograph is whole.
+    """Return the mask prompt (1, 1, side, side) of a class, in whose square the photograph's longer side is whole.
 
     Args:
         share: Probability (h, w).
@@ -95,7 +104,7 @@ def mask_prompt(share: Tensor, size: tuple[int, int], side: int, threshold: floa
         factor: Of the rest.
     """
     height, width = fitted(size, side)
-    small = F.interpolate(share[None, None], (height, width), mode="bilinear", align_corners=False)[0]
+    small = F.interpolate(share[None, None], (height, width), mode="bilinear", align_corners=False)
     small = torch.where(small > threshold, small * factor, 0)
     return F.pad(small, (0, side - width, 0, side - height))
 
@@ -193,6 +202,7 @@ def asked(
     likely = halved(share, half)
     regions = find_regions(own, likely, rule.least_area)
     prompt = mask_prompt(likely, size, 4 * image.embedding.shape[-1], rule.coarse_threshold, rule.mask_factor)
+    prompt = prompt[0] if rule.mask_prompt == "original" else prompt
     for some in torch.arange(len(regions.points)).split(REGIONS_PER_CALL) if len(regions.points) else ():
         points = regions.points[some]
         yield points, *ask(sam, image, points, regions.boxes[some], prompt, half)

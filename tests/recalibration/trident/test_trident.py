@@ -16,7 +16,7 @@ from ovseg import Vocabulary
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, WeightsError
-from ovseg.guides.sam_image import cells, last_attention, look
+from ovseg.guides.sam_image import cells, last_attention, look, whole_mask
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule, class_probabilities
 from ovseg.labelling.shares import ClassShares
@@ -24,7 +24,16 @@ from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.recalibration.trident import Trident, region_prompts, splicing
 from ovseg.recalibration.trident.correlation import correlation
-from ovseg.recalibration.trident.region_prompts import Prompting, claims, find_regions, mask_prompt, redraw
+from ovseg.recalibration.trident.region_prompts import (
+    REGIONS_PER_CALL,
+    Prompting,
+    asked,
+    claims,
+    find_regions,
+    halved,
+    mask_prompt,
+    redraw,
+)
 from ovseg.zoo.needs import needs_of
 from tests.meta_arch.tester import Largest
 
@@ -293,8 +302,56 @@ def test_classes_that_are_likely_nowhere_get_no_map(monkeypatch):
 
 def test_the_mask_prompt_fills_the_square_with_the_longer_side():
     found = mask_prompt(torch.full((3, 5), 0.5), (75, 100), 64, 0.2, 0.005)
-    assert found.shape == (1, 64, 64) and (found[0, :48] == 0.0025).all() and (found[0, 48:] == 0).all()
+    assert found.shape == (1, 1, 64, 64) and (found[..., :48, :] == 0.0025).all() and (found[..., 48:, :] == 0).all()
     assert not mask_prompt(torch.full((3, 5), 0.19), (75, 100), 64, 0.2, 0.005).any()
+
+
+def test_masks_are_those_of_sam_with_a_prompt_that_has_a_batch_axis(sam):
+    """By SAM's own predictor; the original's prompt has no such axis, and gives others."""
+    size, generator = (104, 160), torch.Generator().manual_seed(0)
+    pixels = photo(*size).permute(1, 2, 0).numpy()
+    image, _ = look(sam, pixels)
+    share = F.interpolate(torch.rand(1, 1, 3, 4, generator=generator), size, mode="bilinear")[0, 0]
+    own = spots(*size)[::2, ::2] & (torch.arange(52) < 20)[:, None]
+    found = {}
+    for name in ("corrected", "original"):
+        rule = Prompting(0.3, 4, 50.0, 0.0, name)
+        found[name] = next(iter(asked(sam, image, own, share, rule)))
+    points, masks, quality = found["corrected"]
+    predictor = segment_anything.SamPredictor(sam)
+    predictor.set_image(pixels)
+    regions, half = find_regions(own, halved(share, (52, 80)), 4), (52, 80)
+    logits, wanted, small = predictor.predict_torch(
+        predictor.transform.apply_coords_torch(points, half)[:, None],
+        torch.ones(len(points), 1),
+        predictor.transform.apply_boxes_torch(regions.boxes, half)[: len(points)],
+        mask_prompt(halved(share, half), size, 32, 0.3, 50.0),
+        multimask_output=False,
+        return_logits=True,
+    )
+    assert 1 < len(points) <= REGIONS_PER_CALL and torch.equal(points, regions.points[: len(points)])
+    torch.testing.assert_close(masks, small[:, 0])
+    torch.testing.assert_close(quality, wanted[:, 0])
+    torch.testing.assert_close(torch.stack([whole_mask(sam, image, one) for one in masks]), logits[:, 0])
+    assert (found["original"][1] - masks).abs().max() > 1e-3
+    assert Trident(sam=sam, refine=True, mask_prompt="original").options["refined_by"][-1] == "original"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"pair_factor": -1.0}, "pair_factor is -1.0; expected at least 0"),
+        ({"pair_factor": float("nan")}, "pair_factor is nan; expected at least 0"),
+        ({"coarse_threshold": 20.0}, "coarse_threshold is 20.0; expected 0 to 1"),
+        ({"mask_factor": -0.005}, "mask_factor is -0.005; expected at least 0"),
+        ({"least_quality": 80.0}, "least_quality is 80.0; expected 0 to 1"),
+        ({"least_quality": float("nan")}, "least_quality is nan; expected 0 to 1"),
+        ({"mask_prompt": "fixed"}, "mask_prompt is 'fixed'; expected one of corrected, original"),
+    ],
+)
+def test_numbers_out_of_range(option, message):
+    with pytest.raises(ConfigError, match=message):
+        Trident(**option)
 
 
 def test_mistakes(tmp_path, clip, sam, monkeypatch):
