@@ -120,7 +120,8 @@ class DenseModel(WordedModel):
         """
         with self.clip.autocast():
             if photos:
-                return self.recalibration.encode_photos(self.clip, windows, photos)
+                shown = self.recalibration.see_photos(self.clip, photos)
+                return self.recalibration.encode_photos(self.clip, windows, shown)
             return self.recalibration.encode(self.clip, windows, regions)
 
     def see(self, images: Tensor) -> list[Seen]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +67,15 @@ class OverMembers(Recalibration):
         """Let the method encode images by every member; see `Recalibration.encode`."""
         return _ensemble(clip).seen_by(self.method.encode, images, regions)
 
-    def encode_photos(self, clip: Tower, images: Tensor, photos: Sequence[np.ndarray]) -> DenseFeatures:
-        """Let the method encode images and photographs by every member; see `Recalibration.encode_photos`."""
+    def see_photos(self, clip: Tower, photos: Sequence[np.ndarray]) -> list[Any]:
+        """Let the method look at photographs, once for all members; see `Recalibration.see_photos`."""
+        return list(self.method.see_photos(clip, photos))
+
+    def encode_photos(self, clip: Tower, images: Tensor, seen: Iterable[Any]) -> DenseFeatures:
+        """Let the method encode images by every member; see `Recalibration.encode_photos`."""
 
         def see(tower: Tower, own: Tensor, regions: Tensor | None) -> DenseFeatures:
-            return self.method.encode_photos(tower, own, photos)
+            return self.method.encode_photos(tower, own, seen)
 
         return _ensemble(clip).seen_by(see, images, None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError, at_least
 from ovseg.guides import Guide, build_guide
 from ovseg.guides.sam import Apart, load_named_sam
-from ovseg.guides.sam_image import SamImage, look
+from ovseg.guides.sam_image import SamImage
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 from ovseg.recalibration.trident import splicing
 from ovseg.recalibration.trident.region_prompts import Prompting, redrawn
-from ovseg.recalibration.trident.sam_mixing import mix, whole_patches
+from ovseg.recalibration.trident.sam_mixing import Sight, mix, see, whole_patches
 
 if TYPE_CHECKING:
     from ovseg.contract import Answer
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class Sights(Kept):
-    """What SAM's encoder gave for each photograph, for its decoder."""
+    """What SAM's encoder gave for each photograph, for its decoder; None where that is not asked."""
 
-    def __init__(self, images: list[SamImage]) -> None:
+    def __init__(self, images: list[SamImage | None]) -> None:
         self.images = images
 
 
@@ -40,12 +40,13 @@ class Trident(Recalibration):
     Args:
         guide: By whose likeness CLIP's values are mixed in each window, as in ProxyCLIP; see `ovseg.guides`.
         sam: ``TYPE@FILE``, such as ``vit_b@sam_vit_b_01ec64.pth``, or a SAM; empty mixes nothing across windows.
-        windows: Side and step in pixels; none shows the image at once.
+        windows: Side and step in pixels; none shows the image at once. (The original pads each window evenly to a
+            multiple of 56, as the published sides are; here windows of other sides are taken as they are.)
         beta: Pairs of patches count whose cosine is at least so many times the mean of all windows,
         gamma: with this inverse temperature.
         pair_factor: The same for cells of SAM, see `correlation`,
         keep_negative: and whether bounds below 0 stay there.
-        halves: Show SAM the left and the right half apart (the authors' Cityscapes).
+        halves: Show SAM the left and the right half apart (the authors' Cityscapes); to redraw, it sees the whole, too.
         refine: Whether SAM redraws the regions of the result,
         coarse_threshold: those where a class is at least so likely,
         least_area: of at least so many pixels at half the size,
@@ -99,32 +100,39 @@ class Trident(Recalibration):
 
     def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Encode images without photographs, which no SAM is to see; see `Recalibration.encode`."""
-        return self.encode_photos(clip, images, ())
+        if self.sees_photo:
+            raise ConfigError(f"Trident got no photographs of {len(images)} images; SAM is to see each")
+        # on the grid of the patches, whatever windows needed
+        grid = (images.shape[2] // clip.patch_size, images.shape[3] // clip.patch_size)
+        found = [splicing.resize(canvas, grid) for canvas in splicing.spliced(clip, images, self)]
+        return self._embedded(clip, images, torch.stack(found))
 
-    def encode_photos(self, clip: Tower, images: Tensor, photos: Sequence[np.ndarray]) -> DenseFeatures:
+    def see_photos(self, clip: Tower, photos: Sequence[np.ndarray]) -> Iterator[Sight]:
+        """Let SAM see photographs; see `Recalibration.see_photos`."""
+        sam = self._sam.get(clip.device)
+        for photo in photos:
+            yield see(sam, whole_patches(photo, clip.patch_size), self.halves, self.refine)
+
+    def encode_photos(self, clip: Tower, images: Tensor, seen: Iterable[Sight]) -> DenseFeatures:
         """Splice what windows show, mixed by SAM; see `Recalibration.encode_photos`."""
-        sam, found, sights = self._sam.get(images.device), [], []
-        if sam is not None and len(photos) != len(images):
-            raise ConfigError(f"Trident got {len(photos)} photographs of {len(images)} images; SAM is to see each")
-        for index, canvas in enumerate(splicing.spliced(clip, images, self)):
-            if sam is None:  # on the grid of the patches, whatever windows needed
-                grid = (images.shape[2] // clip.patch_size, images.shape[3] // clip.patch_size)
-                found.append(splicing.resize(canvas, grid))
-                continue
-            photo = whole_patches(photos[index], clip.patch_size)
-            mixed, seen = mix(sam, canvas.float(), photo, self.pair_factor, self.keep_negative, self.halves)
-            found.append(mixed.to(canvas.dtype))
-            sights += [seen or look(sam, photo)[0]] if self.refine else []
-        tokens = torch.stack(found)
+        sam, found, wholes = self._sam.get(images.device), [], []
+        for canvas, sight in zip(splicing.spliced(clip, images, self), seen, strict=True):
+            found.append(mix(sam, canvas.float(), sight, self.pair_factor, self.keep_negative).to(canvas.dtype))
+            wholes.append(sight.whole)
+        dense = self._embedded(clip, images, torch.stack(found))
+        dense.context.keep(Sights(wholes))
+        return dense
+
+    @staticmethod
+    def _embedded(clip: Tower, images: Tensor, tokens: Tensor) -> DenseFeatures:
+        """Bring tokens (B, C, h, w) that left the last block to the joint space."""
         grid = (tokens.shape[2], tokens.shape[3])
         features = clip.patches_to_joint(tokens.flatten(2).mT).mT.unflatten(-1, grid)
-        context = Context(grid, images, clip, clip.mean, clip.std)
-        context.keep(Sights(sights))
-        return DenseFeatures(features, features.mean((2, 3)), grid, context)
+        return DenseFeatures(features, features.mean((2, 3)), grid, Context(grid, images, clip, clip.mean, clip.std))
 
     def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
         """Let SAM redraw the regions of the result."""
-        if not self.refine:
+        (seen,) = dense.context.kept(Sights, Sights([None])).images
+        if seen is None:  # nothing is to be redrawn
             return answer
-        (seen,), sam = dense.context.kept(Sights).images, self._sam.get(dense.features.device)
-        return redrawn(sam, seen, answer, shares(), self.prompting)
+        return redrawn(self._sam.get(dense.features.device), seen, answer, shares(), self.prompting)
