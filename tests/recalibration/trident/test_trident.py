@@ -14,6 +14,8 @@ from ovseg.guides.sam_image import cells, last_attention, look
 from ovseg.meta_arch.members import OverMembers
 from ovseg.recalibration.trident import Trident, splicing
 from ovseg.recalibration.trident.correlation import correlation
+from ovseg.recalibration.trident.region_prompts import Prompting
+from ovseg.zoo import model_config
 from ovseg.zoo.needs import needs_of
 from tests.clip.towers import TOWERS, vit
 from tests.recalibration.trident.small import FOUR, SIDE, answers_of, build, photo, tiny_sam
@@ -172,3 +174,28 @@ def test_what_it_needs_is_known_by_name():
     assert (clip_of.what, guide.what) == ("CLIP ViT-B-16/openai", "guide timm:vit_base_patch16_224.dino")
     assert own.what == "SAM sam_vit_b_01ec64.pth" and "github.com/facebookresearch/segment-anything" in own.by_hand
     assert needs_of("trident/mini") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "step", "threshold", "factor", "keep", "coarse"),
+    [
+        ("voc21", 448, 224, 0.2, 1.2, True, 0.2),
+        ("pc60", 576, 224, 0.15, 1.2, True, 0.15),
+        ("coco80", 448, 224, 0.25, 1.2, True, 0.25),
+        ("voc20", 336, 112, 0, 0, True, 0.2),
+        ("pc59", 576, 224, 0, 1.2, True, 0.15),
+        ("coco171", 448, 224, 0, 1.2, True, 0.05),
+        ("cityscapes19", 688, 224, 0, 3.0, False, 0.1),
+        ("ade150", 576, 224, 0, 1.2, False, 0.05),
+        ("ade847", 448, 224, 0, 1.2, True, 0.2),
+        ("pc459", 448, 224, 0, 1.2, True, 0.2),
+    ],
+)
+def test_protocols_are_the_published_ones(name, side, step, threshold, factor, keep, coarse):
+    model = model_config("trident/ViT-B-16/openai", protocol=name).MODEL
+    options = {key.lower(): value for key, value in model.RECALIBRATION.OPTIONS.items()}
+    method = Trident(**{**options, "guide": "clip", "sam": ""})
+    assert (model.PROTOCOL.SHORT_SIDE, model.PROTOCOL.PROB_THRESHOLD) == (side, threshold)
+    assert method.windows == (336, step) and (method.pair_factor, method.keep_negative) == (factor, keep)
+    assert method.halves == (name == "cityscapes19")
+    assert method.prompting == Prompting(coarse, 225, 0.005, 0.8, "original")
