@@ -105,7 +105,7 @@ class Trident(Recalibration):
         # on the grid of the patches, whatever windows needed
         grid = (images.shape[2] // clip.patch_size, images.shape[3] // clip.patch_size)
         found = [splicing.resize(canvas, grid) for canvas in splicing.spliced(clip, images, self)]
-        return self._embedded(clip, images, torch.stack(found))
+        return _embedded(clip, images, torch.stack(found))
 
     def see_photos(self, clip: Tower, photos: Sequence[np.ndarray]) -> Iterator[Sight]:
         """Let SAM see photographs; see `Recalibration.see_photos`."""
@@ -119,16 +119,9 @@ class Trident(Recalibration):
         for canvas, sight in zip(splicing.spliced(clip, images, self), seen, strict=True):
             found.append(mix(sam, canvas.float(), sight, self.pair_factor, self.keep_negative).to(canvas.dtype))
             wholes.append(sight.whole)
-        dense = self._embedded(clip, images, torch.stack(found))
+        dense = _embedded(clip, images, torch.stack(found))
         dense.context.keep(Sights(wholes))
         return dense
-
-    @staticmethod
-    def _embedded(clip: Tower, images: Tensor, tokens: Tensor) -> DenseFeatures:
-        """Bring tokens (B, C, h, w) that left the last block to the joint space."""
-        grid = (tokens.shape[2], tokens.shape[3])
-        features = clip.patches_to_joint(tokens.flatten(2).mT).mT.unflatten(-1, grid)
-        return DenseFeatures(features, features.mean((2, 3)), grid, Context(grid, images, clip, clip.mean, clip.std))
 
     def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
         """Let SAM redraw the regions of the result."""
@@ -136,3 +129,10 @@ class Trident(Recalibration):
         if seen is None:  # nothing is to be redrawn
             return answer
         return redrawn(self._sam.get(dense.features.device), seen, answer, shares(), self.prompting)
+
+
+def _embedded(clip: Tower, images: Tensor, tokens: Tensor) -> DenseFeatures:
+    """Bring tokens (B, C, h, w) that left the last block to the joint space."""
+    grid = (tokens.shape[2], tokens.shape[3])
+    features = clip.patches_to_joint(tokens.flatten(2).mT).mT.unflatten(-1, grid)
+    return DenseFeatures(features, features.mean((2, 3)), grid, Context(grid, images, clip, clip.mean, clip.std))
