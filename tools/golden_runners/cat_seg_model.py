@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_runners.product import make_words
-from ovseg.aggregation.cost import FORGOTTEN
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
@@ -92,6 +91,10 @@ def decoder_of(config: Mapping[str, Any]) -> Decoder:
         decoder_guidance=tuple(config["decoder_guidance_proj_dims"]),
         up_channels=tuple(config["decoder_guidance_dims"]),
     )
+
+
+FORGOTTEN = -100.0
+"""The logit that the original gives a class that was left out."""
 
 
 def with_forgotten(logits: Logits, count: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ovseg.aggregation.cost import cost_maps
+from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, ViTClip, load_tower
 from ovseg.clip.features import Need
@@ -33,7 +34,7 @@ from ovseg.meta_arch.trained_model import size_rule
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.system.progress import report
 from ovseg.system.registry import build
-from ovseg.vocabulary import TextOptions
+from ovseg.vocabulary import Background, TextOptions, Vocabulary
 from ovseg.vocabulary.templates import fill, resolve_templates
 
 NEEDS = frozenset({DENSE, STREAM, CLASS_EMBEDDING})
@@ -50,6 +51,7 @@ class CATSeg(CostModel):
     """
 
     head = ("aggregator.", "upsample.", "clip.model.")
+    cut = "for they are among the nearest of none of its views (MOST)"
     made_of = {"aggregator": Aggregator, "decoder": Decoder, "sliding": plan_views, "criterion": ClassMapCriterion}  # noqa: RUF012
 
     @configurable
@@ -142,6 +144,22 @@ class CATSeg(CostModel):
         """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
         return not key.startswith("clip.model.")
 
+    def words(
+        self,
+        vocabulary: Vocabulary,
+        background: str | Background | Iterable[str] | None = None,
+        templates: str | None = None,
+    ) -> Words:
+        """Embed the words of a request; see `CostModel.words`. A note says where a view is compared with some alone."""
+        found, most = super().words(vocabulary, background, templates), self.aggregator.most
+        if not 0 < most < len(found.query_to_class):
+            return found
+        note = (
+            f"each view of an image is compared with the {most} nearest of {len(found.query_to_class)} words, synonyms "
+            f"and those of the background included, as in the original (MOST: {most}); 0 compares all"
+        )
+        return replace(found, notes=(*found.notes, note))
+
     def see(self, images: Tensor) -> list[View]:
         """Encode all views of images; see `WordedModel.see`. Views of an image stand first in its tensors."""
         views = self.views(self.normalise(images))
@@ -222,14 +240,16 @@ class CATSeg(CostModel):
         return clip.learn_texts(clip.text_tokens(texts))
 
     def compare(self, images: Tensor, targets: Sequence[Target], rows: Tensor) -> dict[str, Tensor]:
-        """Return the loss of padded images (B, 3, H, W) with what they show, by rows (K, D) of all classes."""
-        views, chosen = self.predict(images), []
-        for view, target in zip(views, targets, strict=True):
-            near = cost_maps(view.features.detach(), rows.detach()[:, None]).amax((1, 2, 3))
-            chosen.append(self.criterion.choose(near, target))
-        texts = [rows[:, None] if own is None else rows[own, None] for own in chosen]
-        logits = [self.aggregator.compare(*own) for own in zip(views, texts, strict=True)]
-        return {"loss_sem_seg": self.criterion(logits, targets, chosen)}
+        """Return the loss of padded images (B, 3, H, W) with what they show, by rows (K, D) of all classes.
+
+        Raises:
+            ConfigError: An image shows a class that is not among the K.
+        """
+        views, texts = self.predict(images), rows[:, None]
+        chosen = self.criterion.choose(lambda i: nearness(views[i].features, texts), len(rows), targets)
+        own = [texts if some is None else texts[some] for some in chosen]
+        logits = [self.aggregator.compare(*one) for one in zip(views, own, strict=True)]
+        return {"loss_sem_seg": self.criterion(logits, self.criterion.questions(targets, chosen, len(rows)))}
 
     def predict(self, images: Tensor) -> list[View]:
         """Return what a padded batch (B, 3, H, W) shows in training: whole images, squeezed."""

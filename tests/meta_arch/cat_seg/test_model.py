@@ -67,6 +67,27 @@ def test_all_classes_are_exact_and_the_nearest_are_what_the_original_takes(folde
     assert exact.settings["options"]["most"] == 0 and cut.settings["options"]["most"] == 10
 
 
+@pytest.mark.parametrize(("count", "most", "said"), [(8, 8, False), (9, 8, True), (9, 0, False)])
+@pytest.mark.parametrize("sliding", [False, True])
+def test_a_list_that_is_cut_says_so(folder, count, most, said, sliding):
+    """Synonyms and words of the background take places, too."""
+    model = models.stirred(build(folder, SLIDING=sliding, MOST=most), 5)
+    own = model.words(words("cat|kitten|tom", "sofa", "lamp"), ", ".join(f"thing {i}" for i in range(count - 5)))
+    note = (
+        f"each view of an image is compared with the 8 nearest of {count} words, synonyms and those of the background"
+    )
+    assert len(own.texts) == count and any(note in one for one in own.notes) == said
+    (found,) = ask(model, [picture(64, 64)], own)
+    with torch.inference_mode():
+        maps = model.maps(model.encode([picture(64, 64)]).images[0], own)
+    left = (
+        f"{count - len(maps.words)} of {count} words take no part in this image, for they are among the nearest of none"
+    )
+    assert bool(found.notes) == (len(maps.words) < count) and all(left in one for one in found.notes)
+    assert said or not found.notes
+    assert sliding or said == bool(found.notes)
+
+
 @pytest.mark.parametrize("step", [1, 3, 0])
 def test_classes_are_computed_a_few_at_a_time(folder, step):
     model = models.stirred(build(folder, MOST=0), 5)
@@ -169,8 +190,16 @@ def test_an_image_is_compared_with_what_it_shows_and_what_is_near_to_it(folder):
     choose = model.criterion.choose
     model.criterion.choose = lambda *given: (asked.append(choose(*given)), asked[-1])[1]
     assert model.with_words(own)([training_picture(0)])["loss_sem_seg"].isfinite()
-    (classes,) = asked
+    ((classes,),) = asked
     assert len(classes) == 4 and {0, 1} <= set(classes.tolist())
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_labels_that_are_not_among_the_words_are_refused(folder, count):
+    model = build(folder, SLIDING=False, TRAIN_CLASSES=count).train()
+    entry = {"image": picture(64, 64), "sem_seg": torch.full((64, 64), 7)}
+    with pytest.raises(ConfigError, match="target classes range from 7 to 7; expected 0 to 2, the vocabulary's"):
+        model.with_words(model.words(words("cat", "sofa", "quark")))([entry])
 
 
 @pytest.mark.parametrize("layout", ["official", "ours", "trained"])

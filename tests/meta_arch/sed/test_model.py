@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,9 @@ from ovseg.contract import CLASS_SCORES
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.meta_arch.sed.decoder import among_the_best
+from ovseg.meta_arch.sed.model import _with_means
 from ovseg.meta_arch.sed.weights import official_name
+from ovseg.vocabulary.queries import Queries
 from tests.meta_arch import models
 from tests.meta_arch.models import picture, training_picture, words
 from tests.meta_arch.tester import NAMES, ask, assert_same
@@ -33,10 +38,45 @@ def test_templates_are_channels_and_the_names_of_a_class_are_averaged(tiny_convn
     assert every.texts == ("cat", "kitten", "sofa")
     torch.testing.assert_close(asked.embeddings[0], F.normalize(every.embeddings[:2].mean(0), dim=-1))
     torch.testing.assert_close(every.embeddings.norm(dim=-1), torch.ones(3, 14))
+    note = "names of a class are averaged in each template (NAMES: mean); 1 besides the first: kitten"
+    assert note in asked.notes and not any("averaged" in one for one in every.notes)
+    assert not any("averaged" in one for one in model.words(words("cat", "sofa")).notes)
     (found,) = ask(model, [picture(64, 64)], asked)
     assert found.labels.shape == (64, 64)
     with pytest.raises(ConfigError, match=r"the 1 templates of 'simple' do not fit: each is a channel .* which has 14"):
         model.words(words("cat", "sofa"), templates="simple")
+
+
+@pytest.mark.parametrize("names", ["mean", "all", "first"])
+def test_a_class_is_learnt_by_its_own_pixels_whatever_names_count(tiny_convnext, names):
+    model = build(tiny_convnext, NAMES=names).train()
+    own, asked = model.words(words("cat", "sofa|couch|settee", "quark")), []
+    model.compare = lambda images, targets, rows: asked.append(rows) or {}
+    model.with_words(own)([training_picture(count=3)])
+    (rows,) = asked
+    alone = build(tiny_convnext, NAMES="first").words(words("cat", "quark"))
+    assert len(rows) == 3
+    for place, name in ((0, 0), (2, 1)):
+        torch.testing.assert_close(rows[place], alone.embeddings[name])
+
+
+def test_labels_that_are_not_among_the_words_are_refused(tiny_convnext):
+    model = build(tiny_convnext, NAMES="all").train()
+    entry = {"image": picture(64, 64), "sem_seg": torch.full((64, 64), 2)}
+    with pytest.raises(ConfigError, match="target classes range from 2 to 2; expected 0 to 1, the vocabulary's"):
+        model.with_words(model.words(words("cat|kitten", "sofa")))([entry])
+
+
+def test_many_names_are_averaged_in_one_pass(tiny_convnext):
+    own = build(tiny_convnext, NAMES="all").words(words("cat", "sofa"))
+    many = Queries(torch.randn(30_000, 1, 4), torch.arange(30_000) // 3, tuple(map(str, range(30_000))))
+    many = replace(own, embeddings=many.embeddings, query_to_class=many.query_to_class, texts=many.texts)
+    start = time.perf_counter()
+    found = _with_means(many)
+    assert time.perf_counter() - start < 5  # comparing all names with all classes takes a minute
+    wanted = F.normalize(many.embeddings.unflatten(0, (-1, 3)).mean(1), dim=-1)
+    torch.testing.assert_close(found.embeddings, wanted, atol=1e-5, rtol=1e-4)
+    assert found.texts[:2] == ("0", "3") and found.query_to_class.tolist() == list(range(10_000))
 
 
 def test_early_rejection_drops_what_is_nowhere_among_the_best(tiny_convnext):
@@ -44,6 +84,8 @@ def test_early_rejection_drops_what_is_nowhere_among_the_best(tiny_convnext):
     asked, image = fast.words(words(*(f"thing {i}" for i in range(20)))), picture(96, 80)
     some, every = (ask(model, [image], asked, SCORES)[0] for model in (fast, whole))
     left = some.class_scores.amax((1, 2)) > 0
+    note = f"{20 - int(left.sum())} of 20 words take no part in this image, for early rejection found them nowhere"
+    assert note in some.notes[0] and not every.notes
     assert 0 < left.sum() < 20 and (every.class_scores.amax((1, 2)) > 0).all()
     decoded = fast.decoder(fast.encode([image]).images[0], asked.embeddings)
     assert decoded.classes.tolist() == left.nonzero().flatten().tolist()
