@@ -36,7 +36,8 @@ class CostModel(TrainedModel):
     ) -> Words:
         """Embed the words of a request; see `WordedModel.words`.
 
-        With ``names`` at ``first`` synonyms are left out: what a class is called counts and nothing else. Results say so.
+        With ``names`` at ``first`` synonyms are left out: what a class is called counts and nothing else. Results say
+        so.
         """
         if self.names != "first" or len(vocabulary.queries) == len(vocabulary):
             return super().words(vocabulary, background, templates)

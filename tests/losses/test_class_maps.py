@@ -1,4 +1,4 @@
-"""The loss of maps of classes: what is asked of each image, once for all maps, and which classes it is compared with."""
+"""The loss of maps of classes: what is asked of each image, once for all maps, and which classes are compared."""
 
 from __future__ import annotations
 

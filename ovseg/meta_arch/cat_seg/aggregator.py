@@ -50,6 +50,7 @@ class Aggregator(nn.Module):
     github.com/cvlab-kaist/CAT-Seg.
 
     Attributes:
+        fill: Shorter lists are filled up to so many classes; 0 for never.
         most: Lists of more classes are cut to so many in each view; see `nearest_classes`.
         step: Classes that are computed at a time where nothing is learnt; 0 for all.
     """
@@ -92,7 +93,8 @@ class Aggregator(nn.Module):
             fill: Shorter lists are filled up to so many classes with a learnt one, as the released weights were
                 trained; 0 for never.
             most: Of longer lists so many classes are aggregated in each view, those with the largest cosine anywhere
-                in it (the original's rule); 0 for all of them, which is exact and takes as much longer.
+                in it (the original's rule); 0 for all of them, which is exact and takes as much longer. In training
+                all are (the original cuts there, too, for which its 171 classes give no occasion).
 
         Raises:
             ConfigError: Numbers do not fit together.
@@ -102,7 +104,7 @@ class Aggregator(nn.Module):
             check_pair(name, own)
         if hidden % heads:
             raise ConfigError(f"hidden is {hidden} with {heads} heads; expected a multiple of them")
-        self.grid, self.most, self.step, self.decoder = grid, most, 8, decoder
+        self.grid, self.fill, self.most, self.step, self.decoder = grid, fill, most, 8, decoder
         self.embed = nn.Conv2d(prompts, hidden, 7, padding=3)
         self.guide = nn.Conv2d(embed_dim, guidance, 3, padding=1)
         self.guide_text = nn.Linear(embed_dim, text_guidance) if text_guidance else None

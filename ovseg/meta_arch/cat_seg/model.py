@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,8 @@ from ovseg.vocabulary.templates import fill, resolve_templates
 NEEDS = frozenset({DENSE, STREAM, CLASS_EMBEDDING})
 TUNED = ("attention", "full", "none")
 VIEWS_PER_PASS = 16
+
+log = logging.getLogger("ovseg.train")
 
 
 @META_ARCH_REGISTRY.register()
@@ -219,8 +222,28 @@ class CATSeg(CostModel):
             return SlidingMaps(self.sliding, found, len(texts))
         return WholeMaps(found[0].maps.sigmoid(), found[0].classes)
 
+    @classmethod
+    def check_training(cls, cfg: CfgNode) -> None:
+        """Refuse texts that a training does not learn by, see `check_text`."""
+        check_text(cfg.MODEL.TEXT.TEMPLATES, TextOptions.from_config(cfg.MODEL.TEXT))
+
     def start_training(self, words: Words) -> None:
-        """Bring the text tower back to where it learns, before an optimizer is made or filled; see `WordedModel`."""
+        """Bring the text tower back to where it learns, before an optimizer is made or filled; see `WordedModel`.
+
+        A line of the log says where no step will have as few classes as are filled up: `FILL` learns nothing then.
+
+        Raises:
+            ConfigError: As `check_training`.
+        """
+        check_text(words.templates, self.text)
+        count, fill = len(words.vocabulary), self.aggregator.fill
+        least = min(self.criterion.count or count, count)
+        if 0 < fill <= least:
+            log.warning(
+                f"lists of fewer than {fill} words are filled up with a learnt row (FILL: {fill}), which this training "
+                f"does not reach, for each step has {least} classes or more: the row stays as it is, and answers by "
+                f"short lists are made with it; set FILL: 0, or to more than {least}"
+            )
         self.clip.move_text(self.clip.device)
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]], words: Words) -> dict[str, Tensor]:
@@ -230,11 +253,14 @@ class CATSeg(CostModel):
         return self.compare(images, targets, self.class_rows(words))
 
     def class_rows(self, words: Words) -> Tensor:
-        """Return the rows (K, D) of all classes by their first names in the first template, with gradients.
+        """Return the rows (K, D) of all classes by their first names in the one template, with gradients.
 
         They are not of unit length.
+
+        Raises:
+            ConfigError: The words are embedded in another way, see `check_text`.
         """
-        template = resolve_templates(words.templates)[0]
+        template = check_text(words.templates, self.text)
         texts = [fill(template, name) for name in first_names(words.vocabulary)]
         clip = _own_vit(self.clip)
         return clip.learn_texts(clip.text_tokens(texts))
@@ -255,6 +281,26 @@ class CATSeg(CostModel):
         """Return what a padded batch (B, 3, H, W) shows in training: whole images, squeezed."""
         found = self.network(resize(images, self.resolution))
         return [View(*own) for own in zip(*found, strict=True)]
+
+
+def check_text(templates: str, options: TextOptions) -> str:
+    """Return the one template that a training learns by.
+
+    Raises:
+        ConfigError: There are several, or texts are engineered, of which what is learnt would know nothing.
+    """
+    template, *more = resolve_templates(templates)
+    if more:
+        raise ConfigError(
+            f"CAT-Seg learns by one template, and '{templates}' has {len(more) + 1}; set MODEL.TEXT.TEMPLATES to one "
+            "such as cat_seg, simple or none"
+        )
+    if used := options.to_json():
+        raise ConfigError(
+            f"CAT-Seg learns by the names of classes as they are, and MODEL.TEXT.{next(iter(used)).upper()} changes "
+            "their texts; leave it out, and give it to what was learnt"
+        )
+    return template
 
 
 def _recalibration(node: CfgNode) -> Recalibration | None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ovseg.contract import CLASS_SCORES
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, WeightsError
+from ovseg.meta_arch.cat_seg import CATSeg
 from ovseg.meta_arch.cat_seg.weights import official_name
 from tests.meta_arch import models
 from tests.meta_arch.models import picture, training_picture, words
@@ -167,6 +168,51 @@ def test_the_text_tower_is_where_it_learns_before_an_optimizer_is_filled(folder,
     places.clear()
     model.start_training(own)
     assert places == [model.clip.device]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"TEMPLATES": "vild14"}, "CAT-Seg learns by one template, and 'vild14' has 14; set MODEL.TEXT.TEMPLATES to"),
+        ({"DESCRIPTIONS": "FILE"}, "CAT-Seg learns by the names of classes as they are, and MODEL.TEXT.DESCRIPTIONS"),
+        ({"SUBCLASSES": "FILE"}, "CAT-Seg learns by the names of classes as they are, and MODEL.TEXT.SUBCLASSES"),
+        ({"LONG_TEXT": True}, "CAT-Seg learns by the names of classes as they are, and MODEL.TEXT.LONG_TEXT"),
+    ],
+)
+def test_texts_that_a_training_does_not_learn_by_are_refused(folder, tmp_path, text, message):
+    """Answers would be made by other rows than those that were learnt."""
+    (tmp_path / "own.json").write_text('{"cat": ["a cat with fur", "a cat at home"]}')
+    text = {key: str(tmp_path / "own.json") if value == "FILE" else value for key, value in text.items()}
+    with pytest.raises(ConfigError, match=message):
+        CATSeg.check_training(models.config("cat_seg", folder, text=text))
+    model = build(folder, SLIDING=False, text=text)
+    own = model.words(words("cat", "sofa"))
+    with pytest.raises(ConfigError, match=message):
+        model.start_training(own)
+    with pytest.raises(ConfigError, match=message):
+        model.train().with_words(own)([training_picture()])
+
+
+@pytest.mark.parametrize(
+    ("fill", "chosen", "names", "said"),
+    [
+        (10, 0, 10, True),
+        (10, 0, 9, False),
+        (10, 10, 30, True),
+        (10, 9, 30, False),
+        (10, 12, 9, False),
+        (0, 9, 30, False),
+    ],
+)
+def test_a_row_that_no_step_reaches_is_said(folder, caplog, fill, chosen, names, said):
+    model = build(folder, SLIDING=False, FILL=fill, TRAIN_CLASSES=chosen).train()
+    own = model.words(words(*MANY[:names]))
+    model.start_training(own)
+    assert any("the row stays as it is" in one.message for one in caplog.records) == said
+    model.with_words(own)([training_picture()])["loss_sem_seg"].backward()
+    if fill:  # and so it is
+        grad = model.aggregator.classes[0].filling.grad
+        assert (grad is None) == said
 
 
 def test_pixels_without_a_label_are_negative_as_in_the_original_or_left_out(folder):
