@@ -140,6 +140,7 @@ def build(case: Any, sliding: Sliding | None = None) -> tuple[CATSeg, Tensor]:
         resolution=config["clip_resolution"][0],
         taps=tuple(config["guidance_blocks"]),
         size_divisibility=config.get("size_divisibility", 32),
+        padding_stays=True,
         tuned={"attention": "attention", "full": "full"}.get(config.get("finetune", "attention"), "none"),
     )
     return model.eval(), F.normalize(model.clip.learn_texts(case.group("input")["tokens"]), dim=-1)

@@ -71,6 +71,7 @@ class CATSeg(CostModel):
         resolution: int = 384,
         taps: tuple[int, ...] = (3, 7),
         size_divisibility: int = 32,
+        padding_stays: bool = False,
         names: str = "all",
         tuned: str = "attention",
         **parts: Any,
@@ -88,7 +89,9 @@ class CATSeg(CostModel):
                 the last block as the original has it.
             resolution: Side in pixels of the square to which CLIP's image is squeezed.
             taps: Blocks, from 0, behind which CLIP's tokens lead the upsampling.
-            size_divisibility: Whole images are padded to multiples of so many pixels before they are squeezed.
+            size_divisibility: In training images are padded to multiples of so many pixels before they are squeezed.
+            padding_stays: Whether images that are seen whole are padded so in answers, too, and the map of all that is
+                stretched over the image, which shifts it, as the original does without windows; else nothing is padded.
             names: Which names of a class count: ``all``, the best one, or the ``first`` alone, as the original has it.
             tuned: What of CLIP is trained: ``attention``, both transformers in ``full``, or ``none`` of it.
             parts: Those of `TrainedModel`.
@@ -104,7 +107,7 @@ class CATSeg(CostModel):
         self.not_compiled = "" if recalibration is None else recalibration.why_not_compiled()
         self.resolution = _checked(clip, resolution, aggregator)
         _check_taps(clip, taps, clip.handed_over(recalibration) or 1)
-        self.size_divisibility = size_divisibility
+        self.size_divisibility, self.padding_stays = size_divisibility, padding_stays
         self.criterion, self.names = criterion, one_of("names", names, NAMES)
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(clip.width, out, side, side)
@@ -177,7 +180,7 @@ class CATSeg(CostModel):
         """Return what CLIP sees (B * V, 3, r, r) of normalised images (B, 3, h, w), images outermost."""
         if self.sliding is not None:
             return self.sliding.cut(images, self.resolution)
-        return resize(self.padded(list(images)), self.resolution)
+        return resize(self.padded(list(images)) if self.padding_stays else images, self.resolution)
 
     def network(self, views: Tensor) -> tuple[Tensor, ...]:
         """Return the fields of `View` for normalised views (V, 3, r, r); see `WordedModel.network`."""

@@ -41,23 +41,39 @@ def plain(model, fill=10):
 
 
 @pytest.mark.parametrize("names", [NAMES[:3], MANY], ids=["filled", "cut"])
-@pytest.mark.parametrize("sliding", [False, True], ids=["whole", "sliding"])
+@pytest.mark.parametrize(("sliding", "stays"), [(False, False), (False, True), (True, True)])
 @torch.no_grad()
-def test_the_plain_form_says_the_same(folder, names, sliding):
-    model, size = models.stirred(build(folder, SLIDING=sliding, MOST=10), 5), (70, 61)
+def test_the_plain_form_says_the_same(folder, names, sliding, stays):
+    model, size = models.stirred(build(folder, SLIDING=sliding, MOST=10, PADDING_STAYS=stays), 5), (70, 61)
     own, image = model.words(words(*names)), picture(60, 84)
     (found,) = ask(model, [image], own, SCORES, size)
     normal = model.normalise(image[None])
     if sliding:
         every = plain(model).sliding(normal[0], own.embeddings, size, 80, 48, 32)
     else:
-        square = F.interpolate(F.pad(normal, (0, 12, 0, 4)), (64, 64), mode="bilinear", align_corners=False)
+        normal = F.pad(normal, (0, 12, 0, 4)) if stays else normal
+        square = F.interpolate(normal, (64, 64), mode="bilinear", align_corners=False)
         logits = plain(model).logits(square, own.embeddings)
         every = F.interpolate(logits.sigmoid(), size, mode="bilinear", align_corners=False)[0]
     classes = torch.stack([every[own.query_to_class == i].amax(0) for i in range(len(names))])
     torch.testing.assert_close(found.class_scores, classes, atol=2e-5, rtol=1e-4)
     clear = classes.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4
     assert torch.equal(found.labels[clear].long(), classes.argmax(0)[clear]) and clear.float().mean() > 0.3
+
+
+def test_what_is_seen_whole_stays_where_it_is(folder):
+    """An image that is a pixel larger than a multiple of `SIZE_DIVISIBILITY` has the maps of one that is not."""
+    blurred = picture(12, 12)[None].float()
+    small, large = (
+        F.interpolate(blurred, size, mode="bilinear", align_corners=False)[0] for size in ((64, 64), (65, 97))
+    )
+    off = []
+    for stays in (False, True):
+        model = models.stirred(build(folder, SLIDING=False, PADDING_STAYS=stays), 5)
+        own = model.words(words(*NAMES))
+        found = [ask(model, [image], own, SCORES, (64, 64))[0].class_scores for image in (small, large)]
+        off.append((found[0] - found[1]).abs().mean())
+    assert off[0] < 0.25 * off[1]
 
 
 def test_all_classes_are_exact_and_the_nearest_are_what_the_original_takes(folder):
