@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,11 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ovseg.config import config_root
 from ovseg.contract import CLASS_SCORES
+from ovseg.data.renaming import read_renames, rename_classes
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.meta_arch.cat_seg import CATSeg
 from ovseg.meta_arch.cat_seg.weights import official_name
+from ovseg.vocabulary import Vocabulary
+from ovseg.zoo.names import resolve
 from tests.meta_arch import models
 from tests.meta_arch.models import picture, training_picture, words
 from tests.meta_arch.tester import NAMES, Largest, ask, assert_same
@@ -134,6 +139,28 @@ def test_the_first_name_alone_as_the_original_measures(folder):
     alone = every.words(words("cat", "sofa", "lamp"))
     assert_same(*(ask(model, [picture(64, 64)], own)[0] for model, own in ((first, asked), (every, alone))))
     assert not any("synonyms do not" in note for note in first.words(words("cat", "sofa")).notes)
+
+
+@pytest.mark.parametrize("name", ["ade150", "ade847", "pc59", "pc459", "voc20"])
+@pytest.mark.parametrize("model", ["catseg-b", "catseg-l"])
+def test_published_numbers_can_be_asked_for(model, name):
+    assert (
+        resolve(model, name).config.MODEL.CATSeg.NAMES == "first"
+        and resolve(model).config.MODEL.CATSeg.get("NAMES", "all") == "all"
+    )
+
+
+def test_voc_with_background_as_the_authors_measure(folder):
+    """The command of the page: 59 texts, of which all beyond VOC's twenty are one class."""
+    page = (config_root().parent / "docs/models.md").read_text()
+    (renames,) = re.findall(r'--dataset voc21 .*--rename "(background=[^"]*)"', page.replace("\\\n", ""))
+    classes = rename_classes(Vocabulary.parse("voc21"), read_renames(renames), "voc21").classes
+    twenty, context = Vocabulary.parse("voc20").names, Vocabulary.parse("pc59").names
+    own = build(folder).words(classes)
+    assert len(own.texts) == 59
+    assert set(own.texts) == {*twenty, *context} - {"table"} and len(own.vocabulary) == 21
+    assert [own.texts[i] for i in (own.query_to_class > 0).nonzero().flatten()] == list(twenty)
+    assert (own.query_to_class == 0).sum() == 39 and not (own.query_to_class < 0).any()
 
 
 @pytest.mark.parametrize(
