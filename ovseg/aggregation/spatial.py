@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.aggregation.checks import at_least, check_heads
 from ovseg.aggregation.parts import shared_linear
 from ovseg.errors import ConfigError
 from ovseg.system.device import is_cpu
@@ -34,9 +35,11 @@ class SpatialAggregation(nn.Module):
             ratio: Of the hidden layer to ``dim``.
 
         Raises:
-            ConfigError: Windows do not fill the grid.
+            ConfigError: Windows do not fill the grid, or heads cannot share the channels.
         """
         super().__init__()
+        check_heads(dim, heads)
+        at_least(1, swin_window=window)
         whole = min(grid) <= window
         side = min(grid) if whole else window
         if grid[0] % side or grid[1] % side:

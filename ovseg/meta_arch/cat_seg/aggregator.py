@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.aggregation.checks import at_least, check_pooling
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps, nearest_classes
 from ovseg.aggregation.parts import few_at_a_time
 from ovseg.aggregation.spatial import SpatialAggregation
-from ovseg.errors import ConfigError
-from ovseg.meta_arch.cat_seg.decoder import Decoder, check_pair
+from ovseg.meta_arch.cat_seg.decoder import Decoder
 
 
 class View(NamedTuple):
@@ -97,13 +97,12 @@ class Aggregator(nn.Module):
                 all are (the original cuts there, too, for which its 171 classes give no occasion).
 
         Raises:
-            ConfigError: Numbers do not fit together.
+            ConfigError: Numbers cannot be used, or do not fit together.
         """
         super().__init__()
-        for name, own in {"pooling": pooling, "train_pooling": train_pooling}.items():
-            check_pair(name, own)
-        if hidden % heads:
-            raise ConfigError(f"hidden is {hidden} with {heads} heads; expected a multiple of them")
+        check_pooling(grid, pooling=pooling, train_pooling=train_pooling)
+        at_least(1, hidden=hidden, layers=layers, guidance=guidance, prompts=prompts)
+        at_least(0, text_guidance=text_guidance, fill=fill, most=most)
         self.grid, self.fill, self.most, self.step, self.decoder = grid, fill, most, 8, decoder
         self.embed = nn.Conv2d(prompts, hidden, 7, padding=3)
         self.guide = nn.Conv2d(embed_dim, guidance, 3, padding=1)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.aggregation.checks import at_least, check_count
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps
 from ovseg.aggregation.parts import few_at_a_time
@@ -52,6 +53,8 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
+        if kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(f"kernels has {kernel}; expected odd numbers, which leave maps as large as they are")
         self.dwconv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1, self.pwconv2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
@@ -129,11 +132,12 @@ class Decoder(nn.Module):
             top: So many classes of each place stay.
 
         Raises:
-            ConfigError: Numbers do not fit together.
+            ConfigError: Numbers cannot be used, or do not fit together.
         """
         super().__init__()
-        given = {"decoder_dims": decoder_dims, "decoder_guidance": decoder_guidance, "kernels": kernels}
-        _check(given, {"pooling": pooling, "train_pooling": train_pooling}, top)
+        check_count(STAGES, decoder_dims=decoder_dims, decoder_guidance=decoder_guidance, kernels=kernels)
+        check_count(2, pooling=pooling, train_pooling=train_pooling)
+        at_least(1, hidden=hidden, prompts=prompts, top=top, decoder_guidance=decoder_guidance)
         self.prompts, self.top, self.step = prompts, top if fast else 0, 4
         self.embed = nn.Conv2d(prompts, hidden, 7, padding=3)
         dims = (hidden, *decoder_dims)
@@ -198,13 +202,3 @@ def among_the_best(logits: Tensor, top: int) -> Tensor:
     """Return which of classes (T,), rising, are among the best so many at any place of their logits (T, h, w)."""
     best = logits.topk(min(top, len(logits)), dim=0).indices
     return best.unique()
-
-
-def _check(stages: dict[str, tuple[int, ...]], pairs: dict[str, tuple[int, ...]], top: int) -> None:
-    """Refuse options that have not a number for each stage, or for each axis."""
-    for given, count in ((stages, STAGES), (pairs, 2)):
-        for name, own in given.items():
-            if len(own) != count:
-                raise ConfigError(f"{name} is {list(own)}; expected {count} numbers")
-    if top < 1:
-        raise ConfigError(f"top is {top}; expected at least one class")

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from ovseg.aggregation.checks import at_least, check_pooling
 from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, load_tower
@@ -83,8 +84,11 @@ class SED(CostModel):
             WeightsError: The weights do not fit.
         """
         super().__init__(clip, **parts)
-        if resolution % STRIDE:
+        if resolution < STRIDE or resolution % STRIDE:
             raise ConfigError(f"resolution is {resolution}; expected a multiple of {STRIDE}")
+        at_least(1, size_divisibility=size_divisibility)
+        pooling, train_pooling = decoder.stages[0].classes.poolings
+        check_pooling((resolution // STRIDE, resolution // STRIDE), pooling=pooling, train_pooling=train_pooling)
         self.decoder, self.criterion, self.size_rule = decoder, criterion, size_rule
         self.resolution, self.size_divisibility = (resolution, resolution), size_divisibility
         self.names = one_of("names", names, ("mean", *NAMES))

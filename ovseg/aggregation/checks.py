@@ -1,0 +1,61 @@
+"""Numbers of aggregators and decoders that would tear later: at the first image, or only in training."""
+
+from __future__ import annotations
+
+from ovseg.errors import ConfigError
+
+
+def at_least(least: int, **numbers: int | tuple[int, ...]) -> None:
+    """Refuse numbers, or lists of such, that are smaller.
+
+    Args:
+        least: The smallest that is allowed.
+        numbers: By the names of their options.
+
+    Raises:
+        ConfigError: One is.
+    """
+    for name, value in numbers.items():
+        if any(one < least for one in (value if isinstance(value, (tuple, list)) else (value,))):
+            raise ConfigError(f"{name} is {_shown(value)}; expected at least {least}")
+
+
+def check_count(count: int, **numbers: tuple[int, ...]) -> None:
+    """Refuse lists that have not so many numbers.
+
+    Raises:
+        ConfigError: One has not.
+    """
+    for name, values in numbers.items():
+        if len(values) != count:
+            raise ConfigError(f"{name} is {list(values)}; expected {count} numbers")
+
+
+def check_pooling(grid: tuple[int, int], **pools: tuple[int, ...]) -> None:
+    """Refuse numbers of places of a grid (h, w) that are taken together and are not two from 1 to its sides.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    check_count(2, **pools)
+    at_least(1, **pools)
+    for name, (high, wide) in pools.items():
+        if high > grid[0] or wide > grid[1]:
+            raise ConfigError(
+                f"{name} is {[high, wide]} on a grid of {grid[0]} x {grid[1]}; expected no more than that"
+            )
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Refuse channels that heads cannot share.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    at_least(1, heads=heads)
+    if dim < 1 or dim % heads:
+        raise ConfigError(f"heads is {heads}, and the maps have {dim} channels there; expected a multiple of the heads")
+
+
+def _shown(value: int | tuple[int, ...]) -> int | list[int]:
+    return value if isinstance(value, int) else list(value)
