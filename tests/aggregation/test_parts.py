@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ovseg.aggregation import classes as classes_module
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps, nearest_classes
+from ovseg.aggregation.parts import BUSY, made_in_parts, on_device
 from ovseg.aggregation.spatial import SpatialAggregation, attend, shifted_masks
 from ovseg.aggregation.upsampling import GuidedUpsampling
 from ovseg.errors import ConfigError
@@ -53,6 +54,24 @@ def test_classes_a_few_at_a_time(monkeypatch, pooling):
     wanted = own(x.clone(), (4, 6), texts)
     for step in (1, 3, 7):
         torch.testing.assert_close(own(x.clone(), (4, 6), texts, step), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 5, 9])
+def test_what_is_made_in_parts_is_made_once(step):
+    x, y = torch.randn(5, 3), torch.randn(5, 2)
+    kept, sizes = x.clone(), []
+
+    def run(part, other):
+        sizes.append(len(part))
+        return torch.cat([part, other], 1)[:, None] * 2
+
+    torch.testing.assert_close(made_in_parts(run, step, x, y), torch.cat([x, y], 1)[:, None] * 2)
+    assert torch.equal(x, kept) and sum(sizes) == 5 and max(sizes) == (min(step, 5) or 5)
+
+
+def test_an_accelerator_takes_more_classes_at_a_time():
+    assert [on_device(step, torch.device("cpu")) for step in (0, 8)] == [0, 8]
+    assert [on_device(step, torch.device("cuda")) for step in (0, 8)] == [0, 8 * BUSY] and BUSY > 1
 
 
 @torch.no_grad()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.aggregation.checks import at_least, check_pooling
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps, nearest_classes
-from ovseg.aggregation.parts import few_at_a_time
+from ovseg.aggregation.parts import few_at_a_time, made_in_parts, on_device, step_of
 from ovseg.aggregation.spatial import SpatialAggregation
 from ovseg.meta_arch.cat_seg.decoder import Decoder
 
@@ -52,7 +51,7 @@ class Aggregator(nn.Module):
     Attributes:
         fill: Shorter lists are filled up to so many classes; 0 for never.
         most: Lists of more classes are cut to so many in each view; see `nearest_classes`.
-        step: Classes that are computed at a time where nothing is learnt; 0 for all.
+        step: Classes that are computed at a time on a CPU where nothing is learnt; 0 for all.
     """
 
     def __init__(
@@ -145,15 +144,13 @@ class Aggregator(nn.Module):
 
     def aggregate(self, cost: Tensor, view: View, texts: Tensor | None) -> Tensor:
         """Return logits (T, 4 h, 4 w) of cost maps (T, P, h, w), led by a view and by texts (T, G)."""
-        step = 0 if torch.is_grad_enabled() else self.step
-        parts = cost.split(step) if step else (cost,)
-        x = torch.cat([self.embed(part).flatten(2).mT for part in parts])
+        step = step_of(on_device(self.step, cost.device))
+        x = made_in_parts(lambda part: self.embed(part).flatten(2).mT, step, cost)
         led = view.guidance.flatten(1).mT
         for spatial, classes in zip(self.spatial, self.classes, strict=True):
             x = few_at_a_time(lambda part, own=spatial: own(part, led), step, x)
             x = classes(x, self.grid, texts, step)
-        parts = x.split(step) if step else (x,)
-        return torch.cat([self.upsample(part, view) for part in parts])
+        return made_in_parts(lambda part: self.upsample(part, view), step, x)
 
     def upsample(self, x: Tensor, view: View) -> Tensor:
         """Return the logits (t, 4 h, 4 w) of maps (t, h * w, C)."""

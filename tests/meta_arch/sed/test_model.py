@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ovseg.aggregation import classes as classes_module
 from ovseg.contract import CLASS_SCORES
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, WeightsError
@@ -18,7 +19,7 @@ from ovseg.meta_arch.sed.weights import official_name
 from ovseg.vocabulary.queries import Queries
 from tests.meta_arch import models
 from tests.meta_arch.models import picture, training_picture, words
-from tests.meta_arch.tester import NAMES, ask, assert_same
+from tests.meta_arch.tester import NAMES, Largest, ask, assert_same
 
 SCORES = frozenset({CLASS_SCORES})
 
@@ -105,6 +106,17 @@ def test_classes_are_computed_a_few_at_a_time(tiny_convnext, step):
     model.decoder.step = step
     found = ask(model, [picture(60, 70)], own, SCORES)[0]
     torch.testing.assert_close(found.class_scores, wanted.class_scores, atol=1e-5, rtol=1e-4)
+
+
+def test_maps_behind_the_last_stage_are_never_there_together(tiny_convnext, monkeypatch):
+    """They are four times as large as those of the stage before, and no classes meet there any more."""
+    monkeypatch.setattr(classes_module, "_VALUES", 1)  # maps are tiny here
+    model, count = models.stirred(build(tiny_convnext), 5), 100
+    own = model.words(words(*(f"thing {i}" for i in range(count))))
+    encoded = model.encode([picture(64, 64)])
+    with Largest() as largest:
+        model.answer(encoded, 0, (32, 32), own)
+    assert largest.numbers <= 1.1 * count * 16 * 16 * 16  # channels, and places behind the second stage
 
 
 def test_what_is_tuned_and_how_fast(tiny_convnext):
