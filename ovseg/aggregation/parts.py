@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,12 @@ def on_device(step: int, device: torch.device) -> int:
     An accelerator is kept busy by more, and waits for each part.
     """
     return step if is_cpu(device) else step * BUSY
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Leave autocast, where it is on; a graph that is captured without it has no trace of this."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def shared_linear(x: Tensor, layers: tuple[nn.Linear, ...], guidance: Tensor | None) -> Tensor:

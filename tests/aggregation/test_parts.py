@@ -56,6 +56,26 @@ def test_classes_a_few_at_a_time(monkeypatch, pooling):
         torch.testing.assert_close(own(x.clone(), (4, 6), texts, step), wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_sums_over_many_classes_hold_in_half_precision(dtype):
+    """The original divides by the number of classes before it sums, which float16 needs."""
+    own = stirred(ClassAggregation(8, 0, 2, fill=3000))
+    own.v.weight.mul_(200)
+    x = torch.randn(2000, 4, 8)
+    wanted = own(x.clone(), (2, 2), None)
+    with torch.autocast("cpu", dtype):
+        found = own(x.clone(), (2, 2), None)
+    assert found.isfinite().all()
+    assert (found - wanted).abs().mean() < 0.02 * wanted.abs().mean()
+
+
+def test_masks_of_shifted_windows_move_with_the_weights_and_are_none():
+    own = SpatialAggregation(8, 0, (4, 4), 2, 2)
+    assert not any("mask" in key for key in own.state_dict())
+    assert own.to("meta").blocks[1].mask.is_meta
+
+
 @pytest.mark.parametrize("step", [0, 1, 3, 5, 9])
 def test_what_is_made_in_parts_is_made_once(step):
     x, y = torch.randn(5, 3), torch.randn(5, 2)

@@ -87,7 +87,8 @@ class SED(CostModel):
         if resolution < STRIDE or resolution % STRIDE:
             raise ConfigError(f"resolution is {resolution}; expected a multiple of {STRIDE}")
         at_least(1, size_divisibility=size_divisibility)
-        pooling, train_pooling = decoder.stages[0].classes.poolings
+        first: Any = decoder.stages[0]
+        pooling, train_pooling = first.classes.poolings
         check_pooling((resolution // STRIDE, resolution // STRIDE), pooling=pooling, train_pooling=train_pooling)
         self.decoder, self.criterion, self.size_rule = decoder, criterion, size_rule
         self.resolution, self.size_divisibility = (resolution, resolution), size_divisibility
