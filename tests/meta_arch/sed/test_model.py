@@ -153,6 +153,28 @@ def test_a_training_learns_and_leads_give_clip_no_gradient(tiny_convnext):
     }
 
 
+def test_texts_are_not_embedded_anew_when_the_image_tower_has_learnt(tiny_convnext, monkeypatch):
+    model, asked = build(tiny_convnext), []
+    text = model.clip.text
+    monkeypatch.setattr(model.clip, "text", lambda texts: (asked.extend(texts), text(texts))[1])
+    before, own = model.weights_hash, model.words(words("cat", "an emu of mine"))
+    assert "an emu of mine" in asked[-1]
+    asked.clear()
+    model.train()
+    with torch.no_grad():
+        model.get_parameter("clip.model.visual.trunk.stem.0.weight").mul_(1.1)
+    model.eval()
+    again = model.words(words("cat", "an emu of mine"))
+    assert not asked and model.weights_hash != before and own.embedded_by != again.embedded_by
+    assert torch.equal(own.embeddings, again.embeddings)
+    model.train()
+    with torch.no_grad():
+        model.get_parameter("clip.model.text_projection").mul_(-1)
+    model.eval()
+    torch.testing.assert_close(model.words(words("cat", "an emu of mine")).embeddings, -own.embeddings)
+    assert asked
+
+
 def test_released_names(tiny_convnext, tmp_path):
     model = models.stirred(build(tiny_convnext), 5)
     state = {official_name(key): value for key, value in model.state_dict().items()}
