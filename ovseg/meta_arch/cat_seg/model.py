@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ovseg.aggregation.checks import at_least
+from ovseg.aggregation.checks import all_at_least
 from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, ViTClip, load_tower
@@ -108,7 +108,7 @@ class CATSeg(CostModel):
         self.not_compiled = "" if recalibration is None else recalibration.why_not_compiled()
         self.resolution = _checked(clip, resolution, aggregator)
         _check_taps(clip, taps, clip.handed_over(recalibration) or 1)
-        at_least(1, size_divisibility=size_divisibility)
+        all_at_least(1, size_divisibility=size_divisibility)
         self.size_divisibility, self.padding_stays = size_divisibility, padding_stays
         self.criterion, self.names = criterion, one_of("names", names, NAMES)
         self.upsample = nn.ModuleList(
@@ -125,7 +125,7 @@ class CATSeg(CostModel):
         """Build the parts that a config names; see `TrainedModel.parts`."""
         section = Section(cls, cfg)
         clip = load_tower(ClipSource.of(cfg.MODEL.CLIP), NEEDS, "CAT-Seg", empty=OFFICIAL.holds_clip(weights))
-        at_least(clip.patch_size, resolution=section.options["resolution"])
+        all_at_least(clip.patch_size, resolution=section.options["resolution"])
         side = section.options["resolution"] // clip.patch_size
         return {
             "clip": clip,

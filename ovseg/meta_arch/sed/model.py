@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.aggregation.checks import at_least, check_pooling
+from ovseg.aggregation.checks import all_at_least, check_pooling
 from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, load_tower
@@ -86,7 +86,7 @@ class SED(CostModel):
         super().__init__(clip, **parts)
         if resolution < STRIDE or resolution % STRIDE:
             raise ConfigError(f"resolution is {resolution}; expected a multiple of {STRIDE}")
-        at_least(1, size_divisibility=size_divisibility)
+        all_at_least(1, size_divisibility=size_divisibility)
         first: Any = decoder.stages[0]
         pooling, train_pooling = first.classes.poolings
         check_pooling((resolution // STRIDE, resolution // STRIDE), pooling=pooling, train_pooling=train_pooling)
