@@ -133,13 +133,8 @@ class CATSeg(CostModel):
             "sliding": section.make("sliding"),
             "criterion": section.make("criterion"),
             "size_rule": size_rule(cfg, clip.patch_size, "CAT-Seg"),
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "options": section.of_results,
-            "weights": weights,
             "recalibration": _recalibration(cfg.MODEL.RECALIBRATION),
-            **section.own,
+            **cls.settings_of(cfg, section, weights),
         }
 
     @property
@@ -148,10 +143,6 @@ class CATSeg(CostModel):
         method = self.recalibration
         own = {} if method is None else {"recalibration": method.name, "recalibration_options": method.options}
         return {**super().settings, **own}
-
-    def is_own(self, key: str) -> bool:
-        """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
-        return not key.startswith("clip.model.")
 
     def words(
         self,

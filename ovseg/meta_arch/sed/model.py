@@ -15,8 +15,7 @@ from ovseg.aggregation.checks import all_at_least, check_pooling
 from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, load_tower
-from ovseg.clip.conv_clip import STRIDE, ConvClip
-from ovseg.clip.convnext import ConvNeXtTower
+from ovseg.clip.conv_clip import STRIDE, convnext_of
 from ovseg.clip.tokens import LEVELS
 from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
@@ -31,7 +30,7 @@ from ovseg.meta_arch.sed.decoder import Decoder, View
 from ovseg.meta_arch.sed.weights import OFFICIAL
 from ovseg.meta_arch.trained_model import size_rule
 from ovseg.system.values import some
-from ovseg.vocabulary import Background, TextOptions, Vocabulary
+from ovseg.vocabulary import Background, Vocabulary
 from ovseg.vocabulary.templates import TEMPLATES, check_templates
 
 TUNED = ("visual", "none")
@@ -93,7 +92,7 @@ class SED(CostModel):
         self.decoder, self.criterion, self.size_rule = decoder, criterion, size_rule
         self.resolution, self.size_divisibility = (resolution, resolution), size_divisibility
         self.names = one_of("names", names, ("mean", *NAMES))
-        _convnext(clip)
+        convnext_of(clip, "SED")
         for name, weight in clip.named_parameters():
             weight.requires_grad_(name.startswith("model.visual.") and one_of("tuned", tuned, TUNED) == "visual")
         self.fill(weights, OFFICIAL)
@@ -108,17 +107,8 @@ class SED(CostModel):
             "decoder": section.make("decoder", clip.embed_dim, clip.channels),
             "criterion": section.make("criterion"),
             "size_rule": size_rule(cfg, STRIDE, "SED"),
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "options": section.of_results,
-            "weights": weights,
-            **section.own,
+            **cls.settings_of(cfg, section, weights),
         }
-
-    def is_own(self, key: str) -> bool:
-        """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
-        return not key.startswith("clip.model.")
 
     def words(
         self,
@@ -154,7 +144,7 @@ class SED(CostModel):
 
     def embed(self, dense: Tensor) -> Tensor:
         """Bring every place of CLIP's last level (B, C, h, w) to the joint space: (B, D, h, w)."""
-        found = _convnext(self.clip).embed(dense.flatten(2).mT)
+        found = convnext_of(self.clip, "SED").embed(dense.flatten(2).mT)
         return found.mT.unflatten(2, dense.shape[2:])
 
     def maps(self, seen: View, words: Words) -> RowMaps:
@@ -217,10 +207,3 @@ def squeeze(images: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
-
-
-def _convnext(clip: Any) -> ConvNeXtTower:
-    """Return the image tower of a CLIP, which has to be a ConvNeXt."""
-    if not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
-        raise ConfigError(f"SED embeds places as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
-    return clip.tower

@@ -220,5 +220,5 @@ def test_configs_that_do_not_fit(tiny_convnext, changes, message):
 
 
 def test_towers_that_do_not_fit(tiny_resnet):
-    with pytest.raises(ConfigError, match=r"SED embeds places as a ConvNeXt does, .* use a ConvNeXt"):
+    with pytest.raises(ConfigError, match=r"SED embeds pixels as a ConvNeXt does, .* use a ConvNeXt"):
         build(tiny_resnet)
