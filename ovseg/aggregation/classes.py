@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.aggregation.parts import few_at_a_time, shared_linear
+from ovseg.aggregation.checks import all_at_least, check_heads
+from ovseg.aggregation.parts import few_at_a_time, in_full_precision, shared_linear
 from ovseg.errors import one_of
 
 ATTENTION = ("linear", "full")
@@ -47,9 +48,12 @@ class ClassAggregation(nn.Module):
             ratio: Of the hidden layer to ``dim``.
 
         Raises:
-            ConfigError: Attention is another word.
+            ConfigError: Attention is another word, or numbers cannot be used.
         """
         super().__init__()
+        check_heads(dim, heads)
+        all_at_least(1, pooling=pooling, train_pooling=train_pooling)
+        all_at_least(0, fill=fill, text_guidance=guidance)
         self.heads, self.fill, self.poolings = heads, fill, (pooling, train_pooling)
         self.kind = one_of("attention", attention, ATTENTION)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -105,14 +109,16 @@ class ClassAggregation(nn.Module):
 
     def _sums(self, x: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
         key, value = self._heads(self.norm1(x), (self.k, self.v), guidance)
-        key = F.elu(key) + 1
-        return key.mT @ value, key.sum(2)
+        with in_full_precision(x.device):  # sums over hundreds of classes are beyond float16
+            key = F.elu(key.float()) + 1
+            return key.mT @ value.float(), key.sum(2)
 
     def linear_attention(self, x: Tensor, guidance: Tensor | None, product: Tensor, total: Tensor) -> Tensor:
         """Return what classes (t, n, C), with guidance (t, 1, G), take from all: (t, n, C); for the rest see `sums`."""
         (query,) = self._heads(self.norm1(x), (self.q,), guidance)
-        query = F.elu(query) + 1
-        found = query @ product / (query @ total[..., None] + _TINY)
+        with in_full_precision(x.device):
+            query = F.elu(query.float()) + 1
+            found = (query @ product / (query @ total[..., None] + _TINY)).to(x)
         return found.permute(2, 0, 1, 3).flatten(2)
 
     def full_attention(self, x: Tensor, guidance: Tensor | None) -> Tensor:

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ovseg.system.device import is_cpu
+
+BUSY = 32
+"""So many times as many classes are taken at a time on an accelerator as on a CPU."""
+
+
+def step_of(step: int) -> int:
+    """Return how many classes are taken at a time: 0, for all, where something is learnt or a graph is captured."""
+    return 0 if torch.is_grad_enabled() or torch.compiler.is_compiling() else step
+
+
+def parts_of(x: Tensor, step: int) -> tuple[Tensor, ...]:
+    """Return parts of so many classes of maps (T, ...); all of them at once where ``step`` is 0."""
+    return x.split(step) if step else (x,)
 
 
 def few_at_a_time(run: Callable[..., Tensor], step: int, x: Tensor, *others: Tensor | None) -> Tensor:
@@ -24,6 +40,44 @@ def few_at_a_time(run: Callable[..., Tensor], step: int, x: Tensor, *others: Ten
         part = slice(start, start + step)
         x[part] = run(x[part], *(None if one is None else one[part] for one in others))
     return x
+
+
+def made_in_parts(run: Callable[..., Tensor], step: int, *inputs: Tensor) -> Tensor:
+    """Run what maps (t, ...) to (t, ...) of any shape on a few classes at a time, and put its results into one tensor.
+
+    Nothing is held twice, as lists of results are while they are joined.
+
+    Args:
+        run: Takes a part of each of the inputs.
+        step: Classes at a time; 0 for all at once.
+        inputs: (T, ...) each; they stay as they are.
+    """
+    parts = zip(*(parts_of(one, step) for one in inputs), strict=True)
+    first = run(*next(parts))
+    if len(first) == len(inputs[0]):
+        return first
+    found = first.new_empty(len(inputs[0]), *first.shape[1:])
+    found[: len(first)] = first
+    done = len(first)
+    for part in parts:
+        own = run(*part)
+        found[done : done + len(own)] = own
+        done += len(own)
+    return found
+
+
+def on_device(step: int, device: torch.device) -> int:
+    """Return how many classes are taken at a time on a device, given how many on a CPU, whose caches hold their maps.
+
+    An accelerator is kept busy by more, and waits for each part.
+    """
+    return step if is_cpu(device) else step * BUSY
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Leave autocast, where it is on; a graph that is captured without it has no trace of this."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def shared_linear(x: Tensor, layers: tuple[nn.Linear, ...], guidance: Tensor | None) -> Tensor:

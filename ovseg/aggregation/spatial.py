@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.aggregation.checks import all_at_least, check_heads
 from ovseg.aggregation.parts import shared_linear
 from ovseg.errors import ConfigError
 from ovseg.system.device import is_cpu
@@ -34,9 +33,11 @@ class SpatialAggregation(nn.Module):
             ratio: Of the hidden layer to ``dim``.
 
         Raises:
-            ConfigError: Windows do not fill the grid.
+            ConfigError: Windows do not fill the grid, or heads cannot share the channels.
         """
         super().__init__()
+        check_heads(dim, heads)
+        all_at_least(1, swin_window=window)
         whole = min(grid) <= window
         side = min(grid) if whole else window
         if grid[0] % side or grid[1] % side:
@@ -62,6 +63,8 @@ class SwinBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.heads, self.side, self.shift = grid, heads, side, shift
+        self.mask: Tensor  # it moves with the weights, of which it is none
+        self.register_buffer("mask", shifted_masks(grid, side, shift) if shift else None, persistent=False)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.q, self.k = (nn.Linear(dim + guidance, dim) for _ in range(2))
         self.v, self.proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
@@ -80,8 +83,7 @@ class SwinBlock(nn.Module):
         cut = maps.reshape(-1, high // side, side, wide // side, side, 3, self.heads, maps.shape[-1] // 3 // self.heads)
         query, key, value = cut.permute(5, 1, 3, 0, 6, 2, 4, 7).flatten(5, 6).flatten(1, 2)  # (windows, T, heads, n, d)
         if self.shift:
-            masks = shifted_masks(self.grid, side, self.shift).to(joined)
-            parts = zip(query, key, value, masks, strict=True)
+            parts = zip(query, key, value, self.mask.to(joined), strict=True)
             found = torch.stack([attend(*part) for part in parts])
         else:
             found = attend(*(one.flatten(0, 1) for one in (query, key, value)))
@@ -102,8 +104,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return (scores if mask is None else scores + mask).softmax(-1).to(value.dtype) @ value
 
 
-@cache
-@torch.inference_mode(False)  # it is kept, and training takes it, too
 def shifted_masks(grid: tuple[int, int], side: int, shift: int) -> Tensor:
     """Return what is added to the scores (windows, n, n) of windows of a grid that was rolled by a shift."""
     regions = torch.zeros(grid, dtype=torch.long)

@@ -5,6 +5,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.errors import ConfigError
+
+OFFICIAL = (
+    ("up", "up"),
+    ("conv1", "conv.double_conv.0"),
+    ("norm1", "conv.double_conv.1"),
+    ("conv2", "conv.double_conv.3"),
+    ("norm2", "conv.double_conv.4"),
+)
+"""Our names of the parts of `GuidedUpsampling`, and those in the code of CAT-Seg and SED."""
 GROUP = 16
 """Channels that share the statistics of a group norm."""
 
@@ -20,8 +30,17 @@ class GuidedUpsampling(nn.Module):
             out: Of the result; a multiple of 16.
             guidance: Of what all classes share.
             of_each: Of the guidance that every class has of its own.
+
+        Raises:
+            ConfigError: Channels cannot be grouped, or guidance leaves none for the maps.
         """
         super().__init__()
+        if out < 1 or out % GROUP:
+            raise ConfigError(f"decoder_dims has {out}; expected multiples of {GROUP}, by which channels are normed")
+        if not 0 < guidance < dim:
+            raise ConfigError(
+                f"decoder_guidance has {guidance} where maps have {dim} channels; expected 1 to {dim - 1}"
+            )
         self.up = nn.ConvTranspose2d(dim, dim - guidance, 2, 2)
         self.conv1 = nn.Conv2d(dim + of_each, out, 3, padding=1, bias=False)
         self.norm1 = nn.GroupNorm(out // GROUP, out)

@@ -202,6 +202,22 @@ class BaseClip(Tower):
         # The same weights mean something else under another activation, which the configuration says.
         config = json.dumps(self.meaning, sort_keys=True, default=str)
         self.weights_hash = "" if on_meta else hash_tensors(self.model.state_dict().items(), config)
+        self._text_hash = ""
+
+    def text_hash(self) -> str:
+        """Return what tells weights apart by what they make of texts.
+
+        Where the image tower is tuned, that is a hash of all but its weights, so that texts need not be embedded anew
+        whenever images are seen in another way; else `weights_hash`, which is there already.
+        """
+        if not any(own.requires_grad for key, own in self.model.named_parameters() if key.startswith(self.image_parts)):
+            return self.weights_hash
+        if not self._text_hash:
+            own = [
+                (key, value) for key, value in self.model.state_dict().items() if not key.startswith(self.image_parts)
+            ]
+            self._text_hash = hash_tensors(own, f"texts {json.dumps(self.meaning, sort_keys=True, default=str)}")
+        return self._text_hash
 
     @property
     def meaning(self) -> Mapping[str, Any]:

@@ -113,32 +113,43 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 def check_schedule(cfg: CfgNode) -> None:
-    """Refuse a schedule that is not there.
+    """Refuse a schedule that is not there, or an end that it has not.
 
     Raises:
         UnknownNameError: No such schedule; near matches are named.
+        ConfigError: BASE_LR_END is not from 0 to BASE_LR, or the schedule is another than ``WarmupCosineLR``.
     """
-    if cfg.SOLVER.LR_SCHEDULER_NAME not in SCHEDULES:
-        raise unknown_name("SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME, SCHEDULES)
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME not in SCHEDULES:
+        raise unknown_name("SOLVER.LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME, SCHEDULES)
+    if solver.BASE_LR_END and solver.LR_SCHEDULER_NAME != "WarmupCosineLR":
+        raise ConfigError(
+            f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}, where WarmupCosineLR alone ends, and the schedule is "
+            f"{solver.LR_SCHEDULER_NAME}; leave it out"
+        )
+    if not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
+        raise ConfigError(f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; expected 0 to BASE_LR, {solver.BASE_LR}")
 
 
 def learning_rate_factor(cfg: CfgNode, step: int) -> float:
     """Return the factor on all learning rates at a step (from 0); it depends on nothing else.
 
     ``WarmupPolyLR``: ``(1 - step / MAX_ITER) ** POLY_LR_POWER``, no lower than POLY_LR_CONSTANT_ENDING.
-    ``WarmupMultiStepLR``: GAMMA for each of STEPS that is reached. ``WarmupCosineLR``: half a cosine from 1 to 0.
+    ``WarmupMultiStepLR``: GAMMA for each of STEPS that is reached. ``WarmupCosineLR``: half a cosine from 1 to
+    BASE_LR_END / BASE_LR.
     Before WARMUP_ITERS all are multiplied by a line from WARMUP_FACTOR to 1 (or, with WARMUP_METHOD constant, by
     WARMUP_FACTOR).
 
     Raises:
-        UnknownNameError: No such schedule.
+        UnknownNameError, ConfigError: As `check_schedule`.
     """
     check_schedule(cfg)
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
         factor = max((1 - step / solver.MAX_ITER) ** solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING)
     elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
-        factor = 0.5 * (1 + math.cos(math.pi * step / solver.MAX_ITER))
+        end = solver.BASE_LR_END / solver.BASE_LR if solver.BASE_LR_END else 0.0
+        factor = end + (1 - end) * 0.5 * (1 + math.cos(math.pi * step / solver.MAX_ITER))
     else:
         factor = solver.GAMMA ** bisect_right(sorted(solver.STEPS), step)
     if step < solver.WARMUP_ITERS:

@@ -21,10 +21,16 @@ class CostModel(TrainedModel):
 
     Attributes:
         names: Which names of a class count, see `words`.
+        cut: Why a word may have no map of an image, for the note of its answer.
     """
 
     kind: ClassVar[str] = "maps"
+    cut: ClassVar[str]
     names: str
+
+    def is_own(self, key: str) -> bool:
+        """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
+        return not key.startswith("clip.model.")
 
     def words(
         self,
@@ -34,8 +40,8 @@ class CostModel(TrainedModel):
     ) -> Words:
         """Embed the words of a request; see `WordedModel.words`.
 
-        With ``names`` at ``first`` synonyms are left out, as the original measures: what a class is called counts and
-        nothing else. Results say so.
+        With ``names`` at ``first`` synonyms are left out: what a class is called counts and nothing else. Results say
+        so.
         """
         if self.names != "first" or len(vocabulary.queries) == len(vocabulary):
             return super().words(vocabulary, background, templates)
@@ -52,11 +58,16 @@ class CostModel(TrainedModel):
     def label(
         self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
     ) -> Answer:
-        """Label every pixel by its most probable word; see `WordedModel.label`."""
-        maps = self.maps(seen, words)
+        """Label every pixel by its most probable word; see `WordedModel.label`.
+
+        A note says how many words have no map, where there are such.
+        """
+        maps, count = self.maps(seen, words), len(words.query_to_class)
+        left = count - len(maps.words)
+        notes = (f"{left} of {count} words take no part in this image, {self.cut}",) if left else ()
         labels, scores = label_rows(maps, words.query_to_class, size, words.background.threshold)
         every = class_maps(maps, words.query_to_class, size) if CLASS_SCORES in want else None
-        return Answer(labels, scores, class_scores=every)
+        return Answer(labels, scores, class_scores=every, notes=notes)
 
     def evidence(
         self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +44,14 @@ class TextTower(Protocol):
 
     def text(self, texts: list[str], /) -> Tensor:
         """Embed texts: (N, D), any length, dtype and device."""
+
+
+@runtime_checkable
+class TunedTower(TextTower, Protocol):
+    """One whose weights change by more than what embeds texts."""
+
+    def text_hash(self) -> str:
+        """Return what changes with every change of the weights that embed texts."""
 
 
 class TextEmbedder:
@@ -104,7 +112,8 @@ class TextEmbedder:
         return self._embed(sentences, TEMPLATES["none"])
 
     def _embed(self, texts: list[str], templates: tuple[str, ...]) -> Tensor:
-        own = (self.clip.name, self.clip.weights_hash, _precision(self.clip))
+        weights = self.clip.text_hash() if isinstance(self.clip, TunedTower) else self.clip.weights_hash
+        own = (self.clip.name, weights, _precision(self.clip))
         space = text_space(*own, templates, self.options.long_text, self.raw)
         wanted = list(dict.fromkeys(texts))
         rows = self.cache.get(space, wanted) if self.cache else {}

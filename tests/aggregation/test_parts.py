@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ovseg.aggregation import classes as classes_module
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps, nearest_classes
+from ovseg.aggregation.parts import BUSY, made_in_parts, on_device
 from ovseg.aggregation.spatial import SpatialAggregation, attend, shifted_masks
 from ovseg.aggregation.upsampling import GuidedUpsampling
 from ovseg.errors import ConfigError
@@ -53,6 +54,44 @@ def test_classes_a_few_at_a_time(monkeypatch, pooling):
     wanted = own(x.clone(), (4, 6), texts)
     for step in (1, 3, 7):
         torch.testing.assert_close(own(x.clone(), (4, 6), texts, step), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_sums_over_many_classes_hold_in_half_precision(dtype):
+    """The original divides by the number of classes before it sums, which float16 needs."""
+    own = stirred(ClassAggregation(8, 0, 2, fill=3000))
+    own.v.weight.mul_(200)
+    x = torch.randn(2000, 4, 8)
+    wanted = own(x.clone(), (2, 2), None)
+    with torch.autocast("cpu", dtype):
+        found = own(x.clone(), (2, 2), None)
+    assert found.isfinite().all()
+    assert (found - wanted).abs().mean() < 0.02 * wanted.abs().mean()
+
+
+def test_masks_of_shifted_windows_move_with_the_weights_and_are_none():
+    own = SpatialAggregation(8, 0, (4, 4), 2, 2)
+    assert not any("mask" in key for key in own.state_dict())
+    assert own.to("meta").blocks[1].mask.is_meta
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 5, 9])
+def test_what_is_made_in_parts_is_made_once(step):
+    x, y = torch.randn(5, 3), torch.randn(5, 2)
+    kept, sizes = x.clone(), []
+
+    def run(part, other):
+        sizes.append(len(part))
+        return torch.cat([part, other], 1)[:, None] * 2
+
+    torch.testing.assert_close(made_in_parts(run, step, x, y), torch.cat([x, y], 1)[:, None] * 2)
+    assert torch.equal(x, kept) and sum(sizes) == 5 and max(sizes) == (min(step, 5) or 5)
+
+
+def test_an_accelerator_takes_more_classes_at_a_time():
+    assert [on_device(step, torch.device("cpu")) for step in (0, 8)] == [0, 8]
+    assert [on_device(step, torch.device("cuda")) for step in (0, 8)] == [0, 8 * BUSY] and BUSY > 1
 
 
 @torch.no_grad()

@@ -154,8 +154,27 @@ def test_schedules():
     cosine = settings(LR_SCHEDULER_NAME="WarmupCosineLR", MAX_ITER=100, WARMUP_ITERS=0)
     found = [learning_rate_factor(cosine, step) for step in (0, 25, 50, 100)]
     assert found == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0])
+    cosine.SOLVER.BASE_LR_END = cosine.SOLVER.BASE_LR / 10
+    found = [learning_rate_factor(cosine, step) for step in (0, 50, 100)]
+    assert found == pytest.approx([1, 0.55, 0.1])
     with pytest.raises(UnknownNameError, match="WarmupPolyLR"):
         learning_rate_factor(settings(LR_SCHEDULER_NAME="WarmupPoly"), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"LR_SCHEDULER_NAME": "WarmupPolyLR", "BASE_LR_END": 1e-6},
+            "WarmupCosineLR alone ends, and the schedule is Warm",
+        ),
+        ({"LR_SCHEDULER_NAME": "WarmupCosineLR", "BASE_LR_END": -1e-6}, "BASE_LR_END is -1e-06; expected 0 to BASE_LR"),
+        ({"LR_SCHEDULER_NAME": "WarmupCosineLR", "BASE_LR_END": 1e3}, "BASE_LR_END is 1000.0; expected 0 to BASE_LR"),
+    ],
+)
+def test_an_end_that_a_schedule_has_not_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        learning_rate_factor(settings(**changes), 0)
 
 
 def test_clipping_takes_all_gradients_together():

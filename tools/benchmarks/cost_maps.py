@@ -95,9 +95,8 @@ def plain_answer(plain: PlainCatSeg, model: CATSeg, image: Tensor, texts: Tensor
     normal, size = model.normalise(image[None]), (image.shape[1], image.shape[2])
     if model.sliding is not None:
         return plain.sliding(normal[0], texts, size, SQUARE, WINDOW, STRIDE).argmax(0)
-    padded = F.pad(normal, (0, -size[1] % 32, 0, -size[0] % 32))
     side = plain.sizes.resolution
-    logits = plain.logits(F.interpolate(padded, (side, side), mode="bilinear", align_corners=False), texts)
+    logits = plain.logits(F.interpolate(normal, (side, side), mode="bilinear", align_corners=False), texts)
     return F.interpolate(logits.sigmoid(), size, mode="bilinear", align_corners=False)[0].argmax(0)
 
 

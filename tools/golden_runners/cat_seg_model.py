@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_runners.product import make_words
-from ovseg.aggregation.cost import FORGOTTEN
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
@@ -94,6 +93,10 @@ def decoder_of(config: Mapping[str, Any]) -> Decoder:
     )
 
 
+FORGOTTEN = -100.0
+"""The logit that the original gives a class that was left out."""
+
+
 def with_forgotten(logits: Logits, count: int) -> Tensor:
     """Return the logits (T, h, w) of all classes of a view."""
     if logits.classes is None:
@@ -137,6 +140,7 @@ def build(case: Any, sliding: Sliding | None = None) -> tuple[CATSeg, Tensor]:
         resolution=config["clip_resolution"][0],
         taps=tuple(config["guidance_blocks"]),
         size_divisibility=config.get("size_divisibility", 32),
+        padding_stays=True,
         tuned={"attention": "attention", "full": "full"}.get(config.get("finetune", "attention"), "none"),
     )
     return model.eval(), F.normalize(model.clip.learn_texts(case.group("input")["tokens"]), dim=-1)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.aggregation.checks import all_at_least, check_pooling
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps, nearest_classes
-from ovseg.aggregation.parts import few_at_a_time
+from ovseg.aggregation.parts import few_at_a_time, made_in_parts, on_device, step_of
 from ovseg.aggregation.spatial import SpatialAggregation
-from ovseg.errors import ConfigError
-from ovseg.meta_arch.cat_seg.decoder import Decoder, check_pair
+from ovseg.meta_arch.cat_seg.decoder import Decoder
 
 
 class View(NamedTuple):
@@ -50,8 +49,9 @@ class Aggregator(nn.Module):
     github.com/cvlab-kaist/CAT-Seg.
 
     Attributes:
+        fill: Shorter lists are filled up to so many classes; 0 for never.
         most: Lists of more classes are cut to so many in each view; see `nearest_classes`.
-        step: Classes that are computed at a time where nothing is learnt; 0 for all.
+        step: Classes that are computed at a time on a CPU where nothing is learnt; 0 for all.
     """
 
     def __init__(
@@ -92,17 +92,17 @@ class Aggregator(nn.Module):
             fill: Shorter lists are filled up to so many classes with a learnt one, as the released weights were
                 trained; 0 for never.
             most: Of longer lists so many classes are aggregated in each view, those with the largest cosine anywhere
-                in it (the original's rule); 0 for all of them, which is exact and takes as much longer.
+                in it (the original's rule); 0 for all of them, which is exact and takes as much longer. In training
+                all are (the original cuts there, too, for which its 171 classes give no occasion).
 
         Raises:
-            ConfigError: Numbers do not fit together.
+            ConfigError: Numbers cannot be used, or do not fit together.
         """
         super().__init__()
-        for name, own in {"pooling": pooling, "train_pooling": train_pooling}.items():
-            check_pair(name, own)
-        if hidden % heads:
-            raise ConfigError(f"hidden is {hidden} with {heads} heads; expected a multiple of them")
-        self.grid, self.most, self.step, self.decoder = grid, most, 8, decoder
+        check_pooling(grid, pooling=pooling, train_pooling=train_pooling)
+        all_at_least(1, hidden=hidden, layers=layers, guidance=guidance, prompts=prompts)
+        all_at_least(0, text_guidance=text_guidance, fill=fill, most=most)
+        self.grid, self.fill, self.most, self.step, self.decoder = grid, fill, most, 8, decoder
         self.embed = nn.Conv2d(prompts, hidden, 7, padding=3)
         self.guide = nn.Conv2d(embed_dim, guidance, 3, padding=1)
         self.guide_text = nn.Linear(embed_dim, text_guidance) if text_guidance else None
@@ -144,15 +144,13 @@ class Aggregator(nn.Module):
 
     def aggregate(self, cost: Tensor, view: View, texts: Tensor | None) -> Tensor:
         """Return logits (T, 4 h, 4 w) of cost maps (T, P, h, w), led by a view and by texts (T, G)."""
-        step = 0 if torch.is_grad_enabled() else self.step
-        parts = cost.split(step) if step else (cost,)
-        x = torch.cat([self.embed(part).flatten(2).mT for part in parts])
+        step = step_of(on_device(self.step, cost.device))
+        x = made_in_parts(lambda part: self.embed(part).flatten(2).mT, step, cost)
         led = view.guidance.flatten(1).mT
         for spatial, classes in zip(self.spatial, self.classes, strict=True):
             x = few_at_a_time(lambda part, own=spatial: own(part, led), step, x)
             x = classes(x, self.grid, texts, step)
-        parts = x.split(step) if step else (x,)
-        return torch.cat([self.upsample(part, view) for part in parts])
+        return made_in_parts(lambda part: self.upsample(part, view), step, x)
 
     def upsample(self, x: Tensor, view: View) -> Tensor:
         """Return the logits (t, 4 h, 4 w) of maps (t, h * w, C)."""

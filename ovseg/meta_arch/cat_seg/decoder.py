@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.aggregation.checks import all_at_least, check_count
 from ovseg.aggregation.upsampling import GuidedUpsampling
-from ovseg.errors import ConfigError
 
 
 class Decoder(nn.Module):
@@ -35,12 +35,11 @@ class Decoder(nn.Module):
             up_channels: Of the maps of CLIP's middle blocks.
 
         Raises:
-            ConfigError: There are not two numbers of each.
+            ConfigError: There are not two numbers of each, or they cannot be used.
         """
         super().__init__()
-        given = {"decoder_dims": decoder_dims, "decoder_guidance": decoder_guidance, "up_channels": up_channels}
-        for name, own in given.items():
-            check_pair(name, own)
+        check_count(2, decoder_dims=decoder_dims, decoder_guidance=decoder_guidance, up_channels=up_channels)
+        all_at_least(1, hidden=hidden, decoder_guidance=decoder_guidance, up_channels=up_channels)
         self.tapped = (up_channels[0], up_channels[1])
         pairs = zip(up_channels, decoder_guidance, strict=True)
         self.guides = nn.ModuleList(nn.Conv2d(inside, out, 3, padding=1) for inside, out in pairs)
@@ -64,13 +63,3 @@ class Decoder(nn.Module):
         for up, shared in zip(self.ups, (first, second), strict=True):
             maps = up(maps, shared)
         return self.head(maps)[:, 0]
-
-
-def check_pair(name: str, values: tuple[int, ...]) -> None:
-    """Refuse an option that has not two numbers.
-
-    Raises:
-        ConfigError: It has not.
-    """
-    if len(values) != 2:
-        raise ConfigError(f"{name} is {list(values)}; expected two numbers")

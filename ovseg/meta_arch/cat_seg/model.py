@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +12,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ovseg.aggregation.cost import cost_maps
+from ovseg.aggregation.checks import all_at_least
+from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, ViTClip, load_tower
 from ovseg.clip.features import Need
@@ -33,12 +36,14 @@ from ovseg.meta_arch.trained_model import size_rule
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.system.progress import report
 from ovseg.system.registry import build
-from ovseg.vocabulary import TextOptions
+from ovseg.vocabulary import Background, TextOptions, Vocabulary
 from ovseg.vocabulary.templates import fill, resolve_templates
 
 NEEDS = frozenset({DENSE, STREAM, CLASS_EMBEDDING})
 TUNED = ("attention", "full", "none")
 VIEWS_PER_PASS = 16
+
+log = logging.getLogger("ovseg.train")
 
 
 @META_ARCH_REGISTRY.register()
@@ -50,6 +55,7 @@ class CATSeg(CostModel):
     """
 
     head = ("aggregator.", "upsample.", "clip.model.")
+    cut = "for they are among the nearest of none of its views (MOST)"
     made_of = {"aggregator": Aggregator, "decoder": Decoder, "sliding": plan_views, "criterion": ClassMapCriterion}  # noqa: RUF012
 
     @configurable
@@ -66,6 +72,7 @@ class CATSeg(CostModel):
         resolution: int = 384,
         taps: tuple[int, ...] = (3, 7),
         size_divisibility: int = 32,
+        padding_stays: bool = False,
         names: str = "all",
         tuned: str = "attention",
         **parts: Any,
@@ -83,7 +90,9 @@ class CATSeg(CostModel):
                 the last block as the original has it.
             resolution: Side in pixels of the square to which CLIP's image is squeezed.
             taps: Blocks, from 0, behind which CLIP's tokens lead the upsampling.
-            size_divisibility: Whole images are padded to multiples of so many pixels before they are squeezed.
+            size_divisibility: In training images are padded to multiples of so many pixels before they are squeezed.
+            padding_stays: Whether images that are seen whole are padded so in answers, too, and the map of all that is
+                stretched over the image, which shifts it, as the original does without windows; else nothing is padded.
             names: Which names of a class count: ``all``, the best one, or the ``first`` alone, as the original has it.
             tuned: What of CLIP is trained: ``attention``, both transformers in ``full``, or ``none`` of it.
             parts: Those of `TrainedModel`.
@@ -99,7 +108,8 @@ class CATSeg(CostModel):
         self.not_compiled = "" if recalibration is None else recalibration.why_not_compiled()
         self.resolution = _checked(clip, resolution, aggregator)
         _check_taps(clip, taps, clip.handed_over(recalibration) or 1)
-        self.size_divisibility = size_divisibility
+        all_at_least(1, size_divisibility=size_divisibility)
+        self.size_divisibility, self.padding_stays = size_divisibility, padding_stays
         self.criterion, self.names = criterion, one_of("names", names, NAMES)
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(clip.width, out, side, side)
@@ -115,6 +125,7 @@ class CATSeg(CostModel):
         """Build the parts that a config names; see `TrainedModel.parts`."""
         section = Section(cls, cfg)
         clip = load_tower(ClipSource.of(cfg.MODEL.CLIP), NEEDS, "CAT-Seg", empty=OFFICIAL.holds_clip(weights))
+        all_at_least(clip.patch_size, resolution=section.options["resolution"])
         side = section.options["resolution"] // clip.patch_size
         return {
             "clip": clip,
@@ -122,13 +133,8 @@ class CATSeg(CostModel):
             "sliding": section.make("sliding"),
             "criterion": section.make("criterion"),
             "size_rule": size_rule(cfg, clip.patch_size, "CAT-Seg"),
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "options": section.of_results,
-            "weights": weights,
             "recalibration": _recalibration(cfg.MODEL.RECALIBRATION),
-            **section.own,
+            **cls.settings_of(cfg, section, weights),
         }
 
     @property
@@ -138,9 +144,21 @@ class CATSeg(CostModel):
         own = {} if method is None else {"recalibration": method.name, "recalibration_options": method.options}
         return {**super().settings, **own}
 
-    def is_own(self, key: str) -> bool:
-        """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
-        return not key.startswith("clip.model.")
+    def words(
+        self,
+        vocabulary: Vocabulary,
+        background: str | Background | Iterable[str] | None = None,
+        templates: str | None = None,
+    ) -> Words:
+        """Embed the words of a request; see `CostModel.words`. A note says where a view is compared with some alone."""
+        found, most = super().words(vocabulary, background, templates), self.aggregator.most
+        if not 0 < most < len(found.query_to_class):
+            return found
+        note = (
+            f"each view of an image is compared with the {most} nearest of {len(found.query_to_class)} words, synonyms "
+            f"and those of the background included, as in the original (MOST: {most}); 0 compares all"
+        )
+        return replace(found, notes=(*found.notes, note))
 
     def see(self, images: Tensor) -> list[View]:
         """Encode all views of images; see `WordedModel.see`. Views of an image stand first in its tensors."""
@@ -156,7 +174,7 @@ class CATSeg(CostModel):
         """Return what CLIP sees (B * V, 3, r, r) of normalised images (B, 3, h, w), images outermost."""
         if self.sliding is not None:
             return self.sliding.cut(images, self.resolution)
-        return resize(self.padded(list(images)), self.resolution)
+        return resize(self.padded(list(images)) if self.padding_stays else images, self.resolution)
 
     def network(self, views: Tensor) -> tuple[Tensor, ...]:
         """Return the fields of `View` for normalised views (V, 3, r, r); see `WordedModel.network`."""
@@ -201,8 +219,28 @@ class CATSeg(CostModel):
             return SlidingMaps(self.sliding, found, len(texts))
         return WholeMaps(found[0].maps.sigmoid(), found[0].classes)
 
+    @classmethod
+    def check_training(cls, cfg: CfgNode) -> None:
+        """Refuse texts that a training does not learn by, see `check_text`."""
+        check_text(cfg.MODEL.TEXT.TEMPLATES, TextOptions.from_config(cfg.MODEL.TEXT))
+
     def start_training(self, words: Words) -> None:
-        """Bring the text tower back to where it learns, before an optimizer is made or filled; see `WordedModel`."""
+        """Bring the text tower back to where it learns, before an optimizer is made or filled; see `WordedModel`.
+
+        A line of the log says where no step will have as few classes as are filled up: `FILL` learns nothing then.
+
+        Raises:
+            ConfigError: As `check_training`.
+        """
+        check_text(words.templates, self.text)
+        count, fill = len(words.vocabulary), self.aggregator.fill
+        least = min(self.criterion.count or count, count)
+        if 0 < fill <= least:
+            log.warning(
+                f"lists of fewer than {fill} words are filled up with a learnt row (FILL: {fill}), which this training "
+                f"does not reach, for each step has {least} classes or more: the row stays as it is, and answers by "
+                f"short lists are made with it; set FILL: 0, or to more than {least}"
+            )
         self.clip.move_text(self.clip.device)
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]], words: Words) -> dict[str, Tensor]:
@@ -212,29 +250,54 @@ class CATSeg(CostModel):
         return self.compare(images, targets, self.class_rows(words))
 
     def class_rows(self, words: Words) -> Tensor:
-        """Return the rows (K, D) of all classes by their first names in the first template, with gradients.
+        """Return the rows (K, D) of all classes by their first names in the one template, with gradients.
 
         They are not of unit length.
+
+        Raises:
+            ConfigError: The words are embedded in another way, see `check_text`.
         """
-        template = resolve_templates(words.templates)[0]
+        template = check_text(words.templates, self.text)
         texts = [fill(template, name) for name in first_names(words.vocabulary)]
         clip = _own_vit(self.clip)
         return clip.learn_texts(clip.text_tokens(texts))
 
     def compare(self, images: Tensor, targets: Sequence[Target], rows: Tensor) -> dict[str, Tensor]:
-        """Return the loss of padded images (B, 3, H, W) with what they show, by rows (K, D) of all classes."""
-        views, chosen = self.predict(images), []
-        for view, target in zip(views, targets, strict=True):
-            near = cost_maps(view.features.detach(), rows.detach()[:, None]).amax((1, 2, 3))
-            chosen.append(self.criterion.choose(near, target))
-        texts = [rows[:, None] if own is None else rows[own, None] for own in chosen]
-        logits = [self.aggregator.compare(*own) for own in zip(views, texts, strict=True)]
-        return {"loss_sem_seg": self.criterion(logits, targets, chosen)}
+        """Return the loss of padded images (B, 3, H, W) with what they show, by rows (K, D) of all classes.
+
+        Raises:
+            ConfigError: An image shows a class that is not among the K.
+        """
+        views, texts = self.predict(images), rows[:, None]
+        chosen = self.criterion.choose(lambda i: nearness(views[i].features, texts), len(rows), targets)
+        own = [texts if some is None else texts[some] for some in chosen]
+        logits = [self.aggregator.compare(*one) for one in zip(views, own, strict=True)]
+        return {"loss_sem_seg": self.criterion(logits, self.criterion.questions(targets, chosen, len(rows)))}
 
     def predict(self, images: Tensor) -> list[View]:
         """Return what a padded batch (B, 3, H, W) shows in training: whole images, squeezed."""
         found = self.network(resize(images, self.resolution))
         return [View(*own) for own in zip(*found, strict=True)]
+
+
+def check_text(templates: str, options: TextOptions) -> str:
+    """Return the one template that a training learns by.
+
+    Raises:
+        ConfigError: There are several, or texts are engineered, of which what is learnt would know nothing.
+    """
+    template, *more = resolve_templates(templates)
+    if more:
+        raise ConfigError(
+            f"CAT-Seg learns by one template, and '{templates}' has {len(more) + 1}; set MODEL.TEXT.TEMPLATES to one "
+            "such as cat_seg, simple or none"
+        )
+    if used := options.to_json():
+        raise ConfigError(
+            f"CAT-Seg learns by the names of classes as they are, and MODEL.TEXT.{next(iter(used)).upper()} changes "
+            "their texts; leave it out, and give it to what was learnt"
+        )
+    return template
 
 
 def _recalibration(node: CfgNode) -> Recalibration | None:
@@ -255,6 +318,8 @@ def _own_vit(clip: Any) -> ViTClip:
 
 def _checked(clip: Tower, resolution: int, aggregator: Aggregator) -> tuple[int, int]:
     """Refuse numbers that do not fit a CLIP; returns the size of what it sees."""
+    if (prompts := aggregator.embed.in_channels) != 1:
+        raise ConfigError(f"prompts is {prompts}; expected 1, for templates are averaged to one row a word here")
     side = resolution // clip.patch_size
     if resolution % clip.patch_size or aggregator.grid != (side, side):
         raise ConfigError(

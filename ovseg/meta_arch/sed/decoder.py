@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.aggregation.checks import all_at_least, check_count
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps
-from ovseg.aggregation.parts import few_at_a_time
+from ovseg.aggregation.parts import few_at_a_time, made_in_parts, on_device, step_of
 from ovseg.aggregation.upsampling import GuidedUpsampling
 from ovseg.errors import ConfigError
 
@@ -52,6 +54,8 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
+        if kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(f"kernels has {kernel}; expected odd numbers, which leave maps as large as they are")
         self.dwconv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1, self.pwconv2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
@@ -77,7 +81,7 @@ class Stage(nn.Module):
         """Refine maps (T, C, h, w) in place, given the text guidance (T, G)."""
         grid = (x.shape[2], x.shape[3])
         x = few_at_a_time(self.cnext, step, x)
-        return self.classes(x.flatten(2).mT.contiguous(), grid, texts, step).mT.unflatten(2, grid)
+        return _maps(self.classes(_rows(x).contiguous(), grid, texts, step), grid)
 
 
 class Decoder(nn.Module):
@@ -88,7 +92,7 @@ class Decoder(nn.Module):
     Attributes:
         prompts: Texts a class, which are channels of its cost.
         top: See the constructor.
-        step: Classes that are computed at a time where nothing is learnt; 0 for all.
+        step: Classes that are computed at a time on a CPU where nothing is learnt; 0 for all.
     """
 
     def __init__(
@@ -129,11 +133,12 @@ class Decoder(nn.Module):
             top: So many classes of each place stay.
 
         Raises:
-            ConfigError: Numbers do not fit together.
+            ConfigError: Numbers cannot be used, or do not fit together.
         """
         super().__init__()
-        given = {"decoder_dims": decoder_dims, "decoder_guidance": decoder_guidance, "kernels": kernels}
-        _check(given, {"pooling": pooling, "train_pooling": train_pooling}, top)
+        check_count(STAGES, decoder_dims=decoder_dims, decoder_guidance=decoder_guidance, kernels=kernels)
+        check_count(2, pooling=pooling, train_pooling=train_pooling)
+        all_at_least(1, hidden=hidden, prompts=prompts, top=top, decoder_guidance=decoder_guidance)
         self.prompts, self.top, self.step = prompts, top if fast else 0, 4
         self.embed = nn.Conv2d(prompts, hidden, 7, padding=3)
         dims = (hidden, *decoder_dims)
@@ -159,13 +164,12 @@ class Decoder(nn.Module):
     def forward(self, view: View, texts: Tensor) -> Decoded:
         """Compare one image with texts (T, P, D) of any length."""
         cost, led = cost_maps(view.features, texts), self.text_guidance(texts)
-        step = 0 if torch.is_grad_enabled() else self.step
-        x = torch.cat([self.embed(part) for part in cost.split(step or len(cost))])
+        step = step_of(on_device(self.step, cost.device))
+        x = _maps(made_in_parts(lambda part: _rows(self.embed(part)), step, cost), cost.shape[2:])
         kept, early, left = torch.arange(len(cost), device=x.device), [], []
         stages: Any = self.stages
         for index, (stage, head) in enumerate(zip(stages, self.early, strict=True)):
-            parts = x.detach().split(step or len(x))
-            early.append(torch.cat([head(part)[:, 0] for part in parts]))
+            early.append(made_in_parts(lambda part, own=head: own(part)[:, 0], step, x.detach()))
             if self.top and not self.training:
                 some = among_the_best(early[-1], self.top)
                 x, cost, kept = x[some], cost[some], kept[some]
@@ -173,18 +177,24 @@ class Decoder(nn.Module):
             text = None if led is None else led[index][kept]
             x = stage.aggregate(x, text, step)
             x = self._upwards(x, cost, index, view, step)
-        maps = torch.cat([self.head(part)[:, 0] for part in x.split(step or len(x))])
-        return Decoded(maps, early, kept if left else None, left)
+        return Decoded(x, early, kept if left else None, left)
 
     def _upwards(self, x: Tensor, cost: Tensor, index: int, view: View, step: int) -> Tensor:
-        """Return the maps (T, C', 2 h, 2 w) behind a stage."""
+        """Return the maps (T, C', 2 h, 2 w) behind a stage, or behind the last one their logits (T, 2 h, 2 w).
+
+        No more classes meet behind it, so their maps of many channels are never there together.
+        """
         stage: Any = self.stages[index]
-        found = []
-        for part, own in zip(x.split(step or len(x)), cost.split(step or len(x)), strict=True):
+        last = index + 1 == len(self.stages)
+
+        def run(part: Tensor, own: Tensor) -> Tensor:
             for guide in list(self.cost_guides)[: index + 1]:
                 own = F.relu(guide(own))
-            found.append(stage.up(part, view[1 + index], own))
-        return torch.cat(found)
+            found = stage.up(part, view[1 + index], own)
+            return self.head(found)[:, 0] if last else _rows(found)
+
+        found = made_in_parts(run, step, x, cost)
+        return found if last else _maps(found, (2 * x.shape[2], 2 * x.shape[3]))
 
     def text_guidance(self, texts: Tensor) -> list[Tensor] | None:
         """Return what leads each stage's aggregation over classes (T, C), of texts (T, P, D); None without it."""
@@ -194,17 +204,17 @@ class Decoder(nn.Module):
         return [F.relu(guide(mean)) for guide in self.guide_texts]
 
 
+def _rows(maps: Tensor) -> Tensor:
+    """Lay maps (T, C, h, w) out as the aggregation over classes takes them: (T, h * w, C)."""
+    return maps.flatten(2).mT
+
+
+def _maps(rows: Tensor, grid: Sequence[int]) -> Tensor:
+    """Return maps (T, C, h, w) that lie in memory as rows (T, h * w, C) do, so that nothing is copied for them."""
+    return rows.mT.unflatten(2, tuple(grid))
+
+
 def among_the_best(logits: Tensor, top: int) -> Tensor:
     """Return which of classes (T,), rising, are among the best so many at any place of their logits (T, h, w)."""
     best = logits.topk(min(top, len(logits)), dim=0).indices
     return best.unique()
-
-
-def _check(stages: dict[str, tuple[int, ...]], pairs: dict[str, tuple[int, ...]], top: int) -> None:
-    """Refuse options that have not a number for each stage, or for each axis."""
-    for given, count in ((stages, STAGES), (pairs, 2)):
-        for name, own in given.items():
-            if len(own) != count:
-                raise ConfigError(f"{name} is {list(own)}; expected {count} numbers")
-    if top < 1:
-        raise ConfigError(f"top is {top}; expected at least one class")

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from ovseg.aggregation.checks import all_at_least, check_pooling
+from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, load_tower
-from ovseg.clip.conv_clip import STRIDE, ConvClip
-from ovseg.clip.convnext import ConvNeXtTower
+from ovseg.clip.conv_clip import STRIDE, convnext_of
 from ovseg.clip.tokens import LEVELS
 from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
@@ -29,7 +29,8 @@ from ovseg.meta_arch.section import Section
 from ovseg.meta_arch.sed.decoder import Decoder, View
 from ovseg.meta_arch.sed.weights import OFFICIAL
 from ovseg.meta_arch.trained_model import size_rule
-from ovseg.vocabulary import Background, TextOptions, Vocabulary
+from ovseg.system.values import some
+from ovseg.vocabulary import Background, Vocabulary
 from ovseg.vocabulary.templates import TEMPLATES, check_templates
 
 TUNED = ("visual", "none")
@@ -44,6 +45,7 @@ class SED(CostModel):
 
     head = ("decoder.", "clip.model.visual.")
     templates_apart = True
+    cut = "for early rejection found them nowhere among the best (FAST, TOP)"
     made_of = {"decoder": Decoder, "criterion": ClassMapCriterion}  # noqa: RUF012
 
     @configurable
@@ -81,12 +83,16 @@ class SED(CostModel):
             WeightsError: The weights do not fit.
         """
         super().__init__(clip, **parts)
-        if resolution % STRIDE:
+        if resolution < STRIDE or resolution % STRIDE:
             raise ConfigError(f"resolution is {resolution}; expected a multiple of {STRIDE}")
+        all_at_least(1, size_divisibility=size_divisibility)
+        first: Any = decoder.stages[0]
+        pooling, train_pooling = first.classes.poolings
+        check_pooling((resolution // STRIDE, resolution // STRIDE), pooling=pooling, train_pooling=train_pooling)
         self.decoder, self.criterion, self.size_rule = decoder, criterion, size_rule
         self.resolution, self.size_divisibility = (resolution, resolution), size_divisibility
         self.names = one_of("names", names, ("mean", *NAMES))
-        _convnext(clip)
+        convnext_of(clip, "SED")
         for name, weight in clip.named_parameters():
             weight.requires_grad_(name.startswith("model.visual.") and one_of("tuned", tuned, TUNED) == "visual")
         self.fill(weights, OFFICIAL)
@@ -101,17 +107,8 @@ class SED(CostModel):
             "decoder": section.make("decoder", clip.embed_dim, clip.channels),
             "criterion": section.make("criterion"),
             "size_rule": size_rule(cfg, STRIDE, "SED"),
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "options": section.of_results,
-            "weights": weights,
-            **section.own,
+            **cls.settings_of(cfg, section, weights),
         }
-
-    def is_own(self, key: str) -> bool:
-        """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
-        return not key.startswith("clip.model.")
 
     def words(
         self,
@@ -147,7 +144,7 @@ class SED(CostModel):
 
     def embed(self, dense: Tensor) -> Tensor:
         """Bring every place of CLIP's last level (B, C, h, w) to the joint space: (B, D, h, w)."""
-        found = _convnext(self.clip).embed(dense.flatten(2).mT)
+        found = convnext_of(self.clip, "SED").embed(dense.flatten(2).mT)
         return found.mT.unflatten(2, dense.shape[2:])
 
     def maps(self, seen: View, words: Words) -> RowMaps:
@@ -158,35 +155,51 @@ class SED(CostModel):
     def losses(self, batched_inputs: Sequence[dict[str, Any]], words: Words) -> dict[str, Tensor]:
         """Return the losses of a batch: ``loss_sem_seg_0`` of the result, 1 to 3 of the heads before the stages."""
         images = self.training_batch(batched_inputs)
-        rows = words.embeddings[words.query_to_class.to(words.embeddings.device) >= 0]
+        rows = _with_means(words).embeddings[: len(words.vocabulary)]  # a class is one row, whatever NAMES says
         return self.compare(images, read_targets(batched_inputs, images), rows)
 
     def compare(self, images: Tensor, targets: Sequence[Target], rows: Tensor) -> dict[str, Tensor]:
-        """Return the losses of padded images (B, 3, H, W) with what they show, by texts (K, P, D) of all classes."""
+        """Return the losses of padded images (B, 3, H, W) with what they show, by texts (K, P, D) of all classes.
+
+        Raises:
+            ConfigError: An image shows a class that is not among the K.
+        """
         views = [View(*own) for own in zip(*self.network(squeeze(images, self.resolution)), strict=True)]
-        near = [_near(view.features.detach(), rows) for view in views]
-        chosen = [self.criterion.choose(*own) for own in zip(near, targets, strict=True)]
+        chosen = self.criterion.choose(
+            lambda i: nearness(views[i].features, rows.mean(1, keepdim=True)), len(rows), targets
+        )
         texts = [(rows if own is None else rows[own]).to(images) for own in chosen]
         found = [self.decoder(*own) for own in zip(views, texts, strict=True)]
         stages = [[one.maps for one in found], *([one.early[i] for one in found] for i in range(len(found[0].early)))]
-        return {f"loss_sem_seg_{i}": self.criterion(own, targets, chosen) for i, own in enumerate(stages)}
+        questions = self.criterion.questions(targets, chosen, len(rows))
+        return {f"loss_sem_seg_{i}": self.criterion(own, questions) for i, own in enumerate(stages)}
 
 
 def _with_means(words: Words) -> Words:
-    """Return words in which each class has one row in each template, the mean of its names', and its first name."""
-    classes = words.query_to_class.tolist()
-    groups = [[i for i, own in enumerate(classes) if own == k] for k in range(len(words.vocabulary))]
-    groups += [[i] for i, own in enumerate(classes) if own < 0]
-    rows = torch.stack([F.normalize(words.embeddings[own].mean(0), dim=-1) for own in groups])
-    own_classes = words.query_to_class[[own[0] for own in groups]]
-    texts = tuple(words.texts[own[0]] for own in groups)
-    return replace(words, embeddings=rows, query_to_class=own_classes, texts=texts)
+    """Return words in which each class has one row in each template, the mean of its names', and its first name.
 
-
-def _near(features: Tensor, rows: Tensor) -> Tensor:
-    """Return the largest cosine (K,) of each class's mean text (K, P, D) in features (D, h, w)."""
-    texts = F.normalize(rows.mean(1), dim=-1).to(features)
-    return (texts @ F.normalize(features, dim=0).flatten(1)).amax(1)
+    Kinds of a class (``SUBCLASSES``) count among its names. A note says what was averaged.
+    """
+    first: dict[int, int] = {}  # of each column the place of its first row
+    columns_of = words.columns.tolist()
+    for place, column in enumerate(columns_of):
+        first.setdefault(column, place)
+    if len(first) == len(words.columns):
+        return words
+    columns = words.columns.to(words.embeddings.device)
+    sums = words.embeddings.new_zeros(len(first), *words.embeddings.shape[1:]).index_add_(0, columns, words.embeddings)
+    places = [first[column] for column in range(len(first))]
+    names = [words.texts[place] for place in range(len(words.columns)) if place != first[columns_of[place]]]
+    note = (
+        f"names of a class are averaged in each template (NAMES: mean); {len(names)} besides the first: {some(names)}"
+    )
+    return replace(
+        words,
+        embeddings=F.normalize(sums, dim=-1),
+        query_to_class=words.query_to_class[places],
+        texts=tuple(words.texts[place] for place in places),
+        notes=(*words.notes, note),
+    )
 
 
 def squeeze(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -194,10 +207,3 @@ def squeeze(images: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
-
-
-def _convnext(clip: Any) -> ConvNeXtTower:
-    """Return the image tower of a CLIP, which has to be a ConvNeXt."""
-    if not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
-        raise ConfigError(f"SED embeds places as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
-    return clip.tower

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ovseg.config import config_root
 from ovseg.contract import CLASS_SCORES
+from ovseg.data.renaming import read_renames, rename_classes
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, WeightsError
+from ovseg.meta_arch.cat_seg import CATSeg
 from ovseg.meta_arch.cat_seg.weights import official_name
+from ovseg.vocabulary import Vocabulary
+from ovseg.zoo.names import resolve
 from tests.meta_arch import models
 from tests.meta_arch.models import picture, training_picture, words
 from tests.meta_arch.tester import NAMES, Largest, ask, assert_same
@@ -40,17 +46,18 @@ def plain(model, fill=10):
 
 
 @pytest.mark.parametrize("names", [NAMES[:3], MANY], ids=["filled", "cut"])
-@pytest.mark.parametrize("sliding", [False, True], ids=["whole", "sliding"])
+@pytest.mark.parametrize(("sliding", "stays"), [(False, False), (False, True), (True, True)])
 @torch.no_grad()
-def test_the_plain_form_says_the_same(folder, names, sliding):
-    model, size = models.stirred(build(folder, SLIDING=sliding, MOST=10), 5), (70, 61)
+def test_the_plain_form_says_the_same(folder, names, sliding, stays):
+    model, size = models.stirred(build(folder, SLIDING=sliding, MOST=10, PADDING_STAYS=stays), 5), (70, 61)
     own, image = model.words(words(*names)), picture(60, 84)
     (found,) = ask(model, [image], own, SCORES, size)
     normal = model.normalise(image[None])
     if sliding:
         every = plain(model).sliding(normal[0], own.embeddings, size, 80, 48, 32)
     else:
-        square = F.interpolate(F.pad(normal, (0, 12, 0, 4)), (64, 64), mode="bilinear", align_corners=False)
+        normal = F.pad(normal, (0, 12, 0, 4)) if stays else normal
+        square = F.interpolate(normal, (64, 64), mode="bilinear", align_corners=False)
         logits = plain(model).logits(square, own.embeddings)
         every = F.interpolate(logits.sigmoid(), size, mode="bilinear", align_corners=False)[0]
     classes = torch.stack([every[own.query_to_class == i].amax(0) for i in range(len(names))])
@@ -59,12 +66,48 @@ def test_the_plain_form_says_the_same(folder, names, sliding):
     assert torch.equal(found.labels[clear].long(), classes.argmax(0)[clear]) and clear.float().mean() > 0.3
 
 
+def test_what_is_seen_whole_stays_where_it_is(folder):
+    """An image that is a pixel larger than a multiple of `SIZE_DIVISIBILITY` has the maps of one that is not."""
+    blurred = picture(12, 12)[None].float()
+    small, large = (
+        F.interpolate(blurred, size, mode="bilinear", align_corners=False)[0] for size in ((64, 64), (65, 97))
+    )
+    off = []
+    for stays in (False, True):
+        model = models.stirred(build(folder, SLIDING=False, PADDING_STAYS=stays), 5)
+        own = model.words(words(*NAMES))
+        found = [ask(model, [image], own, SCORES, (64, 64))[0].class_scores for image in (small, large)]
+        off.append((found[0] - found[1]).abs().mean())
+    assert off[0] < 0.25 * off[1]
+
+
 def test_all_classes_are_exact_and_the_nearest_are_what_the_original_takes(folder):
     cut, exact = (models.stirred(build(folder, SLIDING=False, MOST=most), 5) for most in (10, 0))
     own = exact.words(words(*MANY))
     few, all_ = (ask(model, [picture(64, 64)], own, SCORES)[0] for model in (cut, exact))
     assert (few.class_scores.amax((1, 2)) > 0).sum() == 10 and (all_.class_scores.amax((1, 2)) > 0).all()
     assert exact.settings["options"]["most"] == 0 and cut.settings["options"]["most"] == 10
+
+
+@pytest.mark.parametrize(("count", "most", "said"), [(8, 8, False), (9, 8, True)])
+@pytest.mark.parametrize("sliding", [False, True])
+def test_a_list_that_is_cut_says_so(folder, count, most, said, sliding):
+    """Synonyms and words of the background take places, too."""
+    model = models.stirred(build(folder, SLIDING=sliding, MOST=most), 5)
+    own = model.words(words("cat|kitten|tom", "sofa", "lamp"), ", ".join(f"thing {i}" for i in range(count - 5)))
+    note = (
+        f"each view of an image is compared with the 8 nearest of {count} words, synonyms and those of the background"
+    )
+    assert len(own.texts) == count and any(note in one for one in own.notes) == said
+    (found,) = ask(model, [picture(64, 64)], own)
+    with torch.inference_mode():
+        maps = model.maps(model.encode([picture(64, 64)]).images[0], own)
+    left = (
+        f"{count - len(maps.words)} of {count} words take no part in this image, for they are among the nearest of none"
+    )
+    assert bool(found.notes) == (len(maps.words) < count) and all(left in one for one in found.notes)
+    assert said or not found.notes
+    assert sliding or said == bool(found.notes)
 
 
 @pytest.mark.parametrize("step", [1, 3, 0])
@@ -96,6 +139,28 @@ def test_the_first_name_alone_as_the_original_measures(folder):
     alone = every.words(words("cat", "sofa", "lamp"))
     assert_same(*(ask(model, [picture(64, 64)], own)[0] for model, own in ((first, asked), (every, alone))))
     assert not any("synonyms do not" in note for note in first.words(words("cat", "sofa")).notes)
+
+
+@pytest.mark.parametrize("name", ["ade150", "ade847", "pc59", "pc459", "voc20"])
+@pytest.mark.parametrize("model", ["catseg-b", "catseg-l"])
+def test_published_numbers_can_be_asked_for(model, name):
+    assert (
+        resolve(model, name).config.MODEL.CATSeg.NAMES == "first"
+        and resolve(model).config.MODEL.CATSeg.get("NAMES", "all") == "all"
+    )
+
+
+def test_voc_with_background_as_the_authors_measure(folder):
+    """The command of the page: 59 texts, of which all beyond VOC's twenty are one class."""
+    page = (config_root().parent / "docs/models.md").read_text()
+    (renames,) = re.findall(r'--dataset voc21 .*--rename "(background=[^"]*)"', page.replace("\\\n", ""))
+    classes = rename_classes(Vocabulary.parse("voc21"), read_renames(renames), "voc21").classes
+    twenty, context = Vocabulary.parse("voc20").names, Vocabulary.parse("pc59").names
+    own = build(folder).words(classes)
+    assert len(own.texts) == 59
+    assert set(own.texts) == {*twenty, *context} - {"table"} and len(own.vocabulary) == 21
+    assert [own.texts[i] for i in (own.query_to_class > 0).nonzero().flatten()] == list(twenty)
+    assert (own.query_to_class == 0).sum() == 39 and not (own.query_to_class < 0).any()
 
 
 @pytest.mark.parametrize(
@@ -148,6 +213,49 @@ def test_the_text_tower_is_where_it_learns_before_an_optimizer_is_filled(folder,
     assert places == [model.clip.device]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"TEMPLATES": "vild14"}, "CAT-Seg learns by one template, and 'vild14' has 14; set MODEL.TEXT.TEMPLATES to"),
+        ({"DESCRIPTIONS": "FILE"}, "CAT-Seg learns by the names of classes as they are, and MODEL.TEXT.DESCRIPTIONS"),
+        ({"SUBCLASSES": "FILE"}, "CAT-Seg learns by the names of classes as they are, and MODEL.TEXT.SUBCLASSES"),
+        ({"LONG_TEXT": True}, "CAT-Seg learns by the names of classes as they are, and MODEL.TEXT.LONG_TEXT"),
+    ],
+)
+def test_texts_that_a_training_does_not_learn_by_are_refused(folder, tmp_path, text, message):
+    """Answers would be made by other rows than those that were learnt."""
+    (tmp_path / "own.json").write_text('{"cat": ["a cat with fur", "a cat at home"]}')
+    text = {key: str(tmp_path / "own.json") if value == "FILE" else value for key, value in text.items()}
+    with pytest.raises(ConfigError, match=message):
+        CATSeg.check_training(models.config("cat_seg", folder, text=text))
+    model = build(folder, SLIDING=False, text=text)
+    own = model.words(words("cat", "sofa"))
+    with pytest.raises(ConfigError, match=message):
+        model.start_training(own)
+    with pytest.raises(ConfigError, match=message):
+        model.train().with_words(own)([training_picture()])
+
+
+@pytest.mark.parametrize(
+    ("fill", "chosen", "names", "said"),
+    [
+        (10, 0, 10, True),
+        (10, 0, 9, False),
+        (10, 10, 30, True),
+        (0, 9, 30, False),
+    ],
+)
+def test_a_row_that_no_step_reaches_is_said(folder, caplog, fill, chosen, names, said):
+    model = build(folder, SLIDING=False, FILL=fill, TRAIN_CLASSES=chosen).train()
+    own = model.words(words(*MANY[:names]))
+    model.start_training(own)
+    assert any("the row stays as it is" in one.message for one in caplog.records) == said
+    model.with_words(own)([training_picture()])["loss_sem_seg"].backward()
+    if fill:  # and so it is
+        grad = model.aggregator.classes[0].filling.grad
+        assert (grad is None) == said
+
+
 def test_pixels_without_a_label_are_negative_as_in_the_original_or_left_out(folder):
     entry = {"image": picture(64, 64), "sem_seg": torch.full((64, 64), 255)}
     entry["sem_seg"][:32, :] = 1
@@ -169,8 +277,16 @@ def test_an_image_is_compared_with_what_it_shows_and_what_is_near_to_it(folder):
     choose = model.criterion.choose
     model.criterion.choose = lambda *given: (asked.append(choose(*given)), asked[-1])[1]
     assert model.with_words(own)([training_picture(0)])["loss_sem_seg"].isfinite()
-    (classes,) = asked
+    ((classes,),) = asked
     assert len(classes) == 4 and {0, 1} <= set(classes.tolist())
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_labels_that_are_not_among_the_words_are_refused(folder, count):
+    model = build(folder, SLIDING=False, TRAIN_CLASSES=count).train()
+    entry = {"image": picture(64, 64), "sem_seg": torch.full((64, 64), 7)}
+    with pytest.raises(ConfigError, match="target classes range from 7 to 7; expected 0 to 2, the vocabulary's"):
+        model.with_words(model.words(words("cat", "sofa", "quark")))([entry])
 
 
 @pytest.mark.parametrize("layout", ["official", "ours", "trained"])
@@ -204,9 +320,28 @@ def test_checkpoints(folder, tmp_path, layout):
         ({"RESOLUTION": 68}, "resolution is 68 with patches of 8 pixels"),
         ({"TAPS": [1, 3]}, r"taps are \[1, 3\]; expected two blocks from 0 to 2"),
         ({"SWIN_WINDOW": 3}, "windows of 3 places do not fill a grid of 8 x 8"),
-        ({"HIDDEN": 30}, "hidden is 30 with 4 heads"),
+        ({"RESOLUTION": 0}, "resolution is 0"),
+        ({"HIDDEN": 30}, "heads is 4, and the maps have 30 channels there; expected a multiple"),
+        ({"HIDDEN": 0}, "hidden is 0; expected at least 1"),
+        ({"HEADS": 0}, "heads is 0; expected at least 1"),
+        ({"LAYERS": 0}, "layers is 0; expected at least 1"),
+        ({"PROMPTS": 3}, "prompts is 3; expected 1"),
+        ({"SWIN_WINDOW": 0}, "swin_window is 0; expected at least 1"),
+        ({"GUIDANCE": 0}, "guidance is 0; expected at least 1"),
+        ({"TEXT_GUIDANCE": -1}, "text_guidance is -1; expected at least 0"),
+        ({"FILL": -5}, "fill is -5; expected at least 0"),
+        ({"MOST": -1}, "most is -1; expected at least 0"),
+        ({"TRAIN_POOLING": [0, 0]}, "train_pooling is 0; expected at least 1"),
+        ({"POOLING": [2]}, r"pooling is \[2\]; expected 2 numbers"),
+        ({"TRAIN_POOLING": [2, 9]}, r"train_pooling is \[2, 9\] on a grid of 8 x 8; expected no more"),
+        ({"SIZE_DIVISIBILITY": 0}, "size_divisibility is 0; expected at least 1"),
+        ({"DECODER_DIMS": [32, 24]}, "decoder_dims has 24; expected multiples of 16"),
+        ({"DECODER_DIMS": [32, 8]}, "decoder_dims has 8; expected multiples of 16"),
+        ({"DECODER_GUIDANCE": [24, 4]}, "decoder_guidance has 24 where maps have 24 channels; expected 1 to 23"),
+        ({"DECODER_GUIDANCE": [8, 0]}, "decoder_guidance is 0; expected at least 1"),
+        ({"UP_CHANNELS": [24, 0]}, "up_channels is 0; expected at least 1"),
         ({"SLIDING_WINDOW": 50}, "windows of 50 pixels with an overlap of 0.333 do not fill 80 pixels"),
-        ({"DECODER_DIMS": [32]}, r"decoder_dims is \[32\]; expected two numbers"),
+        ({"DECODER_DIMS": [32]}, r"decoder_dims is \[32\]; expected 2 numbers"),
         ({"NAMES": "best"}, "names is 'best'"),
         ({"TUNED": "all"}, "tuned is 'all'"),
         ({"ATTENTION": "sparse"}, "attention is 'sparse'"),

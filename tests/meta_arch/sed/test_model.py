@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from ovseg.aggregation import classes as classes_module
 from ovseg.contract import CLASS_SCORES
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.meta_arch.sed.decoder import among_the_best
+from ovseg.meta_arch.sed.model import _with_means
 from ovseg.meta_arch.sed.weights import official_name
+from ovseg.vocabulary.queries import Queries
 from tests.meta_arch import models
 from tests.meta_arch.models import picture, training_picture, words
-from tests.meta_arch.tester import NAMES, ask, assert_same
+from tests.meta_arch.tester import NAMES, Largest, ask, assert_same
 
 SCORES = frozenset({CLASS_SCORES})
 
@@ -33,10 +39,45 @@ def test_templates_are_channels_and_the_names_of_a_class_are_averaged(tiny_convn
     assert every.texts == ("cat", "kitten", "sofa")
     torch.testing.assert_close(asked.embeddings[0], F.normalize(every.embeddings[:2].mean(0), dim=-1))
     torch.testing.assert_close(every.embeddings.norm(dim=-1), torch.ones(3, 14))
+    note = "names of a class are averaged in each template (NAMES: mean); 1 besides the first: kitten"
+    assert note in asked.notes and not any("averaged" in one for one in every.notes)
+    assert not any("averaged" in one for one in model.words(words("cat", "sofa")).notes)
     (found,) = ask(model, [picture(64, 64)], asked)
     assert found.labels.shape == (64, 64)
     with pytest.raises(ConfigError, match=r"the 1 templates of 'simple' do not fit: each is a channel .* which has 14"):
         model.words(words("cat", "sofa"), templates="simple")
+
+
+@pytest.mark.parametrize("names", ["mean", "all", "first"])
+def test_a_class_is_learnt_by_its_own_pixels_whatever_names_count(tiny_convnext, names):
+    model = build(tiny_convnext, NAMES=names).train()
+    own, asked = model.words(words("cat", "sofa|couch|settee", "quark")), []
+    model.compare = lambda images, targets, rows: asked.append(rows) or {}
+    model.with_words(own)([training_picture(count=3)])
+    (rows,) = asked
+    alone = build(tiny_convnext, NAMES="first").words(words("cat", "quark"))
+    assert len(rows) == 3
+    for place, name in ((0, 0), (2, 1)):
+        torch.testing.assert_close(rows[place], alone.embeddings[name])
+
+
+def test_labels_that_are_not_among_the_words_are_refused(tiny_convnext):
+    model = build(tiny_convnext, NAMES="all").train()
+    entry = {"image": picture(64, 64), "sem_seg": torch.full((64, 64), 2)}
+    with pytest.raises(ConfigError, match="target classes range from 2 to 2; expected 0 to 1, the vocabulary's"):
+        model.with_words(model.words(words("cat|kitten", "sofa")))([entry])
+
+
+def test_many_names_are_averaged_in_one_pass(tiny_convnext):
+    own = build(tiny_convnext, NAMES="all").words(words("cat", "sofa"))
+    many = Queries(torch.randn(30_000, 1, 4), torch.arange(30_000) // 3, tuple(map(str, range(30_000))))
+    many = replace(own, embeddings=many.embeddings, query_to_class=many.query_to_class, texts=many.texts)
+    start = time.perf_counter()
+    found = _with_means(many)
+    assert time.perf_counter() - start < 5  # comparing all names with all classes takes a minute
+    wanted = F.normalize(many.embeddings.unflatten(0, (-1, 3)).mean(1), dim=-1)
+    torch.testing.assert_close(found.embeddings, wanted, atol=1e-5, rtol=1e-4)
+    assert found.texts[:2] == ("0", "3") and found.query_to_class.tolist() == list(range(10_000))
 
 
 def test_early_rejection_drops_what_is_nowhere_among_the_best(tiny_convnext):
@@ -44,6 +85,8 @@ def test_early_rejection_drops_what_is_nowhere_among_the_best(tiny_convnext):
     asked, image = fast.words(words(*(f"thing {i}" for i in range(20)))), picture(96, 80)
     some, every = (ask(model, [image], asked, SCORES)[0] for model in (fast, whole))
     left = some.class_scores.amax((1, 2)) > 0
+    note = f"{20 - int(left.sum())} of 20 words take no part in this image, for early rejection found them nowhere"
+    assert note in some.notes[0] and not every.notes
     assert 0 < left.sum() < 20 and (every.class_scores.amax((1, 2)) > 0).all()
     decoded = fast.decoder(fast.encode([image]).images[0], asked.embeddings)
     assert decoded.classes.tolist() == left.nonzero().flatten().tolist()
@@ -63,6 +106,17 @@ def test_classes_are_computed_a_few_at_a_time(tiny_convnext, step):
     model.decoder.step = step
     found = ask(model, [picture(60, 70)], own, SCORES)[0]
     torch.testing.assert_close(found.class_scores, wanted.class_scores, atol=1e-5, rtol=1e-4)
+
+
+def test_maps_behind_the_last_stage_are_never_there_together(tiny_convnext, monkeypatch):
+    """They are four times as large as those of the stage before, and no classes meet there any more."""
+    monkeypatch.setattr(classes_module, "_VALUES", 1)  # maps are tiny here
+    model, count = models.stirred(build(tiny_convnext), 5), 100
+    own = model.words(words(*(f"thing {i}" for i in range(count))))
+    encoded = model.encode([picture(64, 64)])
+    with Largest() as largest:
+        model.answer(encoded, 0, (32, 32), own)
+    assert largest.numbers <= 1.1 * count * 16 * 16 * 16  # channels, and places behind the second stage
 
 
 def test_what_is_tuned_and_how_fast(tiny_convnext):
@@ -99,6 +153,28 @@ def test_a_training_learns_and_leads_give_clip_no_gradient(tiny_convnext):
     }
 
 
+def test_texts_are_not_embedded_anew_when_the_image_tower_has_learnt(tiny_convnext, monkeypatch):
+    model, asked = build(tiny_convnext), []
+    text = model.clip.text
+    monkeypatch.setattr(model.clip, "text", lambda texts: (asked.extend(texts), text(texts))[1])
+    before, own = model.weights_hash, model.words(words("cat", "an emu of mine"))
+    assert "an emu of mine" in asked[-1]
+    asked.clear()
+    model.train()
+    with torch.no_grad():
+        model.get_parameter("clip.model.visual.trunk.stem.0.weight").mul_(1.1)
+    model.eval()
+    again = model.words(words("cat", "an emu of mine"))
+    assert not asked and model.weights_hash != before and own.embedded_by != again.embedded_by
+    assert torch.equal(own.embeddings, again.embeddings)
+    model.train()
+    with torch.no_grad():
+        model.get_parameter("clip.model.text_projection").mul_(-1)
+    model.eval()
+    torch.testing.assert_close(model.words(words("cat", "an emu of mine")).embeddings, -own.embeddings)
+    assert asked
+
+
 def test_released_names(tiny_convnext, tmp_path):
     model = models.stirred(build(tiny_convnext), 5)
     state = {official_name(key): value for key, value in model.state_dict().items()}
@@ -121,7 +197,19 @@ def test_released_names(tiny_convnext, tmp_path):
     [
         ({"RESOLUTION": 100}, "resolution is 100; expected a multiple of 32"),
         ({"KERNELS": [9, 9]}, r"kernels is \[9, 9\]; expected 3 numbers"),
-        ({"TOP": 0}, "top is 0; expected at least one class"),
+        ({"RESOLUTION": 0}, "resolution is 0; expected a multiple of 32"),
+        ({"KERNELS": [3, 4, 3]}, "kernels has 4; expected odd numbers"),
+        ({"KERNELS": [3, 3, -1]}, "kernels has -1; expected odd numbers"),
+        ({"DECODER_DIMS": [32, 16, 8]}, "decoder_dims has 8; expected multiples of 16"),
+        ({"DECODER_DIMS": [32, 40, 16]}, "decoder_dims has 40; expected multiples of 16"),
+        ({"HEADS": 3}, "heads is 3, and the maps have 32 channels there"),
+        ({"DECODER_GUIDANCE": [8, 32, 2]}, "decoder_guidance has 32 where maps have 32 channels; expected 1 to 31"),
+        ({"DECODER_GUIDANCE": [8, 4, 0]}, "decoder_guidance is 0; expected at least 1"),
+        ({"TRAIN_POOLING": [0, 1]}, "train_pooling is 0; expected at least 1"),
+        ({"POOLING": [5, 1]}, r"pooling is \[5, 1\] on a grid of 4 x 4"),
+        ({"HIDDEN": 0}, "hidden is 0; expected at least 1"),
+        ({"SIZE_DIVISIBILITY": 0}, "size_divisibility is 0; expected at least 1"),
+        ({"TOP": 0}, "top is 0; expected at least 1"),
         ({"NAMES": "some"}, "names is 'some'"),
         ({"protocol": {"WINDOW": 32}}, r"MODEL\.PROTOCOL\.WINDOW is 32, but SED has of the protocol only"),
     ],
@@ -132,5 +220,5 @@ def test_configs_that_do_not_fit(tiny_convnext, changes, message):
 
 
 def test_towers_that_do_not_fit(tiny_resnet):
-    with pytest.raises(ConfigError, match=r"SED embeds places as a ConvNeXt does, .* use a ConvNeXt"):
+    with pytest.raises(ConfigError, match=r"SED embeds pixels as a ConvNeXt does, .* use a ConvNeXt"):
         build(tiny_resnet)
