@@ -123,9 +123,9 @@ class Asked:
             at_best: Seconds of a phrase at the rate of products of matrices.
         """
         model, every = self.model, torch.arange(self.count)
-        race = Race(model.canvas(self.seen, (model.clip.side,) * 2, self.size), model.fusion, every, CPU, False)
         answers = ask(model.clip, self.seen, self.rows, every, model.fusion, model.budget, model.fusion.uses_masks)
         with PeakMemory(CPU) as memory:
+            race = Race(model.canvas(self.seen, (model.clip.side,) * 2, self.size), model.fusion, every, CPU, False)
             while self.done < self.count and (not self.done or time.monotonic() < end):
                 taken, (part, maps) = timed(lambda: next(answers))
                 self.together.append(taken)
