@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg.aggregation.checks import all_at_least, check_heads
-from ovseg.aggregation.parts import few_at_a_time, in_full_precision, shared_linear
+from ovseg.aggregation.parts import few_at_a_time, in_full_precision, parts_of, shared_linear
 from ovseg.errors import one_of
+from ovseg.ops.any_size import length
 
 ATTENTION = ("linear", "full")
 _TINY = 1e-6
@@ -96,16 +97,25 @@ class ClassAggregation(nn.Module):
             guidance: (T, 1, G).
             step: As in `few_at_a_time`.
         """
-        parts = x.split(step or len(x)) if step else (x,)
+        parts = parts_of(x, step)
         texts = [None] * len(parts) if guidance is None else guidance.split(step) if step else [guidance]
         product, total = self._sums(parts[0], texts[0])
         for own in zip(parts[1:], texts[1:], strict=True):
             product, total = (kept + more for kept, more in zip((product, total), self._sums(*own), strict=True))
-        missing = max(self.fill - x.shape[0], 0)
-        if missing and self.filling is not None:
+        missing = self._missing(x.shape[0])
+        if missing is not None and self.filling is not None:
             more = self._sums(self.filling, self.filling_guidance)
-            product, total = product + missing * more[0], total + missing * more[1]
+            product, total = product + missing.to(product) * more[0], total + missing.to(total) * more[1]
         return product, total
+
+    def _missing(self, count: int) -> Tensor | None:
+        """Return how often the learnt row stands in, () float64, where there are so many classes; None for never.
+
+        The number may be a symbol of `torch.export`, of which that is not known.
+        """
+        if self.filling is None or (isinstance(count, int) and count >= self.fill):
+            return None
+        return (self.fill - length(count)).clamp(min=0)
 
     def _sums(self, x: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
         key, value = self._heads(self.norm1(x), (self.k, self.v), guidance)
@@ -124,14 +134,13 @@ class ClassAggregation(nn.Module):
     def full_attention(self, x: Tensor, guidance: Tensor | None) -> Tensor:
         """Return what classes (T, n, C), with guidance (T, 1, G), take from all by a softmax: (T, n, C)."""
         query, key, value = self._heads(self.norm1(x), (self.q, self.k, self.v), guidance)
-        missing, bias = max(self.fill - x.shape[0], 0), None
-        if missing and self.filling is not None:
+        missing, bias = self._missing(x.shape[0]), None
+        if missing is not None and self.filling is not None:
             more = self._heads(self.norm1(self.filling), (self.k, self.v), self.filling_guidance)
             grown = zip((key, value), more, strict=True)
             key, value = (torch.cat([own, row.expand(len(own), -1, -1, -1)], 2) for own, row in grown)
-            bias = torch.zeros(key.shape[2]).to(key)
-            bias[-1] = torch.tensor(float(missing)).log()
-        found = F.scaled_dot_product_attention(query, key, value, None if bias is None else bias.expand(len(x), -1))
+            bias = torch.cat([torch.zeros(x.shape[0], dtype=missing.dtype), missing.log()[None]]).to(key)
+        found = F.scaled_dot_product_attention(query, key, value, None if bias is None else bias.expand(x.shape[0], -1))
         return found.permute(2, 0, 1, 3).flatten(2)
 
     def _heads(self, x: Tensor, layers: tuple[nn.Linear, ...], guidance: Tensor | None) -> Tensor:

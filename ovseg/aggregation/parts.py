@@ -52,6 +52,8 @@ def made_in_parts(run: Callable[..., Tensor], step: int, *inputs: Tensor) -> Ten
         step: Classes at a time; 0 for all at once.
         inputs: (T, ...) each; they stay as they are.
     """
+    if not step:
+        return run(*inputs)
     parts = zip(*(parts_of(one, step) for one in inputs), strict=True)
     first = run(*next(parts))
     if len(first) == len(inputs[0]):

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
-from ovseg.export.graphs import MaskGraph, Model, Naming, PatchGraph, Shape
+from ovseg.export.graphs import Graph, MapGraph, MaskGraph, Model, Naming, PatchGraph, Shape
+from ovseg.meta_arch.cost_model import CostModel
 from ovseg.meta_arch.exported.card import ENTRY, KEY, NAMING, FileCard, entry_of
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.ops.mask_pooling import mask_pool_plain
 from ovseg.ops.ms_deform_attn import sample_grids
 
-Graph = PatchGraph | MaskGraph
 _OPSET = 18
 _WORDS = 5  # of the sample by which a graph is captured; their number stays free
 _PHOTO = (60, 84)  # its size, where any is taken
@@ -30,7 +30,9 @@ _PHOTO = (60, 84)  # its size, where any is taken
 
 def graph_of(model: Any, shape: Shape) -> Graph:
     """Return the graph of a model (`Model`)."""
-    return PatchGraph(model, shape) if isinstance(model, TrainingFree) else MaskGraph(model, shape)
+    if isinstance(model, TrainingFree):
+        return PatchGraph(model, shape)
+    return MapGraph(model, shape) if isinstance(model, CostModel) else MaskGraph(model, shape)
 
 
 def _sample(card: FileCard, model: Model) -> tuple[Tensor, ...]:
@@ -38,9 +40,10 @@ def _sample(card: FileCard, model: Model) -> tuple[Tensor, ...]:
     if card.photo:
         image = torch.zeros(*_PHOTO, 3, dtype=torch.uint8)
     else:
-        size = card.size or tuple(_multiple(side, card) for side in model.size_rule.size(480, 660))
+        size = card.size or card.view or tuple(_multiple(side, card) for side in model.size_rule.size(480, 660))
         image = torch.zeros(1, 3, *size)
-    texts = torch.nn.functional.normalize(torch.randn(_WORDS, model.clip.embed_dim), dim=-1)
+    rows = (_WORDS, model.clip.embed_dim) if not card.prompts else (_WORDS, card.prompts, model.clip.embed_dim)
+    texts = torch.nn.functional.normalize(torch.randn(*rows), dim=-1)
     words = (texts, torch.tensor([0, 0, 1, 2, -1]))
     return (image, *words) if card.trained_names is None else (image, *words, torch.zeros(_WORDS, dtype=torch.bool))
 
@@ -55,7 +58,7 @@ def _free(card: FileCard) -> tuple[Any, ...]:
     image: dict[int, Any] | None = None
     if card.photo:
         image = {0: torch.export.Dim("photo_height"), 1: torch.export.Dim("photo_width")}
-    elif card.size is None:
+    elif card.size is None and card.view is None:
         # Of an axis that may be one window or patch PyTorch says that it is never one; operators of ONNX do not care.
         least = max(card.least + (card.format == "onnx"), 2 * card.patch_size)
         rows, columns = (torch.export.Dim(name, min=-(-least // card.unit)) for name in ("rows", "columns"))
@@ -147,7 +150,8 @@ def _naming(graph: Graph, card: FileCard) -> Any:
     axes = [
         [axis for axis, side in enumerate(one.shape) if side > 1] for one in seen
     ]  # it warns of one view, or window
-    free = [None if card.size is not None else dict.fromkeys(own, auto) for own in axes]
+    fixed = card.size is not None or card.kind == "maps"  # views are squeezed to one size
+    free = [None if fixed else dict.fromkeys(own, auto) for own in axes]
     return _capture(Naming(graph), (*seen, *sample[1:]), ((*free, *words),), card.model)
 
 

@@ -7,16 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ovseg.export.labels import label_masks, label_patches
-from ovseg.export.naming import MaskNaming, PatchNaming, Rows
+from ovseg.export.labels import label_maps, label_masks, label_patches
+from ovseg.export.naming import MapNaming, MaskNaming, PatchNaming, Rows
 from ovseg.labelling.views import views
+from ovseg.meta_arch.cat_seg import CATSeg
+from ovseg.meta_arch.cat_seg import aggregator as cat_seg
 from ovseg.meta_arch.conv_mask_model import ConvMaskModel
+from ovseg.meta_arch.cost_model import CostModel
 from ovseg.meta_arch.fcclip.model import FCCLIP
 from ovseg.meta_arch.san.model import SAN
+from ovseg.meta_arch.sed import decoder as sed
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.ops.any_size import AnyAxis, cut, resize_photo
 
-Model = TrainingFree | SAN | ConvMaskModel
+Model = TrainingFree | SAN | ConvMaskModel | CostModel
 
 
 class Shape(NamedTuple):
@@ -115,10 +119,41 @@ class MaskGraph(nn.Module):
         return (*outputs, *label_masks(named[0], seen.masks, sizes, query_to_class, first))
 
 
+class MapGraph(nn.Module):
+    """A model that makes a map for every word as a graph; its inputs are those of `FileCard.inputs`.
+
+    Where an image is seen in windows, the graph is that of one of them.
+    """
+
+    def __init__(self, model: CostModel, shape: Shape) -> None:
+        super().__init__()
+        self.model, self.shape, self.naming = model, shape, MapNaming(model)
+        self.seen_names = (cat_seg.View if isinstance(model, CATSeg) else sed.View)._fields
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all outputs."""
+        return (*self.seen_names, *self.naming.names, *(("labels", "scores") if self.shape.labels else ()))
+
+    def forward(self, image: Tensor, text_embeddings: Tensor, query_to_class: Tensor) -> tuple[Tensor, ...]:
+        """Run everything."""
+        pixels, size = _pixels(image, self.shape)
+        model: Any = self.model
+        normal = model.normalise(pixels)
+        seen = model.network(normal if model.sliding is not None else model.views(normal))
+        (logits,) = self.naming(seen, Rows(text_embeddings, query_to_class))
+        if not self.shape.labels:
+            return (*seen, logits)
+        return (*seen, logits, *label_maps(logits, size, query_to_class))
+
+
+Graph = PatchGraph | MaskGraph | MapGraph
+
+
 class Naming(nn.Module):
     """The part of a graph that words come into, by itself: inputs are what was seen, then those of words."""
 
-    def __init__(self, graph: PatchGraph | MaskGraph) -> None:
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.naming, self.count = graph.naming, len(graph.seen_names)
 
@@ -128,6 +163,8 @@ class Naming(nn.Module):
         rows = Rows(embeddings, classes)
         if isinstance(self.naming, PatchNaming):
             return self.naming(*seen, rows)
+        if isinstance(self.naming, MapNaming):
+            return self.naming(seen, rows)
         return self.naming(MaskParts(*seen), rows, trained[0] if trained else None)
 
 

@@ -84,6 +84,23 @@ def label_masks(
     return labels.int(), best.clamp(0, 1).reshape(inside.shape[1:])
 
 
+def label_maps(logits: Tensor, size: Size, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
+    """Label every pixel by its most probable word.
+
+    Args:
+        logits: (T, h, w) of all words on the whole image.
+        size: Height and width of the result.
+        query_to_class: (T,), -1 for words of the background.
+
+    Returns:
+        Labels (H, W) int32, -1 for no class, and scores (H, W) float32.
+    """
+    ways = zip(logits.shape[1:], size, strict=True)
+    rows, columns = (linear_matrix(cells, side).float() for cells, side in ways)
+    best, place = (rows @ _sigmoid(logits) @ columns.mT).max(0)
+    return query_to_class[place].int(), best.clamp(0, 1)
+
+
 def _sigmoid(logits: Tensor) -> Tensor:
     """Return the sigmoid, also of logits below -18: there that of ONNX Runtime ends, and all masks would be equal."""
     small = (-logits.abs()).exp()

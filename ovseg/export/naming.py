@@ -6,6 +6,7 @@ of its first text, and all other rows of it are empty.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,13 @@ from torch import Tensor, nn
 
 from ovseg.clip.features import DenseFeatures
 from ovseg.labelling.views import mix
+from ovseg.meta_arch.cat_seg import CATSeg
+from ovseg.meta_arch.cat_seg import aggregator as cat_seg
 from ovseg.meta_arch.fcclip.model import FCCLIP
 from ovseg.meta_arch.maft_plus.model import MAFTPlus
 from ovseg.meta_arch.san.model import SAN
+from ovseg.meta_arch.sed import SED
+from ovseg.meta_arch.sed import decoder as sed
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.proposals.classifier import LARGEST_SCALE, class_scale
 
@@ -29,7 +34,7 @@ class Rows:
     """Words as a graph has them; what models ask of `ovseg.contract.Words` there.
 
     Attributes:
-        embeddings: (T, D) float32.
+        embeddings: (T, D) float32, or (T, P, D) where the templates are apart.
         query_to_class: (T,) int64, -1 for words of the background.
     """
 
@@ -69,6 +74,25 @@ class PatchNaming(nn.Module):
             for view, own in zip(features, cls, strict=True)
         ]
         return (mix(found, self.share) if len(found) > 1 else found[0],)
+
+
+class MapNaming(nn.Module):
+    """Logits (T, h, w) of all words on one view."""
+
+    names = ("word_logits",)
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, seen: Sequence[Tensor], rows: Rows) -> tuple[Tensor, ...]:
+        """Compare a view, the fields of a model's `View` (1, ...), with words, however many these are."""
+        view, texts = [one[0] for one in seen], rows.embeddings
+        if isinstance(self.model, CATSeg):
+            return (self.model.aggregator.compare(cat_seg.View(*view), texts[:, None]),)
+        if isinstance(self.model, SED):
+            return (self.model.decoder(sed.View(*view), texts).maps,)
+        raise TypeError(f"no graph makes maps of a {type(self.model).__name__}")
 
 
 class MaskNaming(nn.Module):

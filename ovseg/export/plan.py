@@ -14,8 +14,11 @@ from ovseg.clip.ensemble import Ensemble
 from ovseg.clip.position import RULES
 from ovseg.errors import ConfigError, EnvironmentProblem, InputError, one_of
 from ovseg.export.graphs import Model, Shape
+from ovseg.meta_arch.cat_seg import CATSeg
 from ovseg.meta_arch.conv_mask_model import ConvMaskModel
+from ovseg.meta_arch.cost_model import CostModel
 from ovseg.meta_arch.san.model import SAN
+from ovseg.meta_arch.sed import SED
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.system.files import check_makeable
 
@@ -113,6 +116,8 @@ class Plan:
         Raises:
             ConfigError: No size was given and the model has none, or the size is too small for it.
         """
+        if isinstance(model, CostModel) and model.sliding is not None and not self.dynamic:
+            raise ConfigError(f"{name} sees windows of one size, cut from images of all sizes; give --dynamic alone")
         if self.dynamic:
             return Shape(None, False, self.labels)
         size = (self.height, self.width)
@@ -150,6 +155,8 @@ class Plan:
             return ""
         if isinstance(model, ConvMaskModel):
             return "its head takes levels of one size; give --height and --width instead of --dynamic"
+        if isinstance(model, CostModel):
+            return ""
         if isinstance(model, SAN):
             kind = model.bias_pooling
             one = kind == "bicubic"
@@ -166,6 +173,9 @@ class Plan:
         return ""
 
     def _of_labels(self, model: Any) -> str:
+        if self.labels and isinstance(model, CATSeg) and (model.sliding is not None or model.most):
+            key, value = ("SLIDING", "False") if model.sliding is not None else ("MOST", "0")
+            return f"{key} is done by ovseg, behind the graph; leave --labels out, or set MODEL.CATSeg.{key} to {value}"
         if not self.labels or not isinstance(model, TrainingFree):
             return ""
         rule, protocol = model.rule, model.protocol
@@ -187,12 +197,16 @@ class Plan:
 
 def _of_model(model: Any) -> str:
     """Say why a model has no graph; empty where it has one."""
-    if not isinstance(model, TrainingFree | SAN | ConvMaskModel):
+    if not isinstance(model, TrainingFree | SAN | ConvMaskModel | CATSeg | SED):
         return f"there is no graph of a {type(model).__name__}"
     if isinstance(model.clip, Ensemble):
         return "several CLIPs look at an image; name one of them"
     if model.text.autoclip:
         return "AutoCLIP weighs texts for each image; set MODEL.TEXT.AUTOCLIP to 0"
+    if isinstance(model, SED) and model.decoder.top:
+        return "FAST lets words leave by what an image shows; set MODEL.SED.FAST to False"
+    if isinstance(model, CATSeg) and model.recalibration is not None:
+        return model.recalibration.why_not_exported()
     if not isinstance(model, TrainingFree):
         return model.not_compiled
     method = model.recalibration
@@ -210,4 +224,18 @@ def _of_model(model: Any) -> str:
 
 def least_side(model: Any) -> int:
     """Return the shortest side in pixels that a graph of a model takes: a patch, or what images are padded to."""
+    if isinstance(model, CostModel) and not _pads(model):
+        return int(model.size_rule.minimum)
     return int(model.clip.patch_size if isinstance(model, TrainingFree) else model.size_divisibility)
+
+
+def unit_of(model: Any) -> int:
+    """Return of how many pixels sides are multiples in a file for several sizes; 1 where any will do."""
+    if isinstance(model, CostModel):
+        return least_side(model) if _pads(model) else 1
+    return 1 if isinstance(model, TrainingFree) and model.protocol.window else least_side(model)
+
+
+def _pads(model: CostModel) -> bool:
+    """Tell whether images are padded before they are squeezed to a square."""
+    return isinstance(model, CATSeg) and model.sliding is None and model.padding_stays

@@ -15,10 +15,12 @@ from ovseg.errors import ConfigError
 from ovseg.export.compare import Comparison, compare
 from ovseg.export.formats import capture, graph_of, write
 from ovseg.export.graphs import Model, Shape
-from ovseg.export.plan import Plan, least_side
+from ovseg.export.plan import Plan, least_side, unit_of
 from ovseg.labelling.calibration import Calibration
 from ovseg.meta_arch.conv_mask_model import ConvMaskModel
+from ovseg.meta_arch.cost_model import CostModel
 from ovseg.meta_arch.exported.card import FileCard, FixedSize, pack_words
+from ovseg.meta_arch.sed import SED
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.system.files import atomic_write, check_writable
 from ovseg.system.values import plain
@@ -77,7 +79,7 @@ def export(
 
 def _card(model: Model, spec: Spec, plan: Plan, shape: Shape, vocabulary: Vocabulary | None) -> FileCard:
     """Describe a file that is yet to be written."""
-    graph, patches = graph_of(model, shape), isinstance(model, TrainingFree)
+    graph = graph_of(model, shape)
     settings = plain({**model.settings, "joint": model.clip.embed_dim})
     words = None if vocabulary is None else pack_words(model.words(vocabulary))
     trained = None
@@ -87,11 +89,11 @@ def _card(model: Model, spec: Spec, plan: Plan, shape: Shape, vocabulary: Vocabu
     return FileCard(
         ovseg=__version__,
         model=_findable(spec.asked or spec.name),
-        kind="patches" if patches else "masks",
+        kind=_kind(model),
         format=plan.format,
         dtype=plan.dtype,
         size=shape.size,
-        unit=1 if isinstance(model, TrainingFree) and model.protocol.window else least_side(model),
+        unit=unit_of(model),
         least=plan.least(model),
         photo=shape.photo,
         seen=graph.seen_names,
@@ -113,7 +115,23 @@ def _card(model: Model, spec: Spec, plan: Plan, shape: Shape, vocabulary: Vocabu
         calibration=None if calibration is None else plain(asdict(calibration)),
         trained_names=trained,
         words=words,
+        **_of_maps(model),
     )
+
+
+def _kind(model: Model) -> str:
+    return "patches" if isinstance(model, TrainingFree) else "maps" if isinstance(model, CostModel) else "masks"
+
+
+def _of_maps(model: Model) -> dict[str, Any]:
+    """Return what a card says of a model that makes a map for every word."""
+    if not isinstance(model, CostModel):
+        return {}
+    plan, prompts = model.sliding, model.decoder.prompts if isinstance(model, SED) else 0
+    own = {"prompts": prompts, "names": model.names, "most": model.most, "cut": model.cut}
+    if plan is None:
+        return own
+    return {**own, "sliding": (plan.side, plan.window, plan.overlap), "view": model.resolution}
 
 
 def _findable(name: str) -> str:

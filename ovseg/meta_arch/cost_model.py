@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from ovseg.contract import CLASS_SCORES, Answer, Evidence, Words
 from ovseg.labelling.evidence import of_queries
 from ovseg.labelling.row_maps import RowMaps, at_pixel, class_maps, label_rows
+from ovseg.labelling.sliding import Sliding
+from ovseg.meta_arch.counted import ALL, FIRST, note_of_left, note_of_most, with_first
 from ovseg.meta_arch.trained_model import TrainedModel
-from ovseg.system.values import some
 from ovseg.vocabulary import Background, ClassEntry, Vocabulary
 
-NAMES = ("all", "first")
+NAMES = (ALL, FIRST)
 
 
 class CostModel(TrainedModel):
@@ -22,11 +25,15 @@ class CostModel(TrainedModel):
     Attributes:
         names: Which names of a class count, see `words`.
         cut: Why a word may have no map of an image, for the note of its answer.
+        most: A view is compared with so many words, the nearest ones; 0 for all.
+        sliding: The windows that the views of an image are; None where there is one, of the whole image.
     """
 
     kind: ClassVar[str] = "maps"
     cut: ClassVar[str]
     names: str
+    most: int = 0
+    sliding: Sliding | None = None
 
     def is_own(self, key: str) -> bool:
         """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
@@ -43,13 +50,14 @@ class CostModel(TrainedModel):
         With ``names`` at ``first`` synonyms are left out: what a class is called counts and nothing else. Results say
         so.
         """
-        if self.names != "first" or len(vocabulary.queries) == len(vocabulary):
-            return super().words(vocabulary, background, templates)
-        entries = tuple(replace(entry, names=entry.names[:1]) for entry in vocabulary)
-        found = super().words(Vocabulary(entries, vocabulary.notes), background, templates)
-        left = [name for entry in vocabulary for name in entry.names[1:]]
-        note = f"synonyms do not count (NAMES: first), {len(left)} are left out: {some(left)}"
-        return replace(found, vocabulary=vocabulary, notes=(*found.notes, note))
+        counting, notes = with_first(vocabulary) if self.names == FIRST else (vocabulary, ())
+        found = super().words(counting, background, templates)
+        notes += note_of_most(self.most, len(found.query_to_class))
+        return replace(found, vocabulary=vocabulary, notes=(*found.notes, *notes))
+
+    def views(self, images: Tensor) -> Tensor:
+        """Return what CLIP sees (B * V, 3, r, r) of normalised images (B, 3, h, w), images outermost."""
+        raise NotImplementedError
 
     def maps(self, seen: Any, words: Words) -> RowMaps:
         """Return the probabilities of all words on an image that `see` has seen."""
@@ -62,18 +70,29 @@ class CostModel(TrainedModel):
 
         A note says how many words have no map, where there are such.
         """
-        maps, count = self.maps(seen, words), len(words.query_to_class)
-        left = count - len(maps.words)
-        notes = (f"{left} of {count} words take no part in this image, {self.cut}",) if left else ()
-        labels, scores = label_rows(maps, words.query_to_class, size, words.background.threshold)
-        every = class_maps(maps, words.query_to_class, size) if CLASS_SCORES in want else None
-        return Answer(labels, scores, class_scores=every, notes=notes)
+        return label_maps(self.maps(seen, words), words, size, want, self.cut)
 
     def evidence(
         self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
     ) -> Evidence:
         """Look at one pixel of all maps; see `WordedModel.evidence`."""
         return of_queries(at_pixel(self.maps(seen, words), len(words.query_to_class), size, point), words)
+
+
+def label_maps(maps: RowMaps, words: Words, size: tuple[int, int], want: frozenset[str], cut: str) -> Answer:
+    """Label every pixel by its most probable word.
+
+    Args:
+        maps: Probabilities of the words of an image.
+        words: All of them.
+        size: Height and width of the result.
+        want: What to compute.
+        cut: Why a word may have no map, for a note that says how many have none.
+    """
+    labels, scores = label_rows(maps, words.query_to_class, size, words.background.threshold)
+    every = class_maps(maps, words.query_to_class, size) if CLASS_SCORES in want else None
+    notes = note_of_left(len(words.query_to_class), len(maps.words), cut)
+    return Answer(labels, scores, class_scores=every, notes=notes)
 
 
 def first_names(vocabulary: Sequence[ClassEntry]) -> list[str]:

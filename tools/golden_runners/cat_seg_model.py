@@ -17,12 +17,12 @@ from ovseg.clip.open_clip_vit import split_weights
 from ovseg.config import find_config, load_config
 from ovseg.data.preprocessing import SizeRule
 from ovseg.engine.optimizer import parameter_groups
+from ovseg.labelling.sliding import Logits, Sliding
 from ovseg.losses.class_maps import ClassMapCriterion
 from ovseg.losses.matcher import Target
-from ovseg.meta_arch.cat_seg.aggregator import Aggregator, Logits, View
+from ovseg.meta_arch.cat_seg.aggregator import Aggregator, View
 from ovseg.meta_arch.cat_seg.decoder import Decoder
 from ovseg.meta_arch.cat_seg.model import CATSeg
-from ovseg.meta_arch.cat_seg.views import Sliding
 from ovseg.meta_arch.cat_seg.weights import official_name
 from ovseg.meta_arch.mask_model import read_targets
 

@@ -22,7 +22,7 @@ from ovseg.engine.optimizer import parameter_groups
 from ovseg.losses.class_maps import ClassMapCriterion
 from ovseg.meta_arch.mask_model import read_targets
 from ovseg.meta_arch.sed.decoder import Decoder, Stage, View
-from ovseg.meta_arch.sed.model import SED, squeeze
+from ovseg.meta_arch.sed.model import SED
 from ovseg.meta_arch.sed.weights import official_name
 from ovseg.vocabulary import TextEmbedder
 
@@ -186,7 +186,7 @@ def full(case: Any) -> dict[str, Tensor]:
     model = build(case)
     words, encoded = make_words(inputs["text"]), model.encode([inputs["image"]])
     answer = model.answer(encoded, 0, (size[0], size[1]), words, model.gives)
-    levels = model.clip.levels(squeeze(model.normalise(inputs["image"][None]), model.resolution))
+    levels = model.clip.levels(model.views(model.normalise(inputs["image"][None])))
     decoded = model.decoder(encoded.images[0], inputs["text"])
     found = {
         "output.sem_seg": answer.class_scores,

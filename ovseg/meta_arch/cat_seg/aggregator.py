@@ -12,6 +12,7 @@ from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps, nearest_classes
 from ovseg.aggregation.parts import few_at_a_time, made_in_parts, on_device, step_of
 from ovseg.aggregation.spatial import SpatialAggregation
+from ovseg.labelling.sliding import Logits
 from ovseg.meta_arch.cat_seg.decoder import Decoder
 
 
@@ -28,18 +29,6 @@ class View(NamedTuple):
     guidance: Tensor
     first: Tensor
     second: Tensor
-
-
-class Logits(NamedTuple):
-    """Logits of one view.
-
-    Attributes:
-        maps: (K, 4 h, 4 w) of the classes that were aggregated.
-        classes: Which these are (K,) int64, rising; None for all.
-    """
-
-    maps: Tensor
-    classes: Tensor | None
 
 
 class Aggregator(nn.Module):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,11 +22,11 @@ from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, one_of
 from ovseg.labelling.row_maps import RowMaps, WholeMaps
+from ovseg.labelling.sliding import Logits, Sliding, SlidingMaps, plan_views, resize
 from ovseg.losses.class_maps import ClassMapCriterion
 from ovseg.losses.matcher import Target
-from ovseg.meta_arch.cat_seg.aggregator import Aggregator, Logits, View
+from ovseg.meta_arch.cat_seg.aggregator import Aggregator, View
 from ovseg.meta_arch.cat_seg.decoder import Decoder
-from ovseg.meta_arch.cat_seg.views import Sliding, SlidingMaps, plan_views, resize
 from ovseg.meta_arch.cat_seg.weights import OFFICIAL
 from ovseg.meta_arch.cost_model import NAMES, CostModel, first_names
 from ovseg.meta_arch.mask_model import read_targets
@@ -36,7 +35,7 @@ from ovseg.meta_arch.trained_model import size_rule
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.system.progress import report
 from ovseg.system.registry import build
-from ovseg.vocabulary import Background, TextOptions, Vocabulary
+from ovseg.vocabulary import TextOptions
 from ovseg.vocabulary.templates import fill, resolve_templates
 
 NEEDS = frozenset({DENSE, STREAM, CLASS_EMBEDDING})
@@ -110,7 +109,7 @@ class CATSeg(CostModel):
         _check_taps(clip, taps, clip.handed_over(recalibration) or 1)
         all_at_least(1, size_divisibility=size_divisibility)
         self.size_divisibility, self.padding_stays = size_divisibility, padding_stays
-        self.criterion, self.names = criterion, one_of("names", names, NAMES)
+        self.criterion, self.most, self.names = criterion, aggregator.most, one_of("names", names, NAMES)
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(clip.width, out, side, side)
             for out, side in zip(aggregator.decoder.tapped, (2, 4), strict=True)
@@ -143,22 +142,6 @@ class CATSeg(CostModel):
         method = self.recalibration
         own = {} if method is None else {"recalibration": method.name, "recalibration_options": method.options}
         return {**super().settings, **own}
-
-    def words(
-        self,
-        vocabulary: Vocabulary,
-        background: str | Background | Iterable[str] | None = None,
-        templates: str | None = None,
-    ) -> Words:
-        """Embed the words of a request; see `CostModel.words`. A note says where a view is compared with some alone."""
-        found, most = super().words(vocabulary, background, templates), self.aggregator.most
-        if not 0 < most < len(found.query_to_class):
-            return found
-        note = (
-            f"each view of an image is compared with the {most} nearest of {len(found.query_to_class)} words, synonyms "
-            f"and those of the background included, as in the original (MOST: {most}); 0 compares all"
-        )
-        return replace(found, notes=(*found.notes, note))
 
     def see(self, images: Tensor) -> list[View]:
         """Encode all views of images; see `WordedModel.see`. Views of an image stand first in its tensors."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import EnvironmentProblem, WeightsError
+from ovseg.meta_arch.counted import ALL
 from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary, parse_background
 
@@ -52,7 +53,7 @@ class FileCard:
     Attributes:
         ovseg: Version that wrote it.
         model: Name by which the model was loaded; by it its text tower is found again.
-        kind: ``patches`` (training-free) or ``masks``.
+        kind: ``patches`` (training-free), ``masks``, or ``maps`` (a map for every word).
         format: ``onnx``, ``torch-export`` or ``aoti``.
         dtype: ``fp32``, ``fp16`` or ``int8``.
         size: The one size (height, width) in pixels; None where it takes several.
@@ -77,6 +78,13 @@ class FileCard:
         trained_names: Words that the head was trained on; None where the model does not ask.
         words: Words that were embedded when it was written, see `pack_words`; None where there are none.
         version: Of this form.
+        prompts: Templates that texts are given in, each by itself; 0 where a text is one row.
+        names: Of models that make maps: which names of a class count; see `ovseg.meta_arch.counted`.
+        most: Of these: a view is compared with so many words; 0 for all.
+        sliding: Of these: side of the square, side of a window and overlap of `ovseg.labelling.sliding.Sliding`, whose
+            views go into the graph one by one; None where an image goes in as a whole.
+        view: The size (height, width) of such a view there.
+        cut: Of these: why a word may have no map.
     """
 
     ovseg: str
@@ -108,6 +116,12 @@ class FileCard:
     trained_names: tuple[str, ...] | None
     words: dict[str, Any] | None
     version: int = _VERSION
+    prompts: int = 0
+    names: str = ALL
+    most: int = 0
+    sliding: tuple[int, int, float] | None = None
+    view: tuple[int, int] | None = None
+    cut: str = ""
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -26,8 +26,12 @@ from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
 from ovseg.labelling.objects import MaskRule, object_results, semantic_results
 from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.row_maps import RowMaps, at_pixel
 from ovseg.labelling.scores import ScoreRule
+from ovseg.meta_arch.cost_model import label_maps
+from ovseg.meta_arch.counted import FIRST, MEAN, check_prompts, note_of_most, with_first, with_means
 from ovseg.meta_arch.exported.card import CLASSES, TEXTS, TRAINED, FileCard, FixedSize, mean_colour, unpack_words
+from ovseg.meta_arch.exported.maps import maps_of, see, views_of
 from ovseg.meta_arch.exported.runtimes import Runtime
 from ovseg.system.device import CPU, is_cpu
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
@@ -137,8 +141,7 @@ class ExportedModel:
         if kept is not None and same and self.text.to_json() == self.card.settings["text"]:
             found, told = kept, (*kept.notes, f"words were taken as {self.path.name} holds them")
         else:
-            embedder = TextEmbedder(self._text_tower(), chosen, self._cache, self.text)
-            found = embedder.embed_vocabulary(vocabulary, policy)
+            found = self._embed(vocabulary, policy, chosen)
             told = (*self.card.clip_notes, *found.notes)
         return Words(
             embeddings=found.embeddings,
@@ -151,6 +154,17 @@ class ExportedModel:
             templates=chosen,
             embedded_by=self.card.clip_hash,
         )
+
+    def _embed(self, vocabulary: Vocabulary, policy: Background, templates: str) -> Queries:
+        """Embed words as the model does, with notes on what does not count."""
+        card = self.card
+        if card.prompts:
+            check_prompts(templates, card.prompts)
+        counting, notes = with_first(vocabulary) if card.names == FIRST else (vocabulary, ())
+        embedder = TextEmbedder(self._text_tower(), templates, self._cache, self.text)
+        found = embedder.embed_vocabulary(counting, policy, bool(card.prompts))
+        notes += note_of_most(card.most, len(found.query_to_class))
+        return replace(with_means(found) if card.names == MEAN else found, notes=(*found.notes, *notes))
 
     @cached_property
     def _cache(self) -> TextCache:
@@ -192,6 +206,9 @@ class ExportedModel:
         given = (
             pixels.permute(1, 2, 0).contiguous().to(torch.uint8) if card.photo else self.fitted(pixels.float())[None]
         )
+        if card.kind == "maps":
+            views = views_of(given, card)
+            return SeenByFile(see(views, self.runtime), tuple(views[0].shape), None)
         outputs = self.runtime.see(given)
         if card.kind == "masks":
             return SeenByFile(outputs, tuple(given.shape), None)
@@ -201,7 +218,7 @@ class ExportedModel:
     def fitted(self, image: Tensor) -> Tensor:
         """Bring an image (3, h, w) to multiples of the unit, as the model does.
 
-        One with masks pads it by what is zero when it is normalised; others leave out what is no whole patch.
+        One of patches leaves out what is no whole patch; others pad it by what is zero when it is normalised.
         """
         if self.card.size is not None or self.card.unit == 1:
             return image
@@ -236,11 +253,12 @@ class ExportedModel:
         wanted = check_want(want, self.gives, self.path.name)
         self._check(encoded, words)
         seen, network_size = encoded.images[index], encoded.sizes[index]
-        named = self._named(seen, words)
-        if self.card.kind == "patches":
-            found = self._label_patches(named, seen, network_size, size, words, wanted)
+        if self.card.kind == "maps":
+            found = label_maps(self._maps(seen, words), words, size, wanted, self.card.cut)
+        elif self.card.kind == "patches":
+            found = self._label_patches(self._named(seen, words), seen, network_size, size, words, wanted)
         else:
-            found = self._label_masks(named, seen, network_size, size, words, wanted)
+            found = self._label_masks(self._named(seen, words), seen, network_size, size, words, wanted)
         return replace(found, scores=worth(found.scores, self.calibration, len(words.column_class)))
 
     def explain(
@@ -255,6 +273,9 @@ class ExportedModel:
         check_point(point, size)
         self._check(encoded, words)
         seen, network_size = encoded.images[index], encoded.sizes[index]
+        if self.card.kind == "maps":
+            count = len(words.query_to_class)
+            return of_queries(at_pixel(self._maps(seen, words), count, size, point), words)
         named = self._named(seen, words)
         if self.card.kind == "patches":
             plan = self._protocol.plan(network_size, self.card.patch_size)
@@ -304,6 +325,9 @@ class ExportedModel:
         found = semantic_results(shares, masks, resize, words, want)
         objects = object_results(shares, masks, resize, rule, words, want) if rule is not None else {}
         return replace(found, **objects)
+
+    def _maps(self, seen: SeenByFile, words: Words) -> RowMaps:
+        return maps_of(seen.outputs, seen.shape, words, self.card, self.runtime)
 
     @cached_property
     def _mask_rule(self) -> MaskRule | None:

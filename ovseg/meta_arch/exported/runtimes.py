@@ -116,7 +116,8 @@ class TorchFile:
         self._count, self._named = len(card.seen), len(card.named)
         self._inputs = card.inputs[1:]
         width = int(card.settings["joint"])
-        one = {"text_embeddings": torch.zeros(2, width), "query_to_class": torch.arange(2)}
+        rows = torch.zeros(2, card.prompts, width) if card.prompts else torch.zeros(2, width)
+        one = {"text_embeddings": rows, "query_to_class": torch.arange(2)}
         self._dummy = [*one.values(), *([torch.zeros(2, dtype=torch.bool)] if len(self._inputs) > 2 else [])]
         try:
             with zipfile.ZipFile(path) as archive:

@@ -166,7 +166,7 @@ class Decoder(nn.Module):
         cost, led = cost_maps(view.features, texts), self.text_guidance(texts)
         step = step_of(on_device(self.step, cost.device))
         x = _maps(made_in_parts(lambda part: _rows(self.embed(part)), step, cost), cost.shape[2:])
-        kept, early, left = torch.arange(len(cost), device=x.device), [], []
+        kept, early, left = torch.arange(cost.shape[0], device=x.device), [], []
         stages: Any = self.stages
         for index, (stage, head) in enumerate(zip(stages, self.early, strict=True)):
             early.append(made_in_parts(lambda part, own=head: own(part)[:, 0], step, x.detach()))

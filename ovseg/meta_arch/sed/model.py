@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
@@ -21,17 +19,17 @@ from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, one_of
 from ovseg.labelling.row_maps import RowMaps, WholeMaps
+from ovseg.labelling.sliding import resize
 from ovseg.losses.class_maps import ClassMapCriterion
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.cost_model import NAMES, CostModel
+from ovseg.meta_arch.counted import MEAN, check_prompts, with_means
 from ovseg.meta_arch.mask_model import read_targets
 from ovseg.meta_arch.section import Section
 from ovseg.meta_arch.sed.decoder import Decoder, View
 from ovseg.meta_arch.sed.weights import OFFICIAL
 from ovseg.meta_arch.trained_model import size_rule
-from ovseg.system.values import some
 from ovseg.vocabulary import Background, Vocabulary
-from ovseg.vocabulary.templates import TEMPLATES, check_templates
 
 TUNED = ("visual", "none")
 
@@ -91,7 +89,7 @@ class SED(CostModel):
         check_pooling((resolution // STRIDE, resolution // STRIDE), pooling=pooling, train_pooling=train_pooling)
         self.decoder, self.criterion, self.size_rule = decoder, criterion, size_rule
         self.resolution, self.size_divisibility = (resolution, resolution), size_divisibility
-        self.names = one_of("names", names, ("mean", *NAMES))
+        self.names = one_of("names", names, (MEAN, *NAMES))
         convnext_of(clip, "SED")
         for name, weight in clip.named_parameters():
             weight.requires_grad_(name.startswith("model.visual.") and one_of("tuned", tuned, TUNED) == "visual")
@@ -121,19 +119,18 @@ class SED(CostModel):
         Raises:
             ConfigError: There are not as many templates as the weights were trained with.
         """
-        chosen = templates or self.default_templates
-        if (count := len(TEMPLATES[check_templates(chosen)])) != self.decoder.prompts:
-            raise ConfigError(
-                f"the {count} templates of '{chosen}' do not fit: each is a channel of this model, which has "
-                f"{self.decoder.prompts}; leave templates out"
-            )
+        check_prompts(templates or self.default_templates, self.decoder.prompts)
         found = super().words(vocabulary, background, templates)
-        return found if self.names != "mean" else _with_means(found)
+        return with_means(found) if self.names == MEAN else found
 
     def see(self, images: Tensor) -> list[View]:
         """Encode images, each as a whole and squeezed to a square; see `WordedModel.see`."""
-        found = self.run_network(squeeze(self.normalise(images), self.resolution))
+        found = self.run_network(self.views(self.normalise(images)))
         return [View(*own) for own in zip(*found, strict=True)]
+
+    def views(self, images: Tensor) -> Tensor:
+        """Return what CLIP sees (B, 3, r, r) of normalised images (B, 3, h, w)."""
+        return resize(images, self.resolution)
 
     def network(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the fields of `View` for normalised images (B, 3, r, r); see `WordedModel.network`."""
@@ -155,7 +152,7 @@ class SED(CostModel):
     def losses(self, batched_inputs: Sequence[dict[str, Any]], words: Words) -> dict[str, Tensor]:
         """Return the losses of a batch: ``loss_sem_seg_0`` of the result, 1 to 3 of the heads before the stages."""
         images = self.training_batch(batched_inputs)
-        rows = _with_means(words).embeddings[: len(words.vocabulary)]  # a class is one row, whatever NAMES says
+        rows = with_means(words).embeddings[: len(words.vocabulary)]  # a class is one row, whatever NAMES says
         return self.compare(images, read_targets(batched_inputs, images), rows)
 
     def compare(self, images: Tensor, targets: Sequence[Target], rows: Tensor) -> dict[str, Tensor]:
@@ -164,7 +161,7 @@ class SED(CostModel):
         Raises:
             ConfigError: An image shows a class that is not among the K.
         """
-        views = [View(*own) for own in zip(*self.network(squeeze(images, self.resolution)), strict=True)]
+        views = [View(*own) for own in zip(*self.network(self.views(images)), strict=True)]
         chosen = self.criterion.choose(
             lambda i: nearness(views[i].features, rows.mean(1, keepdim=True)), len(rows), targets
         )
@@ -173,37 +170,3 @@ class SED(CostModel):
         stages = [[one.maps for one in found], *([one.early[i] for one in found] for i in range(len(found[0].early)))]
         questions = self.criterion.questions(targets, chosen, len(rows))
         return {f"loss_sem_seg_{i}": self.criterion(own, questions) for i, own in enumerate(stages)}
-
-
-def _with_means(words: Words) -> Words:
-    """Return words in which each class has one row in each template, the mean of its names', and its first name.
-
-    Kinds of a class (``SUBCLASSES``) count among its names. A note says what was averaged.
-    """
-    first: dict[int, int] = {}  # of each column the place of its first row
-    columns_of = words.columns.tolist()
-    for place, column in enumerate(columns_of):
-        first.setdefault(column, place)
-    if len(first) == len(words.columns):
-        return words
-    columns = words.columns.to(words.embeddings.device)
-    sums = words.embeddings.new_zeros(len(first), *words.embeddings.shape[1:]).index_add_(0, columns, words.embeddings)
-    places = [first[column] for column in range(len(first))]
-    names = [words.texts[place] for place in range(len(words.columns)) if place != first[columns_of[place]]]
-    note = (
-        f"names of a class are averaged in each template (NAMES: mean); {len(names)} besides the first: {some(names)}"
-    )
-    return replace(
-        words,
-        embeddings=F.normalize(sums, dim=-1),
-        query_to_class=words.query_to_class[places],
-        texts=tuple(words.texts[place] for place in places),
-        notes=(*words.notes, note),
-    )
-
-
-def squeeze(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize images (B, 3, h, w) bilinearly without a filter, as the original does."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False)

@@ -13,8 +13,8 @@ from ovseg.aggregation import classes as classes_module
 from ovseg.contract import CLASS_SCORES
 from ovseg.engine.optimizer import parameter_groups
 from ovseg.errors import ConfigError, WeightsError
+from ovseg.meta_arch.counted import with_means
 from ovseg.meta_arch.sed.decoder import among_the_best
-from ovseg.meta_arch.sed.model import _with_means
 from ovseg.meta_arch.sed.weights import official_name
 from ovseg.vocabulary.queries import Queries
 from tests.meta_arch import models
@@ -73,7 +73,7 @@ def test_many_names_are_averaged_in_one_pass(tiny_convnext):
     many = Queries(torch.randn(30_000, 1, 4), torch.arange(30_000) // 3, tuple(map(str, range(30_000))))
     many = replace(own, embeddings=many.embeddings, query_to_class=many.query_to_class, texts=many.texts)
     start = time.perf_counter()
-    found = _with_means(many)
+    found = with_means(many)
     assert time.perf_counter() - start < 5  # comparing all names with all classes takes a minute
     wanted = F.normalize(many.embeddings.unflatten(0, (-1, 3)).mean(1), dim=-1)
     torch.testing.assert_close(found.embeddings, wanted, atol=1e-5, rtol=1e-4)

@@ -1,16 +1,29 @@
-"""The views of an image that CAT-Seg sees, and how their probabilities come together again."""
+"""Windows of an image and the whole of it, as CAT-Seg sees it, and how their probabilities come together again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.errors import ConfigError
-from ovseg.meta_arch.cat_seg.aggregator import Logits
 from ovseg.ops.bilinear import bilinear_matrix
+
+
+class Logits(NamedTuple):
+    """Logits of one view.
+
+    Attributes:
+        maps: (K, h, w) of the classes that were compared with it.
+        classes: Which these are (K,) int64; None for all.
+    """
+
+    maps: Tensor
+    classes: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ class SlidingMaps:
     Everything is resized before it is averaged, and made a few rows at a time.
     """
 
-    def __init__(self, plan: Sliding, views: list[Logits], count: int) -> None:
+    def __init__(self, plan: Sliding, views: Sequence[Logits], count: int) -> None:
         """Keep the logits of all views, given how many words there are."""
         self.plan, self.views = plan, views
         self.grid = (plan.side, plan.side)
@@ -126,7 +139,10 @@ class SlidingMaps:
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize images bilinearly without a filter, as the original does; what has the size already stays."""
-    if images.shape[-2:] == size:
+    """Resize images bilinearly without a filter, as the original does; what has the size already stays.
+
+    Sides may be symbols of `torch.export`, of which that is not known.
+    """
+    if all(isinstance(side, int) and side == own for side, own in zip(images.shape[-2:], size, strict=True)):
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
