@@ -127,6 +127,11 @@ class Talk2DINO(DenseModel, Sectioned):
             )
 
     @property
+    def scores_stand_alone(self) -> bool:
+        """Whether scores are the sigmoids themselves; see `WordedModel.scores_stand_alone`."""
+        return not self.rule.softmax
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
         state = {"training": self.training_state} if self.training_state else {}
