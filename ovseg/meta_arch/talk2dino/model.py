@@ -25,7 +25,7 @@ from ovseg.meta_arch.talk2dino.projection import fill, read_projection
 from ovseg.ops.linear_layers import lower_products
 from ovseg.vocabulary import TextOptions
 
-_ENGINEERED = ("autoclip", "auxiliary", "descriptions")
+_ENGINEERED = ("autoclip", "auxiliary", "descriptions", "subclasses")
 
 
 @META_ARCH_REGISTRY.register()
@@ -76,7 +76,7 @@ class Talk2DINO(DenseModel, Sectioned):
         if on := next((name for name in _ENGINEERED if text is not None and getattr(text, name)), ""):
             raise ConfigError(
                 f"Talk2DINO takes the texts of CLIP at their own lengths, which {on} changes; leave MODEL.TEXT."
-                f"{on.upper()} out"
+                f"{on.upper()} out (kinds of a class can be names of it, as in 'cat|lion|tiger')"
             )
         super().__init__(
             clip=clip,

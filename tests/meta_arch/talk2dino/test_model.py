@@ -133,8 +133,10 @@ def test_it_needs_its_head_a_clip_and_a_backbone():
     ]
 
 
-def test_texts_are_not_engineered_by_rules_of_unit_vectors(tiny_clip):
-    for text in ({"AUTOCLIP": 0.5}, {"AUXILIARY": "definitions_voc20.json"}):
+def test_texts_are_not_engineered_by_rules_of_unit_vectors(tiny_clip, tmp_path):
+    (tmp_path / "kinds.json").write_text('{"cat": ["lion", "tiger"]}')
+    kinds = {"SUBCLASSES": str(tmp_path / "kinds.json")}
+    for text in ({"AUTOCLIP": 0.5}, {"AUXILIARY": "definitions_voc20.json"}, kinds):
         with pytest.raises(ConfigError, match=f"at their own lengths, which {next(iter(text)).lower()} changes"):
             build("talk2dino", tiny_clip, text={"TEMPLATES": "openai7", **text})
     with pytest.raises(ConfigError, match="side is 60; expected a multiple of the patch of the backbone, 16"):
