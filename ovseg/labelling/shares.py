@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ovseg.labelling.scores import ScoreRule, Stream
+from ovseg.ops.late_scores import Scores
 
 
 class ClassShares:
@@ -17,7 +18,7 @@ class ClassShares:
 
     def __init__(
         self,
-        patch_logits: Tensor,
+        patch_logits: Scores,
         rows: Tensor,
         columns: Tensor,
         query_to_class: Tensor,
