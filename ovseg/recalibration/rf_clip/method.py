@@ -14,6 +14,7 @@ from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.clip.tokens import Block, TokenTower
 from ovseg.clip.tower import Tower
 from ovseg.errors import at_least, one_of
+from ovseg.guides.base import unit_patches
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 from ovseg.recalibration.rf_clip import stream
 from ovseg.recalibration.rf_clip.following_words import groups, lean
@@ -28,6 +29,13 @@ class Whole(Kept):
     """Embedding (B, D) of the whole image, by the blocks as they are but for the sinks."""
 
     embedding: Tensor
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Group (T,) int64 of each word; see `ovseg.recalibration.rf_clip.following_words.groups`."""
+
+    members: Tensor
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -77,6 +85,10 @@ class RF_CLIP(Recalibration):
         """Return how sinks of a tower are told, and what is done to them; see `Sinks.on`."""
         return Sinks(self.sink_channels, self.sigma, self.alpha, self.refocus).on(tower)
 
+    def check_tower(self, tower: TokenTower) -> None:
+        """Refuse towers without the channels by which sinks are told; see `Recalibration.check_tower`."""
+        self.sinks(tower)
+
     def remarks(self, tower: TokenTower) -> tuple[str, ...]:
         """Say that no sink is smoothed where nobody knows by which channels to tell them."""
         if self.sinks(tower).channels or self.sink_channels is not None:
@@ -111,12 +123,16 @@ class RF_CLIP(Recalibration):
         features = context.tower.patches_to_joint(tokens).mT.unflatten(-1, context.grid)
         return DenseFeatures(features, context.take(Whole).embedding, context.grid, context)
 
+    def of_words(self, clip: TokenTower, words: Words) -> Groups:
+        """Group the words, of which there may be thousands."""
+        return Groups(groups(words.embeddings, self.group_distance))
+
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return cosines (B, T, h, w) with words that lean towards the image, and a share of those with the whole."""
         rows = words.rows(dense.cls).to(dense.features.device, torch.float32).expand(len(dense.features), -1, -1)
-        fits, members = self.fits(dense, rows), groups(words.embeddings.to(rows), self.group_distance)
-        patches = F.normalize(dense.features.float().flatten(2).mT, dim=-1)
-        rows = lean(rows, fits, members, patches, self.patch_weight)
+        known = words.found if isinstance(words.found, Groups) else self.of_words(dense.context.tower, words)
+        fits, members = self.fits(dense, rows), known.members.to(rows.device)
+        rows = lean(rows, fits, members, unit_patches(dense.features), self.patch_weight)
         return (1 - self.global_weight) * dense.cosines(rows) + self.global_weight * fits[..., None, None]
 
     def fits(self, dense: DenseFeatures, rows: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ from ovseg.errors import ConfigError, WeightsError
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.meta_arch.training_free import TrainingFree
+from ovseg.ops import late_scores
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.segearth_ov.upsamplers import Kernels, Upsampler, load_upsampler, pad
 from ovseg.zoo.needs import needs_of
+from tests.meta_arch.tester import Largest
 from tests.words import make_words
 
 DIM = 24
@@ -94,6 +96,34 @@ def test_photographs_of_any_shape_are_labelled(clip):
         torch.testing.assert_close(answer.class_scores.sum(0), torch.ones(50, 70))
 
 
+def test_many_words_are_sharpened_a_few_at_a_time(clip, monkeypatch):
+    """Nobody holds the scores of all of them at the size of pixels, nor the kernels of several windows."""
+    model = TrainingFree(
+        clip=clip,
+        recalibration=build_recalibration("segearth_ov", upsampler=upsampler()),
+        size_rule=SizeRule(64, 96, minimum=16),
+        protocol=Protocol(32, 16, "even", "twice"),
+        rule=ScoreRule(50.0),
+        templates="none",
+        background="none",
+    ).eval()
+    image, words = 255 * torch.rand(3, 64, 90), model.words(ovseg.Vocabulary.parse([f"thing {i}" for i in range(120)]))
+    with Largest() as largest:
+        encoded = model.encode([image])
+    windows = len(encoded.images[0].plan)
+    assert windows == 15 and largest.numbers < 3 * 32 * 32 * (DIM + 1)
+    whole = model.answer(encoded, 0, (70, 99), words, LABELS | {CLASS_SCORES})
+    assert isinstance(model.patch_scores(encoded.images[0], words), torch.Tensor)
+    monkeypatch.setattr(late_scores, "AT_ONCE", 7 * 32 * 32 * windows)
+    monkeypatch.setattr("ovseg.labelling.scores._CHUNK", 2**15)
+    few = model.answer(encoded, 0, (70, 99), words, LABELS | {CLASS_SCORES})
+    assert (few.labels == whole.labels).float().mean() > 0.999
+    torch.testing.assert_close(few.class_scores, whole.class_scores, atol=1e-5, rtol=1e-4)
+    with Largest() as largest:
+        model.answer(encoded, 0, (70, 99), words)
+    assert largest.numbers < 8 * 32 * 32 * windows
+
+
 def test_files_of_both_kinds(tmp_path):
     for shared in (True, False):
         own = upsampler(radius=3, shared=shared)
@@ -146,6 +176,10 @@ def test_a_tower_that_it_was_not_made_for_is_refused_before_any_image(clip, tiny
 
     with pytest.raises(ConfigError, match="is for patches of 16 pixels and 512 channels, and test has 16 and 24;"):
         build(clip, 512)
+    method = build_recalibration("segearth_ov", upsampler=upsampler(512))
+    assert method.remarks(clip) == ()
+    with pytest.raises(ConfigError, match="is for patches of 16 pixels and 512 channels"):
+        method.encode(clip, torch.zeros(1, 3, 64, 64))  # nobody needs a model to be told
     other = ovseg.load(f"clip/{tiny_clip}", "cpu").model.clip
     with pytest.raises(ConfigError, match=r"is for patches of 16 pixels and 32 channels, and .* has 8 and 32;"):
         build(other, 32)
