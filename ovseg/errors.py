@@ -81,8 +81,19 @@ def at_least(option: str, got: Any, low: float) -> Any:
     """Return a number if it is not below a bound.
 
     Raises:
-        ConfigError: It is below.
+        ConfigError: It is below, or not a number.
     """
-    if got < low:
+    if not got >= low:
         raise ConfigError(f"{option} is {got}; expected at least {low}")
+    return got
+
+
+def share(option: str, got: float) -> float:
+    """Return a number if it is a share.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0 <= got <= 1:
+        raise ConfigError(f"{option} is {got}; expected a share between 0 and 1")
     return got

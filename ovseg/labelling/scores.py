@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, share
 from ovseg.labelling.maps import empty_maps
 from ovseg.ops.class_argmax import Race, class_argmax, first_competing
 from ovseg.ops.late_scores import LateScores, Scores, all_of, few_at_a_time
@@ -64,8 +64,7 @@ class ScoreRule:
             ConfigError: A value is out of range.
         """
         for name in ("prob_threshold", "area_threshold", "score_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
+            share(name, getattr(self, name))
         if self.pamr_steps < 0 or self.logit_scale <= 0:
             raise ConfigError(
                 f"pamr_steps is {self.pamr_steps} and logit_scale {self.logit_scale}; expected >= 0 and > 0"

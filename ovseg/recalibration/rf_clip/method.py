@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.clip.tokens import Block, TokenTower
 from ovseg.clip.tower import Tower
-from ovseg.errors import at_least, one_of
+from ovseg.errors import at_least, one_of, share
 from ovseg.guides.base import unit_patches
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 from ovseg.recalibration.rf_clip import stream
 from ovseg.recalibration.rf_clip.following_words import groups, lean
+from ovseg.recalibration.rf_clip.sink_tokens import unknown_channels
 from ovseg.recalibration.rf_clip.stream import Sinks
 
 if TYPE_CHECKING:
@@ -76,8 +77,11 @@ class RF_CLIP(Recalibration):
         """
         super().__init__(**common)
         self.sink_channels = sink_channels if sink_channels is None else tuple(sink_channels)
-        self.sigma, self.alpha, self.likeness, self.refocus = at_least("sigma", sigma, 0.0), alpha, likeness, refocus
-        self.global_weight, self.patch_weight = global_weight, patch_weight
+        self.sigma, self.alpha, self.refocus = at_least("sigma", sigma, 0.0), share("alpha", alpha), refocus
+        self.likeness = at_least("likeness", likeness, -1.0)
+        self.global_weight, self.patch_weight = (
+            share(name, value) for name, value in (("global_weight", global_weight), ("patch_weight", patch_weight))
+        )
         self.global_of = one_of("global_of", global_of, ("image", "window"))
         self.group_distance = at_least("group_distance", group_distance, 0.0)
 
@@ -91,9 +95,8 @@ class RF_CLIP(Recalibration):
 
     def remarks(self, tower: TokenTower) -> tuple[str, ...]:
         """Say that no sink is smoothed where nobody knows by which channels to tell them."""
-        if self.sinks(tower).channels or self.sink_channels is not None:
-            return ()
-        return (f"RF_CLIP smooths no sink tokens: their channels are not known of {tower.name}; give SINK_CHANNELS",)
+        known = self.sinks(tower).channels or self.sink_channels is not None
+        return () if known else (unknown_channels(tower),)
 
     def blocks_of(self, depth: int) -> int:
         """Take all blocks over."""
@@ -105,18 +108,10 @@ class RF_CLIP(Recalibration):
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Return the patches (B, M, C) of the last block, which runs on the stream and on the mean of all streams."""
-        tower, sinks = context.tower, self.sinks(context.tower)
-        entering, mean, before = tokens, torch.zeros_like(tokens), tokens.new_zeros(())
-        for block in blocks[:-1]:
-            entering, own = stream.layer(entering, block, context, sinks)
-            mean, before = mean + entering / len(blocks), before + own
-        leaving, _ = stream.layer(entering, blocks[-1], context, replace(sinks, refocus=False))
-        mean = mean + leaving / len(blocks)
-        context.keep(Whole(tower.head(leaving)[1]))
-        near, whole = stream.likeness(mean, tower), (self.residual, self.feed_forward)
-        both = (stream.gather(one, near, self.likeness, tower) for one in (entering, mean))
-        found = [stream.last_block(one, blocks[-1], before, len(blocks), tower, whole) for one in both]
-        return (found[0] + found[1]) / 2
+        whole = self.residual, self.feed_forward
+        patches, leaving = stream.through(tokens, blocks, context, self.sinks(context.tower), self.likeness, whole)
+        context.keep(Whole(context.tower.head(leaving)[1]))
+        return patches
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Bring the patches to the joint space; the image is embedded as it left the last block of CLIP."""

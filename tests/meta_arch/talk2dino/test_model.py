@@ -143,6 +143,11 @@ def test_texts_are_not_engineered_by_rules_of_unit_vectors(tiny_clip, tmp_path):
         build("talk2dino", tiny_clip, SIDE=60)
     with pytest.raises(ConfigError, match="activation is 'selu'; expected one of tanh, relu, sigmoid"):
         build("talk2dino", tiny_clip, ACTIVATION="selu")
+    for value in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match=f"cleaning is {value}; expected at least 0"):
+            build("talk2dino", tiny_clip, CLEANING=value)
+    with pytest.raises(ConfigError, match="alignment is 'maximum'; expected one of max_score, weighted_avg"):
+        scores(torch.ones(1, 4), torch.ones(1, 2, 4), "maximum")
 
 
 def test_the_own_caption_chooses_the_head_of_an_image():

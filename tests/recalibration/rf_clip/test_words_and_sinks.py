@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from ovseg.labelling.protocol import Protocol
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.rf_clip import method
 from ovseg.recalibration.rf_clip.following_words import groups, lean
-from ovseg.recalibration.rf_clip.sink_tokens import KNOWN, denoise, refocused
+from ovseg.recalibration.rf_clip.sink_tokens import KNOWN, denoise, known_channels, refocused, unknown_channels
 from tests.conftest import write_vit_clip
 from tests.meta_arch.models import build as build_model
 
@@ -167,7 +168,21 @@ def test_unknown_sinks_are_said_and_known_ones_are_taken(tiny_clip):
         ConfigError, match=r"sink_channels are \(4, 162, .*expected channels of ViT-B-16/openai, 0 to 31"
     ):
         tower.check_method(build_recalibration("rf_clip"))
+    for name in ("hf:openai/clip-vit-base-patch16", "hf-hub:timm/vit_base_patch16_clip_224.openai@4f1a"):
+        tower.name = name
+        assert known_channels(tower) == KNOWN["ViT-B-16/openai"]
+    tower = SimpleNamespace(name="ViT-B-16/weights.pt", width=768)
+    assert known_channels(tower) == () and "for a copy of ViT-B-16/openai [4, 162, 189," in unknown_channels(tower)
     assert max(KNOWN["ViT-B-16/openai"]) < 768 and max(KNOWN["ViT-L-14/openai"]) < 1024
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("alpha", 1.5), ("likeness", float("nan")), ("global_weight", -0.1), ("patch_weight", 2.0), ("sigma", -1.0)],
+)
+def test_options_out_of_range(option, value):
+    with pytest.raises(ConfigError, match=f"^{option} is {value}; expected "):
+        build_recalibration("rf_clip", **{option: value})
 
 
 def test_the_note_is_in_every_result(tiny_clip):
