@@ -65,7 +65,9 @@ def scores(projected: Tensor, heads: Tensor, alignment: str = "max_score") -> Te
     Raises:
         ConfigError: There is no such alignment.
     """
-    return ALIGNMENTS[one_of("alignment", alignment, tuple(ALIGNMENTS))](F.normalize(projected, dim=-1), F.normalize(heads, dim=-1))
+    return ALIGNMENTS[one_of("alignment", alignment, tuple(ALIGNMENTS))](
+        F.normalize(projected, dim=-1), F.normalize(heads, dim=-1)
+    )
 
 
 def contrast(cosines: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.meta_arch.dense_model import DenseModel, view_of
 from ovseg.meta_arch.section import Section, Sectioned
+from ovseg.meta_arch.talk2dino.head_file import read_taught
 from ovseg.meta_arch.talk2dino.masks import Masks, make_masks, width_of
 from ovseg.meta_arch.talk2dino.projection import fill, read_projection
 from ovseg.ops.linear_layers import lower_products
@@ -98,9 +99,16 @@ class Talk2DINO(DenseModel, Sectioned):
         """Build the parts that a config names; ``MODEL.WEIGHTS`` is a head of the authors or one of ours.
 
         Raises:
-            WeightsError: The checkpoint is missing or does not fit.
+            WeightsError: The checkpoint is missing, does not fit, or was taught with something else.
         """
-        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
+        if not cfg.MODEL.WEIGHTS:
+            return cls.parts(cfg, None)
+        weights = Weights.read(cfg.MODEL.WEIGHTS)
+        parts = cls.parts(cfg, weights)
+        if taught := read_taught(cfg.MODEL.WEIGHTS):
+            masks = parts["masks"]
+            taught.check(masks.activation, parts["clip"].weights_hash, masks.backbone, weights.source)
+        return parts
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
