@@ -56,6 +56,8 @@ class WordedModel(nn.Module):
     """Whether words are what the text tower gives, of its lengths; see `ovseg.vocabulary.TextEmbedder`."""
     templates_apart: ClassVar[bool] = False
     """Whether words keep a row for each template (T, M, D), and not their mean."""
+    head_alone: ClassVar[bool] = False
+    """Whether released files hold a head alone, without the CLIP that it was taught with."""
     extra_packed: ClassVar[tuple[str, ...]] = ()
     """Names of the parts beside CLIP's trunk whose linear layers are packed, too."""
 
@@ -271,6 +273,11 @@ class WordedModel(nn.Module):
     ) -> Evidence:
         """Say what speaks for each class at a pixel (row, column); the other arguments are those of `label`."""
         raise NotImplementedError
+
+    @classmethod
+    def beside(cls, cfg: Any) -> tuple[str, ...]:
+        """Return the backbones that a config needs beside its CLIP and its file of weights, by names as of guides."""
+        return ()
 
     @classmethod
     def check_training(cls, cfg: Any) -> None:

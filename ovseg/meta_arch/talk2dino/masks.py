@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,7 +126,7 @@ def make_masks(
         ConfigError: An option is not allowed.
         WeightsError: The weights of the backbone cannot be had.
     """
-    tag, _, file = re.sub(r"^timm:", "", backbone).partition("@")
+    tag, _, file = backbone.partition("@")
     built: Any = build_backbone(tag, file)
     hidden = 1 if state is None else hidden_layers(state)
     return Masks(built, Projection(clip.embed_dim, built.embed_dim, hidden, activation), side, cleaning)

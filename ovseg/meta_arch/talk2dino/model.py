@@ -40,6 +40,7 @@ class Talk2DINO(DenseModel, Sectioned):
     made_of: ClassVar[Mapping[str, Any]] = {"masks": make_masks}
     head: ClassVar[tuple[str, ...]] = ("recalibration.projection.",)
     raw_texts = True
+    head_alone = True
     extra_packed = ("recalibration.backbone.blocks",)
 
     @configurable
@@ -118,6 +119,11 @@ class Talk2DINO(DenseModel, Sectioned):
         masks = section.make("masks", clip, weights and weights.state)
         parts = {"clip": clip, "masks": masks, "size_rule": view_of(cfg, clip), "weights": weights}
         return {**cls.around(cfg), **parts, "options": section.of_results, **section.own}
+
+    @classmethod
+    def beside(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """Return the backbone, as a guide; see `WordedModel.beside`."""
+        return (f"timm:{Section(cls, cfg).options['backbone']}",)
 
     @classmethod
     def check_head(cls, cfg: CfgNode, weights: Weights) -> None:

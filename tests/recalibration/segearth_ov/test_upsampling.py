@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import ovseg
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.config import config_root
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, WeightsError
@@ -16,6 +17,8 @@ from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.ops import late_scores
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.segearth_ov.upsamplers import Kernels, Upsampler, load_upsampler, pad
+from ovseg.zoo import model_config
+from ovseg.zoo.names import list_protocols
 from ovseg.zoo.needs import needs_of
 from tests.meta_arch.tester import Largest
 from tests.words import make_words
@@ -189,3 +192,16 @@ def test_what_it_needs_is_known_by_name():
     clip_of, own = needs_of("segearth_ov/ViT-B-16/openai")
     assert clip_of.what == "CLIP ViT-B-16/openai" and own.what == "upsampler xclip_jbu_one_million_aid.ckpt"
     assert "fetch it" in own.by_hand and needs_of("segearth_ov/mini") == []
+
+
+def test_a_background_is_no_class_in_any_of_the_authors_data_sets():
+    """Whether they count it first, last or among others; Potsdam's and Vaihingen's clutter is a class."""
+    path = config_root() / "training_free/segearth_ov.yaml"
+    for name in list_protocols(path):
+        cfg = model_config("segearth_ov/ViT-B-16/openai", protocol=name).MODEL
+        classes = ovseg.Vocabulary.parse(cfg.TEXT.VOCABULARY)
+        clutter = name in ("potsdam", "vaihingen")
+        assert cfg.TEXT.BACKGROUND == ("none" if clutter else "words:background")
+        assert cfg.PROTOCOL.THRESHOLD_LABEL == (5 if clutter else -1)
+        assert "background" not in [entry.names[0] for entry in classes]
+    assert len(list_protocols(path)) == 16
