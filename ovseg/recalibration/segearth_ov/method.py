@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,8 @@ from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, atte
 from ovseg.recalibration.segearth_ov.upsamplers import FACTOR, Upsampler, load_upsampler
 
 if TYPE_CHECKING:
-    from ovseg.contract import Words
+    from ovseg.contract import Answer, Words
+    from ovseg.labelling.shares import ClassShares
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class SegEarth_OV(Recalibration):
         fits = self.global_weight * (rows @ whole[..., None])[..., 0]
         cosines = dense.cosines(rows) if self.sharpener is None else self._sharp(self.sharpener, dense, rows)
         return cosines.add_(fits[..., None, None])
+
+    def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
+        """Say where windows were too small for the upsampler; see `Recalibration.finish`."""
+        note = self.sharpener.remark(dense.grid) if self.sharpener is not None else ""
+        return replace(answer, notes=(*answer.notes, note)) if note else answer
 
     def _sharp(self, sharpener: Upsampler, dense: DenseFeatures, rows: Tensor) -> Tensor:
         """Return the cosines (B, T, H, W) of upsampled features and rows."""

@@ -97,6 +97,8 @@ def test_photographs_of_any_shape_are_labelled(clip):
         answer = model.answer(model.encode([image]), 0, (50, 70), words, LABELS | {CLASS_SCORES})
         assert answer.labels.shape == (50, 70) and answer.class_scores.isfinite().all()
         torch.testing.assert_close(answer.class_scores.sum(0), torch.ones(50, 70))
+        told = [note for note in answer.notes if "patches are too small for the upsampler to mirror" in note]
+        assert len(told) == (size[0] == 16)
 
 
 def test_many_words_are_sharpened_a_few_at_a_time(clip, monkeypatch):
