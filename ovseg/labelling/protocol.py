@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ovseg.errors import one_of, share
+from ovseg.errors import ConfigError, one_of
 from ovseg.ops.windows import WindowPlan, check_windows, plan_windows
 
 
@@ -49,7 +49,8 @@ class Protocol:
         """Check the values; for those of windows see `check`."""
         one_of("pamr_at", self.pamr_at, ("output", "network", "window"))
         one_of("region_rule", self.region_rule, ("none", "vote", "mean"))
-        share("image_engineering", self.image_engineering)
+        if not 0 <= self.image_engineering <= 1:
+            raise ConfigError(f"image_engineering is {self.image_engineering}; expected a share between 0 and 1")
 
     def check(self, patch: int) -> None:
         """Refuse windows that do not fit a model with patches of so many pixels.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovseg.errors import ConfigError, share
+from ovseg.errors import ConfigError
 from ovseg.labelling.maps import empty_maps
 from ovseg.ops.class_argmax import Race, class_argmax, first_competing
 from ovseg.ops.late_scores import LateScores, Scores, all_of, few_at_a_time
@@ -64,7 +64,8 @@ class ScoreRule:
             ConfigError: A value is out of range.
         """
         for name in ("prob_threshold", "area_threshold", "score_threshold"):
-            share(name, getattr(self, name))
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
         if self.pamr_steps < 0 or self.logit_scale <= 0:
             raise ConfigError(
                 f"pamr_steps is {self.pamr_steps} and logit_scale {self.logit_scale}; expected >= 0 and > 0"
@@ -168,7 +169,7 @@ def query_probabilities(
         image: For the refinement.
     """
     streamed, (y, x) = Stream(patch_logits, rows, columns, rule, image), point
-    if streamed.needs_whole or isinstance(patch_logits, LateScores):
+    if isinstance(patch_logits, LateScores) or streamed.needs_whole:
         logits = torch.cat([part[:, y, x] for part in streamed.maps()])
     else:
         logits = upsample(patch_logits, rows[y : y + 1], columns[x : x + 1])[:, 0, 0] * rule.logit_scale
@@ -221,13 +222,14 @@ class Stream:
 
     @property
     def needs_whole(self) -> bool:
-        """Whether a map has to be whole before one of its pixels is known."""
-        return self.weights is not None or self.rule.min_max or self.rule.keep_peak
+        """Whether a map has to be whole before one of its pixels is known, or is made whole."""
+        late = isinstance(self.logits, LateScores)
+        return late or self.weights is not None or self.rule.min_max or self.rule.keep_peak
 
     def best(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
         """Return the class (H, W) of the best of the kept queries, and its probability (H, W) among all."""
         rule = self.rule
-        if self.needs_whole or isinstance(self.logits, LateScores):
+        if isinstance(self.logits, LateScores) or self.needs_whole:
             labels, scores = self._whole(keep, query_to_class)
         else:
             labels, scores = self._tiled(self.logits, keep, query_to_class)

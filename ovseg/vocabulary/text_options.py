@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ovseg.errors import ConfigError, share
+from ovseg.errors import ConfigError
 from ovseg.vocabulary.class_texts import ClassTexts, read_class_texts
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class TextOptions:
     def __post_init__(self) -> None:
         """Check the numbers and read the files."""
         for name in ("auxiliary_weight", "autoclip"):
-            share(name, getattr(self, name))
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} is {value}; expected a share between 0 and 1")
         if self.autoclip and self.descriptions and not self.descriptions_with_templates:
             raise ConfigError(
                 "autoclip weighs templates but descriptions take their place; set descriptions_with_templates, or drop"

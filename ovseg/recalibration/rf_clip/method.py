@@ -13,7 +13,7 @@ from torch import Tensor
 from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.clip.tokens import Block, TokenTower
 from ovseg.clip.tower import Tower
-from ovseg.errors import at_least, one_of, share
+from ovseg.errors import at_least, one_of, within
 from ovseg.guides.base import unit_patches
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 from ovseg.recalibration.rf_clip import stream
@@ -77,11 +77,10 @@ class RF_CLIP(Recalibration):
         """
         super().__init__(**common)
         self.sink_channels = sink_channels if sink_channels is None else tuple(sink_channels)
-        self.sigma, self.alpha, self.refocus = at_least("sigma", sigma, 0.0), share("alpha", alpha), refocus
-        self.likeness = at_least("likeness", likeness, -1.0)
-        self.global_weight, self.patch_weight = (
-            share(name, value) for name, value in (("global_weight", global_weight), ("patch_weight", patch_weight))
-        )
+        self.sigma, self.alpha, self.refocus = at_least("sigma", sigma, 0.0), within("alpha", alpha, 0, 1), refocus
+        self.likeness = within("likeness", likeness, -1, 1)
+        self.global_weight = within("global_weight", global_weight, 0, 1)
+        self.patch_weight = within("patch_weight", patch_weight, 0, 1)
         self.global_of = one_of("global_of", global_of, ("image", "window"))
         self.group_distance = at_least("group_distance", group_distance, 0.0)
 

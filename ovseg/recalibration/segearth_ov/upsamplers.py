@@ -118,12 +118,12 @@ class Upsampler(nn.Module):
         return self.fixup_proj[1]
 
     def remark(self, grid: tuple[int, int]) -> str:
-        """Say that features on a grid (h, w) are too small to be mirrored at their border, see `pad`; empty if not."""
+        """Say that features on a grid (h, w) are too small to be mirrored, see `pad`; empty where they are not."""
         if 2 * min(grid) > self.steps[0].radius:
             return ""
         return (
-            f"windows of {grid[0]} x {grid[1]} patches are too small for the upsampler to mirror at their border, as its "
-            "authors do; the border was repeated"
+            f"windows of {grid[0]} x {grid[1]} patches are too small for the upsampler to mirror at their border "
+            "as its authors do; it was repeated"
         )
 
     def kernels(self, image: Tensor, grid: tuple[int, int]) -> list[Tensor]:
