@@ -129,7 +129,7 @@ def middle_square(pixels: np.ndarray, side: int) -> Tensor:
     return torch.from_numpy(resized[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
 
 
-class Kept:
+class RowFile:
     """Rows that are computed once and kept on disk; an interrupted run goes on behind the last one it has noted."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
@@ -197,7 +197,7 @@ class Trainer:
     def images_seen(self, bar: Progress) -> np.ndarray:
         """Return what the heads of the backbone see of each image (images, heads, D)."""
         heads, own = self.backbone.blocks[-1].attn.num_heads, self.backbone.pretrained_cfg
-        kept = Kept(self.folder / "heads.npy", (len(self.pairs.files), heads, self.backbone.embed_dim))
+        kept = RowFile(self.folder / "heads.npy", (len(self.pairs.files), heads, self.backbone.embed_dim))
         task = bar.add_task("images", total=len(self.pairs.files), completed=kept.done)
         while kept.done < len(self.pairs.files):
             files = self.pairs.files[kept.done : kept.done + 8]
@@ -209,7 +209,7 @@ class Trainer:
 
     def texts_read(self, bar: Progress) -> np.ndarray:
         """Return what CLIP makes of each caption (captions, C)."""
-        kept = Kept(self.folder / "texts.npy", (len(self.pairs.captions), self.clip.embed_dim))
+        kept = RowFile(self.folder / "texts.npy", (len(self.pairs.captions), self.clip.embed_dim))
         if not kept.done:
             self.say_cut()
         task = bar.add_task("captions", total=len(self.pairs.captions), completed=kept.done)
