@@ -56,8 +56,6 @@ class WordedModel(nn.Module):
     """Whether words are what the text tower gives, of its lengths; see `ovseg.vocabulary.TextEmbedder`."""
     templates_apart: ClassVar[bool] = False
     """Whether words keep a row for each template (T, M, D), and not their mean."""
-    head_alone: ClassVar[bool] = False
-    """Whether released files hold a head alone, without the CLIP that it was taught with."""
     extra_packed: ClassVar[tuple[str, ...]] = ()
     """Names of the parts beside CLIP's trunk whose linear layers are packed, too."""
 
@@ -80,10 +78,7 @@ class WordedModel(nn.Module):
 
     @property
     def scores_stand_alone(self) -> bool:
-        """Whether the score of a word is on a scale of its own, and no share among the words of a request.
-
-        Then a threshold alone says what a single class is not; see `ovseg.vocabulary.embedder.words_of_no_class`.
-        """
+        """Whether scores are no shares among words: a threshold alone then says what a single class is not."""
         return False
 
     @property
@@ -273,11 +268,6 @@ class WordedModel(nn.Module):
     ) -> Evidence:
         """Say what speaks for each class at a pixel (row, column); the other arguments are those of `label`."""
         raise NotImplementedError
-
-    @classmethod
-    def beside(cls, cfg: Any) -> tuple[str, ...]:
-        """Return the backbones that a config needs beside its CLIP and its file of weights, by names as of guides."""
-        return ()
 
     @classmethod
     def check_training(cls, cfg: Any) -> None:

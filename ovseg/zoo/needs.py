@@ -112,14 +112,14 @@ def needs_of(name: str) -> list[Need]:
         return shared  # its config says what else it needs
     spec = resolve(RECOMMENDED if name == AUTO else name)
     from ovseg.meta_arch import ARCHITECTURES  # with Detectron2's models it takes a second
-    from ovseg.meta_arch.worded_model import WordedModel
+    from ovseg.meta_arch.section import Sectioned
 
-    own = ARCHITECTURES.all()[spec.config.MODEL.META_ARCHITECTURE]
-    kind = own if issubclass(own, WordedModel) else WordedModel
-    beside = [need for one in kind.beside(spec.config) for need in _guide(one, name)]
+    kind = ARCHITECTURES.all()[spec.config.MODEL.META_ARCHITECTURE]
+    named = kind.beside(spec.config) if issubclass(kind, Sectioned) else ()
+    beside = [need for one in named for need in _guide(one, name)]
     source = ClipSource.of(spec.config.MODEL.CLIP)
     if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
-        return [_released(spec.card, name), *(_clip(source, name) if kind.head_alone else ()), *beside]
+        return [_released(spec.card, name), *(_clip(source, name) if named else ()), *beside]
     clips = [need for one in source.members or (source,) for need in _clip(one, name)]
     guide = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", ""))
     return [*shared, *clips, *_guide(guide, name), *beside, *_files(spec, name)]

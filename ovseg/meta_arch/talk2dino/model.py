@@ -40,7 +40,6 @@ class Talk2DINO(DenseModel, Sectioned):
     made_of: ClassVar[Mapping[str, Any]] = {"masks": make_masks}
     head: ClassVar[tuple[str, ...]] = ("recalibration.projection.",)
     raw_texts = True
-    head_alone = True
     extra_packed = ("recalibration.backbone.blocks",)
 
     @configurable
@@ -122,7 +121,7 @@ class Talk2DINO(DenseModel, Sectioned):
 
     @classmethod
     def beside(cls, cfg: CfgNode) -> tuple[str, ...]:
-        """Return the backbone, as a guide; see `WordedModel.beside`."""
+        """Return the backbone, as a guide; see `Sectioned.beside`."""
         return (f"timm:{Section(cls, cfg).options['backbone']}",)
 
     @classmethod
