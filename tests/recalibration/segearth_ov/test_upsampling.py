@@ -105,18 +105,18 @@ def test_many_words_are_sharpened_a_few_at_a_time(clip, monkeypatch):
     """Nobody holds the scores of all of them at the size of pixels, nor the kernels of several windows."""
     model = TrainingFree(
         clip=clip,
-        recalibration=build_recalibration("segearth_ov", upsampler=upsampler()),
+        recalibration=build_recalibration("segearth_ov", upsampler=upsampler(radius=1)),
         size_rule=SizeRule(64, 96, minimum=16),
         protocol=Protocol(32, 16, "even", "twice"),
         rule=ScoreRule(50.0),
         templates="none",
         background="none",
     ).eval()
-    image, words = 255 * torch.rand(3, 64, 90), model.words(ovseg.Vocabulary.parse([f"thing {i}" for i in range(120)]))
+    image, words = 255 * torch.rand(3, 48, 58), model.words(ovseg.Vocabulary.parse([f"thing {i}" for i in range(30)]))
     with Largest() as largest:
         encoded = model.encode([image])
     windows = len(encoded.images[0].plan)
-    assert windows == 15 and largest.numbers < 3 * 32 * 32 * (DIM + 1)
+    assert windows == 6 and largest.numbers < 3 * 32 * 32 * (DIM + 1)
     whole = model.answer(encoded, 0, (70, 99), words, LABELS | {CLASS_SCORES})
     assert isinstance(model.patch_scores(encoded.images[0], words), torch.Tensor)
     monkeypatch.setattr(late_scores, "AT_ONCE", 7 * 32 * 32 * windows)
