@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ovseg.labelling.scores import ScoreRule, Stream, kept_queries
+from ovseg.ops.late_scores import LateScores, Scores
 
 _ROUNDING = 1e-3  # of bounds of probabilities
 
@@ -19,7 +20,7 @@ class ClassShares:
 
     def __init__(
         self,
-        patch_logits: Tensor,
+        patch_logits: Scores,
         rows: Tensor,
         columns: Tensor,
         query_to_class: Tensor,
@@ -64,7 +65,7 @@ class ClassShares:
         pixels depend on those patches alone.
         """
         stream = self._stream
-        if least <= 0 or stream.needs_whole:
+        if least <= 0 or stream.needs_whole or isinstance(stream.logits, LateScores):
             return self.classes
         bounds = stream.logits.float() * stream.rule.logit_scale
         bounds = bounds.amax((1, 2)) if self._top is None else (bounds - self._sums_of_patches()).amax((1, 2)).exp()

@@ -117,6 +117,13 @@ class Recalibration(nn.Module):
         """Return why no graph can hold the method, or its guide; empty if one can."""
         return f"in {self.name} {self.not_exported}" if self.not_exported else self.why_not_compiled()
 
+    def check_tower(self, tower: TokenTower) -> None:
+        """Refuse a tower for reasons of the method's own; most have none but what they say by `requires` and `blocks`.
+
+        Raises:
+            ConfigError: It does not fit; says why.
+        """
+
     def remarks(self, tower: TokenTower) -> tuple[str, ...]:
         """Return what every result of the method on a tower should say, a line each; nothing for most."""
         return ()
@@ -164,6 +171,23 @@ class Recalibration(nn.Module):
         Like `region_maps` it leaves nothing behind: the same features may be compared with several words at once.
         """
         return dense.cosines(words.rows(dense.cls))
+
+    @property
+    def finer(self) -> int:
+        """How many times as fine as the grid of the features scores are, along each side; 1 for most.
+
+        Where it is more, scores of a query do not depend on the other queries, and `some_scores` is asked in the place
+        of `patch_scores`, window by window: those of all queries may be too many to be held.
+        """
+        return 1
+
+    def some_scores(self, dense: DenseFeatures, words: Words, queries: Tensor) -> Tensor:
+        """Return the scores (B, t, H, W) of some queries (t,) int64; else as `patch_scores`."""
+        return self.patch_scores(dense, words)[:, queries]
+
+    def of_words(self, clip: TokenTower, words: Words) -> object | None:
+        """Return what the method finds out from the words of a request alone, once; `Words.found` has it then."""
+        return None
 
     def region_maps(self, dense: DenseFeatures, words: Words) -> list[Tensor]:
         """Return soft maps (R, a, b) of regions for each image; the regions share labels. Empty for most methods."""

@@ -139,6 +139,11 @@ class SAM3(WordedModel, Sectioned):
         return super().gives if self.protocol.window else super().gives | {PANOPTIC, INSTANCES}
 
     @property
+    def scores_stand_alone(self) -> bool:
+        """Scores of a phrase do not depend on the others; see `WordedModel.scores_stand_alone`."""
+        return True
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
         windows = {key: asdict(self.protocol)[key] for key in ("window", "stride", "resize")}
@@ -154,9 +159,6 @@ class SAM3(WordedModel, Sectioned):
     ) -> Words:
         """Read the phrases of a request; what the cache on disk knows is not read anew. See `WordedModel.words`.
 
-        Scores of a phrase do not depend on the others. So a single class needs no contrast words where a threshold says
-        what is not it.
-
         Raises:
             VocabularyError: The policy cannot be used.
             UnknownNameError: No such policy or template set, or there is a threshold for a class that is not there.
@@ -171,7 +173,7 @@ class SAM3(WordedModel, Sectioned):
                 "take 'none' (the words as they are)"
             )
         self.thresholds.of(vocabulary)
-        extra, notes = ([], []) if len(vocabulary) == 1 and policy.threshold else words_of_no_class(vocabulary, policy)
+        extra, notes = words_of_no_class(vocabulary, policy, self.scores_stand_alone)
         recipe, told = plan(vocabulary, extra, self.text)
         told += [*say_foreign(self.reader, recipe), *say_long(self.reader, recipe, sentences, False)]
         rows = self.reader.read([fill(sentences[0], text) for text in recipe.texts], self.text_cache, sentences)
