@@ -14,6 +14,7 @@ Examples:
     python tools/benchmark.py label --images 2000
     python tools/benchmark.py ops --only mask_pool --json ops.json
     python tools/benchmark.py cost-maps --whole
+    python tools/benchmark.py model-costs --json benchmarks/model-costs.json
     python tools/benchmark.py sam3 --phrases 20,150
     python tools/benchmark.py sam3-prefilter --data data/scenes/val
 """
@@ -38,6 +39,7 @@ import benchmarks.evaluation
 import benchmarks.folder
 import benchmarks.label
 import benchmarks.limits
+import benchmarks.model_costs
 import benchmarks.models
 import benchmarks.new_words
 import benchmarks.ops
@@ -67,6 +69,7 @@ WITH_FIGURES: dict[str, Any] = {
     "cost-maps": benchmarks.cost_maps,
     "vocabulary": benchmarks.vocabulary,
     "words": benchmarks.new_words,
+    "model-costs": benchmarks.model_costs,
     "startup": benchmarks.startup,
     "folder": benchmarks.folder,
     "label": benchmarks.label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ovseg.zoo import Card
@@ -76,9 +76,9 @@ def _chosen(installed: bool, commercial: bool) -> list[Card]:
 
 
 def _aliases_of(card: Card) -> list[str]:
-    from ovseg.zoo.aliases import ALIASES
+    from ovseg.zoo.aliases import aliases
 
-    return [alias.name for alias in ALIASES.values() if alias.model == card.name != alias.name]
+    return [alias.name for alias in aliases().values() if alias.model == card.name != alias.name]
 
 
 def details(model: str, protocol: str = "") -> dict[str, Any]:
@@ -154,19 +154,20 @@ def _print(cards: Sequence[Card]) -> None:
     from rich.table import Table
 
     from ovseg.system import terminal
-    from ovseg.zoo.aliases import ALIASES
+    from ovseg.zoo.aliases import aliases
 
     console, shown = terminal.console(), {card.name for card in cards}
-    aliases = Table("alias", "stands for", "which is", box=None, pad_edge=False, width=min(console.width, WIDTH))
-    for alias in ALIASES.values():
+    short = Table("alias", "stands for", "which is", box=None, pad_edge=False, width=min(console.width, WIDTH))
+    for alias in aliases().values():
         if alias.model in shown:
-            aliases.add_row(alias.name, alias.model, alias.means)
+            short.add_row(alias.name, alias.model, alias.means)
     models = Table(box=None, pad_edge=False, width=min(console.width, WIDTH))
     for column in ("name", "task", "licence of code / weights", "commercial", "size", "installed"):
-        models.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
+        align: Literal["left", "right"] = "right" if column == "size" else "left"
+        models.add_column(column, overflow="fold", justify=align, no_wrap=column == "name")
     for card in sorted(cards, key=lambda one: one.weights == "open_clip"):
         models.add_row(*row_of(card))
-    console.print(aliases, highlight=False)
+    console.print(short, highlight=False)
     print()
     console.print(models, highlight=False)
     _print_legend()

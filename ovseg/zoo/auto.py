@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ovseg.checkpoint.hub import offline, reachable
 from ovseg.checkpoint.hub.manners import VARIABLE, could_agree
 from ovseg.errors import ConfigError, DownloadRefused
-from ovseg.zoo.aliases import AUTO, FALLBACK, RECOMMENDED
+from ovseg.zoo.aliases import AUTO, FALLBACK, recommended
 from ovseg.zoo.card import Card, list_models, on_disk
 from ovseg.zoo.released import find_released
 
@@ -76,11 +76,11 @@ def require_named(model: object, what: str) -> None:
 
 def best_name() -> str:
     """Return what `AUTO` would be now, without fetching anything."""
-    return (best_installed() or Choice(RECOMMENDED, "")).name
+    return (best_installed() or Choice(recommended(), "")).name
 
 
 def _fetched() -> Choice:
-    card = next(one for one in list_models() if one.name == RECOMMENDED)
+    card = next(one for one in list_models() if one.name == recommended())
     bring = f"run `ovseg download {card.name}` ({card.tensors_mb:.0f} MB, {card.weights_licence})"
     if why := offline():
         return Choice(FALLBACK, f"{_NONE} and {why}", f"{bring} where there is a network")

@@ -53,6 +53,9 @@ class Card:
         task: ``semantic``: a label for every pixel; ``panoptic``: segments and instances of things, too.
         ade150: mIoU on ADE20K's 150 classes that the authors report, in percent: by it models for photographs are
             ranked; 0 where none is reported.
+        ade_pq: PQ on ADE20K's 150 classes that the authors report, in percent; 0 where none is reported.
+        trained_on: Data that the weights, or what is trained of them, have seen; empty where a CLIP is taken as it is.
+        good_for: What to take it for, in a line; empty for a method among others.
         gated: Whether that repository is only for who has been let in.
         tensors_mb: Size of the tensors of a released file in MB (10**6 bytes); the file may hold more.
         clip_hash: Of the weights of an embedded CLIP: what runs on it, knows what it knows.
@@ -78,6 +81,9 @@ class Card:
     reported: str = ""
     task: str = "semantic"
     ade150: float = 0.0
+    ade_pq: float = 0.0
+    trained_on: str = ""
+    good_for: str = ""
     gated: bool = False
     tensors_mb: float = 0.0
     clip_hash: str = ""

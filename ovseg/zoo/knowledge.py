@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.system.values import some
-from ovseg.zoo.aliases import AUTO, RECOMMENDED
+from ovseg.zoo.aliases import AUTO, recommended
 from ovseg.zoo.card import PACKAGE, list_models
 from ovseg.zoo.spec import Spec
 
@@ -42,7 +42,7 @@ def _for_photographs(spec: Spec) -> str:
     """Return the name of a model with weights for photographs: of a method on a CLIP that knows them."""
     method, slash, _ = spec.name.partition("/")
     methods = {card.name.partition("/")[0] for card in list_models() if card.weights == "open_clip"}
-    return f"{method}/ViT-B-16/openai" if slash and method.casefold() in methods else RECOMMENDED
+    return f"{method}/ViT-B-16/openai" if slash and method.casefold() in methods else recommended()
 
 
 def _calibrate(model: Any, spec: Spec) -> list[str]:

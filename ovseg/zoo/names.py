@@ -11,7 +11,7 @@ from ovseg.checkpoint.run_files import CLASSES, CONFIG, LAST, MODEL
 from ovseg.config import config_root, find_config, read_chain
 from ovseg.errors import UnknownNameError, VocabularyError, WeightsError, unknown_name
 from ovseg.system.values import merge
-from ovseg.zoo.aliases import ALIASES, AUTO
+from ovseg.zoo.aliases import AUTO, aliases
 from ovseg.zoo.auto import choose
 from ovseg.zoo.card import PACKAGE, Card, list_models
 from ovseg.zoo.clip_names import CLIP_CONFIGS, PATH_START, clip, clip_source, is_clip
@@ -58,7 +58,7 @@ def _stands_for(asked: str) -> tuple[str, str, str]:
     if asked == AUTO:
         choice = choose()
         return choice.name, choice.why, choice.mend
-    alias = ALIASES.get(asked)
+    alias = aliases().get(asked)
     return (alias.model, alias.means, "") if alias and alias.model != asked else (asked, "", "")
 
 
@@ -252,4 +252,4 @@ def _not_found(model: str, path: Path) -> Exception:
     if near:
         return UnknownNameError(f"unknown method '{method}' in '{model}'; did you mean '{near[0]}/{rest}'?")
     ready = [card.name for card in list_models() if card.weights != "open_clip"]
-    return unknown_name("model", model, [*ready, *ALIASES, *(f"{name}/mini" for name in _methods())])
+    return unknown_name("model", model, [*ready, *aliases(), *(f"{name}/mini" for name in _methods())])

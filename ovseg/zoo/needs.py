@@ -19,7 +19,7 @@ from ovseg.clip.folders import Repository, folder_config, locate, repository, to
 from ovseg.clip.sources import ClipSource
 from ovseg.clip.tags import tag_config, tag_sources
 from ovseg.errors import ConfigError
-from ovseg.zoo.aliases import AUTO, RECOMMENDED
+from ovseg.zoo.aliases import AUTO, recommended
 from ovseg.zoo.card import Card, on_disk, place, source_of
 from ovseg.zoo.names import resolve
 from ovseg.zoo.shared import shared_repository
@@ -110,7 +110,7 @@ def needs_of(name: str) -> list[Need]:
     shared = _shared(name)
     if shared and not shared[0].found:
         return shared  # its config says what else it needs
-    spec = resolve(RECOMMENDED if name == AUTO else name)
+    spec = resolve(recommended() if name == AUTO else name)
     from ovseg.meta_arch import ARCHITECTURES  # with Detectron2's models it takes a second
     from ovseg.meta_arch.section import Sectioned
 

@@ -10,7 +10,7 @@ import pytest
 from ovseg.cli import main
 from ovseg.cli.models import row_of
 from ovseg.zoo import auto, list_models
-from ovseg.zoo.aliases import ALIASES
+from ovseg.zoo.aliases import aliases
 
 
 def printed(capsys, *arguments):
@@ -22,7 +22,7 @@ def test_aliases_come_first_and_all_of_it_fits_100_columns(capsys):
     lines = printed(capsys).splitlines()
     assert max(map(len, lines)) <= 100
     firsts = [line.split()[0] for line in lines if line[:1].strip()]
-    assert firsts[: firsts.index("name")] == ["alias", *ALIASES]
+    assert firsts[: firsts.index("name")] == ["alias", *aliases()]
     rows = firsts[firsts.index("name") + 1 :][: len(list_models())]
     assert sorted(rows) == sorted(card.name.replace("ARCHITECTURE", "ARCH") for card in list_models())
     (row,) = [line for line in lines if line.startswith("san-vit-b-16")]

@@ -18,7 +18,7 @@ import yaml
 from ovseg.config import config_root
 from ovseg.meta_arch.san.weights import official_name
 from ovseg.zoo import auto, build, card, resolve
-from ovseg.zoo.aliases import RECOMMENDED
+from ovseg.zoo.aliases import recommended
 
 REPO, FILE = "Mendel192/san", "san_vit_b_16.pth"
 _SAN = {
@@ -37,11 +37,11 @@ def narrow(folder: Path, patch: pytest.MonkeyPatch) -> bytes:
     patch.setattr(
         "open_clip.get_model_config", lambda name: dict(small) if name == "ViT-B-16-quickgelu" else real(name)
     )
-    config = folder / f"{RECOMMENDED}.yaml"
+    config = folder / f"{recommended()}.yaml"
     protocol = {"SHORT_SIDE": 64, "LONG_SIDE": 128}
     own = {"_BASE_": str(config_root() / "san/san-vit-b-16.yaml"), "MODEL": {"SAN": _SAN, "PROTOCOL": protocol}}
     config.write_text(yaml.safe_dump(own), encoding="utf-8")
-    cards = tuple(replace(one, config=str(config)) if one.name == RECOMMENDED else one for one in card.list_models())
+    cards = tuple(replace(one, config=str(config)) if one.name == recommended() else one for one in card.list_models())
     patch.setattr(card, "_cards", lambda: cards)
     patch.setattr(auto, "_CHOSEN", {})
     random = open_clip.CLIP(**small).state_dict()

@@ -15,7 +15,7 @@ from ovseg.clip import ViTClip
 from ovseg.config import config_root
 from ovseg.errors import ConfigError
 from ovseg.zoo import auto, list_models, load_spec, resolve
-from ovseg.zoo.aliases import ALIASES, AUTO, FALLBACK, RECOMMENDED, stands_for
+from ovseg.zoo.aliases import AUTO, FALLBACK, aliases, recommended, stands_for
 from ovseg.zoo.auto import require_named
 from ovseg.zoo.card import PACKAGE
 
@@ -30,8 +30,8 @@ def test_the_hash_on_the_card_is_that_of_the_embedded_clip():
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("mini", f"mini {KNOWS} {RECOMMENDED}"),
-        ("mini-clearclip", f"mini-clearclip runs on the CLIP of mini, which {KNOWS} {RECOMMENDED}"),
+        ("mini", f"mini {KNOWS} {recommended()}"),
+        ("mini-clearclip", f"mini-clearclip runs on the CLIP of mini, which {KNOWS} {recommended()}"),
         ("sclip/mini", f"sclip/mini runs on the CLIP of mini, which {KNOWS} sclip/ViT-B-16/openai"),
     ],
 )
@@ -87,17 +87,17 @@ def test_a_calibration_goes_with_its_weights():
 def test_aliases_are_what_they_say():
     general = [card for card in CARDS.values() if card.weights == "released"]
     by_name = [card for card in general if card.hub]
-    assert ALIASES["best"].model == max(by_name, key=lambda one: one.ade150).name
-    assert ALIASES["fast"].model == min(by_name, key=lambda one: one.tensors_mb).name
-    more = [card for card in general if card.ade150 > CARDS[ALIASES["best"].model].ade150]
-    assert max(more, key=lambda one: one.ade150).name in ALIASES["best"].means
-    panoptic = CARDS[ALIASES["panoptic"].model]
+    assert aliases()["best"].model == max(by_name, key=lambda one: one.ade150).name
+    assert aliases()["fast"].model == min(by_name, key=lambda one: one.tensors_mb).name
+    more = [card for card in general if card.ade150 > CARDS[aliases()["best"].model].ade150]
+    assert max(more, key=lambda one: one.ade150).name in aliases()["best"].means
+    panoptic = CARDS[aliases()["panoptic"].model]
     assert panoptic.task == "panoptic" and not panoptic.unclear
-    assert CARDS[RECOMMENDED].commercial and CARDS[FALLBACK].weights == "embedded"
-    assert not set(ALIASES) & (set(CARDS) - {FALLBACK}) and all(alias.model in CARDS for alias in ALIASES.values())
+    assert CARDS[recommended()].commercial and CARDS[FALLBACK].weights == "embedded"
+    assert not set(aliases()) & (set(CARDS) - {FALLBACK}) and all(alias.model in CARDS for alias in aliases().values())
     assert [stands_for(name) for name in ("best", "mini", AUTO, "x")] == ["san-vit-large-14", "mini", AUTO, "x"]
     spec = resolve("best")
-    assert (spec.name, spec.asked, spec.why) == ("san-vit-large-14", "best", ALIASES["best"].means)
+    assert (spec.name, spec.asked, spec.why) == ("san-vit-large-14", "best", aliases()["best"].means)
     assert resolve("mini").why == ""
 
 
@@ -120,7 +120,7 @@ def test_auto_takes_the_best_that_is_on_the_disk(monkeypatch):
     here -= {"fcclip-rn50", "san-vit-large-14"}  # what reports no such number is still one for photographs
     assert auto.best_installed().name == "maftp-l-pano"
     here.clear()
-    assert auto.best_installed() is None and auto.best_name() == RECOMMENDED
+    assert auto.best_installed() is None and auto.best_name() == recommended()
 
 
 @pytest.mark.parametrize(
