@@ -30,8 +30,7 @@ from ovseg.meta_arch.trained_model import TrainedModel
 from ovseg.system import terminal
 from ovseg.system.files import atomic_write, check_writable
 from ovseg.vocabulary import ClassEntry, Vocabulary, parse_background
-from ovseg.zoo import Card, list_models
-from ovseg.zoo.names import model_config
+from ovseg.zoo import Card, list_models, model_config
 
 PROMISE = "clip.model.logit_scale"  # weights that bring a CLIP along, so that none is fetched
 

@@ -164,7 +164,8 @@ class ExportedModel:
         embedder = TextEmbedder(self._text_tower(), templates, self._cache, self.text)
         found = embedder.embed_vocabulary(counting, policy, bool(card.prompts))
         notes += note_of_most(card.most, len(found.query_to_class))
-        return replace(with_means(found) if card.names == MEAN else found, notes=(*found.notes, *notes))
+        found = with_means(found) if card.names == MEAN else found
+        return replace(found, notes=(*found.notes, *notes))
 
     @cached_property
     def _cache(self) -> TextCache:
