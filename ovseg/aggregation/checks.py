@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, at_least
 
 
-def at_least(least: int, **numbers: int | tuple[int, ...]) -> None:
-    """Refuse numbers, or lists of such, that are smaller.
-
-    Args:
-        least: The smallest that is allowed.
-        numbers: By the names of their options.
+def all_at_least(low: int, **numbers: int | tuple[int, ...]) -> None:
+    """Refuse numbers, by the names of their options, that are below a bound, alone or in a list.
 
     Raises:
         ConfigError: One is.
     """
     for name, value in numbers.items():
-        if any(one < least for one in (value if isinstance(value, (tuple, list)) else (value,))):
-            raise ConfigError(f"{name} is {_shown(value)}; expected at least {least}")
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            at_least(name, one, low)
 
 
 def check_count(count: int, **numbers: tuple[int, ...]) -> None:
@@ -38,7 +34,7 @@ def check_pooling(grid: tuple[int, int], **pools: tuple[int, ...]) -> None:
         ConfigError: They are not.
     """
     check_count(2, **pools)
-    at_least(1, **pools)
+    all_at_least(1, **pools)
     for name, (high, wide) in pools.items():
         if high > grid[0] or wide > grid[1]:
             raise ConfigError(
@@ -52,10 +48,6 @@ def check_heads(dim: int, heads: int) -> None:
     Raises:
         ConfigError: They cannot.
     """
-    at_least(1, heads=heads)
+    at_least("heads", heads, 1)
     if dim < 1 or dim % heads:
         raise ConfigError(f"heads is {heads}, and the maps have {dim} channels there; expected a multiple of the heads")
-
-
-def _shown(value: int | tuple[int, ...]) -> int | list[int]:
-    return value if isinstance(value, int) else list(value)

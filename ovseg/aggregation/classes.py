@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.aggregation.checks import at_least, check_heads
+from ovseg.aggregation.checks import all_at_least, check_heads
 from ovseg.aggregation.parts import few_at_a_time, in_full_precision, parts_of, shared_linear
 from ovseg.errors import one_of
 from ovseg.ops.any_size import length
@@ -53,8 +53,8 @@ class ClassAggregation(nn.Module):
         """
         super().__init__()
         check_heads(dim, heads)
-        at_least(1, pooling=pooling, train_pooling=train_pooling)
-        at_least(0, fill=fill, text_guidance=guidance)
+        all_at_least(1, pooling=pooling, train_pooling=train_pooling)
+        all_at_least(0, fill=fill, text_guidance=guidance)
         self.heads, self.fill, self.poolings = heads, fill, (pooling, train_pooling)
         self.kind = one_of("attention", attention, ATTENTION)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.aggregation.checks import at_least, check_heads
+from ovseg.aggregation.checks import all_at_least, check_heads
 from ovseg.aggregation.parts import shared_linear
 from ovseg.errors import ConfigError
 from ovseg.system.device import is_cpu
@@ -37,7 +37,7 @@ class SpatialAggregation(nn.Module):
         """
         super().__init__()
         check_heads(dim, heads)
-        at_least(1, swin_window=window)
+        all_at_least(1, swin_window=window)
         whole = min(grid) <= window
         side = min(grid) if whole else window
         if grid[0] % side or grid[1] % side:

@@ -7,6 +7,14 @@ from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
 
+OFFICIAL = (
+    ("up", "up"),
+    ("conv1", "conv.double_conv.0"),
+    ("norm1", "conv.double_conv.1"),
+    ("conv2", "conv.double_conv.3"),
+    ("norm2", "conv.double_conv.4"),
+)
+"""Our names of the parts of `GuidedUpsampling`, and those in the code of CAT-Seg and SED."""
 GROUP = 16
 """Channels that share the statistics of a group norm."""
 

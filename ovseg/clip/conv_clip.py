@@ -29,6 +29,21 @@ def check_config(model_cfg: dict[str, Any], name: str) -> None:
         raise ConfigError(f"{name} has {kind}; expected a ConvNeXt or ResNet such as convnext_large_d_320 or RN50")
 
 
+def convnext_of(clip: Any, who: str) -> ConvNeXtTower:
+    """Return the image tower of a CLIP, which has to be a ConvNeXt, for it embeds single pixels.
+
+    Args:
+        clip: Any.
+        who: The model that needs it, for the message.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    if not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
+        raise ConfigError(f"{who} embeds pixels as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
+    return clip.tower
+
+
 class ConvClip(BaseClip):
     """A frozen CLIP whose image tower is a ConvNeXt (of timm) or CLIP's own ResNet.
 

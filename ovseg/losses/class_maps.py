@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.errors import ConfigError, one_of
+from ovseg.errors import at_least, one_of
 from ovseg.losses.criterion import check_labels
 from ovseg.losses.matcher import Target
 
@@ -49,9 +49,7 @@ class ClassMapCriterion(nn.Module):
             ConfigError: ``void`` is another word, or the count is negative.
         """
         super().__init__()
-        if train_classes < 0:
-            raise ConfigError(f"train_classes is {train_classes}; expected a number of classes, or 0 for all")
-        self.void, self.count = one_of("void", void, VOID), train_classes
+        self.void, self.count = one_of("void", void, VOID), at_least("train_classes", train_classes, 0)
 
     def choose(self, near: Callable[[int], Tensor], classes: int, targets: Sequence[Target]) -> list[Tensor | None]:
         """Return for each image the classes (N,), rising, that it is compared with; None for all.

@@ -129,12 +129,7 @@ class ConvMaskModel(MaskModel):
             "ensemble": section.make("ensemble"),
             "trained_names": section.make("trained_names", cfg.MODEL.TEXT.VOCABULARY),
             "size_rule": size_rule(cfg, STRIDE),
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "options": section.of_results,
-            "weights": weights,
-            **section.own,
+            **cls.settings_of(cfg, section, weights),
         }
 
     @property

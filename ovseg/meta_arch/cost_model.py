@@ -35,6 +35,10 @@ class CostModel(TrainedModel):
     most: int = 0
     sliding: Sliding | None = None
 
+    def is_own(self, key: str) -> bool:
+        """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
+        return not key.startswith("clip.model.")
+
     def words(
         self,
         vocabulary: Vocabulary,

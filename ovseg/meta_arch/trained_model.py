@@ -14,7 +14,7 @@ from ovseg.checkpoint.loading import Official, Weights, load
 from ovseg.clip.normalise import normalise
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError
-from ovseg.meta_arch.section import Sectioned
+from ovseg.meta_arch.section import Section, Sectioned
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.system.device import to_device
 from ovseg.vocabulary import TextOptions
@@ -101,6 +101,18 @@ class TrainedModel(WordedModel, Sectioned):
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with CLIP from the checkpoint if it brings one along."""
         raise NotImplementedError
+
+    @staticmethod
+    def settings_of(cfg: CfgNode, section: Section, weights: Weights | None) -> dict[str, Any]:
+        """Return what the constructor of every architecture takes of a config as it is, and the weights."""
+        return {
+            "templates": cfg.MODEL.TEXT.TEMPLATES,
+            "background": cfg.MODEL.TEXT.BACKGROUND,
+            "text": TextOptions.from_config(cfg.MODEL.TEXT),
+            "options": section.of_results,
+            "weights": weights,
+            **section.own,
+        }
 
     def fill(self, weights: Weights | None, official: Official) -> None:
         """Load the weights that a constructor was given, in the authors' layout or ours; None leaves it untrained.

@@ -16,6 +16,8 @@ from ovseg.ops.mask_pooling import mask_pool, resize_masks
 BLOCKS = 3
 FINER = 4
 """A mask is read at so many times the resolution of the features."""
+NARROWER = 4
+"""The first of the convolutions that read a mask has so many times fewer channels than the last."""
 HIDDEN_VALUES = 2**24
 """So many values of a block's hidden layer, four times as wide as the block, are held at a time in answers."""
 
@@ -36,10 +38,10 @@ class MaskAdapter(nn.Module):
         super().__init__()
         self.maps, self.threshold = maps, threshold
         self.reading = nn.Sequential(
-            nn.Conv2d(1, mask_width // FINER, 3, 2, 1),
-            LayerNorm2d(mask_width // FINER, eps=1e-6),
+            nn.Conv2d(1, mask_width // NARROWER, 3, 2, 1),
+            LayerNorm2d(mask_width // NARROWER, eps=1e-6),
             nn.GELU(),
-            nn.Conv2d(mask_width // FINER, mask_width, 3, 2, 1),
+            nn.Conv2d(mask_width // NARROWER, mask_width, 3, 2, 1),
             LayerNorm2d(mask_width, eps=1e-6),
             nn.GELU(),
             nn.Conv2d(mask_width, dim, 1),
@@ -105,10 +107,10 @@ def mask_adapter(
     Raises:
         ConfigError: A value is out of range.
     """
-    if min(adapter_width, adapter_maps) < 1 or adapter_mask_width < FINER or not 0 <= adapter_threshold < 1:
+    if min(adapter_width, adapter_maps) < 1 or adapter_mask_width < NARROWER or not 0 <= adapter_threshold < 1:
         raise ConfigError(
             f"an adapter has width {adapter_width}, maps {adapter_maps}, mask width {adapter_mask_width}, threshold "
-            f"{adapter_threshold}; expected at least 1, 1 and {FINER}, and a probability below 1"
+            f"{adapter_threshold}; expected at least 1, 1 and {NARROWER}, and a probability below 1"
         )
     if not adapter:
         return None

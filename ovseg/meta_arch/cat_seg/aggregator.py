@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.aggregation.checks import at_least, check_pooling
+from ovseg.aggregation.checks import all_at_least, check_pooling
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps, nearest_classes
 from ovseg.aggregation.parts import few_at_a_time, made_in_parts, on_device, step_of
@@ -89,8 +89,8 @@ class Aggregator(nn.Module):
         """
         super().__init__()
         check_pooling(grid, pooling=pooling, train_pooling=train_pooling)
-        at_least(1, hidden=hidden, layers=layers, guidance=guidance, prompts=prompts)
-        at_least(0, text_guidance=text_guidance, fill=fill, most=most)
+        all_at_least(1, hidden=hidden, layers=layers, guidance=guidance, prompts=prompts)
+        all_at_least(0, text_guidance=text_guidance, fill=fill, most=most)
         self.grid, self.fill, self.most, self.step, self.decoder = grid, fill, most, 8, decoder
         self.embed = nn.Conv2d(prompts, hidden, 7, padding=3)
         self.guide = nn.Conv2d(embed_dim, guidance, 3, padding=1)

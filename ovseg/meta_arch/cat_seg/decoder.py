@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.aggregation.checks import at_least, check_count
+from ovseg.aggregation.checks import all_at_least, check_count
 from ovseg.aggregation.upsampling import GuidedUpsampling
 
 
@@ -39,7 +39,7 @@ class Decoder(nn.Module):
         """
         super().__init__()
         check_count(2, decoder_dims=decoder_dims, decoder_guidance=decoder_guidance, up_channels=up_channels)
-        at_least(1, hidden=hidden, decoder_guidance=decoder_guidance, up_channels=up_channels)
+        all_at_least(1, hidden=hidden, decoder_guidance=decoder_guidance, up_channels=up_channels)
         self.tapped = (up_channels[0], up_channels[1])
         pairs = zip(up_channels, decoder_guidance, strict=True)
         self.guides = nn.ModuleList(nn.Conv2d(inside, out, 3, padding=1) for inside, out in pairs)

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ovseg.aggregation.checks import at_least
+from ovseg.aggregation.checks import all_at_least
 from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, ViTClip, load_tower
@@ -107,9 +107,9 @@ class CATSeg(CostModel):
         self.not_compiled = "" if recalibration is None else recalibration.why_not_compiled()
         self.resolution = _checked(clip, resolution, aggregator)
         _check_taps(clip, taps, clip.handed_over(recalibration) or 1)
-        at_least(1, size_divisibility=size_divisibility)
+        all_at_least(1, size_divisibility=size_divisibility)
         self.size_divisibility, self.padding_stays = size_divisibility, padding_stays
-        self.criterion, self.names, self.most = criterion, one_of("names", names, NAMES), aggregator.most
+        self.criterion, self.most, self.names = criterion, aggregator.most, one_of("names", names, NAMES)
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(clip.width, out, side, side)
             for out, side in zip(aggregator.decoder.tapped, (2, 4), strict=True)
@@ -124,7 +124,7 @@ class CATSeg(CostModel):
         """Build the parts that a config names; see `TrainedModel.parts`."""
         section = Section(cls, cfg)
         clip = load_tower(ClipSource.of(cfg.MODEL.CLIP), NEEDS, "CAT-Seg", empty=OFFICIAL.holds_clip(weights))
-        at_least(clip.patch_size, resolution=section.options["resolution"])
+        all_at_least(clip.patch_size, resolution=section.options["resolution"])
         side = section.options["resolution"] // clip.patch_size
         return {
             "clip": clip,
@@ -132,13 +132,8 @@ class CATSeg(CostModel):
             "sliding": section.make("sliding"),
             "criterion": section.make("criterion"),
             "size_rule": size_rule(cfg, clip.patch_size, "CAT-Seg"),
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "options": section.of_results,
-            "weights": weights,
             "recalibration": _recalibration(cfg.MODEL.RECALIBRATION),
-            **section.own,
+            **cls.settings_of(cfg, section, weights),
         }
 
     @property
@@ -147,10 +142,6 @@ class CATSeg(CostModel):
         method = self.recalibration
         own = {} if method is None else {"recalibration": method.name, "recalibration_options": method.options}
         return {**super().settings, **own}
-
-    def is_own(self, key: str) -> bool:
-        """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
-        return not key.startswith("clip.model.")
 
     def see(self, images: Tensor) -> list[View]:
         """Encode all views of images; see `WordedModel.see`. Views of an image stand first in its tensors."""

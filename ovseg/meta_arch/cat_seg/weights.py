@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ovseg.aggregation.upsampling import OFFICIAL as UPSAMPLING
 from ovseg.checkpoint.loading import Official
 from ovseg.checkpoint.strict import rename
 
@@ -30,13 +31,7 @@ NAMES = (
     *(
         (rf"aggregator\.decoder\.ups\.{i}\.{own}\.(.+)", _UP.format(i + 1) + theirs + r".\1")
         for i in range(2)
-        for own, theirs in (
-            ("up", "up"),
-            ("conv1", "conv.double_conv.0"),
-            ("norm1", "conv.double_conv.1"),
-            ("conv2", "conv.double_conv.3"),
-            ("norm2", "conv.double_conv.4"),
-        )
+        for own, theirs in UPSAMPLING
     ),
     (r"aggregator\.decoder\.(.+)", _AGGREGATOR + r"\1"),
     (r"upsample\.0\.(.+)", r"upsample1.\1"),

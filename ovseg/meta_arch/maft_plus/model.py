@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import Tower
-from ovseg.clip.conv_clip import ConvClip
+from ovseg.clip.conv_clip import convnext_of
 from ovseg.clip.convnext import ConvNeXtTower
 from ovseg.contract import Words
-from ovseg.errors import ConfigError
 from ovseg.labelling.objects import MaskRule
 from ovseg.losses.matcher import Target
 from ovseg.losses.mixed_masks import AdapterRule
@@ -94,7 +93,7 @@ class MAFTPlus(AdaptableModel):
             WeightsError: The weights do not fit.
         """
         super().__init__(**parts)
-        trunk = _convnext(self.clip).trunk
+        trunk = convnext_of(self.clip, "MAFT+").trunk
         self.transfer, self.original, self.compensation = transfer, original, rc_weight
         for part in (trunk.stem, trunk.stages, trunk.norm_pre):
             part.requires_grad_(True)
@@ -113,7 +112,7 @@ class MAFTPlus(AdaptableModel):
 
         It is no part of the module, so that no state dict holds it and results do without it.
         """
-        tower = _convnext(self.original())
+        tower = convnext_of(self.original(), "MAFT+")
         tower.trunk.to(self.clip.device, self.clip.dtype)
         return tower
 
@@ -177,10 +176,3 @@ class MAFTPlus(AdaptableModel):
             "loss_ma": mask_aware_loss(adapted, masks, wanted),
             "loss_rc": self.compensation * representation_loss(dense, before),
         }
-
-
-def _convnext(clip: Tower) -> ConvNeXtTower:
-    """Return the image tower of a CLIP, which has to be a ConvNeXt."""
-    if not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
-        raise ConfigError(f"MAFT+ embeds pixels as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
-    return clip.tower

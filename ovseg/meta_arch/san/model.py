@@ -128,12 +128,7 @@ class SAN(MaskModel):
             "side_adapter": section.make("side_adapter", clip.width, clip.blocks[0].heads),
             "criterion": section.make("criterion"),
             "size_rule": size_rule(cfg, section.options["patch"]),
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "options": section.of_results,
-            "weights": weights,
-            **section.own,
+            **cls.settings_of(cfg, section, weights),
         }
 
     def see(self, images: Tensor) -> list[Proposed]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg.aggregation.checks import at_least, check_count
+from ovseg.aggregation.checks import all_at_least, check_count
 from ovseg.aggregation.classes import ClassAggregation
 from ovseg.aggregation.cost import cost_maps
 from ovseg.aggregation.parts import few_at_a_time, made_in_parts, on_device, step_of
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
         super().__init__()
         check_count(STAGES, decoder_dims=decoder_dims, decoder_guidance=decoder_guidance, kernels=kernels)
         check_count(2, pooling=pooling, train_pooling=train_pooling)
-        at_least(1, hidden=hidden, prompts=prompts, top=top, decoder_guidance=decoder_guidance)
+        all_at_least(1, hidden=hidden, prompts=prompts, top=top, decoder_guidance=decoder_guidance)
         self.prompts, self.top, self.step = prompts, top if fast else 0, 4
         self.embed = nn.Conv2d(prompts, hidden, 7, padding=3)
         dims = (hidden, *decoder_dims)

@@ -9,12 +9,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.aggregation.checks import at_least, check_pooling
+from ovseg.aggregation.checks import all_at_least, check_pooling
 from ovseg.aggregation.cost import nearness
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip import ClipSource, Tower, load_tower
-from ovseg.clip.conv_clip import STRIDE, ConvClip
-from ovseg.clip.convnext import ConvNeXtTower
+from ovseg.clip.conv_clip import STRIDE, convnext_of
 from ovseg.clip.tokens import LEVELS
 from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
@@ -30,7 +29,7 @@ from ovseg.meta_arch.section import Section
 from ovseg.meta_arch.sed.decoder import Decoder, View
 from ovseg.meta_arch.sed.weights import OFFICIAL
 from ovseg.meta_arch.trained_model import size_rule
-from ovseg.vocabulary import Background, TextOptions, Vocabulary
+from ovseg.vocabulary import Background, Vocabulary
 
 TUNED = ("visual", "none")
 
@@ -84,14 +83,14 @@ class SED(CostModel):
         super().__init__(clip, **parts)
         if resolution < STRIDE or resolution % STRIDE:
             raise ConfigError(f"resolution is {resolution}; expected a multiple of {STRIDE}")
-        at_least(1, size_divisibility=size_divisibility)
+        all_at_least(1, size_divisibility=size_divisibility)
         first: Any = decoder.stages[0]
         pooling, train_pooling = first.classes.poolings
         check_pooling((resolution // STRIDE, resolution // STRIDE), pooling=pooling, train_pooling=train_pooling)
         self.decoder, self.criterion, self.size_rule = decoder, criterion, size_rule
         self.resolution, self.size_divisibility = (resolution, resolution), size_divisibility
         self.names = one_of("names", names, (MEAN, *NAMES))
-        _convnext(clip)
+        convnext_of(clip, "SED")
         for name, weight in clip.named_parameters():
             weight.requires_grad_(name.startswith("model.visual.") and one_of("tuned", tuned, TUNED) == "visual")
         self.fill(weights, OFFICIAL)
@@ -106,17 +105,8 @@ class SED(CostModel):
             "decoder": section.make("decoder", clip.embed_dim, clip.channels),
             "criterion": section.make("criterion"),
             "size_rule": size_rule(cfg, STRIDE, "SED"),
-            "templates": cfg.MODEL.TEXT.TEMPLATES,
-            "background": cfg.MODEL.TEXT.BACKGROUND,
-            "text": TextOptions.from_config(cfg.MODEL.TEXT),
-            "options": section.of_results,
-            "weights": weights,
-            **section.own,
+            **cls.settings_of(cfg, section, weights),
         }
-
-    def is_own(self, key: str) -> bool:
-        """Tell by its name whether a weight is not CLIP's; what is tuned of CLIP is in the hash of CLIP."""
-        return not key.startswith("clip.model.")
 
     def words(
         self,
@@ -151,7 +141,7 @@ class SED(CostModel):
 
     def embed(self, dense: Tensor) -> Tensor:
         """Bring every place of CLIP's last level (B, C, h, w) to the joint space: (B, D, h, w)."""
-        found = _convnext(self.clip).embed(dense.flatten(2).mT)
+        found = convnext_of(self.clip, "SED").embed(dense.flatten(2).mT)
         return found.mT.unflatten(2, dense.shape[2:])
 
     def maps(self, seen: View, words: Words) -> RowMaps:
@@ -180,10 +170,3 @@ class SED(CostModel):
         stages = [[one.maps for one in found], *([one.early[i] for one in found] for i in range(len(found[0].early)))]
         questions = self.criterion.questions(targets, chosen, len(rows))
         return {f"loss_sem_seg_{i}": self.criterion(own, questions) for i, own in enumerate(stages)}
-
-
-def _convnext(clip: Any) -> ConvNeXtTower:
-    """Return the image tower of a CLIP, which has to be a ConvNeXt."""
-    if not (isinstance(clip, ConvClip) and isinstance(clip.tower, ConvNeXtTower)):
-        raise ConfigError(f"SED embeds places as a ConvNeXt does, which {clip.name} is not; use a ConvNeXt")
-    return clip.tower

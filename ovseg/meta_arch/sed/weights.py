@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from ovseg.aggregation.upsampling import OFFICIAL as UPSAMPLING
 from ovseg.checkpoint.loading import Official
 from ovseg.checkpoint.strict import rename
 
 _HEAD = "sem_seg_head.predictor."
 _DECODER = f"{_HEAD}transformer."
 _CLASSES = (("q", "attention.q"), ("k", "attention.k"), ("v", "attention.v"), ("fc1", "MLP.0"), ("fc2", "MLP.2"))
-_UP = (
-    ("up", "up"),
-    ("conv1", "conv.double_conv.0"),
-    ("norm1", "conv.double_conv.1"),
-    ("conv2", "conv.double_conv.3"),
-    ("norm2", "conv.double_conv.4"),
-)
 NAMES = (
     (r"decoder\.embed\.(.+)", _DECODER + r"conv1.\1"),
     (r"decoder\.guides\.(\d)\.(.+)", _DECODER + r"decoder_guidance_projection.\1.0.\2"),
@@ -26,7 +20,7 @@ NAMES = (
         for ours, theirs in (
             *((rf"classes\.{own}", f"attention.{name}") for own, name in _CLASSES),
             ("classes", "attention"),
-            *((rf"up\.{own}", name) for own, name in _UP),
+            *((rf"up\.{own}", name) for own, name in UPSAMPLING),
             ("cnext", "cnext"),
         )
     ),

@@ -89,7 +89,7 @@ def test_all_classes_are_exact_and_the_nearest_are_what_the_original_takes(folde
     assert exact.settings["options"]["most"] == 0 and cut.settings["options"]["most"] == 10
 
 
-@pytest.mark.parametrize(("count", "most", "said"), [(8, 8, False), (9, 8, True), (9, 0, False)])
+@pytest.mark.parametrize(("count", "most", "said"), [(8, 8, False), (9, 8, True)])
 @pytest.mark.parametrize("sliding", [False, True])
 def test_a_list_that_is_cut_says_so(folder, count, most, said, sliding):
     """Synonyms and words of the background take places, too."""
@@ -242,8 +242,6 @@ def test_texts_that_a_training_does_not_learn_by_are_refused(folder, tmp_path, t
         (10, 0, 10, True),
         (10, 0, 9, False),
         (10, 10, 30, True),
-        (10, 9, 30, False),
-        (10, 12, 9, False),
         (0, 9, 30, False),
     ],
 )
@@ -333,15 +331,15 @@ def test_checkpoints(folder, tmp_path, layout):
         ({"TEXT_GUIDANCE": -1}, "text_guidance is -1; expected at least 0"),
         ({"FILL": -5}, "fill is -5; expected at least 0"),
         ({"MOST": -1}, "most is -1; expected at least 0"),
-        ({"TRAIN_POOLING": [0, 0]}, r"train_pooling is \[0, 0\]; expected at least 1"),
+        ({"TRAIN_POOLING": [0, 0]}, "train_pooling is 0; expected at least 1"),
         ({"POOLING": [2]}, r"pooling is \[2\]; expected 2 numbers"),
         ({"TRAIN_POOLING": [2, 9]}, r"train_pooling is \[2, 9\] on a grid of 8 x 8; expected no more"),
         ({"SIZE_DIVISIBILITY": 0}, "size_divisibility is 0; expected at least 1"),
         ({"DECODER_DIMS": [32, 24]}, "decoder_dims has 24; expected multiples of 16"),
         ({"DECODER_DIMS": [32, 8]}, "decoder_dims has 8; expected multiples of 16"),
         ({"DECODER_GUIDANCE": [24, 4]}, "decoder_guidance has 24 where maps have 24 channels; expected 1 to 23"),
-        ({"DECODER_GUIDANCE": [8, 0]}, r"decoder_guidance is \[8, 0\]; expected at least 1"),
-        ({"UP_CHANNELS": [24, 0]}, r"up_channels is \[24, 0\]; expected at least 1"),
+        ({"DECODER_GUIDANCE": [8, 0]}, "decoder_guidance is 0; expected at least 1"),
+        ({"UP_CHANNELS": [24, 0]}, "up_channels is 0; expected at least 1"),
         ({"SLIDING_WINDOW": 50}, "windows of 50 pixels with an overlap of 0.333 do not fill 80 pixels"),
         ({"DECODER_DIMS": [32]}, r"decoder_dims is \[32\]; expected 2 numbers"),
         ({"NAMES": "best"}, "names is 'best'"),
