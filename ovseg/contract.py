@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -43,12 +43,21 @@ class Words(Queries):
         templates: Name of the template set.
         embedded_by: Hash of the weights whose text tower embedded them; a model of others refuses them. Empty where no
             tower did.
+        found: What a method has found out from the words alone, see `Recalibration.of_words`; None where it has not.
+            A copy with other rows (`dataclasses.replace`) is without it.
     """
 
     vocabulary: Vocabulary
     background: Background
     templates: str
     embedded_by: str = ""
+    found: object = field(init=False, default=None)
+
+    def knowing(self, found: object) -> Self:
+        """Return the same with what a method has found out from them."""
+        other = replace(self)
+        object.__setattr__(other, "found", found)
+        return other
 
     def check(self, weights_hash: str) -> None:
         """Refuse to be asked of a CLIP with other weights than those that embedded them.

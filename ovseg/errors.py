@@ -81,8 +81,19 @@ def at_least(option: str, got: Any, low: float) -> Any:
     """Return a number if it is not below a bound.
 
     Raises:
-        ConfigError: It is below.
+        ConfigError: It is below, or not a number (NaN).
     """
-    if got < low:
+    if not got >= low:
         raise ConfigError(f"{option} is {got}; expected at least {low}")
+    return got
+
+
+def within(option: str, got: Any, low: float, high: float) -> Any:
+    """Return a number if it is in a range, both ends included.
+
+    Raises:
+        ConfigError: It is outside, or not a number (NaN).
+    """
+    if not low <= got <= high:
+        raise ConfigError(f"{option} is {got}; expected {low} to {high}")
     return got

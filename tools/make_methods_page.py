@@ -24,6 +24,7 @@ from ovseg.zoo import Card, list_models, model_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, COSTS = ROOT / "docs/methods.md", ROOT / "benchmarks/recalibrations.json"
+MARK = " †"
 HEAD = """\
 # Training-free methods
 
@@ -33,7 +34,10 @@ embedded CLIP. `ovseg models --details METHOD` prints every setting and where it
 the settings that the paper used on a benchmark, `--protocol common` those under which all methods can be compared.
 
 - Cost: time from a normalised image to patch scores of {classes} classes, as a multiple of one plain image encoding of
-  open_clip in the same process ({where}). Second backbones are not in it: the guide is the CLIP itself.
+  open_clip in the same process ({where}).
+  {apart}
+  Second backbones are not in it (the guide is the CLIP itself), nor what a method does beside one pass over one image:
+  SAM, upsamplers, windows, the whole image beside them, and what is done to labels.
 - Way out: how the scores of patches come to the pixels of a photograph that the original sees whole: at once, or by way
   of the size of the network input, in two interpolations (`MODEL.PROTOCOL.RESIZE: twice`; padded ones always come so).
   Windows are averaged at that size, with every method. Under `--protocol common` all come at once.
@@ -53,12 +57,12 @@ def golden(name: str) -> str:
     return f"{sum(check_case(file).status == 'PASS' for file in files)} of {len(files)}"
 
 
-def row(name: str, card: Card, cost: float) -> str:
+def row(name: str, card: Card, cost: dict[str, Any]) -> str:
     """Return the table row of a method."""
     cells = (
         f"[{name}](../{source(name)})",
         card.summary,
-        f"{cost:.2f}",
+        f"{cost['ratio']:.2f}{MARK if cost.get('where') else ''}",
         way_out(name),
         card.paper,
         card.original_licence,
@@ -88,10 +92,10 @@ def read_costs() -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads(COSTS.read_text())
-        found["ratios"] = {row["method"]: row["ratio"] for row in found["rows"]}
+        found["rows"] = {row["method"]: {**row, "ratio": float(row["ratio"])} for row in found["rows"]}
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot read {COSTS} ({error}); make it with tools/benchmark.py recalibrations") from error
-    missing = sorted(set(list_recalibrations()) - set(found["ratios"]))
+    missing = sorted(set(list_recalibrations()) - set(found["rows"]))
     if missing:
         raise InputError(f"{COSTS} lacks {', '.join(missing)}; measure again with tools/benchmark.py recalibrations")
     return found
@@ -101,8 +105,14 @@ def page() -> str:
     """Return the whole page."""
     costs = read_costs()
     cards = {card.name.partition("/")[0]: card for card in list_models() if "/" in card.name}
-    rows = (row(name, cards[name.lower()], costs["ratios"][name]) for name in list_recalibrations())
-    return HEAD.format(where=costs["where"], classes=costs["classes"]) + "".join(rows)
+    rows = (row(name, cards[name.lower()], costs["rows"][name]) for name in list_recalibrations())
+    return HEAD.format(where=costs["where"], classes=costs["classes"], apart=apart(costs)) + "".join(rows)
+
+
+def apart(costs: dict[str, Any]) -> str:
+    """Say which methods were measured in a run of their own, and how."""
+    own = sorted({row["where"] for row in costs["rows"].values() if row.get("where")})
+    return f"{MARK.strip()} marks those of a run of its own: {'; '.join(own)}." if own else ""
 
 
 def main(argv: list[str] | None = None) -> int:

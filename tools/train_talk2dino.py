@@ -6,7 +6,9 @@ As published, on COCO 2014 (82,783 images, five captions each), DINOv2 ViT-B/14 
 Both towers are frozen, so what they say of images and captions is computed once and kept in the output folder:
 heads.npy (images, heads, D) and texts.npy (captions, C), both float32. Then the folder gets head.safetensors (use it as
 MODEL.WEIGHTS of a talk2dino config), last.pt (what a run goes on from) and log.jsonl. Run the same command again to go
-on after an interruption: it takes the very steps that it would have taken.
+on after an interruption: it takes the very steps that it would have taken. Images are known by their content, for which
+all of them are read at each start. A head says with which activation, CLIP and backbone it was taught, and models
+refuse others.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +32,21 @@ from train_clip_dinoiser import seeded
 from train_mini_clip import rewind
 
 import ovseg
-from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.checkpoint.strict import load_strict
 from ovseg.clip.normalise import normalise
 from ovseg.data.images import read_image
-from ovseg.errors import ConfigError, InputError, OvsegError
+from ovseg.errors import ConfigError, InputError, OvsegError, at_least
 from ovseg.guides.timm import build_backbone
 from ovseg.meta_arch.talk2dino.alignment import ALIGNMENTS, train_step
 from ovseg.meta_arch.talk2dino.attention import head_tokens, look
+from ovseg.meta_arch.talk2dino.head_file import Taught, hash_of, write_head
 from ovseg.meta_arch.talk2dino.projection import ACTIVATIONS, Projection
 from ovseg.system import terminal
 from ovseg.system.device import resolve_device
-from ovseg.system.files import atomic_write, check_writable
+from ovseg.system.files import atomic_write, check_writable, file_hash
 from ovseg.system.values import changes, dump, short_hash
+from ovseg.vocabulary.lengths import LimitedTower
+from ovseg.vocabulary.names import shown
 
 SAVE_EVERY = 500  # steps
 TEXTS_AT_ONCE = 1024
@@ -66,9 +71,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=123)
     add("--device", default="auto")
     args = parser.parse_args(argv)
-    for name in ("side", "epochs", "batch"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; expected at least 1")
+    for name, low in (("side", 1), ("epochs", 1), ("batch", 1), ("hidden", 0)):
+        at_least(f"--{name}", getattr(args, name), low)
+    if not args.lr > 0:
+        raise ConfigError(f"--lr is {args.lr}; expected more than 0")
     return args
 
 
@@ -116,14 +122,14 @@ class Pairs:
 def middle_square(pixels: np.ndarray, side: int) -> Tensor:
     """Resize an image (H, W, 3) uint8 by its short side, bicubic, and cut the middle: (3, side, side) in 0..1."""
     height, width = pixels.shape[:2]
-    scale = side / min(height, width)
-    size = tuple(side if length == min(height, width) else int(length * scale) for length in (width, height))
+    short = min(height, width)
+    size = (int(side * width / short), int(side * height / short))  # in this order, as torchvision
     resized = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     top, left = (round((length - side) / 2) for length in resized.shape[:2])
     return torch.from_numpy(resized[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
 
 
-class Kept:
+class RowFile:
     """Rows that are computed once and kept on disk; an interrupted run goes on behind the last one it has noted."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
@@ -163,9 +169,12 @@ class Trainer:
             self.projection = Projection(*widths, args.hidden, args.activation).to(self.device)
         self.optimizer = torch.optim.Adam(self.projection.parameters(), lr=args.lr)
         self.settings = {key: str(value) for key, value in vars(args).items() if key not in ("output", "device")}
-        files = [(path.name, path.stat().st_size) for path in self.pairs.files]
+        with ThreadPoolExecutor() as pool:  # by content: a replaced picture is another
+            files = list(
+                zip([path.name for path in self.pairs.files], pool.map(file_hash, self.pairs.files), strict=True)
+            )
         self.settings |= {
-            "weights": f"{self.clip.weights_hash} {hash_tensors(self.backbone.state_dict().items())}",
+            "weights": f"{self.clip.weights_hash} {hash_of(self.backbone)}",
             "pairs": short_hash(dump([files, self.pairs.captions, self.pairs.image_of])),
         }
         self.folder = check_writable(args.output)
@@ -188,7 +197,7 @@ class Trainer:
     def images_seen(self, bar: Progress) -> np.ndarray:
         """Return what the heads of the backbone see of each image (images, heads, D)."""
         heads, own = self.backbone.blocks[-1].attn.num_heads, self.backbone.pretrained_cfg
-        kept = Kept(self.folder / "heads.npy", (len(self.pairs.files), heads, self.backbone.embed_dim))
+        kept = RowFile(self.folder / "heads.npy", (len(self.pairs.files), heads, self.backbone.embed_dim))
         task = bar.add_task("images", total=len(self.pairs.files), completed=kept.done)
         while kept.done < len(self.pairs.files):
             files = self.pairs.files[kept.done : kept.done + 8]
@@ -200,12 +209,25 @@ class Trainer:
 
     def texts_read(self, bar: Progress) -> np.ndarray:
         """Return what CLIP makes of each caption (captions, C)."""
-        kept = Kept(self.folder / "texts.npy", (len(self.pairs.captions), self.clip.embed_dim))
+        kept = RowFile(self.folder / "texts.npy", (len(self.pairs.captions), self.clip.embed_dim))
+        if not kept.done:
+            self.say_cut()
         task = bar.add_task("captions", total=len(self.pairs.captions), completed=kept.done)
         while kept.done < len(self.pairs.captions):
             kept.add(self.clip.text(self.pairs.captions[kept.done : kept.done + TEXTS_AT_ONCE]))
             bar.update(task, completed=kept.done)
         return kept.rows
+
+    def say_cut(self) -> None:
+        """Say how many captions are longer than CLIP reads; what is cut is not learnt from, as in the original."""
+        if not isinstance(self.clip, LimitedTower):
+            return
+        limit, counts = self.clip.text_limit, self.clip.count_tokens(self.pairs.captions)
+        if long := [text for text, count in zip(self.pairs.captions, counts, strict=True) if count > limit]:
+            print(
+                f"note: CLIP reads {limit} tokens; {len(long)} captions are longer and cut: {shown(long[0])}",
+                file=sys.stderr,
+            )
 
     def batch(self, step: int) -> list[int]:
         """Return the captions of a step; they depend on nothing but the step and the seed."""
@@ -243,12 +265,9 @@ class Trainer:
             torch.save({**state, "step": self.step, "settings": self.settings}, temporary)
 
     def export(self) -> None:
-        """Write the head in the layout of the authors."""
-        from safetensors.torch import save_file
-
-        state = {key: value.detach().cpu().contiguous() for key, value in self.projection.state_dict().items()}
-        with atomic_write(self.folder / "head.safetensors") as temporary:
-            save_file(state, temporary, {"format": "pt"})
+        """Write the head in the layout of the authors, with what it was taught with."""
+        taught = Taught(self.args.activation, self.clip.weights_hash, hash_of(self.backbone))
+        write_head(self.projection, taught, self.folder / "head.safetensors")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--templates",
-        help="none | simple | image_of | vild14 | openai7 | openai80 | maskclip85 (default: that of the model)",
+        help="none | simple | image_of | cat_seg | vild14 | openai7 | openai80 | maskclip85 "
+        "(default: that of the model)",
     )
     _add_text_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")

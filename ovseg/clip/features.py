@@ -178,6 +178,10 @@ class Recalibrator(Protocol):
         """The methods that a tower fits which has these of `ovseg.clip.tokens`."""
         ...
 
+    def check_tower(self, tower: TokenTower) -> None:
+        """Refuse a tower for reasons of its own."""
+        ...
+
     def blocks_of(self, depth: int) -> int:
         """How many of the last blocks it takes over."""
         ...

@@ -99,12 +99,13 @@ class Tower(TokenTower):
         """Refuse a recalibration that does not fit this tower.
 
         Raises:
-            ConfigError: It takes over more blocks than there are; it needs what this tower has not; or it asks for an
-                unknown position-embedding rule.
+            ConfigError: It takes over more blocks than there are; it needs what this tower has not; it asks for an
+                unknown position-embedding rule; or has a reason of its own.
         """
         self.check(recalibration.requires, recalibration.name, recalibration.fitting)
         if recalibration.pos_resize not in RULES:
             raise ConfigError(f"pos_resize '{recalibration.pos_resize}' is unknown; expected one of {', '.join(RULES)}")
+        recalibration.check_tower(self)
         if STREAM not in self.has:
             return
         wanted = recalibration.blocks_of(self.depth)

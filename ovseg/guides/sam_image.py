@@ -30,6 +30,12 @@ class SamImage:
     original_size: tuple[int, int]
 
 
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return the sides of a picture (height, width) whose longer one becomes so long, by SAM's rounding; 1 at least."""
+    height, width = (max(int(length * (side / max(size)) + 0.5), 1) for length in size)
+    return height, width
+
+
 def look(sam: Any, pixels: np.ndarray) -> tuple[SamImage, Tensor]:
     """Encode a photograph.
 
@@ -41,8 +47,7 @@ def look(sam: Any, pixels: np.ndarray) -> tuple[SamImage, Tensor]:
         The image, and the tokens (g, g, D) that enter the attention of the last block.
     """
     encoder, size = sam.image_encoder, (pixels.shape[0], pixels.shape[1])
-    scale = encoder.img_size / max(size)
-    height, width = (int(side * scale + 0.5) for side in size)
+    height, width = fitted(size, encoder.img_size)
     resized = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     planes = torch.from_numpy(resized).permute(2, 0, 1)[None].to(sam.pixel_mean.device, torch.float32)
     with torch.autocast(planes.device.type, enabled=False), entering([encoder.blocks[-1].attn]) as entered:
@@ -88,9 +93,9 @@ def _relative(table: Tensor, side: int) -> Tensor:
 
 
 def cells(sam: Any, image: SamImage) -> tuple[int, int]:
-    """Return the rows and columns of the cells that the photograph fills."""
+    """Return the rows and columns of the cells that the photograph fills; one where it is narrower than a cell."""
     patch = int(sam.image_encoder.patch_embed.proj.kernel_size[0])
-    return image.input_size[0] // patch, image.input_size[1] // patch
+    return max(image.input_size[0] // patch, 1), max(image.input_size[1] // patch, 1)
 
 
 def ask(
@@ -103,29 +108,30 @@ def ask(
         image: Of `look`.
         points: (R, 2) x and y of a pixel of each region.
         boxes: (R, 4) x0, y0, x1, y1 around it.
-        mask: (1, 4 g, 4 g), what is known of the mask of all of them; or (1, 1, 4 g, 4 g). SAM's norms of a prompt of
-            three dimensions run over rows and not channels, as in Trident, whose numbers depend on it.
+        mask: (1, 1, 4 g, 4 g), what is known of the mask of all of them.
         frame: Height and width of the picture in whose pixels points and boxes are given.
 
     Returns:
-        Logits (R, H, W) of the masks at the size of the photograph, and how good SAM takes them to be (R,).
+        Logits (R, 4 g, 4 g) of the masks, in the square; see `whole_mask`. And how good SAM takes them to be (R,).
     """
-    scale = sam.image_encoder.img_size / max(frame)
-    ratio = torch.tensor([int(frame[1] * scale + 0.5) / frame[1], int(frame[0] * scale + 0.5) / frame[0]])
-    ratio = ratio.to(points.device)
+    high, wide = fitted(frame, sam.image_encoder.img_size)
+    ratio = torch.tensor([wide / frame[1], high / frame[0]], device=points.device)
     labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
     prompts = ((points * ratio)[:, None], labels)
     with torch.autocast(points.device.type, enabled=False):
         sparse, dense = sam.prompt_encoder(points=prompts, boxes=boxes * ratio.repeat(2), masks=mask)
-        small, quality = sam.mask_decoder(
+        masks, quality = sam.mask_decoder(
             image_embeddings=image.embedding,
             image_pe=sam.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
-        side = sam.image_encoder.img_size
-        whole = F.interpolate(small, (side, side), mode="bilinear", align_corners=False)
-        whole = whole[..., : image.input_size[0], : image.input_size[1]]
-        masks = F.interpolate(whole, image.original_size, mode="bilinear", align_corners=False)
     return masks[:, 0], quality[:, 0]
+
+
+def whole_mask(sam: Any, image: SamImage, mask: Tensor) -> Tensor:
+    """Bring the logits (4 g, 4 g) of one mask to the size of the photograph: (H, W)."""
+    side, (height, width) = sam.image_encoder.img_size, image.input_size
+    square = F.interpolate(mask[None, None], (side, side), mode="bilinear", align_corners=False)[..., :height, :width]
+    return F.interpolate(square, image.original_size, mode="bilinear", align_corners=False)[0, 0]

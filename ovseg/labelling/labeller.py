@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from ovseg.clip.normalise import denormalise
 from ovseg.contract import CLASS_SCORES, Answer
 from ovseg.labelling.protocol import Protocol
-from ovseg.labelling.scores import ScoreRule, class_probabilities, query_probabilities, segment_map, upsample
+from ovseg.labelling.refined import refined
+from ovseg.labelling.scores import ScoreRule, class_probabilities, query_probabilities, segment_map
 from ovseg.labelling.shares import ClassShares
 from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.ops.late_scores import Scores, some_of
 from ovseg.ops.windows import WindowPlan
-from ovseg.refinement import affinity, dense_crf, propagate
+from ovseg.refinement import dense_crf
 from ovseg.regions import mean_labels, vote
-
-QUERIES_PER_REFINEMENT = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Labeller:
 
     def label(
         self,
-        scores: Tensor,
+        scores: Scores,
         plan: WindowPlan,
         image: Tensor,
         size: tuple[int, int],
@@ -51,7 +51,7 @@ class Labeller:
         """Label an image.
 
         Args:
-            scores: Patch scores (T, nI * h, nJ * w) of all windows side by side.
+            scores: Patch scores (T, nI * h, nJ * w) of all windows side by side, or what makes some of them.
             plan: The windows.
             image: The normalised network input (3, h, w).
             size: Height and width of the result.
@@ -74,60 +74,32 @@ class Labeller:
             )
         return Answer(labels, best, class_scores=class_probabilities(*arguments) if CLASS_SCORES in want else None)
 
-    def shares(self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int]) -> ClassShares:
+    def shares(self, scores: Scores, plan: WindowPlan, image: Tensor, size: tuple[int, int]) -> ClassShares:
         """Return the probabilities of the classes, one at a time; the rest is as in `label`."""
         scores, rows, columns, rule, guide = self._laid_out(scores, plan, image, size)
         return ClassShares(scores, rows, columns, self.query_to_class, rule, guide)
 
     def probabilities(
-        self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int], point: tuple[int, int]
+        self, scores: Scores, plan: WindowPlan, image: Tensor, size: tuple[int, int], point: tuple[int, int]
     ) -> Tensor:
         """Return the probability (T,) of every query at a pixel (row, column); the rest is as in `label`."""
         scores, rows, columns, rule, guide = self._laid_out(scores, plan, image, size)
         return query_probabilities(scores, rows, columns, rule, point, guide)
 
     def _laid_out(
-        self, scores: Tensor, plan: WindowPlan, image: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor, ScoreRule, Tensor | None]:
+        self, scores: Scores, plan: WindowPlan, image: Tensor, size: tuple[int, int]
+    ) -> tuple[Scores, Tensor, Tensor, ScoreRule, Tensor | None]:
         """Return scores, their matrices to the result, the rule that is left, and the image to refine by, if any."""
         rule = self.rule
         if rule.pamr_steps and self.protocol.pamr_at != "output":
             windows = self.protocol.pamr_at == "window"
-            scores = (self._pamr_windows if windows else self._pamr)(scores, plan, image)
+            scores = refined(scores, plan, image, rule.pamr_steps, rule.pamr_dilations, windows)
             return scores, *_resize(image.shape[1:], size), replace(rule, pamr_steps=0), None
         rows, columns = plan.matrices(size, (scores.shape[1], scores.shape[2]))
         guide = None
         if rule.pamr_steps:
             guide = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
         return scores, rows, columns, rule, guide
-
-    def _pamr(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
-        """Refine patch scores (T, ...) at the size of the network input: (T, h, w), a few queries at a time."""
-        steps, dilations = self.rule.pamr_steps, self.rule.pamr_dilations
-        rows, columns = plan.matrices((image.shape[1], image.shape[2]), (scores.shape[1], scores.shape[2]))
-        weights = affinity(image[None].float(), dilations)
-        parts = (upsample(part, rows, columns)[None] for part in scores.split(QUERIES_PER_REFINEMENT))
-        return torch.cat([propagate(part, weights, steps, dilations)[0] for part in parts])
-
-    def _pamr_windows(self, scores: Tensor, plan: WindowPlan, image: Tensor) -> Tensor:
-        """Refine patch scores (T, ...) in each window, and average them: (T, h, w)."""
-        steps, dilations = self.rule.pamr_steps, self.rule.pamr_dilations
-        high, wide = scores.shape[1] // len(plan.rows.starts), scores.shape[2] // len(plan.columns.starts)
-        rows, columns = plan.rows.own(high).float(), plan.columns.own(wide).float()
-        total = torch.zeros(len(scores), *image.shape[1:], device=scores.device)
-        count = total.new_zeros(image.shape[1:])
-        for i, top in enumerate(plan.rows.starts):
-            for j, left in enumerate(plan.columns.starts):
-                own = slice(top, top + plan.rows.size), slice(left, left + plan.columns.size)
-                weights = affinity(image[:, own[0], own[1]][None].float(), dilations)
-                cells = scores[:, i * high : (i + 1) * high, j * wide : (j + 1) * wide]
-                for part, target in zip(
-                    cells.split(QUERIES_PER_REFINEMENT), total.split(QUERIES_PER_REFINEMENT), strict=True
-                ):
-                    maps = upsample(part, rows, columns)[None]
-                    target[:, own[0], own[1]] += propagate(maps, weights, steps, dilations)[0]
-                count[own] += 1
-        return total / count
 
     def _crf(self, arguments: tuple[Any, ...], labels: Tensor, image: Tensor) -> Tensor:
         """Refine labels (H, W) by a dense CRF among the classes that won anywhere; what lost everywhere stays out.
@@ -143,12 +115,12 @@ class Labeller:
         down = _resize(labels.shape, image.shape[1:])
         plain = replace(rule, pamr_steps=0, area_threshold=0.0)
         small = (down[0] @ rows.to(down[0]), down[1] @ columns.to(down[1]))
-        probabilities = class_probabilities(scores[own], *small, places, plain)
+        probabilities = class_probabilities(some_of(scores, own.nonzero().flatten()), *small, places, plain)
         pixels = (denormalise(image.float(), self.mean, self.std) * 255).round().clamp(0, 255).to(torch.uint8)
         settings = self.protocol
-        refined = dense_crf(pixels, probabilities, settings.crf_steps, settings.crf_smoothness, settings.crf_appearance)
+        smooth = dense_crf(pixels, probabilities, settings.crf_steps, settings.crf_smoothness, settings.crf_appearance)
         up = _resize(image.shape[1:], labels.shape)
-        return segment_map(refined, *up, classes, ScoreRule(logit_scale=1.0, softmax=False))[0]
+        return segment_map(smooth, *up, classes, ScoreRule(logit_scale=1.0, softmax=False))[0]
 
 
 def _resize(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[Tensor, Tensor]:

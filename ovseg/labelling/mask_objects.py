@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.errors import ConfigError
-from ovseg.labelling.mask_resize import MaskResize
+from ovseg.labelling.mask_resize import MaskResize, tiles
 from ovseg.labelling.masks import SLACK, check, first_max
 from ovseg.result.objects import Instance, PackedMask, PanopticSegment, pack_masks
 
@@ -193,7 +193,7 @@ class Look:
         self.bits = torch.zeros(len(used), -(-high // _BYTE), wide, dtype=torch.uint8, device=device)
         self.inside = torch.zeros(len(used), 2, device=device)
         self.powers = torch.tensor([2.0**bit for bit in reversed(range(_BYTE))], device=device)[:, None]
-        for tile in resize.tiles(device):
+        for tile in tiles(resize.size, device):
             self._tile(mask_logits, tile)
 
     def _tile(self, mask_logits: Tensor, tile: tuple[slice, slice]) -> None:

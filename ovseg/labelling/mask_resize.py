@@ -38,13 +38,6 @@ class MaskResize:
         columns = self.columns if self.columns_after is None else self.columns_after
         return len(rows), len(columns)
 
-    def tiles(self, device: torch.device) -> Iterator[tuple[slice, slice]]:
-        """Yield the tiles of the result, as large as suits the device."""
-        high, wide = _CPU_TILE if is_cpu(device) else _TILE
-        for top in range(0, self.size[0], high):
-            for left in range(0, self.size[1], wide):
-                yield slice(top, top + high), slice(left, left + wide)
-
     def cells(self, mask_logits: Tensor, tile: tuple[slice, slice]) -> Tensor:
         """Return the part (Q, a', b') of mask logits (Q, h, w) that a tile of the result is made from.
 
@@ -77,6 +70,14 @@ class MaskResize:
         found = (rows.to(device) @ cells @ columns.to(device).mT).sigmoid_()
         found = found if after_rows is None else after_rows.to(device) @ found
         return found if after_columns is None else found @ after_columns.to(device).mT
+
+
+def tiles(size: tuple[int, int], device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Yield the tiles of a result of some height and width, as large as suits the device."""
+    high, wide = _CPU_TILE if is_cpu(device) else _TILE
+    for top in range(0, size[0], high):
+        for left in range(0, size[1], wide):
+            yield slice(top, min(top + high, size[0])), slice(left, min(left + wide, size[1]))
 
 
 def plan_resize(
@@ -120,14 +121,14 @@ def _part(first: Tensor, after: Tensor | None, wanted: slice) -> tuple[Tensor, s
     """Return the parts of one axis' matrices that a tile needs, and the cells of the grid that it is made from."""
     if after is not None:
         after = after[wanted]
-        wanted = _used(after)
+        wanted = used(after)
         after = after[:, wanted]
     first = first[wanted]
-    near = _used(first)
+    near = used(first)
     return first[:, near], near, after
 
 
-def _used(matrix: Tensor) -> slice:
+def used(matrix: Tensor) -> slice:
     """Return the columns of a banded matrix that are not all zero."""
     columns = (matrix != 0).any(0).nonzero().flatten().tolist()
     return slice(columns[0], columns[-1] + 1)

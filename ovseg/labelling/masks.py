@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError
 from ovseg.labelling.maps import empty_maps
-from ovseg.labelling.mask_resize import MaskResize
+from ovseg.labelling.mask_resize import MaskResize, tiles
 from ovseg.system.device import is_cpu
 
 _CPU_CLASSES, _CLASSES = 32, 256  # classes that are compared at a time
@@ -70,7 +70,7 @@ def class_maps(probabilities: Tensor, mask_logits: Tensor, resize: MaskResize, c
     check(probabilities, mask_logits, resize, None)
     shares = probabilities[:, :-1].float().mT[:count]
     found = torch.empty(len(shares), *resize.size, device=mask_logits.device)
-    for tile in resize.tiles(mask_logits.device):
+    for tile in tiles(resize.size, mask_logits.device):
         masks = resize.probabilities(mask_logits, tile)
         found[(slice(None), *tile)] = (shares @ masks.flatten(1)).view(-1, *masks.shape[1:])
     return found
@@ -89,7 +89,7 @@ def _labels(
     columns = check(probabilities, mask_logits, resize, column_class)
     shares = probabilities[:, :-1].float()
     labels, scores = empty_maps(resize.size, int(columns.max()) + 1, mask_logits.device)
-    for tile in resize.tiles(mask_logits.device):
+    for tile in tiles(resize.size, mask_logits.device):
         masks = resize.probabilities(mask_logits, tile)
         if every is None:
             winner, best = _best_class(shares, masks.flatten(1))

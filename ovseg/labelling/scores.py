@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError
 from ovseg.labelling.maps import empty_maps
-from ovseg.ops.class_argmax import Race, class_argmax, first_competing, runs
+from ovseg.ops.class_argmax import Race, class_argmax, first_competing
+from ovseg.ops.late_scores import LateScores, Scores, all_of, few_at_a_time
 from ovseg.refinement import affinity, close_labels, propagate
 from ovseg.result.parts import COMPACT
 
@@ -75,7 +76,7 @@ class ScoreRule:
 
 @torch.no_grad()
 def segment_map(
-    patch_logits: Tensor,
+    patch_logits: Scores,
     rows: Tensor,
     columns: Tensor,
     query_to_class: Tensor,
@@ -85,7 +86,8 @@ def segment_map(
     """Label every pixel with the class of its best query.
 
     Args:
-        patch_logits: Scores (T, h, w) of T queries on the patch grid (of all windows, see `ovseg.ops.windows`).
+        patch_logits: Scores (T, h, w) of T queries on the patch grid (of all windows, see `ovseg.ops.windows`), or what
+            makes some of them.
         rows: Interpolation matrix (H, h).
         columns: Interpolation matrix (W, w).
         query_to_class: Class (T,) of each query; queries of class -1 compete but give no class.
@@ -117,7 +119,7 @@ def segment_map(
 
 @torch.no_grad()
 def class_probabilities(
-    patch_logits: Tensor,
+    patch_logits: Scores,
     rows: Tensor,
     columns: Tensor,
     query_to_class: Tensor,
@@ -130,23 +132,31 @@ def class_probabilities(
     areas drop of the labels, too. The probability threshold is not applied.
     """
     _check(patch_logits, query_to_class, rule, image)
-    streamed, strong = Stream(patch_logits, rows, columns, rule, image), _strong(patch_logits, rule)
+    streamed = Stream(patch_logits, rows, columns, rule, image)
+    keep = kept_queries(streamed, query_to_class)
     logits = torch.cat(list(streamed.maps()))
     query_probabilities = logits.softmax(0) if rule.softmax else logits
     classes = query_to_class.tolist()
     found = torch.zeros(max([*classes, 0]) + 1, *logits.shape[1:], device=logits.device)
-    for index, kept, probability in zip(classes, strong.tolist(), query_probabilities, strict=True):
+    for index, kept, probability in zip(classes, keep.tolist(), query_probabilities, strict=True):
         if index >= 0 and kept:
             torch.maximum(found[index], probability, out=found[index])
-    if rule.area_threshold > 0:
-        queries = query_to_class.to(patch_logits.device)
-        found[_small_classes(streamed.best(strong, queries)[0], queries, rule)] = 0
     return found
 
 
 @torch.no_grad()
+def kept_queries(streamed: Stream, query_to_class: Tensor) -> Tensor:
+    """Return which queries (T,) bool the rules of scores and areas leave, given the class (T,) of each."""
+    rule, queries = streamed.rule, query_to_class.to(streamed.logits.device)
+    keep = _strong(streamed.logits, rule)
+    if rule.area_threshold > 0:
+        keep &= ~torch.isin(queries, _small_classes(streamed.best(keep, queries)[0], queries, rule))
+    return keep
+
+
+@torch.no_grad()
 def query_probabilities(
-    patch_logits: Tensor,
+    patch_logits: Scores,
     rows: Tensor,
     columns: Tensor,
     rule: ScoreRule,
@@ -167,7 +177,7 @@ def query_probabilities(
         image: For the refinement.
     """
     streamed, (y, x) = Stream(patch_logits, rows, columns, rule, image), point
-    if streamed.needs_whole:
+    if isinstance(patch_logits, LateScores) or streamed.needs_whole:
         logits = torch.cat([part[:, y, x] for part in streamed.maps()])
     else:
         logits = upsample(patch_logits, rows[y : y + 1], columns[x : x + 1])[:, 0, 0] * rule.logit_scale
@@ -181,7 +191,7 @@ def upsample(patch_logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return rows.to(patch_logits.device) @ patch_logits.float() @ columns.to(patch_logits.device).mT
 
 
-def _check(patch_logits: Tensor, query_to_class: Tensor, rule: ScoreRule, image: Tensor | None) -> None:
+def _check(patch_logits: Scores, query_to_class: Tensor, rule: ScoreRule, image: Tensor | None) -> None:
     if len(patch_logits) == 0 or len(patch_logits) != len(query_to_class):
         raise ConfigError(
             f"got {len(patch_logits)} queries and {len(query_to_class)} classes; expected one class a query"
@@ -190,11 +200,11 @@ def _check(patch_logits: Tensor, query_to_class: Tensor, rule: ScoreRule, image:
         raise ConfigError("pamr_steps is set but there is no image to refine by; pass the normalised image")
 
 
-def _strong(patch_logits: Tensor, rule: ScoreRule) -> Tensor:
+def _strong(patch_logits: Scores, rule: ScoreRule) -> Tensor:
     """Return which queries (T,) have a patch score above the rule's threshold; all where that is off."""
     if rule.score_threshold <= 0:
         return torch.ones(len(patch_logits), dtype=torch.bool, device=patch_logits.device)
-    return patch_logits.amax((1, 2)) > rule.score_threshold
+    return torch.cat([part.amax((1, 2)) for part in all_of(patch_logits)]) > rule.score_threshold
 
 
 def _small_classes(labels: Tensor, query_to_class: Tensor, rule: ScoreRule) -> Tensor:
@@ -211,7 +221,7 @@ class Stream:
     """Scores of one image at the output size, a few queries at a time."""
 
     def __init__(
-        self, patch_logits: Tensor, rows: Tensor, columns: Tensor, rule: ScoreRule, image: Tensor | None
+        self, patch_logits: Scores, rows: Tensor, columns: Tensor, rule: ScoreRule, image: Tensor | None
     ) -> None:
         self.rule, self.logits = rule, patch_logits
         self.rows, self.columns = rows.to(patch_logits.device), columns.to(patch_logits.device)
@@ -220,27 +230,34 @@ class Stream:
 
     @property
     def needs_whole(self) -> bool:
-        """Whether a map has to be whole before one of its pixels is known."""
-        return self.weights is not None or self.rule.min_max or self.rule.keep_peak
+        """Whether a map has to be whole before one of its pixels is known, or is made whole."""
+        late = isinstance(self.logits, LateScores)
+        return late or self.weights is not None or self.rule.min_max or self.rule.keep_peak
 
     def best(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
         """Return the class (H, W) of the best of the kept queries, and its probability (H, W) among all."""
         rule = self.rule
-        if self.needs_whole:
+        if isinstance(self.logits, LateScores) or self.needs_whole:
             labels, scores = self._whole(keep, query_to_class)
         else:
-            labels, scores = self._tiled(keep, query_to_class)
+            labels, scores = self._tiled(self.logits, keep, query_to_class)
         return labels, scores if rule.softmax else scores.clamp_(0, 1)  # CLIPer's probabilities may exceed 1
 
     def maps(self) -> Iterator[Tensor]:
-        """Yield the final logits (t, H, W) of all queries in order."""
-        size = max(1, _CHUNK // (self.size[0] * self.size[1]))
-        for part in torch.arange(len(self.logits), device=self.logits.device).split(size):
-            yield self.some(part)
+        """Yield the final logits (t, H, W) of all queries in order, a few at a time."""
+        return self._in_turn(torch.arange(len(self.logits), device=self.logits.device))
 
     def some(self, part: Tensor) -> Tensor:
         """Return whole maps (t, H, W) of some queries, refined and stretched as the rule says."""
-        logits = self.logits[part].float() * (1 if self.rule.min_max else self.rule.logit_scale)
+        return torch.cat(list(self._in_turn(part)))
+
+    def _in_turn(self, queries: Tensor) -> Iterator[Tensor]:
+        size = max(1, _CHUNK // (self.size[0] * self.size[1]))
+        yield from (self._finished(part) for part in few_at_a_time(self.logits, queries, size))
+
+    def _finished(self, scores: Tensor) -> Tensor:
+        """Return whole maps (t, H, W) of scores (t, h, w)."""
+        logits = scores.float() * (1 if self.rule.min_max else self.rule.logit_scale)
         maps = upsample(logits, self.rows, self.columns)
         if self.weights is not None:
             maps = propagate(maps[None], self.weights, self.rule.pamr_steps, self.rule.pamr_dilations)[0]
@@ -256,16 +273,16 @@ class Stream:
             maps = ((maps - low) / (high - low + least)).mul_(self.rule.logit_scale)
         return maps
 
-    def _tiled(self, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
+    def _tiled(self, logits: Tensor, keep: Tensor, query_to_class: Tensor) -> tuple[Tensor, Tensor]:
         """Label tile by tile; compact maps are filled in bands, so that no wide ones stand beside them."""
         scale, softmax = self.rule.logit_scale, self.rule.softmax
         if self.size[0] * self.size[1] < COMPACT:
-            return class_argmax(self.logits, self.rows, self.columns, query_to_class, keep, scale, softmax)
+            return class_argmax(logits, self.rows, self.columns, query_to_class, keep, scale, softmax)
         labels, scores = empty_maps(self.size, int(query_to_class.max()) + 1, self.logits.device)
         step = max(1, _BAND // self.size[1])
         for top in range(0, self.size[0], step):
             band, rows = slice(top, top + step), self.rows[top : top + step]
-            found = class_argmax(self.logits, rows, self.columns, query_to_class, keep, scale, softmax)
+            found = class_argmax(logits, rows, self.columns, query_to_class, keep, scale, softmax)
             labels[band], scores[band] = found
         return labels, scores
 
@@ -274,7 +291,8 @@ class Stream:
         labels, scores = empty_maps(self.size, int(query_to_class.max()) + 1, self.logits.device)
         race = Race(labels, scores, self.rule.softmax)
         order, kept = first_competing(keep), int(keep.sum())
-        for part, competes in runs(order, kept, max(1, _CHUNK // labels.numel())):
-            race.add(self.some(part).flatten(1), competes)
+        for queries, compete in ((order[:kept], True), (order[kept:], False)):
+            for maps in self._in_turn(queries):
+                race.add(maps.flatten(1), compete)
         race.finish(query_to_class[order])
         return labels, scores

@@ -1,8 +1,10 @@
 """The masks by which an adapter of masks learns, and its losses (Mask-Adapter, Li et al., CVPR 2025).
 
 At first it learns on true masks alone, then on a fixed number of true ones, of proposed ones that fit a true one, and
-of these true ones; an image that has fewer gets empty masks without a class. Every random draw comes from a `Pick`, so
-that recorded draws can take its place. Source: github.com/hustvl/MaskAdapter.
+of these true ones; an image that has fewer gets masks without a class in their place. These are empty, but the proposed
+ones among them are cut out of logits of 0, as in the original: with an adapter's threshold below 0.5 (MAFT+) they are
+the whole image. So they have no class to learn, and pairs of them a distance that counts in ``loss_cosine``. Every
+random draw comes from a `Pick`, so that recorded draws can take its place. Source: github.com/hustvl/MaskAdapter.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.errors import ConfigError, one_of
+from ovseg.errors import ConfigError, at_least, one_of, within
 from ovseg.losses.matcher import Target
 
 Pick = Callable[[int, int], Tensor]
@@ -36,7 +38,8 @@ class AdapterRule:
     Attributes:
         adapter_stage: ``ground-truth``, the warm-up by true masks alone, or ``mixed``.
         adapter_true_masks: How many true masks an image has at the most.
-        adapter_matched_masks: How many pairs of a proposed and a true mask.
+        adapter_matched_masks: How many pairs of a proposed and a true mask an image has; those it lacks are made up by
+            pairs without a class, whose proposed masks are the whole image below an ``adapter_threshold`` of 0.5.
         adapter_overlap: The intersection over union above which a proposed mask fits a true one.
         adapter_inside: The probability from which on a pixel counts as proposed, for that.
         adapter_target_gradient: Whether embeddings of true masks move towards those of the proposed ones, too.
@@ -57,9 +60,17 @@ class AdapterRule:
     def __post_init__(self) -> None:
         """Check the ranges."""
         one_of("adapter_stage", self.adapter_stage, STAGES)
-        if min(self.adapter_true_masks, self.adapter_matched_masks) < 1:
-            got = f"{self.adapter_true_masks} true and {self.adapter_matched_masks} matched masks"
-            raise ConfigError(f"an adapter learns by {got}; expected at least one of each")
+        at_least("adapter_true_masks", self.adapter_true_masks, 1)
+        at_least("adapter_matched_masks", self.adapter_matched_masks, 1)
+        within("adapter_inside", self.adapter_inside, 0, 1)
+        if not 0 <= self.adapter_overlap < 1:
+            raise ConfigError(f"adapter_overlap is {self.adapter_overlap}; expected a share from 0 to below 1")
+        if len(self.adapter_loss_weights) != 2:
+            raise ConfigError(
+                f"adapter_loss_weights is {self.adapter_loss_weights}; expected two, of classes and pairs"
+            )
+        for weight in self.adapter_loss_weights:
+            at_least("adapter_loss_weights", weight, 0)
 
     @property
     def warms_up(self) -> bool:
@@ -76,7 +87,7 @@ class AdapterRule:
 
         Returns:
             ``loss_ce``, and with mixed masks ``loss_cosine``: how far each proposed mask is from its true one, the
-            mean over all places for pairs, the empty ones too.
+            mean over all places for pairs, those without a class too.
         """
         counted = (labels != NO_CLASS).sum().clamp(min=1)
         crossed = F.cross_entropy(
@@ -93,11 +104,11 @@ class AdapterRule:
 
 
 class Pairs(NamedTuple):
-    """Proposed masks that fit true ones, P an image; where there are fewer, the rest is empty.
+    """Proposed masks that fit true ones, P an image; where there are fewer, the rest has no class.
 
     Attributes:
-        logits: Of the proposed ones (B, P, h, w); 0 where there is none.
-        truth: The true ones, resized to them (B, P, h, w) float32 in 0..1.
+        logits: Of the proposed ones (B, P, h, w); 0 where there is none, which is a probability of one half.
+        truth: The true ones, resized to them (B, P, h, w) float32 in 0..1; empty where there is none.
         labels: Their classes (B, P) int64; `NO_CLASS` where there is none.
     """
 

@@ -114,12 +114,15 @@ class AdaptableModel(ConvMaskModel):
         if self.adapter is not None:
             pack_linears([self.adapter])
 
-    def pooled(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
+    def joint_features(self, dense: Tensor) -> Tensor | None:
+        """Return `image_features`, for an adapter; see `ConvMaskModel.joint_features`."""
+        return None if self.adapter is None else self.image_features(dense)
+
+    def pooled(self, dense: Tensor, mask_logits: Tensor, features: Tensor | None) -> Tensor:
         """Return what CLIP sees of masks; see `ConvMaskModel.pooled`."""
-        if self.adapter is None:
-            return super().pooled(dense, mask_logits)
-        inside = mask_logits.sigmoid() > self.adapter.threshold
-        return self.embed_masks(self.adapter, dense, self.image_features(dense), inside)
+        if self.adapter is None or features is None:
+            return super().pooled(dense, mask_logits, features)
+        return self.embed_masks(self.adapter, dense, features, mask_logits.sigmoid() > self.adapter.threshold)
 
     def embed_masks(self, adapter: MaskAdapter, dense: Tensor, features: Tensor, masks: Tensor) -> Tensor:
         """Return what CLIP sees where an adapter looks for masks.

@@ -170,17 +170,32 @@ class ConvMaskModel(MaskModel):
         batch = self.padded(list(self.normalise(images)))
         size = (batch.shape[2], batch.shape[3])
         levels, proposals = self.run_network(batch)
-        pooled = self.pooled(levels["dense"], proposals.masks)
-        parts = zip(proposals.embeddings, proposals.masks, pooled, self.looks(levels, proposals), strict=True)
+        dense, masks = levels["dense"], proposals.masks
+        features = self.joint_features(dense)
+        pooled, looks = self.pooled(dense, masks, features), self.looks(dense, masks, features)
+        parts = zip(proposals.embeddings, masks, pooled, looks, strict=True)
         return [Proposed(*one, size) for one in parts]
 
-    def pooled(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
-        """Return what CLIP sees of masks (B, Q, D), given its features (B, C, h, w) and their logits (B, Q, H, W)."""
+    def joint_features(self, dense: Tensor) -> Tensor | None:
+        """Return CLIP's features (B, C, h, w) in the joint space, (B, D, h, w); None where nothing looks at them."""
+        return None
+
+    def pooled(self, dense: Tensor, mask_logits: Tensor, features: Tensor | None) -> Tensor:
+        """Return what CLIP sees of masks.
+
+        Args:
+            dense: Its features (B, C, h, w).
+            mask_logits: (B, Q, H, W).
+            features: Of `joint_features`.
+
+        Returns:
+            (B, Q, D), not of unit length.
+        """
         return self.clip.pool(dense, mask_logits)
 
-    def looks(self, levels: dict[str, Tensor], proposals: Proposals) -> Sequence[Any]:
-        """Return for each image what else its masks are named by; None for nothing."""
-        return [None] * len(proposals.masks)
+    def looks(self, dense: Tensor, mask_logits: Tensor, features: Tensor | None) -> Sequence[Any]:
+        """Return for each image what else its masks are named by, None for nothing; arguments are those of `pooled`."""
+        return [None] * len(mask_logits)
 
     def label(
         self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]

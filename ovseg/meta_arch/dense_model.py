@@ -24,16 +24,15 @@ from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.labelling.views import mix, views
 from ovseg.meta_arch.worded_model import WordedModel
-from ovseg.ops.windows import WindowPlan
+from ovseg.ops.late_scores import Scores, make_scores
+from ovseg.ops.windows import WINDOWS_PER_PASS, WindowPlan
 from ovseg.recalibration import Recalibration
 from ovseg.regions import RegionGenerator
 from ovseg.regions.generators import to_pixels
 from ovseg.system.device import to_device
 from ovseg.system.progress import report
 from ovseg.system.values import plain
-from ovseg.vocabulary import TextOptions
-
-WINDOWS_PER_PASS = 16
+from ovseg.vocabulary import Background, TextOptions, Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +119,8 @@ class DenseModel(WordedModel):
         """
         with self.clip.autocast():
             if photos:
-                return self.recalibration.encode_photos(self.clip, windows, photos)
+                shown = self.recalibration.see_photos(self.clip, photos)
+                return self.recalibration.encode_photos(self.clip, windows, shown)
             return self.recalibration.encode(self.clip, windows, regions)
 
     def see(self, images: Tensor) -> list[Seen]:
@@ -136,7 +136,7 @@ class DenseModel(WordedModel):
         areas: Iterable[Tensor | None] = [None] * len(windows)
         if regions is not None and self.recalibration.uses_regions:
             areas = [part[:, 0] for part in plan.cut(regions[:, None], padding=-1).split(WINDOWS_PER_PASS)]
-        whole = self._overview(normal) if len(plan) > 1 else None
+        whole = self._overviews(normal, plan) if len(plan) > 1 else [None] * len(images)
         parts: list[list[list[DenseFeatures]]] = [[] for _ in images]
         done = 0
         for own, area in zip(windows, areas, strict=True):
@@ -144,17 +144,37 @@ class DenseModel(WordedModel):
             of_passed = (photos[done : done + len(own)],) if photos else ()  # whose only window they are
             passed = [self.run_network(*one, *of_passed) for one in shown]
             for place, rows in _shares(done, len(own), len(plan)):
-                known = None if whole is None else whole.rows(slice(place, place + 1))
+                known = whole[place]
                 own_parts = [dense.rows(rows) for dense in passed]
                 parts[place].append(own_parts if known is None else [dense.keeping(known) for dense in own_parts])
             done += len(own)
             report("windows", done, len(plan) * len(images))
         return [Seen(parts[i], plan, image, None if regions is None else regions[i]) for i, image in enumerate(normal)]
 
-    def _overview(self, images: Tensor) -> Kept | None:
-        """Return what all windows of normalised images are to know of them."""
-        with self.clip.autocast():
-            return self.recalibration.overview(self.clip, images)
+    def _overviews(self, images: Tensor, plan: WindowPlan) -> list[Kept | None]:
+        """Return what the windows of each of normalised images are to know of it.
+
+        Images go together that have no more pixels than the windows of a pass.
+        """
+        of_window = plan.rows.size * plan.columns.size
+        count = max(1, WINDOWS_PER_PASS * of_window // (images.shape[2] * images.shape[3]))
+        found: list[Kept | None] = []
+        for part in images.split(count):
+            with self.clip.autocast():
+                seen = self.recalibration.overview(self.clip, part)
+            found += [None if seen is None else seen.rows(slice(i, i + 1)) for i in range(len(part))]
+        return found
+
+    def words(
+        self,
+        vocabulary: Vocabulary,
+        background: str | Background | Iterable[str] | None = None,
+        templates: str | None = None,
+    ) -> Words:
+        """Embed the words of a request, and let the method look at them once; see `WordedModel.words`."""
+        found = super().words(vocabulary, background, templates)
+        with torch.inference_mode():
+            return found.knowing(self.recalibration.of_words(self.clip, found))
 
     def label(
         self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]
@@ -185,14 +205,38 @@ class DenseModel(WordedModel):
             rule = replace(rule, prob_threshold=threshold, threshold_label=-1)
         return Labeller(self.protocol, rule, words.query_to_class, self.clip.mean, self.clip.std)
 
-    def patch_scores(self, seen: Seen, words: Words) -> Tensor:
-        """Return the scores (T, nI * h, nJ * w) of all windows of an image, their grids side by side."""
-        return seen.plan.join(torch.cat([self._scores(part, words) for part in seen.parts]))[0]
+    def patch_scores(self, seen: Seen, words: Words) -> Scores:
+        """Return the scores (T, nI * h, nJ * w) of all windows of an image, their grids side by side.
 
-    def _scores(self, shown: list[DenseFeatures], words: Words) -> Tensor:
-        """Return the patch scores (B, T, h, w) of windows in all their views."""
-        found = [self.recalibration.patch_scores(dense.at(self.clip), words) for dense in shown]
+        Finer ones than those of patches are made a few queries at a time where they are too many to be held.
+        """
+        if self.recalibration.finer == 1:
+            return seen.plan.join(torch.cat([self._scores(part, words) for part in seen.parts]))[0]
+        (high, wide), across = seen.parts[0][0].grid, (len(seen.plan.rows.starts), len(seen.plan.columns.starts))
+        cells = (self.recalibration.finer * high, self.recalibration.finer * wide)
+        shape = (len(words.query_to_class), across[0] * cells[0], across[1] * cells[1])
+        return make_scores(partial(self._some_scores, seen, words, cells), shape, self.clip.device)
+
+    def _scores(self, shown: list[DenseFeatures], words: Words, queries: Tensor | None = None) -> Tensor:
+        """Return the patch scores (B, T, h, w) of windows in all their views, or those (B, t, h, w) of some queries."""
+        method, seen = self.recalibration, [dense.at(self.clip) for dense in shown]
+        found = [
+            method.patch_scores(one, words) if queries is None else method.some_scores(one, words, queries)
+            for one in seen
+        ]
         return mix(found, self.protocol.image_engineering) if len(found) > 1 else found[0]
+
+    def _some_scores(self, seen: Seen, words: Words, cells: tuple[int, int], queries: Tensor) -> Tensor:
+        """Return the scores (t, nI * h, nJ * w) of some queries in windows of so many cells (h, w), one by one."""
+        plan, (high, wide) = seen.plan, cells
+        across = len(plan.columns.starts)
+        found = torch.empty(len(queries), len(plan) // across * high, across * wide, device=self.clip.device)
+        windows = ((part, index) for part in seen.parts for index in range(len(part[0].features)))
+        for place, (part, index) in enumerate(windows):
+            row, column = divmod(place, across)
+            own = self._scores([dense.rows(slice(index, index + 1)) for dense in part], words, queries)[0]
+            found[:, row * high : (row + 1) * high, column * wide : (column + 1) * wide] = own
+        return found
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise images (B, 3, h, w) RGB in 0..255 as CLIP was trained."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,13 @@ class Overviews(Kept):
     def rows(self, rows: slice) -> Overviews:
         """Return what was seen of some of the images."""
         return Overviews([None if one is None else one.rows(rows) for one in self.members])
+
+
+@dataclass(frozen=True)
+class OfMembers:
+    """What a method has found out from the words in the space of each member; see `Recalibration.of_words`."""
+
+    members: tuple[object | None, ...]
 
 
 class OverMembers(Recalibration):
@@ -67,11 +74,15 @@ class OverMembers(Recalibration):
         """Let the method encode images by every member; see `Recalibration.encode`."""
         return _ensemble(clip).seen_by(self.method.encode, images, regions)
 
-    def encode_photos(self, clip: Tower, images: Tensor, photos: Sequence[np.ndarray]) -> DenseFeatures:
-        """Let the method encode images and photographs by every member; see `Recalibration.encode_photos`."""
+    def see_photos(self, clip: Tower, photos: Sequence[np.ndarray]) -> list[Any]:
+        """Let the method look at photographs, once for all members; see `Recalibration.see_photos`."""
+        return list(self.method.see_photos(clip, photos))
+
+    def encode_photos(self, clip: Tower, images: Tensor, seen: Iterable[Any]) -> DenseFeatures:
+        """Let the method encode images by every member; see `Recalibration.encode_photos`."""
 
         def see(tower: Tower, own: Tensor, regions: Tensor | None) -> DenseFeatures:
-            return self.method.encode_photos(tower, own, photos)
+            return self.method.encode_photos(tower, own, seen)
 
         return _ensemble(clip).seen_by(see, images, None)
 
@@ -79,6 +90,10 @@ class OverMembers(Recalibration):
         """Let the method finish the answer by what the first member has seen."""
         first = _ensemble(dense.context.tower).towers[0]
         return self.method.finish(_seen(dense)[0].at(first), answer, shares)
+
+    def check_tower(self, tower: TokenTower) -> None:
+        """Let the method refuse a member."""
+        self.method.check_tower(tower)
 
     def remarks(self, tower: TokenTower) -> tuple[str, ...]:
         """Return what the method says of each member."""
@@ -92,10 +107,27 @@ class OverMembers(Recalibration):
 
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return the weighted sum (B, T, h, w) of the members' scores."""
+        return self._summed(dense, words, self.method.patch_scores)
+
+    @property
+    def finer(self) -> int:
+        """How many times as fine as the grid of the features scores are."""
+        return self.method.finer
+
+    def some_scores(self, dense: DenseFeatures, words: Words, queries: Tensor) -> Tensor:
+        """Return the weighted sum (B, t, H, W) of the members' scores of some queries."""
+        return self._summed(dense, words, lambda seen, own: self.method.some_scores(seen, own, queries))
+
+    def _summed(self, dense: DenseFeatures, words: Words, ask: Callable[[DenseFeatures, Words], Tensor]) -> Tensor:
         clip = _ensemble(dense.context.tower)
         parts = zip(clip.towers, _known(dense), _words_of(clip, words), strict=True)
-        scores = [self.method.patch_scores(seen.at(tower), own) * weight for tower, seen, (own, weight) in parts]
-        return torch.stack(scores).sum(0)
+        return torch.stack([ask(seen.at(tower), own) * weight for tower, seen, (own, weight) in parts]).sum(0)
+
+    def of_words(self, clip: TokenTower, words: Words) -> OfMembers:
+        """Return what the method finds out from the words in the space of each member."""
+        members = _ensemble(clip)
+        own = zip(members.towers, _words_of(members, words), strict=True)
+        return OfMembers(tuple(self.method.of_words(tower, part) for tower, (part, _) in own))
 
     def region_maps(self, dense: DenseFeatures, words: Words) -> list[Tensor]:
         """Return the soft maps of the first member."""
@@ -124,4 +156,6 @@ def _ensemble(clip: Any) -> Ensemble:
 def _words_of(clip: Ensemble, words: Words) -> list[tuple[Words, float]]:
     """Return the words in the space of each member, and its weight in them; see `Ensemble.weigh`."""
     rows, weights = clip.words_of(words.embeddings)
-    return [(replace(words, embeddings=own), weight) for own, weight in zip(rows, weights, strict=True)]
+    found = words.found.members if isinstance(words.found, OfMembers) else (None,) * len(rows)
+    of_each = zip(rows, found, weights, strict=True)
+    return [(replace(words, embeddings=own).knowing(known), weight) for own, known, weight in of_each]

@@ -33,6 +33,14 @@ class Sectioned:
     made_of: ClassVar[Mapping[str, Callable[..., Any]]]
     unrecorded: ClassVar[tuple[str, ...]] = ("criterion",)
 
+    @classmethod
+    def beside(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """Return the backbones of a config, by names as of guides, that stay as they are beside a head and CLIP.
+
+        Weights of models that have some are a head alone; none for most, whose weights bring all along.
+        """
+        return ()
+
 
 class Section:
     """The options of an architecture, checked and complete.

@@ -77,6 +77,11 @@ class WordedModel(nn.Module):
         return LABELS | {CLASS_SCORES}
 
     @property
+    def scores_stand_alone(self) -> bool:
+        """Whether scores are no shares among words: a threshold alone then says what a single class is not."""
+        return False
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What makes results besides the weights and the words, as JSON values; recorded in every result."""
         return {
@@ -159,7 +164,7 @@ class WordedModel(nn.Module):
         policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
         embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text, self.raw_texts)
-        queries = embedder.embed_vocabulary(vocabulary, policy, self.templates_apart)
+        queries = embedder.embed_vocabulary(vocabulary, policy, self.templates_apart, self.scores_stand_alone)
         found = self.clip.weigh(queries, embedder.embed_sentences)
         if self._text_rests is not None:
             self.clip.move_text(self._text_rests)  # the images need the room, and few lists follow

@@ -19,6 +19,8 @@ from ovseg.ops.bilinear import bilinear_matrix
 
 PADDINGS = ("none", "corner", "even")
 RESIZES = ("once", "twice")
+WINDOWS_PER_PASS = 16
+"""How many windows a network is given at a time, whatever the image."""
 
 
 @dataclass(frozen=True)

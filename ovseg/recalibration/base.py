@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -46,7 +46,7 @@ class Recalibration(nn.Module):
         needs: What to record of the blocks before them; it is found in the context.
         uses_regions: Whether it wants region ids of the pixels (``context.regions``) from a region generator.
         whole_image: Whether it must see the image in one window.
-        sees_photo: Whether it sees photographs beside CLIP's view of them, by `encode_photos`.
+        sees_photo: Whether it sees photographs beside CLIP's view of them, by `see_photos` and `encode_photos`.
         attention_only: Whether it changes nothing but the attention of the last blocks: one pass, no second backbone.
         requires: What a tower must have, of the names of `ovseg.clip.tokens`; others are refused before anything runs.
             One that needs `DENSE` alone runs on towers without blocks, too, where none of the hooks up to `joint` runs.
@@ -117,6 +117,13 @@ class Recalibration(nn.Module):
         """Return why no graph can hold the method, or its guide; empty if one can."""
         return f"in {self.name} {self.not_exported}" if self.not_exported else self.why_not_compiled()
 
+    def check_tower(self, tower: TokenTower) -> None:
+        """Refuse a tower for reasons of the method's own; most have none but what they say by `requires` and `blocks`.
+
+        Raises:
+            ConfigError: It does not fit; says why.
+        """
+
     def remarks(self, tower: TokenTower) -> tuple[str, ...]:
         """Return what every result of the method on a tower should say, a line each; nothing for most."""
         return ()
@@ -165,6 +172,23 @@ class Recalibration(nn.Module):
         """
         return dense.cosines(words.rows(dense.cls))
 
+    @property
+    def finer(self) -> int:
+        """How many times as fine as the grid of the features scores are, along each side; 1 for most.
+
+        Where it is more, scores of a query do not depend on the other queries, and `some_scores` is asked in the place
+        of `patch_scores`, window by window: those of all queries may be too many to be held.
+        """
+        return 1
+
+    def some_scores(self, dense: DenseFeatures, words: Words, queries: Tensor) -> Tensor:
+        """Return the scores (B, t, H, W) of some queries (t,) int64; else as `patch_scores`."""
+        return self.patch_scores(dense, words)[:, queries]
+
+    def of_words(self, clip: TokenTower, words: Words) -> object | None:
+        """Return what the method finds out from the words of a request alone, once; `Words.found` has it then."""
+        return None
+
     def region_maps(self, dense: DenseFeatures, words: Words) -> list[Tensor]:
         """Return soft maps (R, a, b) of regions for each image; the regions share labels. Empty for most methods."""
         return []
@@ -173,12 +197,19 @@ class Recalibration(nn.Module):
         """Encode normalised images (B, 3, H, W), with region ids (B, H, W) of their pixels if it uses them."""
         return clip.dense(images, self, regions=regions)
 
-    def encode_photos(self, clip: Tower, images: Tensor, photos: Sequence[np.ndarray]) -> DenseFeatures:
-        """Encode normalised images (B, 3, H, W) and the photographs (H', W', 3) RGB uint8 that they are views of.
+    def see_photos(self, clip: Tower, photos: Sequence[np.ndarray]) -> Iterable[Any]:
+        """Look at photographs (H', W', 3) RGB uint8 alone: all that `encode_photos` is to know of each.
+
+        It is asked for once, whatever number of CLIPs there is: ``clip`` is the one or the ensemble of all.
+        """
+        raise NotImplementedError
+
+    def encode_photos(self, clip: Tower, images: Tensor, seen: Iterable[Any]) -> DenseFeatures:
+        """Encode normalised images (B, 3, H, W), given what `see_photos` saw of the photographs they are views of.
 
         It takes the place of `encode` where the method sees photographs.
         """
-        return self.encode(clip, images)
+        raise NotImplementedError
 
     def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
         """Return the answer as the method leaves it; as it is for most.

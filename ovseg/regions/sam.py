@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.errors import ConfigError
-from ovseg.guides.sam import load_sam
+from ovseg.guides.sam import Apart, load_sam
 from ovseg.regions.generators import REGION_REGISTRY, RegionGenerator, to_pixels
 
 
@@ -35,19 +34,18 @@ class SAM(RegionGenerator):
         super().__init__()
         if points_per_side < 1:
             raise ConfigError(f"points_per_side is {points_per_side}; expected at least 1")
-        sam = load_sam(model_type, checkpoint)
         self.model_type, self.points_per_side = model_type, points_per_side
-        self.weights = hash_tensors(sam.state_dict().items())
-        self._sam = (sam,)  # no module of this one
+        self._sam = Apart(load_sam(model_type, checkpoint))
+        self.weights = self._sam.hash
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """Return the ids (H, W) int64 of an image (3, H, W); the smallest mask of a pixel counts, -1 is in no mask."""
         from segment_anything import SamAutomaticMaskGenerator
 
-        (sam,) = self._sam
         # A generator remembers the image that it is at: threads share the weights, and each call has one of its own.
-        generator = SamAutomaticMaskGenerator(sam.to(image.device), points_per_side=self.points_per_side)
+        sam = self._sam.get(image.device)
+        generator = SamAutomaticMaskGenerator(sam, points_per_side=self.points_per_side)
         return flatten_masks([mask["segmentation"] for mask in generator.generate(to_pixels(image))], image)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ovseg.ops.late_scores import Scores, all_of
+
 _BAND = 64  # rows of pixels whose weights are summed at once
 
 
@@ -34,14 +36,14 @@ def vote(labels: Tensor, regions: Tensor) -> Tensor:
 
 
 def mean_labels(
-    scores: Tensor, rows: Tensor, columns: Tensor, regions: Tensor, query_to_class: Tensor, labels: Tensor
+    scores: Scores, rows: Tensor, columns: Tensor, regions: Tensor, query_to_class: Tensor, labels: Tensor
 ) -> Tensor:
     """Give every region the class of the query with the best mean score over its pixels.
 
     The mean of an upsampled map is linear in the map: one weight per region and cell does it, and no map is upsampled.
 
     Args:
-        scores: Patch scores (T, h, w).
+        scores: Patch scores (T, h, w), or what makes some of them.
         rows: Interpolation matrix (H, h).
         columns: Interpolation matrix (W, w).
         regions: (H, W) int64; pixels of negative ids keep their labels.
@@ -58,7 +60,7 @@ def mean_labels(
     return winners[regions.clamp(min=0)].where(regions >= 0, labels)
 
 
-def region_means(scores: Tensor, rows: Tensor, columns: Tensor, regions: Tensor) -> Tensor:
+def region_means(scores: Scores, rows: Tensor, columns: Tensor, regions: Tensor) -> Tensor:
     """Return the mean upsampled scores (R, T) of the regions 0..R-1; NaN for ids without a pixel. See `mean_labels`."""
     rows, columns = rows.to(scores.device, torch.float32), columns.to(scores.device, torch.float32)
     count = int(regions.max()) + 1
@@ -70,4 +72,5 @@ def region_means(scores: Tensor, rows: Tensor, columns: Tensor, regions: Tensor)
         sums.index_add_(0, place.flatten(), columns.repeat(len(band), 1))
         weights += torch.einsum("yi,yrj->rij", near, sums.unflatten(0, (len(band), count + 1)))
     areas = ids.flatten().bincount(minlength=count + 1)
-    return (torch.einsum("rhw,thw->rt", weights, scores.float()) / areas[:, None])[:count]
+    sums = torch.cat([torch.einsum("rhw,thw->rt", weights, part.float()) for part in all_of(scores)], dim=1)
+    return (sums / areas[:, None])[:count]

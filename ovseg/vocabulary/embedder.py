@@ -129,23 +129,25 @@ class TextEmbedder:
                 self.cache.put(space, part, fresh)
         return torch.stack([rows[text] for text in texts]) if texts else torch.empty(0, 0)
 
-    def embed_vocabulary(self, vocabulary: Vocabulary, background: Background, apart: bool = False) -> Queries:
+    def embed_vocabulary(
+        self, vocabulary: Vocabulary, background: Background, apart: bool = False, alone: bool = False
+    ) -> Queries:
         """Embed all names of a vocabulary and the words that stand for "none of them", engineered as the options say.
 
         Background words come behind the user's and map to class -1, so ids never change. Words that the user's list
-        holds already are left out. With a single class and no background words every pixel would get that class,
-        whatever it shows; then the shipped words serve as contrast.
+        holds already are left out. For a single class see `words_of_no_class`.
 
         Args:
             vocabulary: The classes.
             background: Its words.
             apart: Keep the templates apart: rows (T, M, D) as `embed_apart` gives them, without their mean.
+            alone: See `words_of_no_class`.
 
         Raises:
             WeightsError: As `embed`.
             VocabularyError: Texts of two classes are too long, and what is read of them is the same.
         """
-        extra, notes = words_of_no_class(vocabulary, background)
+        extra, notes = words_of_no_class(vocabulary, background, alone)
         recipe, told = plan(vocabulary, extra, self.options)
         told += say_foreign(self.clip, recipe)
         told += say_long(self.clip, recipe, self.templates, self.options.long_text)
@@ -201,14 +203,26 @@ class TextEmbedder:
         return self.clip.text(prompts)
 
 
-def words_of_no_class(vocabulary: Vocabulary, background: Background) -> tuple[list[str], list[str]]:
-    """Return the words that compete with the classes, and notes on them."""
+def words_of_no_class(
+    vocabulary: Vocabulary, background: Background, alone: bool = False
+) -> tuple[list[str], list[str]]:
+    """Return the words that compete with the classes, and notes on them.
+
+    With a single class and no background words every pixel would get that class, whatever it shows; then the shipped
+    words serve as contrast.
+
+    Args:
+        vocabulary: The classes.
+        background: Its words.
+        alone: Whether scores stand alone, so that a threshold of the background says by itself what a single class is
+            not, and words that compete would only take pixels from it.
+    """
     own = {fold(name) for name in vocabulary.queries}
     notes = []
     extra = [spoken(word) for word in background.words if fold(word) not in own]
     if skipped := [word for word in background.words if fold(word) in own]:
         notes.append(f"background words that are classes here were left out: {', '.join(skipped)}")
-    if len(vocabulary) == 1 and not extra:
+    if len(vocabulary) == 1 and not extra and not (alone and background.threshold):
         extra = [word for word in WORD_LISTS[CURRENT_WORDS] if fold(word) not in own]
         notes.append(
             f"a single class has nothing to differ from: {len(extra)} contrast words ({CURRENT_WORDS}) take part;"

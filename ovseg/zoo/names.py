@@ -235,8 +235,11 @@ def _benchmark(path: Path, model: str, protocol: str) -> list[Layer]:
 
 
 def list_protocols(path: Path) -> list[str]:
-    """Return the benchmarks for which a config has settings, by the names of their vocabulary presets."""
-    return sorted({name for _, settings in read_chain(path) for name in settings.get("BENCHMARKS", {})})
+    """Return the benchmarks for which a config has settings, by the names of their vocabulary presets or data sets."""
+    entries: dict[str, Any] = {}
+    for _, settings in read_chain(path):
+        entries |= settings.get("BENCHMARKS", {})
+    return sorted(name for name, entry in entries.items() if entry is not None)
 
 
 def _not_found(model: str, path: Path) -> Exception:

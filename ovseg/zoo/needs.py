@@ -111,19 +111,18 @@ def needs_of(name: str) -> list[Need]:
     if shared and not shared[0].found:
         return shared  # its config says what else it needs
     spec = resolve(recommended() if name == AUTO else name)
-    if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
-        released = [_released(spec.card, name)]
-        if own := spec.config.MODEL.get("Talk2DINO"):  # whose file is a head for towers of others
-            return [
-                *released,
-                *_clip(ClipSource.of(spec.config.MODEL.CLIP), name),
-                *_guide(f"timm:{own.BACKBONE}", name),
-            ]
-        return released
+    from ovseg.meta_arch import ARCHITECTURES  # with Detectron2's models it takes a second
+    from ovseg.meta_arch.section import Sectioned
+
+    kind = ARCHITECTURES.all()[spec.config.MODEL.META_ARCHITECTURE]
+    named = kind.beside(spec.config) if issubclass(kind, Sectioned) else ()
+    beside = [need for one in named for need in _guide(one, name)]
     source = ClipSource.of(spec.config.MODEL.CLIP)
+    if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
+        return [_released(spec.card, name), *(_clip(source, name) if named else ()), *beside]
     clips = [need for one in source.members or (source,) for need in _clip(one, name)]
     guide = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", ""))
-    return [*shared, *clips, *_guide(guide, name), *_files(spec, name)]
+    return [*shared, *clips, *_guide(guide, name), *beside, *_files(spec, name)]
 
 
 def _shared(name: str) -> list[Need]:

@@ -134,6 +134,8 @@ def read_layers(path: Path) -> list[Layer]:
 def read_entry(path: Path, table: str, name: str, base: Path) -> Layer | None:
     """Read an entry of ``BENCHMARKS`` or ``EMBEDDED`` of a config, or of those it is based on; None if there is none.
 
+    A config withdraws an entry of its base by null.
+
     Args:
         path: The config.
         table: Which of the two.
@@ -143,7 +145,8 @@ def read_entry(path: Path, table: str, name: str, base: Path) -> Layer | None:
     said = next((s["MODEL"]["SOURCE"] for _, s in reversed(read_chain(base)) if "SOURCE" in s.get("MODEL", {})), "")
     for file, settings in reversed(read_chain(path)):
         if name in settings.get(table, {}):
-            entry = settings[table][name]
+            if (entry := settings[table][name]) is None:
+                return None
             return Layer(_source(file, entry.get("SOURCE", said), f", {table}.{name}"), {"MODEL": entry})
     return None
 

@@ -236,7 +236,11 @@ def test_what_is_known_to_be_gated_says_so_without_a_network(hub, capsys, monkey
     for command in (("download", "sam3"), segment):
         status, _, error = run(capsys, *command)
         page = "https://huggingface.co/facebook/sam3"
-        steps = (f"1. make an account and accept the licence at {page}", "2. wait for consent", "3. fetch ")
+        steps = (
+            f"1. make an account, accept the licence at {page} and wait for consent, ",
+            "2. fetch ",
+            "3. put it at ",
+        )
         assert status == 2 and all(step in error for step in steps)
         assert error.endswith("; or take 'naclip/ViT-B-16/openai', which is open\n")
 

@@ -10,7 +10,9 @@ import ovseg
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.errors import ConfigError
 from ovseg.labelling.scores import upsample
+from ovseg.ops import late_scores
 from ovseg.refinement import pamr
+from tests.meta_arch.tester import Largest
 
 PROTOCOL = {"SHORT_SIDE": 64, "WINDOW": 0, "PAMR_STEPS": 3, "PAMR_DILATIONS": [1, 4], "PAMR_AT": "network"}
 
@@ -60,3 +62,37 @@ def test_in_windows_equals_its_parts(tiny_clip) -> None:
     assert len(plan) == 6
     expected = (model.rule.logit_scale * full).softmax(0)
     torch.testing.assert_close(answer.class_scores, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"WINDOW": 48, "STRIDE": 24, "PAMR_AT": "window", "SOFTMAX": False}])
+def test_many_words_are_refined_a_few_at_a_time(tiny_clip, monkeypatch, changes) -> None:
+    """Nobody holds the refined maps of all of them, and all that is made of these is the same."""
+    segmenter = ovseg.load(
+        tiny_clip, "cpu", overrides={"MODEL": {"PROTOCOL": {**PROTOCOL, "PAMR_STEPS": 1, **changes}}}
+    )
+    asked, model = [segmenter.words([f"word {i}" for i in range(count)]) for count in (60, 25)], segmenter.model
+    encoded, size = model.encode([torch.randint(0, 256, (3, 64, 88), dtype=torch.uint8)]), (60, 85)
+    whole = [model.answer(encoded, 0, size, words, LABELS | {CLASS_SCORES}) for words in asked]
+    told = model.explain(encoded, 0, size, asked[1], (31, 40))
+    monkeypatch.setattr(late_scores, "AT_ONCE", 7 * 64 * 88)
+    few = [model.answer(encoded, 0, size, words, LABELS | {CLASS_SCORES}) for words in asked]
+    for found, wanted in zip(few, whole, strict=True):
+        assert (found.labels == wanted.labels).float().mean() > 0.999
+        torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.class_scores, wanted.class_scores, atol=1e-5, rtol=1e-4)
+    found = model.explain(encoded, 0, size, asked[1], (31, 40))
+    torch.testing.assert_close(found.scores, told.scores, atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr("ovseg.labelling.scores._CHUNK", 2**16)
+    with Largest() as largest:
+        model.answer(encoded, 0, size, asked[0])
+    assert largest.numbers < 25 * 64 * 88
+
+
+def test_regions_share_labels_of_words_that_are_refined_a_few_at_a_time(tiny_clip, monkeypatch) -> None:
+    changes = {"PROTOCOL": {**PROTOCOL, "REGION_RULE": "mean"}, "REGIONS": {"NAME": "MeanShift"}}
+    segmenter = ovseg.load(tiny_clip, "cpu", overrides={"MODEL": changes})
+    words, model = segmenter.words([f"word {i}" for i in range(40)]), segmenter.model
+    encoded = model.encode([torch.randint(0, 256, (3, 64, 88), dtype=torch.uint8)])
+    wanted = model.answer(encoded, 0, (64, 88), words)
+    monkeypatch.setattr(late_scores, "AT_ONCE", 13 * 64 * 88)
+    assert (model.answer(encoded, 0, (64, 88), words).labels == wanted.labels).float().mean() > 0.999

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -124,5 +126,21 @@ def test_whether_true_masks_move_too(both):
 def test_mistakes_are_one_line():
     with pytest.raises(ConfigError, match="adapter_stage is 'warmup'; expected one of ground-truth, mixed"):
         AdapterRule(adapter_stage="warmup")
-    with pytest.raises(ConfigError, match="learns by 0 true and 8 matched masks; expected at least one of each"):
-        AdapterRule(adapter_true_masks=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("true_masks", 0, "is 0; expected at least 1"),
+        ("matched_masks", -1, "is -1; expected at least 1"),
+        ("overlap", 1.5, "is 1.5; expected a share from 0 to below 1"),
+        ("overlap", 70, "is 70; expected a share from 0 to below 1"),
+        ("inside", 40, "is 40; expected 0 to 1"),
+        ("inside", float("nan"), "is nan; expected 0 to 1"),
+        ("loss_weights", (2.0, -5.0), "is -5.0; expected at least 0"),
+        ("loss_weights", (2.0,), "is (2.0,); expected two, of classes and pairs"),
+    ],
+)
+def test_numbers_out_of_range(name, value, message):
+    with pytest.raises(ConfigError, match=re.escape(f"adapter_{name} {message}")):
+        AdapterRule(**{f"adapter_{name}": value})

@@ -136,6 +136,16 @@ def test_without_an_adapter_masks_are_pooled_as_ever(file, plain, tiny_convnext)
     assert torch.equal(adapter.masks, wanted.masks) and (adapter.pooled - wanted.pooled).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["fcclip", "fcclip_adapter", "maft_plus", "maft_plus_adapter"])
+def test_features_come_to_the_joint_space_once_an_image_at_most(kind, tiny_convnext, monkeypatch):
+    options = TINY if kind.endswith("adapter") else {}
+    model, calls = models.build(kind, tiny_convnext, **options), []
+    own = type(model).image_features
+    monkeypatch.setattr(type(model), "image_features", lambda self, dense: calls.append(1) or own(self, dense))
+    results(model)
+    assert len(calls) == (kind != "fcclip")
+
+
 @pytest.mark.parametrize("stage", ["ground-truth", "mixed"])
 def test_training_lowers_the_losses(file, plain, tiny_convnext, stage):
     torch.manual_seed(0)

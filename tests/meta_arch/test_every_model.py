@@ -109,6 +109,18 @@ class TestEveryModel:
         (found,) = ask(model, pictures()[:1], alone, case.gives)
         assert set(found.labels.unique().tolist()) <= {-1, 0} and len(found.class_scores) == 1
 
+    def test_a_single_class_with_a_threshold_is_alone_where_scores_stand_alone(self, case, model):
+        alone, encoded = model.words(words("cat"), "threshold:0.4"), model.encode(pictures()[:1])
+        stand_alone = case.file in ("talk2dino", "sam3")
+        assert (len(alone.texts) == 1) == stand_alone == getattr(model, "scores_stand_alone", False)
+        assert len(model.words(words("cat"), "sky, wall").texts) == 3
+        if stand_alone:
+            (found,) = ask(model, pictures()[:1], alone, case.gives)
+            middle = float(found.class_scores.median())
+            split = model.answer(encoded, 0, found.labels.shape, model.words(words("cat"), f"threshold:{middle}"))
+            wanted = torch.where(found.class_scores[0] < middle, -1, 0)
+            assert (split.labels == wanted).float().mean() > 0.999 and len(wanted.unique()) == 2
+
     def test_no_map_of_all_classes_is_made_unless_it_is_wanted(self, case, model):
         many = model.words(words(*(f"thing {i}" for i in range(case.many))))
         encoded, size = model.encode(pictures()[:1]), (200, 208)

@@ -93,11 +93,15 @@ def test_what_a_case_leaves_out_is_not_compared(tool, case, capsys):
     assert line.endswith("(1 outputs, 1 intermediates, 2 more that the case does not hold)")
 
 
+FROM_BOXES = {"native_text_only"}
+"""Cases of SAM 3 whose state dict lacks a weight, the references of its decoder, which only their boxes tell."""
+
+
 @pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_runner_copes_with_a_single_output(tool, path):
     case = tool.read_case(path)
     outputs = [key for key in sorted(case.tensors) if key.startswith("output.")]
-    kept = outputs[len(outputs) // 2]
+    kept = "output.pred_boxes" if path.stem in FROM_BOXES else outputs[len(outputs) // 2]
     tensors = {k: v for k, v in case.tensors.items() if k == kept or not k.startswith(("output.", "intermediate."))}
     one = replace(case, tensors=tensors)
     with torch.no_grad():

@@ -46,6 +46,16 @@ def test_goldens_are_those_of_the_folder(row):
     assert row[-1].strip(" |") == expected
 
 
+def test_costs_say_where_they_were_measured_and_of_what():
+    costs = tool.read_costs()
+    for name, own in costs["rows"].items():
+        assert own["attention_only"] == recalibration_class(name).attention_only, name
+    marked = {re.search(r"\[(\w+)\]", row[0])[1] for row in ROWS if row[2].endswith(tool.MARK)}
+    assert marked == {name for name, own in costs["rows"].items() if own.get("where")}
+    page = (ROOT / "docs/methods.md").read_text()
+    assert all(own["where"] in page for own in (costs, *costs["rows"].values()) if own.get("where"))
+
+
 def test_a_method_without_a_measured_cost_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(tool, "COSTS", tmp_path / "costs.json")
     with pytest.raises(InputError, match=r"make it with tools/benchmark\.py recalibrations"):

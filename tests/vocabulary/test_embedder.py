@@ -11,7 +11,7 @@ from ovseg.errors import UnknownNameError, WeightsError
 from ovseg.system.progress import listening, report
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, Vocabulary
 from ovseg.vocabulary import embedder as embedding
-from ovseg.vocabulary.embedder import PROMPTS_PER_CALL
+from ovseg.vocabulary.embedder import PROMPTS_PER_CALL, words_of_no_class
 from ovseg.vocabulary.words import WORD_LISTS
 
 
@@ -181,3 +181,10 @@ def test_contrast_words(classes: str, background: Background, expected: int) -> 
     assert len(told) == (expected > 0) and found.count(-1) == expected + (classes == "cat" and background.words != ())
     assert not told or str(expected) in told[0]
     assert len(WORD_LISTS["words-v1"]) == 36
+
+
+def test_scores_that_stand_alone_need_no_contrast_beside_a_threshold() -> None:
+    vocabulary = Vocabulary.parse("cat")
+    for background, expected in ((Background(), 36), (Background("threshold:0.4", threshold=0.4), 0)):
+        extra, notes = words_of_no_class(vocabulary, background, alone=True)
+        assert len(extra) == expected and len(notes) == (expected > 0)

@@ -16,7 +16,7 @@ from ovseg.config import config_root, read_config, shipped_configs
 from ovseg.errors import ConfigError, DownloadError, OvsegError, UnknownNameError, WeightsError
 from ovseg.meta_arch.san.weights import official_name
 from ovseg.recalibration import list_recalibrations
-from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary import Vocabulary, parse_background
 from ovseg.zoo import build, card, list_models, model_config, resolve
 from ovseg.zoo.names import list_protocols, method_config
 from ovseg.zoo.released import find_released
@@ -100,7 +100,8 @@ def test_tables_name_presets_and_say_something_new():
         for name in list_protocols(path):
             spec = resolve(f"{method}/mini", name)
             words = spec.config.MODEL.TEXT.VOCABULARY
-            assert words == "" or len(Vocabulary.parse(words)) > 1
+            rest = parse_background(spec.config.MODEL.TEXT.BACKGROUND).words
+            assert words == "" or len(Vocabulary.parse(words)) + len(rest) > 1
             entry = spec.layers[0].settings["MODEL"]
             assert spec.layers[0].source.startswith(f"training_free/{path.name}, BENCHMARKS.{name} (github.com/")
             assert not list(_stated(entry, read_config(path)["MODEL"])), (method, name)

@@ -16,7 +16,7 @@ from benchmarks.figures import Figure, add_report_arguments, check_report_argume
 from ovseg.contract import Words
 from ovseg.data.images import read_image
 from ovseg.errors import InputError
-from ovseg.meta_arch.sam3.prefilter import Prefilter
+from ovseg.meta_arch.sam3.prefilter import Prefilter, open_screen
 from ovseg.vocabulary import TextCache, Vocabulary, parse_background
 from ovseg.zoo import model_config
 
@@ -38,7 +38,10 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise InputError(f"'{args.data}' is no split of Scenes ({error}); see `ovseg datasets scenes`") from error
     config = model_config("sam3/sam3.yaml", {"MODEL": {"CLIP": {"FOLDER": args.clip}}}).MODEL
-    prefilter = Prefilter.from_config(config, 0.0)
+    thresholds = [float(one) for one in args.thresholds.split(",")]
+    prefilter = open_screen(config, prefilter=thresholds[0])
+    if prefilter is None:
+        raise InputError(f"--thresholds is {args.thresholds}; expected shares above 0")
     places = {category["id"]: place for place, category in enumerate(told["categories"])}
     words = read(prefilter, [category["name"] for category in told["categories"]])
     files = {image["id"]: image["file_name"] for image in told["images"]}
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         seconds += time.perf_counter() - start
         shown.append((features, there))
     figures = [Figure(f"{len(words.texts)} words: the CLIP's look at an image", seconds / len(shown), "s")]
-    for least in map(float, args.thresholds.split(",")):
+    for least in thresholds:
         figures += at(prefilter, least, shown, rows, words)
     return report(f"prefilter of SAM 3 by {prefilter.clip.name}, {len(shown)} images", figures, args, before)
 

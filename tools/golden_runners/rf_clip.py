@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from golden_runners.common import Shown, build_clip, build_method, empty_context, score_rule, show
 from golden_runners.product import make_words
 from ovseg.clip import ViTClip
+from ovseg.guides.base import unit_patches
 from ovseg.labelling.protocol import Protocol
 from ovseg.recalibration.rf_clip import RF_CLIP, stream
 from ovseg.recalibration.rf_clip.following_words import groups, lean
@@ -90,7 +90,7 @@ def first_window(shown: Shown, method: RF_CLIP) -> dict[str, Tensor]:
     """Return what the first window of the image shows."""
     dense, rows = shown.dense[0].rows(slice(0, 1)), shown.words.embeddings
     fits, members = method.fits(dense, rows[None]), groups(rows, method.group_distance)
-    patches = F.normalize(dense.features.flatten(2).mT, dim=-1)
+    patches = unit_patches(dense.features)
     return {
         "intermediate.clusters": members,
         "intermediate.window0_features": patches,

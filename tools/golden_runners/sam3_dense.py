@@ -12,6 +12,7 @@ from ovseg.contract import CLASS_SCORES, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.labelling.mask_resize import plan_resize
 from ovseg.labelling.protocol import Protocol
+from ovseg.meta_arch.sam3.asking import maps
 from ovseg.meta_arch.sam3.concept_bank import crop, fuse
 from ovseg.meta_arch.sam3.fusion import ARGMAX, CONCEPTBANK, Fusion
 from ovseg.meta_arch.sam3.labels import Thresholds, plan_canvas, scores_in
@@ -22,6 +23,7 @@ from ovseg.meta_arch.sam3.texts import Phrases, pack
 from ovseg.meta_arch.sam3.weights import fill, to_transformers
 from ovseg.ops.windows import plan_windows
 from ovseg.vocabulary import Vocabulary, parse_background
+from ovseg.zoo import model_config
 
 IGNORED = 255
 REFERENCES = "detr_decoder.reference_points.weight"
@@ -82,11 +84,17 @@ def outputs(network: Sam3Network, answer: Found) -> dict[str, Tensor]:
     every = torch.arange(answer.scores.shape[1])
     return {
         "output.pred_masks": torch.stack([network.masks(answer, own, every) for own in range(len(answer.scores))]),
-        "output.pred_boxes": network.boxes(answer),
+        "output.pred_boxes": corners(answer.boxes),
         "output.pred_logits": answer.scores,
         "output.presence_logits": answer.presence[:, None],
         "output.semantic_seg": network.semantic(answer)[:, None],
     }
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Return left, top, right and bottom (k, Q, 4) of boxes by centre and size."""
+    centre, size = boxes.split(2, -1)
+    return torch.cat([centre - size / 2, centre + size / 2], -1)
 
 
 def native(case: Any) -> dict[str, Tensor]:
@@ -121,7 +129,7 @@ def references(network: Sam3Network, inputs: dict[str, Tensor], mask: Tensor, wa
 
     def miss(given: Tensor) -> Tensor:
         place.copy_(given.view_as(place))
-        return (network.boxes(network.ask(seen, tokens, mask[:1])) - wanted[:1]).flatten()
+        return (corners(network.ask(seen, tokens, mask[:1]).boxes) - wanted[:1]).flatten()
 
     middle, size = (wanted[0, :, :2] + wanted[0, :, 2:]) / 2, wanted[0, :, 2:] - wanted[0, :, :2]
     given, step = torch.logit(torch.cat([middle, size], -1), 1e-3).double().flatten(), 1e-6
@@ -161,7 +169,7 @@ class Recorded(Sam3Network):
 
     def semantic(self, found: Found) -> Tensor:
         """Return those of the case."""
-        return found.references[:, 0]
+        return found.boxes[:, 0]
 
     def masks(self, found: Found, phrase: int, queries: Tensor) -> Tensor:
         """Return those of the case."""
@@ -190,9 +198,9 @@ TINY = {
 """A network whose answers are never asked for."""
 
 
-def build(network: Sam3Network, config: dict[str, Any], fusion: Fusion, size: tuple[int, int]) -> SAM3:
-    """Build the model of a case: photographs are cut at their own size, and otherwise squeezed whole."""
-    crop_side = config.get("slide_crop", 0)
+def build(network: Sam3Network, config: dict[str, Any], fusion: Fusion) -> SAM3:
+    """Build the model of a case, as it is shipped but for what the case says."""
+    crop_side, shipped = config.get("slide_crop", 0), model_config("sam3/sam3.yaml").MODEL.PROTOCOL
     per_class = config.get("bg_thr_per_class") or ()
     return SAM3(
         network,
@@ -200,15 +208,23 @@ def build(network: Sam3Network, config: dict[str, Any], fusion: Fusion, size: tu
         Thresholds(
             config.get("prob_thd", config.get("bg_thr", 0.0)),
             config.get("bg_idx", -1),
-            class_thresholds=tuple(per_class),
+            class_thresholds=dict(zip(map(class_name, range(len(per_class))), per_class, strict=True))
+            if any(value > 1e-6 for value in per_class)
+            else None,
             ignore_threshold=config.get("ig_thr", 0.0),
         ),
         ObjectRule(),
-        SizeRule(min(size), max(size)),
+        SizeRule(shipped.SHORT_SIDE, shipped.LONG_SIDE, shipped.ASPECT),
         Protocol(crop_side, config.get("slide_stride", 0), "none", "twice"),
         "none",
         "none",
+        geometry_token=config.get("geometry_cls", True),
     ).eval()
+
+
+def class_name(number: int) -> str:
+    """Return what a class is called of which a case has no word."""
+    return f"class {number}"
 
 
 def make_words(rows: Tensor, names: list[str], classes: list[int], model: SAM3) -> Words:
@@ -265,9 +281,9 @@ def fusion(case: Any) -> dict[str, Tensor]:
     config, inputs = case.config, case.group("input")
     windows = sorted({int(key.split(".")[0][4:]) for key in inputs if key.startswith("crop")})
     answers = [case.group(f"input.crop{i}") for i in windows] if windows else [inputs]
-    image, first = inputs["image"], case.tensors.get("intermediate.preprocessed_0")
+    first = case.tensors.get("intermediate.preprocessed_0")
     network = Recorded(28 if first is None else first.shape[-1], answers)
-    model = build(network, config, segearth(config), (image.shape[1], image.shape[2]))
+    model = build(network, config, segearth(config))
     rows = numbered(len(config["query_words"]), network.channels)
     words = make_words(rows, config["query_words"], config["query_idx"], model)
     found = fused(case, model, words, tuple(config["ori_shape"]))
@@ -280,13 +296,12 @@ def end_to_end(case: Any) -> dict[str, Tensor]:
     network = build_network(config["sam3_config"], "the case", empty=True)
     fill(network, case.group("state_dict"), "the case")
     image = inputs["image"]
-    model = build(network, config, segearth(config), (image.shape[1], image.shape[2]))
-    network.geometry_token = config["geometry_cls"]
+    model = build(network, config, segearth(config))
     mask = inputs["attention_mask"].bool()
     rows = pack(network.read(inputs["input_ids"], mask), mask)
     words = make_words(rows, config["query_words"], config["query_idx"], model)
     found = fused(case, model, words, (image.shape[1], image.shape[2]))
-    squeezed = model.squeeze(image[None]).float() / 255
+    squeezed = network.squeeze(image[None]).float() / 255
     return found | {"intermediate.pixel_values": (squeezed - 0.5) / 0.5}
 
 
@@ -302,8 +317,8 @@ def conceptbank(case: Any) -> dict[str, Tensor]:
         semantic=config["use_sem_seg"],
         presence=config["use_presence_instance"],
     )
-    model = build(network, config, rule, size)
-    names = [f"class {i}" for i in range(len(inputs["pred_logits"]))]
+    model = build(network, config, rule)
+    names = [class_name(i) for i in range(len(inputs["pred_logits"]))]
     words = make_words(numbered(len(names), network.channels), names, list(range(len(names))), model)
     found = fused(case, model, words, size)
     found["output.pred"][found["output.pred"] < 0] = IGNORED
@@ -332,10 +347,10 @@ def tokens(case: Any) -> dict[str, Tensor]:
 def maps_of(inputs: dict[str, Tensor], rule: Fusion, size: tuple[int, int]) -> Tensor:
     """Return the scores (k, H, W) of phrases by a rule."""
     network = Recorded(28, [inputs])
-    model = build(network, {}, rule, size)
     rows = torch.arange(len(inputs["pred_logits"]))
     seen = SeenImage(*(one[0] for one in network.see(torch.zeros(1, 3, 28, 28))))
-    parts = [model.maps(network.ask(seen, rows.view(-1, 1, 1).float(), torch.ones(len(rows), 1)))]
+    found = network.ask(seen, rows.view(-1, 1, 1).float(), torch.ones(len(rows), 1))
+    parts = [maps(network, found, rule, rule.uses_masks)]
     grid = tuple(inputs["semantic_seg"].shape[2:])
     canvas = plan_canvas(plan_windows(size, 1), size, size, grid, rule, True)
     return scores_in(canvas, (slice(0, size[0]), slice(0, size[1])), parts, rule, rows)
@@ -346,8 +361,7 @@ def pre_and_post(case: Any) -> dict[str, Tensor]:
     config, inputs = case.config, case.group("input")
     size = tuple(config["target_size"])
     network = Recorded(config["size"], [inputs])
-    model = build(network, {}, Fusion(fusion=ARGMAX), size)
-    squeezed = (model.squeeze(inputs["image"][None]).float() / 255 - 0.5) / 0.5
+    squeezed = (network.squeeze(inputs["image"][None]).float() / 255 - 0.5) / 0.5
     plain = maps_of(inputs, Fusion(fusion=ARGMAX, presence=False), size)
     sure = maps_of(inputs, Fusion(fusion=ARGMAX), size)
     after = maps_of(inputs, Fusion(instance=False, presence=False), size)

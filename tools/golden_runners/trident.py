@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import cv2
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -17,12 +20,15 @@ from ovseg.clip import ViTClip
 from ovseg.contract import CLASS_SCORES, LABELS, Answer, Words
 from ovseg.data.preprocessing import SizeRule
 from ovseg.guides.base import IMAGENET_MEAN, IMAGENET_STD
-from ovseg.guides.sam_image import cells, last_attention, look
+from ovseg.guides.sam_image import SamImage, cells, last_attention, look
 from ovseg.guides.timm import TimmGuide
 from ovseg.labelling.protocol import Protocol
+from ovseg.labelling.scores import ScoreRule
+from ovseg.labelling.shares import ClassShares
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.recalibration.trident import Trident, splicing
 from ovseg.recalibration.trident.correlation import correlation, row_bounds
+from ovseg.recalibration.trident.region_prompts import Prompting, asked, claims, half_size, redraw
 from ovseg.recalibration.trident.sam_mixing import whole_patches
 
 EVERY = 6  # of the rows of SAM's correlation is in the cases
@@ -63,9 +69,44 @@ def run(case: Any) -> dict[str, Tensor]:
             least_area=own["minimal_area"],
             mask_factor=own["sam_mask_coff"],
             least_quality=own["sam_iou_thresh"],
+            mask_prompt="original",
         )
-        answer = answered(build(clip, method, config, view), photo, words, size)
+        before, answer = answer, answered(build(clip, method, config, view), photo, words, size)
+        shares = ClassShares(*of_classes(coarse, seen, words, size))
+        sight = look(sam, whole_patches(photo.permute(1, 2, 0).numpy(), clip.patch_size))[0]
+        answer = replace(answer, class_scores=original_scores(sam, sight, before, answer, shares, method.prompting))
     return found | {"output.class_scores": answer.class_scores, "output.pred": answer.labels[None]}
+
+
+def of_classes(
+    model: TrainingFree, seen: Any, words: Words, size: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, ScoreRule]:
+    """Return of what the probabilities of classes are made."""
+    scores = model.patch_scores(seen, words)
+    matrices = seen.plan.matrices((size[0], size[1]), (scores.shape[1], scores.shape[2]))
+    return scores, *matrices, words.query_to_class, model.rule
+
+
+def original_scores(
+    sam: Any, image: SamImage, before: Answer, after: Answer, shares: ClassShares, rule: Prompting
+) -> Tensor:
+    """Return the original's scores of classes (K, H, W), which do not follow the labels where nothing was redrawn.
+
+    They are 0 there; in regions whose mask was not kept none is below what it was before. Labels are the same.
+    """
+    failed = torch.zeros(half_size(before.labels))
+    drawn = torch.zeros(before.labels.shape, dtype=torch.bool)
+    for _, own, share in claims(before.labels, shares, rule):
+        drawn |= redraw(sam, image, own, share, rule) > 0
+        parts = torch.from_numpy(cv2.connectedComponents(own.byte().numpy(), connectivity=8)[1])
+        for points, _, quality in asked(sam, image, own, share, rule):
+            x, y = points[quality <= rule.least_quality].long().unbind(1)
+            failed[torch.isin(parts, parts[y, x])] = 1
+    if not drawn.any():
+        return before.class_scores
+    there = F.interpolate(failed[None, None], tuple(drawn.shape), mode="nearest")[0, 0] > 0
+    scores = torch.where(drawn, after.class_scores, 0)
+    return torch.where(there, torch.maximum(scores, before.class_scores), scores)
 
 
 def similarity(inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:

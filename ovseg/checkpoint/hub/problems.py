@@ -59,14 +59,22 @@ def refused(source: Source, error: urllib.error.HTTPError, place: Path, near: st
 
 
 def _gated(source: Source, code: int) -> str:
-    page = f"{HUB}/{source.repo}"
+    token = "`hf auth login` or HF_TOKEN"
     if code == 403:
-        steps = f"your token has no access: 1. accept the licence at {page} as the token's owner and wait for consent, "
-        steps += "2. see that the token may read gated repositories (`hf auth login` or HF_TOKEN), 3. run again"
+        why, agreed = "your token has no access", _agreed(source, "as the token's owner")
+        known = f"see that it may read gated repositories ({token})"
     else:
-        steps = f"it is not for everybody: 1. make an account and accept the licence at {page}, "
-        steps += "2. say who you are with `hf auth login` or HF_TOKEN, 3. run again"
-    return f"{source.repo} is gated ({code}), {steps}{_or_open(source)}"
+        why, agreed, known = "it is not for everybody", _agreed(source), f"say who you are with {token}"
+    return f"{source.repo} is gated ({code}), {why}: {_steps(agreed, known, 'run again')}{_or_open(source)}"
+
+
+def _agreed(source: Source, who: str = "make an account,") -> str:
+    """Return the step that opens a gated repository."""
+    return f"{who} accept the licence at {HUB}/{source.repo} and wait for consent"
+
+
+def _steps(*steps: str) -> str:
+    return ", ".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
 def _or_open(source: Source) -> str:
@@ -150,11 +158,10 @@ def wrong_content(source: Source, address: str, found: str, expected: str, size:
 
 def by_hand(source: Source, place: Path) -> str:
     """Return the way that is always open."""
-    way = f"fetch {source.address} where there is a network and put it at '{place}'"
+    fetch, put = f"fetch {source.address} where there is a network", f"put it at '{place}'"
     if not source.gated:
-        return way
-    account = f"make an account and accept the licence at {HUB}/{source.repo}"
-    return f"get it by hand, for it is gated: 1. {account}, 2. wait for consent, 3. {way}{_or_open(source)}"
+        return f"{fetch} and {put}"
+    return f"get it by hand, for it is gated: {_steps(_agreed(source), fetch, put)}{_or_open(source)}"
 
 
 def _host(source: Source) -> str:

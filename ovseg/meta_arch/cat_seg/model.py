@@ -109,7 +109,7 @@ class CATSeg(CostModel):
         _check_taps(clip, taps, clip.handed_over(recalibration) or 1)
         all_at_least(1, size_divisibility=size_divisibility)
         self.size_divisibility, self.padding_stays = size_divisibility, padding_stays
-        self.criterion, self.most, self.names = criterion, aggregator.most, one_of("names", names, NAMES)
+        self.criterion, self.names, self.most = criterion, one_of("names", names, NAMES), aggregator.most
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(clip.width, out, side, side)
             for out, side in zip(aggregator.decoder.tapped, (2, 4), strict=True)

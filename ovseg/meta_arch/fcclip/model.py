@@ -22,7 +22,6 @@ from ovseg.meta_arch.fcclip.weights import OFFICIAL
 from ovseg.meta_arch.section import lower_keys
 from ovseg.ops.mask_pooling import resize_masks
 from ovseg.proposals.ensemble import Ensemble
-from ovseg.proposals.masked_decoder import Proposals
 from ovseg.recalibration import RECALIBRATIONS
 from ovseg.system.registry import build
 
@@ -85,12 +84,11 @@ class FCCLIP(AdaptableModel):
             **({"recalibration": method.name, "options": method.options} if method else {}),
         }
 
-    def looks(self, levels: dict[str, Tensor], proposals: Proposals) -> Sequence[Any]:
+    def looks(self, dense: Tensor, mask_logits: Tensor, features: Tensor | None) -> Sequence[Any]:
         """Return for each image which of its masks (Q,) have a pixel on CLIP's grid, where that counts."""
         if not self.ensemble.valid_masks_only:
-            return super().looks(levels, proposals)
-        dense = levels["dense"]
-        return list(valid_masks(proposals.masks, (dense.shape[2], dense.shape[3])))
+            return super().looks(dense, mask_logits, features)
+        return list(valid_masks(mask_logits, (dense.shape[2], dense.shape[3])))
 
     def class_scores(self, seen: Proposed, trained: Tensor, words: Words) -> Tensor:
         """Mix the trained classifier with the CLIP's own, which sees what it sees inside of each mask."""

@@ -29,7 +29,7 @@ from ovseg.meta_arch.maft_plus.representation import representation_loss
 from ovseg.meta_arch.maft_plus.weights import OFFICIAL
 from ovseg.meta_arch.section import Section
 from ovseg.proposals.ensemble import Ensemble
-from ovseg.proposals.masked_decoder import MaskedDecoder, Proposals
+from ovseg.proposals.masked_decoder import MaskedDecoder
 
 
 def shares_of_clip(*, alpha: float = 1.0, beta: float = 1.0) -> Ensemble:
@@ -116,9 +116,13 @@ class MAFTPlus(AdaptableModel):
         tower.trunk.to(self.clip.device, self.clip.dtype)
         return tower
 
-    def looks(self, levels: dict[str, Tensor], proposals: Proposals) -> Sequence[Tensor]:
+    def joint_features(self, dense: Tensor) -> Tensor:
+        """Return `image_features`, for texts that look at the image and an adapter that looks for masks."""
+        return self.image_features(dense)
+
+    def looks(self, dense: Tensor, mask_logits: Tensor, features: Tensor | None) -> Sequence[Any]:
         """Return what the texts look at, (D, h, w) for each image."""
-        return list(self.image_features(levels["dense"]))
+        return super().looks(dense, mask_logits, features) if features is None else list(features)
 
     def class_scores(self, seen: Proposed, trained: Tensor, words: Words) -> Tensor:
         """Mix the trained classifier with CLIP, which names the masks by the texts of the image."""

@@ -6,27 +6,29 @@ them by soft Dice, and the tokens of the good ones averaged. It needs labels, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg.clip.normalise import normalise
 from ovseg.errors import InputError
+from ovseg.meta_arch.sam3.asking import ask
 from ovseg.meta_arch.sam3.fusion import CONCEPTBANK, Fusion
 from ovseg.meta_arch.sam3.labels import plan_canvas, scores_in
 from ovseg.meta_arch.sam3.model import SAM3
 from ovseg.meta_arch.sam3.texts import Phrases, pack, shortened, unpack
+from ovseg.ops.linear_layers import fast_products
 from ovseg.vocabulary import Vocabulary, parse_background
 
 PADDING, LEAST_SIDE = 0.2, 128
 """Of the square around a class, as a share of its longer side; and its least side in pixels."""
 GREY = 127
 SHARE = 0.9
-"""Of the crop as it is in its embedding; the rest is that of the class alone."""
-NEAR_BEST, KEEP_NAME, TEMPERATURE = 0.3, 0.02, 0.05
+"""Of the crop as it is in all that is made of it; the rest is that of the class alone."""
+NEAR_BEST, TEMPERATURE = 0.3, 0.05
 RATING = Fusion(fusion=CONCEPTBANK, confidence=0.1, top_k=100)
 """By which phrases are rated."""
 
@@ -62,20 +64,19 @@ def crop(
     mask = labels == class_id
     if not bool(mask.any()):
         return None
-    (top, bottom), (left, right) = (mask.any(axis).nonzero().flatten()[[0, -1]].tolist() for axis in (1, 0))
-    longer = max(bottom - top, right - left) + 1
-    side = max(longer + 2 * int(padding * longer), least)
+    ends = [mask.any(axis).nonzero().flatten()[[0, -1]].tolist() for axis in (1, 0)]
+    further = int(padding * max(last - first + 1 for first, last in ends))
+    wide = [
+        (max(0, first - further), min(length - 1, last + further))
+        for (first, last), length in zip(ends, labels.shape, strict=True)
+    ]
+    half = max(least, *(last - first + 1 for first, last in wide)) // 2
     (y1, y2), (x1, x2) = (
-        _around(*ends, side, length) for ends, length in zip(((top, bottom), (left, right)), labels.shape, strict=True)
+        (max(0, (first + last) // 2 - half), min(length - 1, (first + last) // 2 + half))
+        for (first, last), length in zip(wide, labels.shape, strict=True)
     )
     context, own = image[:, y1 : y2 + 1, x1 : x2 + 1], mask[y1 : y2 + 1, x1 : x2 + 1]
     return Crop((x1, y1, x2, y2), context, context.where(own, torch.full_like(context, GREY)), own)
-
-
-def _around(first: int, last: int, side: int, length: int) -> tuple[int, int]:
-    """Return the ends of a side in the middle of two places, as far as the image goes."""
-    start = (first + last) // 2 - side // 2
-    return max(0, start), min(length - 1, start + side - 1)
 
 
 def soft_dice(scores: Tensor, mask: Tensor) -> Tensor:
@@ -84,16 +85,12 @@ def soft_dice(scores: Tensor, mask: Tensor) -> Tensor:
     return (2 * (scores * truth).sum((1, 2)) + 1e-6) / (scores.sum((1, 2)) + truth.sum() + 1e-6)
 
 
-def weigh(dice: Tensor, name: int = 0) -> Tensor:
-    """Return the weights (n,) of phrases by their Dice (n,): those far below the best have none.
+def weigh(dice: Tensor) -> Tensor:
+    """Return the weights (n,) of phrases by their Dice (n,), its mean over crops: those far below the best have none.
 
-    Args:
-        dice: Mean over crops.
-        name: Place of the word of the class, which counts where it is near the best.
+    The authors can keep a number of the best alone, and then the word of the class beside them; their banks keep all.
     """
-    kept = dice >= dice.max() - NEAR_BEST
-    kept[name] |= bool(dice[name] >= dice.max() - KEEP_NAME)
-    return (dice / TEMPERATURE).masked_fill(~kept, -torch.inf).softmax(0)
+    return (dice / TEMPERATURE).masked_fill(dice < dice.max() - NEAR_BEST, -torch.inf).softmax(0)
 
 
 def fuse(tokens: Tensor, mask: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,74 +111,98 @@ def fuse(tokens: Tensor, mask: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]
 
 @torch.inference_mode()
 def fit(
-    model: SAM3, pictures: Iterable[tuple[Tensor, Tensor]], candidates: Sequence[Sequence[str]], per_class: int = 10
+    model: SAM3,
+    pictures: Sequence[tuple[Tensor, Tensor]],
+    candidates: Sequence[Sequence[str]],
+    per_class: int = 10,
+    most: int = 100,
 ) -> Phrases:
     """Fit one prompt to each class, to be asked of this model with the fusion ``conceptbank``.
 
     Args:
         model: Whose text tower reads the phrases, and which rates them.
-        pictures: Images (3, H, W) uint8 with labels (H, W), whose ids are places among the classes.
+        pictures: Images (3, H, W) uint8 with labels (H, W), whose ids are places among the classes. A picture is asked
+            for again each time it is needed, so a data set that reads from disk takes no memory.
         candidates: The phrases of each class; the first is its word.
         per_class: Crops near the mean of a class that phrases are rated on.
+        most: Crops of a class, the first ones, that its mean is taken of and that are looked at for it.
 
     Raises:
         VocabularyError: Words are not allowed.
-        InputError: No picture shows a class.
+        InputError: No picture shows a class, or a number is not positive.
     """
+    if min(per_class, most) < 1:
+        raise InputError(f"per_class is {per_class} and most {most}; expected at least 1")
     vocabulary = Vocabulary.parse([[own[0]] for own in candidates])
-    crops: list[list[Crop]] = [[] for _ in candidates]
-    for image, labels in pictures:
-        for class_id in (own for own in labels.unique().tolist() if 0 <= own < len(candidates)):
-            if found := crop(image, labels, class_id):
-                crops[class_id].append(found)
-    if missing := [own[0] for own, found in zip(candidates, crops, strict=True) if not found]:
+    places: list[list[int]] = [[] for _ in candidates]
+    for place in range(len(pictures)):
+        for class_id in (own for own in pictures[place][1].unique().tolist() if 0 <= own < len(candidates)):
+            places[class_id].append(place)
+    if missing := [own[0] for own, found in zip(candidates, places, strict=True) if not found]:
         raise InputError(f"no picture shows {missing[0]!r}; expected labels of every class, or leave it out")
-    rows = [
-        _prompt(model, list(own), nearest(model, found, per_class))
-        for own, found in zip(candidates, crops, strict=True)
-    ]
+    rows = []
+    with fast_products(model.clip.device):
+        for class_id, (own, shown) in enumerate(zip(candidates, places, strict=True)):
+            take, known = partial(_take, pictures, class_id), shown[: max(most, per_class)]
+            read = model.reader.read(list(own), model.text_cache)
+            dice = [rate(model, read, take(place)) for place in nearest(model, take, known, per_class)]
+            fused, counted = fuse(*unpack(read, model.clip.channels), weigh(torch.stack(dice).mean(0).cpu()))
+            rows.append(pack(fused[None], counted[None])[0])
+    left = sum(max(0, len(shown) - max(most, per_class)) for shown in places)
     return Phrases(
         embeddings=shortened(torch.stack(rows), model.clip.channels).to(model.clip.device),
         query_to_class=torch.arange(len(rows)),
         texts=tuple(vocabulary.queries),
-        notes=(f"the prompts of {len(rows)} classes were fitted to labelled pictures (ConceptBank)",),
+        notes=(
+            f"the prompts of {len(rows)} classes were fitted to labelled pictures (ConceptBank)",
+            *([f"{left} of their crops were not looked at, beyond {most} of a class (most)"] if left else []),
+        ),
         vocabulary=vocabulary,
         background=parse_background("none"),
         templates="none",
         embedded_by=model.clip.weights_hash,
+        screen=model.screen.read(vocabulary.queries, model.text_cache) if model.screen else None,
     )
 
 
-def nearest(model: SAM3, crops: Sequence[Crop], count: int) -> list[Crop]:
-    """Return the crops of a class that are next to their mean, as the image tower sees them."""
-    if len(crops) <= count:
-        return list(crops)
+def _take(pictures: Sequence[tuple[Tensor, Tensor]], class_id: int, place: int) -> Crop:
+    found = crop(*pictures[place], class_id)
+    if found is None:
+        raise InputError(f"picture {place} shows class {class_id} no more; expected the same labels each time")
+    return found
+
+
+def nearest(model: SAM3, take: Callable[[int], Crop], places: Sequence[int], count: int) -> list[int]:
+    """Return those of some pictures whose crops of a class are next to their mean, as the image tower sees them.
+
+    Args:
+        model: Whose image tower looks.
+        take: Cuts the class out of a picture.
+        places: The pictures.
+        count: How many to return.
+    """
+    if len(places) <= count:
+        return list(places)
     rows = []
-    for own in crops:
-        views = torch.cat([model.squeeze(view[None]) for view in (own.context, own.alone)])
-        pixels = normalise(views.float() / 255, model.clip.mean, model.clip.std).to(model.clip.dtype)
-        context, alone = F.normalize(model.clip.pooled(pixels).float(), dim=-1)
+    for place in places:
+        own = take(place)
+        pixels = torch.cat([model.clip.normal(view[None]) for view in (own.context, own.alone)])
+        context, alone = F.normalize(model.clip.pooled(pixels), dim=-1)
         rows.append(SHARE * context + (1 - SHARE) * alone)
     found = F.normalize(torch.stack(rows), dim=-1)
     near = found @ F.normalize(found.mean(0), dim=0)
-    return [crops[place] for place in near.topk(count).indices.tolist()]
+    return [places[one] for one in near.topk(count).indices.tolist()]
 
 
-def _prompt(model: SAM3, phrases: list[str], crops: Sequence[Crop]) -> Tensor:
-    """Return the fused row of phrases, rated on crops."""
-    read = model.reader.read(phrases, model.text_cache)
-    tokens, mask = (one.to(model.clip.device) for one in unpack(read, model.clip.channels))
-    dice = torch.zeros(len(phrases), device=tokens.device)
-    for own in crops:
-        size = (own.mask.shape[0], own.mask.shape[1])
-        (seen,) = model.see(own.context[None])
-        canvas = plan_canvas(
-            seen.plan, size, size, (seen.windows[0].fine.shape[1], seen.windows[0].fine.shape[2]), RATING, True
-        )
-        whole = (slice(0, size[0]), slice(0, size[1]))
-        for part in torch.arange(len(phrases)).split(model.budget.at_a_time(model.clip)):
-            maps = [model.maps(model.clip.ask(window, tokens[part], mask[part]), RATING) for window in seen.windows]
-            scores = scores_in(canvas, whole, maps, RATING, torch.arange(len(part), device=tokens.device))
-            dice[part] += soft_dice(scores, own.mask.to(scores.device)) / len(crops)
-    fused, counted = fuse(tokens, mask, weigh(dice))
-    return pack(fused[None], counted[None])[0].cpu()
+def rate(model: SAM3, phrases: Tensor, own: Crop) -> Tensor:
+    """Return the soft Dice (n,) of phrases (n, ...) on a crop, of their scores in both of its views."""
+    size = (own.mask.shape[0], own.mask.shape[1])
+    views = [model.look(view[None])[0] for view in (own.context, own.alone)]
+    canvas = plan_canvas(views[0].plan, size, size, views[0].grid, RATING, True)
+    whole, every = (slice(0, size[0]), slice(0, size[1])), torch.arange(len(phrases), device=model.clip.device)
+    answers = [ask(model.clip, view, phrases, every, RATING, model.budget, True) for view in views]
+    found = []
+    for asked in zip(*answers, strict=True):
+        context, alone = (scores_in(canvas, whole, parts, RATING, rows - rows[0]) for rows, parts in asked)
+        found.append(soft_dice(SHARE * context + (1 - SHARE) * alone, own.mask.to(context.device)))
+    return torch.cat(found)

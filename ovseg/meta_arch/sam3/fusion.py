@@ -77,6 +77,11 @@ class Fusion:
             )
 
     @property
+    def uses_masks(self) -> bool:
+        """Whether scores are made of masks."""
+        return self.instance and self.fusion != ARGMAX
+
+    @property
     def sigmoid_first(self) -> bool:
         """Whether maps become probabilities before they are resized."""
         return self.fusion == ARGMAX

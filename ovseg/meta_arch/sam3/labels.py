@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, unknown_name
 from ovseg.labelling.maps import empty_maps
-from ovseg.labelling.mask_resize import MaskResize
+from ovseg.labelling.mask_resize import MaskResize, tiles, used
 from ovseg.labelling.masks import SLACK, first_max
 from ovseg.meta_arch.sam3.fusion import Fusion, PhraseMaps
 from ovseg.ops.bilinear import bilinear_matrix
 from ovseg.ops.windows import WindowPlan
+from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.names import fold
 
 Tile = tuple[slice, slice]
 _BAND = 256  # rows whose winners are named at a time
@@ -29,46 +31,49 @@ class Thresholds:
     Attributes:
         threshold: Pixels whose best score is below it take `label`.
         label: -1 is no class.
-        class_thresholds: The same, of each class that wins, in the order of the words (ConceptBank); where one is above
-            zero they take the place of `threshold`.
+        class_thresholds: The same, of classes by name, as ConceptBank has them; all others have `threshold`.
         ignore_threshold: Pixels below this one get no class, whatever `label` is.
     """
 
     threshold: float = 0.0
     label: int = -1
     _: KW_ONLY
-    class_thresholds: tuple[float, ...] = ()
+    class_thresholds: Mapping[str, float] | None = None
     ignore_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            ConfigError: One is out of range.
+            ConfigError: One is out of range, or a class is there twice.
         """
-        for value in (self.threshold, self.ignore_threshold, *self.class_thresholds):
+        own = self.class_thresholds or {}
+        for value in (self.threshold, self.ignore_threshold, *own.values()):
             if not 0 <= value <= 1:
                 raise ConfigError(f"a threshold of scores is {value}; expected a share in 0..1")
+        if len({fold(name) for name in own}) < len(own):
+            raise ConfigError(f"CLASS_THRESHOLDS has a class twice: {', '.join(own)}; expected one value each")
 
-    def check(self, classes: int) -> None:
-        """Refuse words of another number than there are thresholds.
+    def of(self, vocabulary: Vocabulary) -> tuple[float, ...]:
+        """Return the threshold of each class; none where all have the same.
 
         Raises:
-            ConfigError: They differ.
+            UnknownNameError: There is one for a class that is not there.
         """
-        if self.class_thresholds and len(self.class_thresholds) != classes:
-            raise ConfigError(
-                f"CLASS_THRESHOLDS has {len(self.class_thresholds)} values for {classes} classes; expected one a class"
-            )
+        if not self.class_thresholds:
+            return ()
+        own = {fold(name): (name, value) for name, value in self.class_thresholds.items()}
+        found = tuple(own.pop(fold(name), ("", self.threshold))[1] for name in vocabulary.names)
+        for name, _ in own.values():
+            raise unknown_name("class of CLASS_THRESHOLDS", name, vocabulary.names)
+        return found
 
-    def apply(self, labels: Tensor, scores: Tensor) -> Tensor:
-        """Change labels (H, W), given the scores of the classes that won, in place."""
+    def apply(self, labels: Tensor, scores: Tensor, own: Sequence[float] = ()) -> Tensor:
+        """Change labels (H, W), given the scores of the classes that won and what `of` gives, in place."""
         least: Tensor | float = self.threshold
-        if any(value > 0 for value in self.class_thresholds):
-            own = torch.tensor((*self.class_thresholds, 0.0), device=labels.device)  # the last one is that of no class
-            least = own[labels.long()]
-        low = scores < least
-        labels.masked_fill_(low, self.label)
+        if own:
+            least = torch.tensor((*own, self.threshold), device=labels.device)[labels.long()]  # the last is of no class
+        labels.masked_fill_(scores < least, self.label)
         return labels.masked_fill_(scores < self.ignore_threshold, -1) if self.ignore_threshold > 0 else labels
 
 
@@ -101,18 +106,12 @@ class Canvas:
         """Height and width of the photograph."""
         return self.size if self.rows is None or self.columns is None else (len(self.rows), len(self.columns))
 
-    def tiles(self, device: torch.device) -> Iterator[Tile]:
-        """Yield tiles of the photograph."""
-        rows, columns = (torch.empty(side, 0) for side in self.output)
-        for high, wide in MaskResize(rows, columns).tiles(device):
-            yield slice(high.start, min(high.stop, len(rows))), slice(wide.start, min(wide.stop, len(columns)))
-
     def inside(self, tile: Tile) -> tuple[Tile, Tensor | None, Tensor | None]:
         """Return the part of the canvas that a tile is made from, and the matrices from there to the tile."""
         if self.rows is None or self.columns is None:
             return tile, None, None
         rows, columns = self.rows[tile[0]], self.columns[tile[1]]
-        high, wide = _used(rows), _used(columns)
+        high, wide = used(rows), used(columns)
         return (high, wide), rows[:, high], columns[:, wide]
 
 
@@ -244,7 +243,7 @@ class Race:
         Phrases that cannot win a pixel of a tile, for no map of theirs is high enough there, are not resized for it.
         """
         bounds = torch.stack([_bounds(maps, self.rule, None) for maps in parts]).amax(0) * (1 + SLACK)
-        for tile in self.canvas.tiles(self.best.device):
+        for tile in tiles(self.canvas.output, self.best.device):
             which = (bounds > self.best[tile].min()).nonzero().flatten()
             if not len(which):
                 continue
@@ -277,20 +276,20 @@ class Race:
         named = (classes >= 0).nonzero().flatten()
         if every is None or not len(named):
             return
-        for tile in self.canvas.tiles(self.best.device):
+        for tile in tiles(self.canvas.output, self.best.device):
             scores = scores_in(self.canvas, tile, parts, self.rule, named)
             for own, map_ in zip(classes[named].tolist(), scores, strict=True):
                 kept = every[(own, *tile)]
                 torch.maximum(kept, map_, out=kept)
 
-    def finish(self, thresholds: Thresholds) -> tuple[Tensor, Tensor]:
+    def finish(self, thresholds: Thresholds, own: Sequence[float] = ()) -> tuple[Tensor, Tensor]:
         """Return labels (H, W) and scores (H, W) of the dtypes of `ovseg.labelling.maps.empty_maps`."""
         labels, scores = empty_maps(self.canvas.output, int(self.classes.max()) + 1, self.best.device)
         for rows in range(0, len(labels), _BAND):
             band = slice(rows, rows + _BAND)
             labels[band] = self.classes[self.winner[band].long()].to(labels.dtype)
         scores.copy_(self.best.clamp_(min=0))
-        return thresholds.apply(labels, self.best), scores
+        return thresholds.apply(labels, self.best, own), scores
 
 
 def _bounds(maps: PhraseMaps, rule: Fusion, cells: Tile | None) -> Tensor:
@@ -312,10 +311,4 @@ def _cells(canvas: Canvas, tile: Tile) -> Tile:
     resize = canvas.windows[0].resize
     rows = resize.rows if resize.rows_after is None else resize.rows_after
     columns = resize.columns if resize.columns_after is None else resize.columns_after
-    return _used(rows[high]), _used(columns[wide])
-
-
-def _used(matrix: Tensor) -> slice:
-    """Return the columns of a banded matrix that are not all zero."""
-    columns = (matrix != 0).any(0).nonzero().flatten().tolist()
-    return slice(columns[0], columns[-1] + 1)
+    return used(rows[high]), used(columns[wide])

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from ovseg.clip.normalise import normalise
 from ovseg.contract import CLASS_SCORES, INSTANCES, PANOPTIC, Answer, Evidence, Words
 from ovseg.data.preprocessing import SizeRule
-from ovseg.errors import ConfigError, at_least
+from ovseg.errors import ConfigError
 from ovseg.labelling.calibration import said_of
 from ovseg.labelling.evidence import of_queries
 from ovseg.labelling.mask_resize import plan_resize
 from ovseg.labelling.protocol import Protocol
-from ovseg.meta_arch.sam3.fusion import Fusion, PhraseMaps
+from ovseg.meta_arch.sam3.asking import Budget, Seen, ask
+from ovseg.meta_arch.sam3.fusion import Fusion
 from ovseg.meta_arch.sam3.labels import Canvas, Race, Thresholds, plan_canvas, scores_in
-from ovseg.meta_arch.sam3.network import Found, Sam3Network, SeenImage
+from ovseg.meta_arch.sam3.network import Sam3Network, SeenImage
 from ovseg.meta_arch.sam3.objects import ObjectRule, Objects
-from ovseg.meta_arch.sam3.prefilter import Prefilter
-from ovseg.meta_arch.sam3.texts import PhraseReader, Phrases, shortened, unpack
+from ovseg.meta_arch.sam3.prefilter import Prefilter, open_screen
+from ovseg.meta_arch.sam3.texts import PhraseReader, Phrases, shortened
 from ovseg.meta_arch.sam3.weights import open_network
 from ovseg.meta_arch.section import Section, Sectioned
 from ovseg.meta_arch.worded_model import WordedModel
-from ovseg.ops.windows import WindowPlan
-from ovseg.system.device import CPU, to_device
 from ovseg.system.progress import report
 from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextOptions, Vocabulary, parse_background
@@ -40,49 +37,7 @@ from ovseg.vocabulary.lengths import say_long
 from ovseg.vocabulary.scripts import say_foreign
 from ovseg.vocabulary.templates import fill, resolve_templates
 
-GB = 10**9
 _READ = ("SHORT_SIDE", "LONG_SIDE", "ASPECT", "WINDOW", "STRIDE", "RESIZE", "PROB_THRESHOLD", "THRESHOLD_LABEL")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much memory what is computed at a time may take; results depend on it by rounding alone.
-
-    Attributes:
-        max_memory: In GB (10**9 bytes), besides the weights and what is kept of images.
-    """
-
-    _: KW_ONLY
-    max_memory: float = 4.0
-
-    def __post_init__(self) -> None:
-        """Check the value.
-
-        Raises:
-            ConfigError: It is not positive.
-        """
-        if self.max_memory <= 0:
-            raise ConfigError(f"max_memory is {self.max_memory}; expected a positive number of GB")
-
-    def at_a_time(self, network: Sam3Network) -> int:
-        """Return how many phrases, or windows of images, are computed together; at least one."""
-        share = 2 if network.precision != torch.float32 else 1
-        return max(1, int(self.max_memory * GB * share / network.phrase_bytes()))
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What is kept of an image.
-
-    Attributes:
-        windows: What SAM 3 saw in each.
-        plan: Where they lie.
-        screen: Features (D, h, w) of the CLIP that says which words may be there; None without one.
-    """
-
-    windows: list[SeenImage]
-    plan: WindowPlan
-    screen: Tensor | None
 
 
 @META_ARCH_REGISTRY.register()
@@ -95,6 +50,7 @@ class SAM3(WordedModel, Sectioned):
         "thresholds": Thresholds,
         "object_rule": ObjectRule,
         "budget": Budget,
+        "screen": open_screen,
     }
     unrecorded = ("network", "budget")
 
@@ -116,7 +72,6 @@ class SAM3(WordedModel, Sectioned):
         weights: str = "",
         *,
         geometry_token: bool = True,
-        prefilter: float = 0.0,
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place.
 
@@ -137,8 +92,6 @@ class SAM3(WordedModel, Sectioned):
             weights: Where those of the network came from, for configs.
             geometry_token: Whether the geometry token follows each phrase, as in the authors' code; transformers leaves
                 it out, and all logits differ.
-            prefilter: Words of which a CLIP is less sure than this everywhere are not asked; 0 asks all, which is
-                exact.
 
         Raises:
             ConfigError: An option is out of range, or texts are to be engineered in a way phrases have no place for.
@@ -147,8 +100,7 @@ class SAM3(WordedModel, Sectioned):
         _check_texts(self.text)
         self.fusion, self.thresholds, self.object_rule = fusion, thresholds, object_rule
         self.size_rule, self.protocol, self.budget = size_rule, protocol, budget or Budget()
-        clip.geometry_token = geometry_token
-        self.screen, self.prefilter, self.options = screen, prefilter, dict(options or {})
+        self.geometry_token, self.screen, self.options = geometry_token, screen, dict(options or {})
         self.reader = PhraseReader(clip)
         self.refresh_hash()
 
@@ -162,12 +114,11 @@ class SAM3(WordedModel, Sectioned):
         """
         section, node = Section(cls, cfg), cfg.MODEL.PROTOCOL
         _check_protocol(node)
-        text, sure = TextOptions.from_config(cfg.MODEL.TEXT), section.options["prefilter"]
+        text = TextOptions.from_config(cfg.MODEL.TEXT)
         _check_texts(text)  # before 3 GB are read
-        if not 0 <= at_least("prefilter", sure, 0) < 1:
-            raise ConfigError(f"prefilter is {sure}; expected a share from 0 (off) to below 1")
+        screen = section.make("screen", cfg.MODEL)
         return {
-            "clip": section.make("network", str(cfg.MODEL.WEIGHTS), section.options["geometry_token"]),
+            "clip": section.make("network", str(cfg.MODEL.WEIGHTS)),
             "fusion": section.make("fusion"),
             "thresholds": section.make("thresholds", node.PROB_THRESHOLD, node.THRESHOLD_LABEL),
             "object_rule": section.make("object_rule"),
@@ -178,7 +129,7 @@ class SAM3(WordedModel, Sectioned):
             "text": text,
             "options": section.of_results,
             "budget": section.make("budget"),
-            "screen": Prefilter.from_config(cfg.MODEL, sure) if sure else None,
+            "screen": screen,
             **section.own,
         }
 
@@ -186,6 +137,11 @@ class SAM3(WordedModel, Sectioned):
     def gives(self) -> frozenset[str]:
         """What can be wanted; objects are of whole images, for windows would cut them."""
         return super().gives if self.protocol.window else super().gives | {PANOPTIC, INSTANCES}
+
+    @property
+    def scores_stand_alone(self) -> bool:
+        """Scores of a phrase do not depend on the others; see `WordedModel.scores_stand_alone`."""
+        return True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -203,13 +159,10 @@ class SAM3(WordedModel, Sectioned):
     ) -> Words:
         """Read the phrases of a request; what the cache on disk knows is not read anew. See `WordedModel.words`.
 
-        Scores of a phrase do not depend on the others. So a single class needs no contrast words where a threshold says
-        what is not it.
-
         Raises:
             VocabularyError: The policy cannot be used.
-            UnknownNameError: No such policy or template set.
-            ConfigError: The template set has several sentences, or there is not one threshold a class.
+            UnknownNameError: No such policy or template set, or there is a threshold for a class that is not there.
+            ConfigError: The template set has several sentences.
         """
         policy = self.default_background if background is None else parse_background(background)
         chosen = templates or self.default_templates
@@ -219,13 +172,15 @@ class SAM3(WordedModel, Sectioned):
                 f"templates is '{chosen}' with {len(sentences)} sentences; SAM 3 is asked one phrase at a time, so "
                 "take 'none' (the words as they are)"
             )
-        self.thresholds.check(len(vocabulary))
-        extra, notes = ([], []) if len(vocabulary) == 1 and policy.threshold else words_of_no_class(vocabulary, policy)
+        self.thresholds.of(vocabulary)
+        extra, notes = words_of_no_class(vocabulary, policy, self.scores_stand_alone)
         recipe, told = plan(vocabulary, extra, self.text)
         told += [*say_foreign(self.reader, recipe), *say_long(self.reader, recipe, sentences, False)]
         rows = self.reader.read([fill(sentences[0], text) for text in recipe.texts], self.text_cache, sentences)
-        if self._text_rests is not None:
-            self.clip.move_text(self._text_rests)
+        screen = self.screen.read(recipe.texts, self.text_cache) if self.screen else None
+        for tower in (self.clip, *([self.screen.clip] if self.screen else [])):
+            if self._text_rests is not None:
+                tower.move_text(self._text_rests)
         told += list(self.clip.notes)
         found = Phrases(
             embeddings=shortened(rows, self.clip.channels),
@@ -236,36 +191,27 @@ class SAM3(WordedModel, Sectioned):
             background=policy,
             templates=chosen,
             embedded_by=self.clip.weights_hash,
-            screen=self.screen.read(recipe.texts, self.text_cache) if self.screen else None,
+            screen=screen,
         )
         return found.to(self.clip.device)
 
     def see(self, images: Tensor) -> list[Seen]:
-        """Look at all windows, each squeezed to what the network sees; see `WordedModel.see`."""
-        plan_ = self.protocol.plan((images.shape[2], images.shape[3]), 1)
-        pixels = normalise(self.squeeze(plan_.cut(images)).float() / 255, self.clip.mean, self.clip.std)
-        passes = pixels.to(self.clip.dtype).split(self.budget.at_a_time(self.clip))
-        seen: list[SeenImage] = []
-        for part in passes:
-            found = self.run_network(part)
-            seen += [
-                SeenImage(*(one.clone() if len(pixels) > 1 else one for one in own)) for own in zip(*found, strict=True)
-            ]
-            report("windows", len(seen), len(pixels))
-        if not self.clip.geometry_token:
-            seen = [own._replace(geometry=None) for own in seen]
-        screens = [None] * len(images) if self.screen is None else self.screen.see(images)
-        count = len(plan_)
-        return [Seen(seen[i * count : (i + 1) * count], plan_, screen) for i, screen in enumerate(screens)]
+        """Look at all windows, and by the CLIP of the prefilter at the whole images; see `WordedModel.see`."""
+        found = self.look(images)
+        if self.screen is None:
+            return found
+        return [replace(own, screen=screen) for own, screen in zip(found, self.screen.see(images), strict=True)]
 
-    def squeeze(self, windows: Tensor) -> Tensor:
-        """Bring windows (B, 3, h, w) in 0..255 to the square that the network sees, in whole numbers as the authors."""
-        side = self.clip.side
-        if tuple(windows.shape[2:]) == (side, side):
-            return to_device(windows, self.clip.device)
-        whole = windows.to(CPU).float().round().clamp(0, 255).to(torch.uint8)
-        small = F.interpolate(whole, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        return to_device(small, self.clip.device)
+    def look(self, images: Tensor) -> list[Seen]:
+        """Look at the windows of images (B, 3, h, w) in 0..255, each squeezed to what the network sees."""
+        plan_ = self.protocol.plan((images.shape[2], images.shape[3]), 1)
+        pixels, seen, count = self.clip.normal(plan_.cut(images)), list[SeenImage](), len(plan_)
+        for part in pixels.split(self.budget.at_a_time(self.clip)):
+            for own in zip(*self.run_network(part), strict=True):
+                kept = SeenImage(*(one.clone() if len(pixels) > 1 else one for one in own))
+                seen.append(kept if self.geometry_token else kept._replace(geometry=None))
+            report("windows", len(seen), len(pixels))
+        return [Seen(seen[first : first + count], plan_) for first in range(0, len(seen), count)]
 
     def network(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Look at normalised squares (B, 3, S, S); see `WordedModel.network` and `Sam3Network.see`."""
@@ -280,65 +226,47 @@ class SAM3(WordedModel, Sectioned):
         """
         canvas, thresholds = self.canvas(seen, network_size, size), self.thresholds
         if words.background.threshold:
-            thresholds = replace(thresholds, threshold=words.background.threshold, label=-1, class_thresholds=())
-        device = self.clip.device
-        race = Race(canvas, self.fusion, words.query_to_class.to(device), device, CLASS_SCORES in want)
-        grid = (seen.windows[0].fine.shape[1], seen.windows[0].fine.shape[2])
-        objects = Objects(self.object_rule, words, grid, device)
+            thresholds = replace(thresholds, threshold=words.background.threshold, label=-1, class_thresholds=None)
+        device, rule = self.clip.device, self.fusion
+        race = Race(canvas, rule, words.query_to_class.to(device), device, CLASS_SCORES in want)
+        objects = Objects(self.object_rule, words, seen.grid, device) if want & {PANOPTIC, INSTANCES} else None
         asked, notes = self.asked(seen, words)
-        for rows, parts in self.ask(seen, words, asked):
+        masks = objects is not None or rule.uses_masks
+        for rows, parts in ask(self.clip, seen, words.embeddings, asked, rule, self.budget, masks):
             race.add(rows, parts)
-            if want & {PANOPTIC, INSTANCES}:
+            if objects is not None:
                 objects.add(rows, parts[0])
-        labels, scores = race.finish(thresholds)
-        results = objects.results(plan_resize(grid, grid, grid, size), want)
+        labels, scores = race.finish(thresholds, thresholds.of(words.vocabulary))
+        resize = plan_resize(seen.grid, seen.grid, seen.grid, size)
+        results = objects.results(resize, want) if objects is not None else {}
         return Answer(labels, scores, class_scores=race.every, notes=notes, **results)
 
     def evidence(
         self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
     ) -> Evidence:
         """Ask every phrase, and look at one pixel; see `WordedModel.evidence`."""
-        canvas = self.canvas(seen, network_size, size)
+        canvas, rule = self.canvas(seen, network_size, size), self.fusion
         tile = tuple(slice(place, place + 1) for place in point)
-        found = torch.zeros(len(words.texts), device=self.clip.device)
-        for rows, parts in self.ask(seen, words, self.asked(seen, words)[0]):
+        found, asked = torch.zeros(len(words.texts), device=self.clip.device), self.asked(seen, words)[0]
+        for rows, parts in ask(self.clip, seen, words.embeddings, asked, rule, self.budget, rule.uses_masks):
             every = torch.arange(len(rows), device=rows.device)
-            found[rows] = scores_in(canvas, (tile[0], tile[1]), parts, self.fusion, every).flatten()
+            found[rows] = scores_in(canvas, (tile[0], tile[1]), parts, rule, every).flatten()
         return of_queries(found, words)
 
     def canvas(self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int]) -> Canvas:
         """Return where the windows of an image lie, and the way of their maps to a photograph of a size."""
-        grid = (seen.windows[0].fine.shape[1], seen.windows[0].fine.shape[2])
         once = not self.protocol.window and self.protocol.resize == "once"
-        return plan_canvas(seen.plan, network_size, size, grid, self.fusion, once)
+        return plan_canvas(seen.plan, network_size, size, seen.grid, self.fusion, once)
 
     def asked(self, seen: Seen, words: Words) -> tuple[Tensor, tuple[str, ...]]:
         """Return the rows (n,) of the words that an image is asked for, and what is to be said of the others."""
         every = torch.arange(len(words.texts), device=self.clip.device)
-        if self.screen is None or seen.screen is None or not isinstance(words, Phrases) or words.screen is None:
+        if self.screen is None or seen.screen is None:
             return every, ()
-        return self.screen.choose(seen.screen, words.screen, words)
-
-    def ask(self, seen: Seen, words: Words, rows: Tensor) -> Iterator[tuple[Tensor, list[PhraseMaps]]]:
-        """Ask for the phrases of some rows (n,), a few at a time; yields their rows and what each window shows."""
-        tokens, mask = unpack(words.embeddings.to(self.clip.device), self.clip.channels)
-        done = 0
-        for part in rows.split(self.budget.at_a_time(self.clip)):
-            longest = int(mask[part].sum(1).max())
-            asked = tokens[part, :longest], mask[part, :longest]
-            yield part, [self.maps(self.clip.ask(window, *asked)) for window in seen.windows]
-            done += len(part)
-            report("phrases", done, len(rows))
-
-    def maps(self, found: Found, rule: Fusion | None = None) -> PhraseMaps:
-        """Return what counts of what phrases find, by another rule than its own if one is given."""
-        presence, scores = found.presence.float().sigmoid(), found.scores.float()
-        strengths = (rule or self.fusion).strengths(presence, scores)
-        owner, query = (strengths > 0).nonzero(as_tuple=True)
-        semantic = self.clip.semantic(found)
-        masks = [self.clip.masks(found, own, query[owner == own]) for own in owner.unique().tolist()]
-        none = semantic.new_zeros(0, *semantic.shape[1:])
-        return PhraseMaps(presence, semantic, torch.cat([none, *masks]), strengths[owner, query], owner)
+        rows = words.screen if isinstance(words, Phrases) else None
+        if rows is None:
+            return every, (f"the prefilter does not know these words, so all {len(every)} were asked for",)
+        return self.screen.choose(seen.screen, rows, words)
 
 
 def _check_protocol(node: CfgNode) -> None:

@@ -1,4 +1,6 @@
-"""SAM 3 as transformers has it, taken apart: an image once, phrases many at a time. Its parts are touched here alone.
+"""SAM 3 as transformers has it, taken apart: an image once, phrases many at a time.
+
+Its parts are touched here and in `ovseg.meta_arch.sam3.decoder` alone.
 
 Nothing of transformers is changed. What does not depend on phrases is computed with the image: beside its features the
 geometry token, the self-attention of the first layer of the encoder, and the convolutions of the finer levels, which
@@ -8,7 +10,7 @@ the pixel decoder applies to a sum of which only the other half knows the phrase
 from __future__ import annotations
 
 import json
-import math
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -21,9 +23,13 @@ from typing_extensions import Self
 from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.clip.hf.families import meaning
 from ovseg.clip.hf.package import import_transformers
+from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, EnvironmentProblem
+from ovseg.meta_arch.sam3.decoder import decode
 from ovseg.ops.linear_layers import lower_products, pack_linears
-from ovseg.system.device import CPU
+from ovseg.system.device import CPU, to_device
+
+_TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the process, for a model is also pickled
 
 
 class SeenImage(NamedTuple):
@@ -49,14 +55,14 @@ class Found(NamedTuple):
         presence: Logits (k,) of the phrase being there at all.
         scores: Class logits (k, Q) of the queries, without presence.
         queries: (k, Q, C) behind the decoder.
-        references: Boxes (k, Q, 4) before the last layer, centre and size in 0..1.
+        boxes: Those of the queries (k, Q, 4), centre and size in 0..1.
         pixels: Embeddings (k, C, 4g, 4g).
     """
 
     presence: Tensor
     scores: Tensor
     queries: Tensor
-    references: Tensor
+    boxes: Tensor
     pixels: Tensor
 
 
@@ -68,18 +74,17 @@ class Sam3Network(nn.Module):
         model: transformers' `Sam3Model`.
         weights_hash: Of all weights and of the config that gives them meaning.
         mean, std: By which images are normalised, per channel of RGB in 0..1.
-        geometry_token: Whether the geometry token follows each phrase, as in the authors' code.
         notes: What is to be said of the weights.
     """
 
     mean = std = (0.5, 0.5, 0.5)
     notes: tuple[str, ...] = ()
 
-    def __init__(self, model: Any, name: str = "SAM 3", geometry_token: bool = True) -> None:
+    def __init__(self, model: Any, name: str = "SAM 3") -> None:
         """Freeze a built model."""
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.name, self.geometry_token, self.precision = name, geometry_token, torch.float32
+        self.name, self.precision = name, torch.float32
         self.refresh()
 
     @property
@@ -127,9 +132,13 @@ class Sam3Network(nn.Module):
         return super().train(False)
 
     def move_text(self, device: torch.device) -> None:
-        """Bring the text tower, which is asked once a vocabulary, to a device; `read` runs where it is."""
-        self.model.text_encoder.to(device)
-        self.model.text_projection.to(device)
+        """Bring the text tower to a device, for it is asked once a vocabulary; `read` fetches it back.
+
+        It waits for threads that read phrases.
+        """
+        with _TEXT:
+            self.model.text_encoder.to(device)
+            self.model.text_projection.to(device)
 
     def _low_parts(self) -> list[nn.Module]:
         model = self.model
@@ -153,27 +162,48 @@ class Sam3Network(nn.Module):
         low = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision) if low else nullcontext()
 
+    @property
+    def _cells(self) -> int:
+        return (self.side // int(self.config.vision_config.backbone_config.patch_size)) ** 2
+
     def phrase_bytes(self) -> int:
         """Estimate the bytes that one phrase takes at the peak of the pixel decoder or of a layer of the encoder."""
         decoder, width = self.config.detr_decoder_config, self.channels
-        cells = (self.side // int(self.config.vision_config.backbone_config.patch_size)) ** 2
-        pixels = 3 * width * 16 * cells
-        bias = 2 * decoder.num_attention_heads * (decoder.num_queries + 1) * cells
-        tokens = cells * (8 * width + self.config.detr_encoder_config.intermediate_size)
-        return 4 * (pixels + bias + tokens)
+        pixels = 3 * width * 16 * self._cells
+        bias = 2 * decoder.num_attention_heads * (decoder.num_queries + 1) * self._cells
+        tokens = self._cells * (8 * width + self.config.detr_encoder_config.intermediate_size)
+        return (4 if self.precision == torch.float32 else 2) * (pixels + bias + tokens)
+
+    def map_bytes(self, masks: bool) -> int:
+        """Return the bytes of the maps of a phrase in a window, with the masks of all its queries or without."""
+        return 4 * 16 * self._cells * (1 + masks * int(self.config.detr_decoder_config.num_queries))
 
     def read(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the tokens (k, n, C) float32 of phrases whose ids are (k, n), of which ``mask`` says which count."""
-        device = self.model.text_projection.weight.device
-        text = self.model.text_encoder(input_ids=ids.to(device), attention_mask=mask.long().to(device))
-        found: Tensor = self.model.text_projection(text.last_hidden_state)
+        """Return the tokens (k, n, C) float32 of phrases whose ids are (k, n), of which ``mask`` says which count.
+
+        Threads take turns.
+        """
+        ids, counted = to_device(ids, self.device), to_device(mask.long(), self.device)
+        with _TEXT:
+            self.move_text(self.device)
+            text = self.model.text_encoder(input_ids=ids, attention_mask=counted)
+            found: Tensor = self.model.text_projection(text.last_hidden_state)
         return found.float()
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return what `SeenImage` keeps of images (B, 3, S, S), normalised, each with a first axis of images.
+    def squeeze(self, windows: Tensor) -> Tensor:
+        """Bring windows (B, 3, h, w) in 0..255 to the square that it sees, in whole numbers as the authors."""
+        if tuple(windows.shape[2:]) == (self.side, self.side):
+            return to_device(windows, self.device)
+        whole = windows.to(CPU).float().round().clamp(0, 255).to(torch.uint8)
+        small = F.interpolate(whole, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
+        return to_device(small, self.device)
 
-        The geometry token is among them also where it is not used.
-        """
+    def normal(self, windows: Tensor) -> Tensor:
+        """Return windows (B, 3, h, w) in 0..255 as `see` takes them."""
+        return normalise(self.squeeze(windows).float() / 255, self.mean, self.std).to(self.dtype)
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Return what `SeenImage` keeps of images (B, 3, S, S), normalised, each with a first axis of images."""
         tower = self.model.vision_encoder
         with self.autocast():
             tokens = self._image_tokens(tower.backbone, pixels)
@@ -199,8 +229,14 @@ class Sam3Network(nn.Module):
         return hidden.permute(0, 3, 1, 2)
 
     def pooled(self, pixels: Tensor) -> Tensor:
-        """Return the mean (B, D) over places of what leaves the image tower, of normalised images (B, 3, S, S)."""
-        return self._image_tokens(self.model.vision_encoder.backbone, pixels).mean((2, 3))
+        """Return the mean (B, C) float32 over places of the level of the patches, of normalised images (B, 3, S, S).
+
+        It is what the authors' code calls the features of an image.
+        """
+        tower = self.model.vision_encoder
+        with self.autocast():
+            level: Tensor = tower.neck.fpn_layers[2](self._image_tokens(tower.backbone, pixels))
+        return level.float().mean((2, 3))
 
     def _places(self, level: Tensor) -> Tensor:
         """Return the position encoding (1, h * w, C) of a level (B, C, h, w)."""
@@ -233,10 +269,10 @@ class Sam3Network(nn.Module):
         with self.autocast():
             place = self._places(seen.middle[None, :, : grid[0], : grid[1]])
             hidden = self._fuse(seen.attended, place, tokens, mask)
-            presence, queries, references = self._decode(hidden, place, grid, tokens, mask)
+            presence, queries, boxes = decode(self.model.detr_decoder, hidden, place, grid, tokens, mask)
             scores = self.model.dot_product_scoring(queries[None].to(self.dtype), tokens, mask)[0, ..., 0]
             pixels = self._pixels(seen, hidden, tokens, mask)
-        return Found(presence, scores, queries, references, pixels)
+        return Found(presence, scores, queries, boxes, pixels)
 
     def _fuse(self, attended: Tensor, place: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Run the encoder behind its first self-attention: tokens (k, N, C) of the image as each phrase sees it."""
@@ -248,47 +284,6 @@ class Sam3Network(nn.Module):
         for layer in rest:
             hidden = layer(hidden, tokens, place, seen_by)
         return hidden
-
-    def _decode(
-        self, hidden: Tensor, place: Tensor, grid: tuple[int, int], tokens: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the decoder: presence (k,), queries (k, Q, C) and the boxes (k, Q, 4) before its last layer.
-
-        transformers' own loop copies the bias of the boxes three times, which is most of what it does.
-        """
-        decoder, count = self.model.detr_decoder, len(tokens)
-        boxes = decoder.reference_points.weight.sigmoid()[None].expand(count, -1, -1)
-        start = torch.cat([decoder.presence_token.weight, decoder.query_embed.weight])
-        state, references = start[None].expand(count, -1, -1), boxes
-        seen_by = mask[:, None, None].expand(-1, 1, len(start), -1)
-        for layer in decoder.layers:
-            references = boxes
-            position = decoder.ref_point_head(decoder.position_encoding.encode_boxes(boxes))
-            bias = self._box_bias(boxes, grid)
-            state = layer(state, position, tokens, hidden, place, seen_by, bias)
-            moved = decoder.box_head(decoder.output_layer_norm(state[:, 1:]))
-            boxes = (moved + inverse_sigmoid(boxes)).sigmoid()
-        limit = decoder.clamp_presence_logit_max_val
-        presence = decoder.presence_head(decoder.presence_layer_norm(state[:, 0]))[:, 0].clamp(-limit, limit)
-        return presence, decoder.output_layer_norm(state[:, 1:]), references
-
-    def _box_bias(self, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return by how much queries look at places, (k, heads, 1 + Q, h * w), given their boxes (k, Q, 4).
-
-        The first row is that of the presence token, which has no box.
-        """
-        decoder, (centre, size) = self.model.detr_decoder, boxes.split(2, -1)
-        ends = torch.stack([centre - size / 2, centre + size / 2], -1)  # (k, Q, 2, 2): of x and of y
-        parts = []
-        for axis, embed, length in ((0, decoder.box_rpb_embed_x, grid[1]), (1, decoder.box_rpb_embed_y, grid[0])):
-            steps = torch.arange(length, device=boxes.device, dtype=boxes.dtype) / length
-            apart = 8 * (steps[:, None] - ends[:, :, axis, None])
-            told = embed(apart.sign() * torch.log2(apart.abs() + 1) / math.log2(8))
-            parts.append(told.permute(0, 3, 1, 2))
-        across, down = parts
-        found = across.new_zeros(*across.shape[:2], 1 + across.shape[2], *grid)
-        torch.add(down[..., None], across[..., None, :], out=found[:, :, 1:])
-        return found.flatten(3)
 
     def _pixels(self, seen: SeenImage, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Run the mask head up to the embeddings of pixels (k, C, 4g, 4g)."""
@@ -321,17 +316,6 @@ class Sam3Network(nn.Module):
             logits = torch.einsum("nc,chw->nhw", rows @ weight, found.pixels[phrase].to(rows))
         return logits.float() + (rows @ bias)[:, None, None]
 
-    def boxes(self, found: Found) -> Tensor:
-        """Return the boxes (k, Q, 4) of the queries: left, top, right, bottom in 0..1, which they may leave."""
-        moved = self.model.detr_decoder.box_head(found.queries) + inverse_sigmoid(found.references)
-        centre, size = moved.sigmoid().split(2, -1)
-        return torch.cat([centre - size / 2, centre + size / 2], -1)
-
-
-def inverse_sigmoid(values: Tensor, least: float = 1e-3) -> Tensor:
-    """Return logits of values in 0..1, of which those at the ends count as ``least`` away, as in the authors' code."""
-    return torch.log(values.clamp(least, 1) / (1 - values).clamp(least, 1))
-
 
 def doubled(maps: Tensor, weight: Tensor) -> Tensor:
     """Convolve maps (k, I, h, w) by a 3 x 3 kernel (O, I, 3, 3) after doubling them by the nearest pixel.
@@ -344,15 +328,12 @@ def doubled(maps: Tensor, weight: Tensor) -> Tensor:
     return F.conv_transpose2d(maps, kernel, stride=2, padding=1)
 
 
-def build_network(
-    config: Mapping[str, Any], name: str, geometry_token: bool = True, empty: bool = False
-) -> Sam3Network:
+def build_network(config: Mapping[str, Any], name: str, empty: bool = False) -> Sam3Network:
     """Build the network of a config, in float32.
 
     Args:
         config: As transformers writes it; empty for the released one.
         name: What to call it in messages.
-        geometry_token: See `Sam3Network`.
         empty: Its weights are to be loaded; else they are random.
 
     Raises:
@@ -376,7 +357,7 @@ def build_network(
     if empty:
         model.to_empty(device=CPU)
         _fill_buffers(model, name)
-    return Sam3Network(model, name, geometry_token)
+    return Sam3Network(model, name)
 
 
 def _fill_buffers(model: Any, name: str) -> None:

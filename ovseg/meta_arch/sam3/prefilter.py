@@ -14,6 +14,7 @@ from ovseg.clip.normalise import normalise
 from ovseg.clip.tokens import DENSE
 from ovseg.contract import Words
 from ovseg.data.preprocessing import SizeRule
+from ovseg.errors import ConfigError
 from ovseg.meta_arch.section import lower_keys
 from ovseg.recalibration import RECALIBRATIONS, Recalibration
 from ovseg.system.registry import build
@@ -43,22 +44,11 @@ class Prefilter(nn.Module):
         side = PATCHES * clip.patch_size
         self.size_rule = SizeRule(side, 4 * side, "patch", clip.patch_size)
 
-    @classmethod
-    def from_config(cls, model: CfgNode, least: float) -> Prefilter:
-        """Load the CLIP of ``MODEL.CLIP`` and the method of ``MODEL.RECALIBRATION``.
-
-        Raises:
-            OvsegError: One of them cannot be had.
-        """
-        node = model.RECALIBRATION
-        method = build(RECALIBRATIONS, node.NAME, lower_keys(node.OPTIONS, "MODEL.RECALIBRATION.OPTIONS"))
-        clip = load_tower(ClipSource.of(model.CLIP), {DENSE, *method.requires}, "the prefilter of SAM 3")
-        return cls(clip, method, least)
-
     @property
     def settings(self) -> dict[str, Any]:
         """What makes its choice, as JSON values."""
-        return {"clip": self.clip.name, "weights": self.clip.weights_hash, "method": self.recalibration.name}
+        own = {"clip": self.clip.name, "weights": self.clip.weights_hash, "method": self.recalibration.name}
+        return {**own, "least": self.least}
 
     def read(self, texts: list[str], cache: TextCache) -> Tensor:
         """Embed words: unit rows (T, D)."""
@@ -88,3 +78,25 @@ class Prefilter(nn.Module):
         dropped = int((~(best >= least)).sum())
         note = f"{dropped} of {len(best)} classes and words were not asked for, of which a CLIP saw nothing (prefilter)"
         return torch.nonzero(kept).flatten(), (note,) if dropped else ()
+
+
+def open_screen(model: CfgNode, *, prefilter: float = 0.0) -> Prefilter | None:
+    """Load the CLIP of ``MODEL.CLIP`` and the method of ``MODEL.RECALIBRATION``.
+
+    Args:
+        model: The node of a config.
+        prefilter: Words of which the CLIP is less sure than this everywhere are not asked for; 0 asks for all, which is
+            exact and needs no CLIP.
+
+    Raises:
+        ConfigError: The share is out of range.
+        OvsegError: One of the parts cannot be had.
+    """
+    if not 0 <= prefilter < 1:
+        raise ConfigError(f"prefilter is {prefilter}; expected a share from 0 (off) to below 1")
+    if not prefilter:
+        return None
+    node = model.RECALIBRATION
+    method = build(RECALIBRATIONS, node.NAME, lower_keys(node.OPTIONS, "MODEL.RECALIBRATION.OPTIONS"))
+    clip = load_tower(ClipSource.of(model.CLIP), {DENSE, *method.requires}, "the prefilter of SAM 3")
+    return Prefilter(clip, method, prefilter)

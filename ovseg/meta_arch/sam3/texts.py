@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,6 @@ from ovseg.system.progress import report
 from ovseg.vocabulary.cache import TextCache, text_space
 
 PHRASES_PER_PASS = 64
-_TEXT = threading.RLock()  # held by whoever runs or moves a text tower; of the process, for a model is also pickled
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,27 +72,23 @@ class PhraseReader:
         config = network.config.text_config
         self.network, self.name = network, network.name
         self.text_limit, self.known = int(config.max_position_embeddings), int(config.vocab_size)
-        self._tokens: TextTokens | None = None
 
-    @property
-    def tokens(self) -> TextTokens:
+    @cached_property
+    def _tokens(self) -> TextTokens:
         """The tokenizer, that of CLIP."""
-        with _TEXT:
-            if self._tokens is None:
-                self._tokens = TextTokens({"context_length": self.text_limit})
-            return self._tokens
+        return TextTokens({"context_length": self.text_limit})
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Return how many tokens each text has, those around it included."""
-        return [self.tokens.count(text) for text in texts]
+        return [self._tokens.count(text) for text in texts]
 
     def read_of(self, texts: list[str]) -> list[str]:
         """Return what is read of each text, as the tokenizer spells it."""
-        return [self.tokens.read(text) for text in texts]
+        return [self._tokens.read(text) for text in texts]
 
     def pieces_of(self, texts: list[str]) -> list[Pieces]:
         """Return for each text the part of it that each token stands for."""
-        return [self.tokens.pieces(text) for text in texts]
+        return [self._tokens.pieces(text) for text in texts]
 
     def long_text(self, texts: list[str]) -> Tensor:
         """Refuse windows: phrases have no one row that could be averaged.
@@ -130,7 +125,7 @@ class PhraseReader:
 
     @torch.no_grad()
     def _compute(self, phrases: list[str]) -> Tensor:
-        ids = self.tokens(phrases)
+        ids = self._tokens(phrases)
         if int(ids.max()) >= self.known:
             raise ConfigError(
                 f"the text tower of {self.name} has {self.known} tokens but the tokenizer gives {int(ids.max())}; "
@@ -139,8 +134,6 @@ class PhraseReader:
         lengths = ids.argmax(1) + 1  # the end of a text is the largest token, and the first of those that follow
         longest = int(lengths.max())
         mask = torch.arange(self.text_limit) < lengths[:, None]
-        with _TEXT:
-            self.network.move_text(self.network.device)
-            found = self.network.read(ids[:, :longest], mask[:, :longest])
+        found = self.network.read(ids[:, :longest], mask[:, :longest])
         whole = F.pad(found.cpu(), (0, 0, 0, self.text_limit - longest))
         return pack(whole, mask)

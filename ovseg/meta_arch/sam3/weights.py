@@ -206,14 +206,11 @@ def own_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     return dict(inner)
 
 
-def open_network(
-    weights: str, geometry_token: bool, *, config: str = "", layer_norm_eps: float = AUTHORS_EPS
-) -> Sam3Network:
+def open_network(weights: str, *, config: str = "", layer_norm_eps: float = AUTHORS_EPS) -> Sam3Network:
     """Build a network, with the weights of a path or random ones.
 
     Args:
         weights: See `read`; empty for random ones.
-        geometry_token: See `Sam3Network`.
         config: File or folder with a ``config.json`` of transformers; empty: that beside the weights, else that of the
             released model.
         layer_norm_eps: Of the image tower; 0 is what the config says.
@@ -238,7 +235,7 @@ def open_network(
             "layer_norm_eps": layer_norm_eps,
         }
         settings["vision_config"] = vision
-    network = build_network(settings, NAME, geometry_token, empty=bool(weights))
+    network = build_network(settings, NAME, empty=bool(weights))
     if weights:
         fill(network, found.state, found.source)
         network.notes = found.notes

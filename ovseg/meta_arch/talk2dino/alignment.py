@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg.errors import one_of
+
 SCALE = 1 / 0.07
 """Of the cosines; the original declares it trainable and never trains it."""
 
@@ -58,8 +60,14 @@ ALIGNMENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def scores(projected: Tensor, heads: Tensor, alignment: str = "max_score") -> Tensor:
-    """Compare projected captions (B, D) with the heads (B, H, D) of their images; neither of unit length: (B, B)."""
-    return ALIGNMENTS[alignment](F.normalize(projected, dim=-1), F.normalize(heads, dim=-1))
+    """Compare projected captions (B, D) with the heads (B, H, D) of their images; neither of unit length: (B, B).
+
+    Raises:
+        ConfigError: There is no such alignment.
+    """
+    return ALIGNMENTS[one_of("alignment", alignment, tuple(ALIGNMENTS))](
+        F.normalize(projected, dim=-1), F.normalize(heads, dim=-1)
+    )
 
 
 def contrast(cosines: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.clip.normalise import denormalise, normalise
 from ovseg.clip.tokens import DENSE
 from ovseg.clip.tower import Tower
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, at_least
 from ovseg.guides.timm import build_backbone
 from ovseg.meta_arch.talk2dino.attention import cleaned, look
 from ovseg.meta_arch.talk2dino.projection import Projection, hidden_layers
@@ -54,11 +53,12 @@ class Masks(Recalibration):
             cleaning: Share of what the heads look at in the masks; 0 leaves them as they are.
 
         Raises:
-            ConfigError: The side is no multiple of the patch.
+            ConfigError: The side is no multiple of the patch, or the share below 0.
         """
         super().__init__()
         self.backbone, self.projection = backbone.eval().requires_grad_(False), projection
-        self.side, self.cleaning, self.activation = side, cleaning, projection.activation
+        self.side, self.activation = side, projection.activation
+        self.cleaning = at_least("cleaning", cleaning, 0.0)
         self._patch = int(backbone.patch_embed.proj.kernel_size[0])
         if side < self._patch or side % self._patch:
             raise ConfigError(f"side is {side}; expected a multiple of the patch of the backbone, {self._patch}")
@@ -126,7 +126,7 @@ def make_masks(
         ConfigError: An option is not allowed.
         WeightsError: The weights of the backbone cannot be had.
     """
-    tag, _, file = re.sub(r"^timm:", "", backbone).partition("@")
+    tag, _, file = backbone.partition("@")
     built: Any = build_backbone(tag, file)
     hidden = 1 if state is None else hidden_layers(state)
     return Masks(built, Projection(clip.embed_dim, built.embed_dim, hidden, activation), side, cleaning)

@@ -20,12 +20,13 @@ from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.meta_arch.dense_model import DenseModel, view_of
 from ovseg.meta_arch.section import Section, Sectioned
+from ovseg.meta_arch.talk2dino.head_file import read_taught
 from ovseg.meta_arch.talk2dino.masks import Masks, make_masks, width_of
 from ovseg.meta_arch.talk2dino.projection import fill, read_projection
 from ovseg.ops.linear_layers import lower_products
 from ovseg.vocabulary import TextOptions
 
-_ENGINEERED = ("autoclip", "auxiliary", "descriptions")
+_ENGINEERED = ("autoclip", "auxiliary", "descriptions", "subclasses")
 
 
 @META_ARCH_REGISTRY.register()
@@ -76,7 +77,7 @@ class Talk2DINO(DenseModel, Sectioned):
         if on := next((name for name in _ENGINEERED if text is not None and getattr(text, name)), ""):
             raise ConfigError(
                 f"Talk2DINO takes the texts of CLIP at their own lengths, which {on} changes; leave MODEL.TEXT."
-                f"{on.upper()} out"
+                f"{on.upper()} out (kinds of a class can be names of it, as in 'cat|lion|tiger')"
             )
         super().__init__(
             clip=clip,
@@ -98,9 +99,16 @@ class Talk2DINO(DenseModel, Sectioned):
         """Build the parts that a config names; ``MODEL.WEIGHTS`` is a head of the authors or one of ours.
 
         Raises:
-            WeightsError: The checkpoint is missing or does not fit.
+            WeightsError: The checkpoint is missing, does not fit, or was taught with something else.
         """
-        return cls.parts(cfg, Weights.read(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None)
+        if not cfg.MODEL.WEIGHTS:
+            return cls.parts(cfg, None)
+        weights = Weights.read(cfg.MODEL.WEIGHTS)
+        parts = cls.parts(cfg, weights)
+        if taught := read_taught(cfg.MODEL.WEIGHTS):
+            masks = parts["masks"]
+            taught.check(masks.activation, parts["clip"].weights_hash, masks.backbone, weights.source)
+        return parts
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
@@ -110,6 +118,11 @@ class Talk2DINO(DenseModel, Sectioned):
         masks = section.make("masks", clip, weights and weights.state)
         parts = {"clip": clip, "masks": masks, "size_rule": view_of(cfg, clip), "weights": weights}
         return {**cls.around(cfg), **parts, "options": section.of_results, **section.own}
+
+    @classmethod
+    def beside(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """Return the backbone, as a guide; see `Sectioned.beside`."""
+        return (f"timm:{Section(cls, cfg).options['backbone']}",)
 
     @classmethod
     def check_head(cls, cfg: CfgNode, weights: Weights) -> None:
@@ -125,6 +138,11 @@ class Talk2DINO(DenseModel, Sectioned):
                 f"{weights.source} goes from {layer.in_features} to {layer.out_features} channels; expected "
                 f"{wanted[0]} and {wanted[1]}: is it for another CLIP or backbone?"
             )
+
+    @property
+    def scores_stand_alone(self) -> bool:
+        """Whether scores are the sigmoids themselves; see `WordedModel.scores_stand_alone`."""
+        return not self.rule.softmax
 
     @property
     def settings(self) -> dict[str, Any]:

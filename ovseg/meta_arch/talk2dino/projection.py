@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ovseg.checkpoint.loading import Official, Weights, load
 from ovseg.checkpoint.strict import load_strict
-from ovseg.errors import ConfigError, WeightsError
+from ovseg.errors import WeightsError, at_least, one_of
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -36,12 +36,11 @@ class Projection(nn.Module):
             activation: One of `ACTIVATIONS`.
 
         Raises:
-            ConfigError: There is no such activation.
+            ConfigError: There is no such activation, or no such number of layers.
         """
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ConfigError(f"activation is '{activation}'; expected one of {', '.join(ACTIVATIONS)}")
-        self.activation = activation
+        self.activation = one_of("activation", activation, tuple(ACTIVATIONS))
+        at_least("hidden", hidden, 0)
         self.linear_layer = nn.Linear(text_width, width)
         self.hidden_layers = nn.ModuleList(nn.Linear(width, width) for _ in range(hidden))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,12 +18,13 @@ def groups(rows: Tensor, distance: float) -> Tensor:
         Group (T,) int64 of each text on the device of the rows, from 0 on, numbered as scipy does.
     """
     from scipy.cluster.hierarchy import fcluster, linkage  # the first import takes a tenth of a second
+    from scipy.spatial.distance import squareform
 
     if len(rows) < 2:
         return torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     unit = F.normalize(rows.float(), dim=-1).cpu()
-    apart = (1 - unit @ unit.mT).clamp(0, 2).numpy()
-    found = fcluster(linkage(apart[np.triu_indices(len(apart), 1)], "complete"), distance, "distance")
+    apart = squareform((1 - unit @ unit.mT).clamp_(0, 2).numpy(), checks=False)
+    found = fcluster(linkage(apart, "complete"), distance, "distance")
     return torch.from_numpy(found).long().to(rows.device) - 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 from ovseg.clip.features import Context, DenseFeatures, Kept
 from ovseg.clip.tokens import Block, TokenTower
 from ovseg.clip.tower import Tower
-from ovseg.errors import at_least, one_of
+from ovseg.errors import at_least, one_of, within
+from ovseg.guides.base import unit_patches
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 from ovseg.recalibration.rf_clip import stream
 from ovseg.recalibration.rf_clip.following_words import groups, lean
+from ovseg.recalibration.rf_clip.sink_tokens import unknown_channels
 from ovseg.recalibration.rf_clip.stream import Sinks
 
 if TYPE_CHECKING:
@@ -28,6 +30,13 @@ class Whole(Kept):
     """Embedding (B, D) of the whole image, by the blocks as they are but for the sinks."""
 
     embedding: Tensor
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Group (T,) int64 of each word; see `ovseg.recalibration.rf_clip.following_words.groups`."""
+
+    members: Tensor
 
 
 @RECALIBRATION_REGISTRY.register()
@@ -68,8 +77,10 @@ class RF_CLIP(Recalibration):
         """
         super().__init__(**common)
         self.sink_channels = sink_channels if sink_channels is None else tuple(sink_channels)
-        self.sigma, self.alpha, self.likeness, self.refocus = at_least("sigma", sigma, 0.0), alpha, likeness, refocus
-        self.global_weight, self.patch_weight = global_weight, patch_weight
+        self.sigma, self.alpha, self.refocus = at_least("sigma", sigma, 0.0), within("alpha", alpha, 0, 1), refocus
+        self.likeness = within("likeness", likeness, -1, 1)
+        self.global_weight = within("global_weight", global_weight, 0, 1)
+        self.patch_weight = within("patch_weight", patch_weight, 0, 1)
         self.global_of = one_of("global_of", global_of, ("image", "window"))
         self.group_distance = at_least("group_distance", group_distance, 0.0)
 
@@ -77,11 +88,14 @@ class RF_CLIP(Recalibration):
         """Return how sinks of a tower are told, and what is done to them; see `Sinks.on`."""
         return Sinks(self.sink_channels, self.sigma, self.alpha, self.refocus).on(tower)
 
+    def check_tower(self, tower: TokenTower) -> None:
+        """Refuse towers without the channels by which sinks are told; see `Recalibration.check_tower`."""
+        self.sinks(tower)
+
     def remarks(self, tower: TokenTower) -> tuple[str, ...]:
         """Say that no sink is smoothed where nobody knows by which channels to tell them."""
-        if self.sinks(tower).channels or self.sink_channels is not None:
-            return ()
-        return (f"RF_CLIP smooths no sink tokens: their channels are not known of {tower.name}; give SINK_CHANNELS",)
+        known = self.sinks(tower).channels or self.sink_channels is not None
+        return () if known else (unknown_channels(tower),)
 
     def blocks_of(self, depth: int) -> int:
         """Take all blocks over."""
@@ -93,30 +107,26 @@ class RF_CLIP(Recalibration):
 
     def run(self, tokens: Tensor, blocks: Sequence[Block], context: Context) -> Tensor:
         """Return the patches (B, M, C) of the last block, which runs on the stream and on the mean of all streams."""
-        tower, sinks = context.tower, self.sinks(context.tower)
-        entering, mean, before = tokens, torch.zeros_like(tokens), tokens.new_zeros(())
-        for block in blocks[:-1]:
-            entering, own = stream.layer(entering, block, context, sinks)
-            mean, before = mean + entering / len(blocks), before + own
-        leaving, _ = stream.layer(entering, blocks[-1], context, replace(sinks, refocus=False))
-        mean = mean + leaving / len(blocks)
-        context.keep(Whole(tower.head(leaving)[1]))
-        near, whole = stream.likeness(mean, tower), (self.residual, self.feed_forward)
-        both = (stream.gather(one, near, self.likeness, tower) for one in (entering, mean))
-        found = [stream.last_block(one, blocks[-1], before, len(blocks), tower, whole) for one in both]
-        return (found[0] + found[1]) / 2
+        whole = self.residual, self.feed_forward
+        patches, leaving = stream.through(tokens, blocks, context, self.sinks(context.tower), self.likeness, whole)
+        context.keep(Whole(context.tower.head(leaving)[1]))
+        return patches
 
     def joint(self, tokens: Tensor, context: Context) -> DenseFeatures:
         """Bring the patches to the joint space; the image is embedded as it left the last block of CLIP."""
         features = context.tower.patches_to_joint(tokens).mT.unflatten(-1, context.grid)
         return DenseFeatures(features, context.take(Whole).embedding, context.grid, context)
 
+    def of_words(self, clip: TokenTower, words: Words) -> Groups:
+        """Group the words, of which there may be thousands."""
+        return Groups(groups(words.embeddings, self.group_distance))
+
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return cosines (B, T, h, w) with words that lean towards the image, and a share of those with the whole."""
         rows = words.rows(dense.cls).to(dense.features.device, torch.float32).expand(len(dense.features), -1, -1)
-        fits, members = self.fits(dense, rows), groups(words.embeddings.to(rows), self.group_distance)
-        patches = F.normalize(dense.features.float().flatten(2).mT, dim=-1)
-        rows = lean(rows, fits, members, patches, self.patch_weight)
+        known = words.found if isinstance(words.found, Groups) else self.of_words(dense.context.tower, words)
+        fits, members = self.fits(dense, rows), known.members.to(rows.device)
+        rows = lean(rows, fits, members, unit_patches(dense.features), self.patch_weight)
         return (1 - self.global_weight) * dense.cosines(rows) + self.global_weight * fits[..., None, None]
 
     def fits(self, dense: DenseFeatures, rows: Tensor) -> Tensor:

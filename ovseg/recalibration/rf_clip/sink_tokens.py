@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,10 +13,30 @@ from ovseg.clip.tokens import TokenTower
 _B16 = (4, 162, 189, 326, 429, 474, 633, 713)
 _L14 = (250, 261, 437, 650, 720, 779, 936, 1005)
 KNOWN = {
-    **dict.fromkeys(("ViT-B-16/openai", "ViT-B-16-quickgelu/openai", "hf:openai/clip-vit-base-patch16"), _B16),
-    **dict.fromkeys(("ViT-L-14/openai", "ViT-L-14-quickgelu/openai", "hf:openai/clip-vit-large-patch14"), _L14),
+    **dict.fromkeys(("ViT-B-16/openai", "ViT-B-16-quickgelu/openai"), _B16),
+    **dict.fromkeys(("openai/clip-vit-base-patch16", "timm/vit_base_patch16_clip_224.openai"), _B16),
+    **dict.fromkeys(("ViT-L-14/openai", "ViT-L-14-quickgelu/openai"), _L14),
+    **dict.fromkeys(("openai/clip-vit-large-patch14", "timm/vit_large_patch14_clip_224.openai"), _L14),
 }
-"""The channels in which sinks stand out, of the checkpoints for which the authors found them; others have others."""
+"""The channels in which sinks stand out, of the checkpoints for which the authors found them; others have others.
+
+Names are those of open_clip and of the repositories of the hub that hold the same weights.
+"""
+_OPENAI = {768: ("ViT-B-16/openai", _B16), 1024: ("ViT-L-14/openai", _L14)}
+
+
+def known_channels(tower: TokenTower) -> tuple[int, ...]:
+    """Return the channels that are known of a tower, none where its name says none of `KNOWN`."""
+    return KNOWN.get(re.sub(r"^hf(-hub)?:|@[^/]*$", "", tower.name), ())
+
+
+def unknown_channels(tower: TokenTower) -> str:
+    """Say that channels are not known of a tower, and which to give if its file holds weights of `KNOWN`."""
+    note = f"RF_CLIP smooths no sink tokens: their channels are not known of {tower.name}; give SINK_CHANNELS"
+    if tower.width not in _OPENAI:
+        return note
+    name, found = _OPENAI[tower.width]
+    return f"{note}, for a copy of {name} {list(found)}"
 
 
 def denoise(patches: Tensor, grid: tuple[int, int], channels: tuple[int, ...], sigma: float, alpha: float) -> Tensor:

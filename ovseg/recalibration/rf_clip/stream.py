@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from ovseg.clip.features import Context
 from ovseg.clip.tokens import Block, TokenTower
 from ovseg.errors import ConfigError
 from ovseg.recalibration.base import attend
-from ovseg.recalibration.rf_clip.sink_tokens import KNOWN, denoise, refocused
+from ovseg.recalibration.rf_clip.sink_tokens import denoise, known_channels, refocused
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,43 @@ class Sinks:
         Raises:
             ConfigError: The tower has no such channel.
         """
-        found = KNOWN.get(tower.name, ()) if self.channels is None else self.channels
+        found = known_channels(tower) if self.channels is None else self.channels
         if found and not 0 <= min(found) <= max(found) < tower.width:
             raise ConfigError(f"sink_channels are {found}; expected channels of {tower.name}, 0 to {tower.width - 1}")
         return replace(self, channels=found)
+
+
+def through(
+    tokens: Tensor,
+    blocks: Sequence[Block],
+    context: Context,
+    sinks: Sinks,
+    least: float,
+    whole: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    """Run all blocks, the last of them on the stream and on the mean of all streams, in which like patches gather.
+
+    Args:
+        tokens: Of the first block (B, N, C).
+        blocks: All of them.
+        context: Of the pass.
+        sinks: What to do with them.
+        least: See `gather`.
+        whole: See `last_block`.
+
+    Returns:
+        Patches (B, M, C), and the tokens (B, N, C) as they leave the last block of CLIP.
+    """
+    entering, mean, before = tokens, torch.zeros_like(tokens), tokens.new_zeros(())
+    for block in blocks[:-1]:
+        entering, own = layer(entering, block, context, sinks)
+        mean, before = mean + entering / len(blocks), before + own
+    leaving, _ = layer(entering, blocks[-1], context, replace(sinks, refocus=False))
+    mean, tower = mean + leaving / len(blocks), context.tower
+    near = likeness(mean, tower)
+    both = (gather(one, near, least, tower) for one in (entering, mean))
+    found = [last_block(one, blocks[-1], before, len(blocks), tower, whole) for one in both]
+    return (found[0] + found[1]) / 2, leaving
 
 
 def layer(tokens: Tensor, block: Block, context: Context, sinks: Sinks) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,8 @@ from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration, atte
 from ovseg.recalibration.segearth_ov.upsamplers import FACTOR, Upsampler, load_upsampler
 
 if TYPE_CHECKING:
-    from ovseg.contract import Words
+    from ovseg.contract import Answer, Words
+    from ovseg.labelling.shares import ClassShares
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,14 @@ class SegEarth_OV(Recalibration):
         if self.sharpener is not None:
             self.not_exported = "scores are upsampled along the image (upsampler)"
 
-    def remarks(self, tower: TokenTower) -> tuple[str, ...]:
-        """Refuse towers that the upsampler was not made for; see `Recalibration.remarks`."""
+    def check_tower(self, tower: TokenTower) -> None:
+        """Refuse towers that the upsampler was not made for; see `Recalibration.check_tower`."""
         if self.sharpener is not None and (tower.patch_size, tower.embed_dim) != (FACTOR, self.sharpener.channels):
             raise ConfigError(
                 f"the upsampler {self.upsampler} is for patches of {FACTOR} pixels and {self.sharpener.channels} "
                 f"channels, and {tower.name} has {tower.patch_size} and {tower.embed_dim}; take another CLIP, or "
                 "set UPSAMPLER ''"
             )
-        return ()
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Mix values by query-query, key-key and value-value attention; weights sum to 3."""
@@ -75,7 +76,9 @@ class SegEarth_OV(Recalibration):
         dense = super().joint(tokens, context)
         if self.sharpener is not None:
             with torch.autocast(tokens.device.type, enabled=False):
-                context.keep(Lengths(self._lengths(self.sharpener, dense)))
+                # One by one: the kernels and maps of a window take a hundred times the room of its features.
+                each = [dense.rows(slice(index, index + 1)) for index in range(len(dense.features))]
+                context.keep(Lengths(torch.cat([self._lengths(self.sharpener, one) for one in each])))
         return dense
 
     def _lengths(self, sharpener: Upsampler, dense: DenseFeatures) -> Tensor:
@@ -85,16 +88,30 @@ class SegEarth_OV(Recalibration):
         short = torch.linalg.qr(features.flatten(2), mode="r").R.unflatten(2, dense.grid)
         along = (bias @ features.flatten(2)).unflatten(1, dense.grid)[:, None]
         found = sharpener.spread(torch.cat([short, along], dim=1), self._kernels(sharpener, dense))
-        squares = found[:, :-1].square().sum(1, keepdim=True) + 2 * found[:, -1:] + bias.square().sum()
+        squares = found[:, :-1].square_().sum(1, keepdim=True) + 2 * found[:, -1:] + bias.square().sum()
         return squares.clamp(min=0).sqrt()
+
+    @property
+    def finer(self) -> int:
+        """With an upsampler scores are those of pixels; see `Recalibration.finer`."""
+        return FACTOR if self.sharpener is not None else 1
 
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return the cosines of patches, or pixels, and words (B, T, H, W), plus a share of those with the window."""
-        rows = words.rows(dense.cls).to(dense.features.device, torch.float32)
+        return self.some_scores(dense, words, torch.arange(len(words.query_to_class)))
+
+    def some_scores(self, dense: DenseFeatures, words: Words, queries: Tensor) -> Tensor:
+        """Return the scores (B, t, H, W) of some queries; see `patch_scores`."""
+        rows = words.rows(dense.cls).to(dense.features.device, torch.float32)[..., queries.to(dense.features.device), :]
         whole = F.normalize(dense.cls.float(), dim=-1)
         fits = self.global_weight * (rows @ whole[..., None])[..., 0]
         cosines = dense.cosines(rows) if self.sharpener is None else self._sharp(self.sharpener, dense, rows)
-        return cosines + fits[..., None, None]
+        return cosines.add_(fits[..., None, None])
+
+    def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
+        """Say where windows were too small for the upsampler; see `Recalibration.finish`."""
+        note = self.sharpener.remark(dense.grid) if self.sharpener is not None else ""
+        return replace(answer, notes=(*answer.notes, note)) if note else answer
 
     def _sharp(self, sharpener: Upsampler, dense: DenseFeatures, rows: Tensor) -> Tensor:
         """Return the cosines (B, T, H, W) of upsampled features and rows."""

@@ -117,6 +117,15 @@ class Upsampler(nn.Module):
         """The last convolution."""
         return self.fixup_proj[1]
 
+    def remark(self, grid: tuple[int, int]) -> str:
+        """Say that features on a grid (h, w) are too small to be mirrored, see `pad`; empty where they are not."""
+        if 2 * min(grid) > self.steps[0].radius:
+            return ""
+        return (
+            f"windows of {grid[0]} x {grid[1]} patches are too small for the upsampler to mirror at their border "
+            "as its authors do; it was repeated"
+        )
+
     def kernels(self, image: Tensor, grid: tuple[int, int]) -> list[Tensor]:
         """Return the weights of each step for features on a grid (h, w) of an image (B, 3, H, W), normalised."""
         sizes = [(grid[0] << step, grid[1] << step) for step in range(1, STEPS + 1)]

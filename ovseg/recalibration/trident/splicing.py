@@ -14,9 +14,7 @@ from ovseg.clip.tower import Tower
 from ovseg.errors import ConfigError
 from ovseg.guides import Guide, unit_patches
 from ovseg.guides.mixing import guided_block, masked_softmax
-from ovseg.ops.windows import WindowPlan, plan_windows
-
-WINDOWS_PER_PASS = 16
+from ovseg.ops.windows import WINDOWS_PER_PASS, WindowPlan, plan_windows
 
 
 class Splicing(Recalibrator, Protocol):

@@ -204,7 +204,7 @@ def test_gated_without_a_token_says_three_steps_and_the_open_alternative(hub):
     gated = Source(REPO, FILE, gated_alternative="san-vit-b-16")
     message = refused(r"is gated \(401\)", gated)
     for step in (
-        "1. make an account and accept the licence at https://huggingface.co/authors/model, ",
+        "1. make an account, accept the licence at https://huggingface.co/authors/model and wait for consent, ",
         "2. say who you are with `hf auth login` or HF_TOKEN, ",
         "3. run again; or take 'san-vit-b-16', which is open",
     ):
@@ -214,7 +214,8 @@ def test_gated_without_a_token_says_three_steps_and_the_open_alternative(hub):
 def test_gated_with_a_token_that_may_not(hub, monkeypatch):
     hub.gated[REPO] = 401
     monkeypatch.setenv("HF_TOKEN", "hf_other")
-    message = refused(r"is gated \(403\), your token has no access: 1\. accept .* 2\. .* 3\. run again", SOURCE)
+    steps = r"1\. as the token's owner accept .* and wait for consent, 2\. .* 3\. run again"
+    message = refused(rf"is gated \(403\), your token has no access: {steps}", SOURCE)
     assert "which is open" not in message
     monkeypatch.setenv("HF_TOKEN", hub.token)
     assert fetch(SOURCE).read_bytes() == DATA

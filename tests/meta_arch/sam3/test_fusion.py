@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, UnknownNameError
 from ovseg.meta_arch.sam3.fusion import FUSIONS, Fusion, PhraseMaps
 from ovseg.meta_arch.sam3.labels import Race, Thresholds, plan_canvas, scores_in
 from ovseg.ops.windows import plan_windows
 from ovseg.system.device import CPU
+from ovseg.vocabulary import Vocabulary
 
 WHOLE = (slice(0, 30), slice(0, 41))
 
@@ -140,9 +141,19 @@ def test_options_out_of_range_are_refused(options, message):
 def test_thresholds():
     labels, scores = torch.tensor([[0, 1, 1, -1]], dtype=torch.int32), torch.tensor([[0.1, 0.3, 0.6, 0.9]])
     assert Thresholds(0.5, 2).apply(labels.clone(), scores).tolist() == [[2, 2, 1, -1]]
-    own = Thresholds(0.0, -1, class_thresholds=(0.05, 0.5), ignore_threshold=0.2)
-    assert own.apply(labels.clone(), scores).tolist() == [[-1, -1, 1, -1]]
-    with pytest.raises(ConfigError, match="CLASS_THRESHOLDS has 2 values for 3 classes"):
-        own.check(3)
+    own = Thresholds(0.1, -1, class_thresholds={"Cat": 0.0, "traffic light": 0.5}, ignore_threshold=0.05)
+    for names, wanted in (
+        (["cat", "traffic light"], [[0, -1, 1, -1]]),
+        (["traffic light", "cat"], [[-1, 1, 1, -1]]),
+        (["traffic light", "sofa", "cat"], [[-1, 1, 1, -1]]),
+    ):
+        assert own.apply(labels.clone(), scores, own.of(Vocabulary.parse(names))).tolist() == wanted
+    assert Thresholds(0.4).of(Vocabulary.parse(["cat"])) == ()
+    with pytest.raises(UnknownNameError, match="unknown class of CLASS_THRESHOLDS 'traffic light'; did you mean"):
+        own.of(Vocabulary.parse(["cat", "traffic lights"]))
+    with pytest.raises(ConfigError, match="CLASS_THRESHOLDS has a class twice: Cat, cat"):
+        Thresholds(class_thresholds={"Cat": 0.1, "cat": 0.2})
+    with pytest.raises(ConfigError, match=r"a threshold of scores is 1\.5"):
+        Thresholds(class_thresholds={"cat": 1.5})
     with pytest.raises(ConfigError, match="a threshold of scores is 2"):
         Thresholds(2.0)

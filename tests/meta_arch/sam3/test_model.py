@@ -8,22 +8,15 @@ import pytest
 import torch
 
 from ovseg.contract import CLASS_SCORES, INSTANCES, PANOPTIC
-from ovseg.errors import ConfigError
-from ovseg.meta_arch.sam3.model import Budget
-from ovseg.meta_arch.sam3.network import SeenImage, doubled
+from ovseg.errors import ConfigError, UnknownNameError
+from ovseg.meta_arch.sam3 import SAM3
 from ovseg.meta_arch.sam3.texts import pack, shortened, unpack
+from ovseg.system.device import CPU
 from ovseg.vocabulary import Vocabulary
 from tests.meta_arch.models import build, picture, words
 from tests.meta_arch.tester import NAMES, ask, assert_near, pictures
 
 SCORES = frozenset({CLASS_SCORES})
-
-
-def test_a_convolution_of_doubled_maps_is_one_of_the_maps():
-    generator = torch.Generator().manual_seed(0)
-    maps, weight = torch.randn(2, 5, 4, 7, generator=generator), torch.randn(3, 5, 3, 3, generator=generator)
-    twice = maps.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(doubled(maps, weight), torch.conv2d(twice, weight, padding=1), atol=1e-4, rtol=0)
 
 
 def test_rows_hold_tokens_and_which_of_them_count():
@@ -32,30 +25,6 @@ def test_rows_hold_tokens_and_which_of_them_count():
     found, counted = unpack(rows, 4)
     assert rows.shape == (3, 4 * 5) and torch.equal(counted, mask[:, :4])
     assert torch.equal(found, tokens[:, :4] * mask[:, :4, None])
-
-
-def test_a_phrase_is_answered_as_transformers_answers_it_alone(sam3):
-    """With its dummy box, which brings the geometry token; and without, as it is by itself."""
-    network, asked = sam3.clip, sam3.words(words("cat", "a very large sofa"), templates="none")
-    pixels = (picture(56, 56)[None].float() / 255 - 0.5) / 0.5
-    tokens, mask = unpack(asked.embeddings, network.channels)
-    with torch.inference_mode():
-        seen = SeenImage(*(one[0] for one in network.see(pixels)))
-        theirs = network.model.get_vision_features(pixel_values=pixels)
-        for own, boxes in ((seen, {}), (seen._replace(geometry=None), None)):
-            found = network.ask(own, tokens, mask)
-            for row in range(2):
-                dummy = {"input_boxes": torch.zeros(1, 1, 4), "input_boxes_labels": torch.full((1, 1), -10)}
-                ids = sam3.reader.tokens(["cat", "a very large sofa"])[row : row + 1]
-                real = torch.arange(ids.shape[1]) <= ids.argmax(1, keepdim=True)
-                alone = network.model(
-                    vision_embeds=theirs, input_ids=ids, attention_mask=real, **(dummy if boxes is not None else {})
-                )
-                torch.testing.assert_close(found.scores[row], alone.pred_logits[0], atol=1e-4, rtol=0)
-                torch.testing.assert_close(network.semantic(found)[row], alone.semantic_seg[0, 0], atol=1e-4, rtol=0)
-                every = torch.arange(found.scores.shape[1])
-                torch.testing.assert_close(network.masks(found, row, every), alone.pred_masks[0], atol=1e-4, rtol=0)
-                torch.testing.assert_close(network.boxes(found)[row], alone.pred_boxes[0], atol=1e-4, rtol=0)
 
 
 def test_the_geometry_token_is_an_option_that_results_record(sam3, folders):
@@ -67,19 +36,42 @@ def test_the_geometry_token_is_an_option_that_results_record(sam3, folders):
     assert sam3.settings["options"]["geometry_token"] and not plain.settings["options"]["geometry_token"]
 
 
-def test_memory_changes_how_many_are_asked_at_a_time_and_nothing_else(sam3):
-    asked, wanted = sam3.words(words(*NAMES)), ask(sam3, pictures()[:1], sam3.words(words(*NAMES)), sam3.gives)[0]
-    whole = sam3.budget
-    try:
-        sam3.budget = Budget(max_memory=1e-6)
-        assert whole.at_a_time(sam3.clip) > 100 and sam3.budget.at_a_time(sam3.clip) == 1
-        found = ask(sam3, pictures()[:1], asked, sam3.gives)[0]
-    finally:
-        sam3.budget = whole
-    assert_near(found, wanted)
-    assert [own.class_id for own in found.instances] == [own.class_id for own in wanted.instances]
-    with pytest.raises(ConfigError, match="max_memory is 0; expected a positive number of GB"):
-        Budget(max_memory=0)
+def test_models_on_one_network_do_not_change_each_other(sam3):
+    """The geometry token is each model's own."""
+    parts = (sam3.fusion, sam3.thresholds, sam3.object_rule, sam3.size_rule, sam3.protocol, "none", "none")
+    plain, asked = SAM3(sam3.clip, *parts, geometry_token=False).eval(), sam3.words(words(*NAMES))
+    first, without, again = (ask(one, pictures()[:1], asked, SCORES)[0] for one in (sam3, plain, sam3))
+    assert torch.equal(first.class_scores, again.class_scores)
+    assert (first.class_scores - without.class_scores).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(375, 500), (48, 400), (56, 56)])
+def test_a_photograph_is_squeezed_as_the_authors_do(sam3, monkeypatch, size):
+    """From the file's own pixels, bilinear with antialiasing in whole numbers; no size rule comes before."""
+    seen, see = [], sam3.clip.see
+    monkeypatch.setattr(sam3.clip, "see", lambda pixels: seen.append(pixels) or see(pixels))
+    photo = picture(*size).permute(1, 2, 0).contiguous().numpy()
+    sam3.encode([sam3.size_rule(photo)])
+    whole = torch.from_numpy(photo).permute(2, 0, 1)[None]
+    theirs = torch.nn.functional.interpolate(whole, (56, 56), mode="bilinear", antialias=True)
+    assert torch.equal(seen[0], (theirs.float() / 255 - 0.5) / 0.5)
+
+
+def test_classes_have_their_thresholds_by_name(folders, sam3):
+    every = ["violin", "traffic light", *(name.partition("|")[0] for name in NAMES[:6])]
+    won = ask(sam3, pictures()[:1], sam3.words(words(*every)))[0].labels.flatten().bincount()
+    pair = [every[own] for own in won.topk(2).indices.tolist()]
+    free = ask(sam3, pictures()[:1], sam3.words(words(*pair)))[0].labels
+    assert (free == 0).any() and (free == 1).any()
+    own = build("sam3", folders["sam3"], CLASS_THRESHOLDS={pair[1]: 1.0})
+    own.load_state_dict(sam3.state_dict())
+    for names in (pair, pair[::-1]):
+        labels = ask(own, pictures()[:1], own.words(words(*names)))[0].labels
+        assert torch.equal(labels == names.index(pair[0]), free == 0)
+        assert torch.equal(labels == -1, free == 1)
+    assert own.settings["options"]["class_thresholds"] == {pair[1]: 1.0}
+    with pytest.raises(UnknownNameError, match=f"unknown class of CLASS_THRESHOLDS '{pair[1]}'"):
+        own.words(words(pair[0], "house"))
 
 
 def test_scores_of_a_phrase_do_not_depend_on_the_others(sam3):
@@ -147,6 +139,22 @@ def test_the_prefilter_asks_for_fewer_words_and_says_so(folders, sam3):
     rest = [own for own in range(len(NAMES) + 1) if own not in kept.tolist()]
     assert not answer.class_scores[rest].any()
     assert filtered.settings["prefilter"]["method"] == "CLIP" and "prefilter" not in sam3.settings
+    assert filtered.settings["prefilter"]["least"] == filtered.settings["options"]["prefilter"] == 0.2
+    unknown = replace(asked, screen=None)
+    answer = filtered.answer(encoded, 0, (50, 60), unknown, SCORES)
+    assert answer.notes == (f"the prefilter does not know these words, so all {len(asked.texts)} were asked for",)
+    assert torch.equal(answer.class_scores, every.class_scores)
+
+
+def test_both_text_towers_rest_where_images_need_no_room(folders, monkeypatch):
+    filtered, moved = build("sam3", folders["sam3"], PREFILTER=0.2, clip=folders["vit"]).place(CPU, torch.float32), []
+    for tower in (filtered.clip, filtered.screen.clip):
+        move = tower.move_text
+        monkeypatch.setattr(
+            tower, "move_text", lambda device, tower=tower, move=move: (moved.append(tower), move(device))
+        )
+    filtered.words(words("an unheard-of word", "another one"))
+    assert {id(tower) for tower in moved[-2:]} == {id(filtered.clip), id(filtered.screen.clip)}
 
 
 @pytest.mark.parametrize(

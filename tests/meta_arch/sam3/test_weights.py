@@ -25,10 +25,10 @@ def test_a_folder_of_transformers_with_its_tracker(network, tmp_path):
     save_file({**state, "tracker_model.memory": torch.zeros(2)}, tmp_path / "model.safetensors")
     whole = {"model_type": "sam3_video", "detector_config": TINY}
     (tmp_path / "config.json").write_text(json.dumps(whole))
-    found = open_network(str(tmp_path), True, layer_norm_eps=0.0)
+    found = open_network(str(tmp_path), layer_norm_eps=0.0)
     assert found.weights_hash == network.weights_hash
     assert found.notes == ("model.safetensors: 1 tensors of the tracker of videos were left out",)
-    authors = open_network(str(tmp_path / "model.safetensors"), True)
+    authors = open_network(str(tmp_path / "model.safetensors"))
     assert authors.config.vision_config.backbone_config.layer_norm_eps == 1e-5
     assert authors.weights_hash != network.weights_hash
 
@@ -56,16 +56,16 @@ def test_what_does_not_fit_is_named(network, tmp_path):
     save_file({**state, "another": torch.zeros(1)}, tmp_path / "model.safetensors")
     write_config(tmp_path)
     with pytest.raises(WeightsError, match=r"does not fit SAM 3: it misses detr_decoder.presence_token.weight; it has"):
-        open_network(str(tmp_path), True)
+        open_network(str(tmp_path))
     write_config(tmp_path, model_type="clip")
     with pytest.raises(ConfigError, match="is of model_type 'clip'; expected sam3, as facebook/sam3 has it"):
-        open_network(str(tmp_path), True)
+        open_network(str(tmp_path))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="holds no weights"):
-        open_network(str(tmp_path), True)
+        open_network(str(tmp_path))
 
 
 def test_a_config_that_transformers_refuses(tmp_path):
     folder = write_config(tmp_path, detr_encoder_config={"hidden_size": "wide"})
     with pytest.raises(ConfigError, match="transformers cannot build SAM 3 from its config"):
-        open_network("", True, config=str(folder))
+        open_network("", config=str(folder))

@@ -4,16 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import ovseg
 from ovseg.checkpoint.loading import Weights
+from ovseg.config import config_root
 from ovseg.contract import CLASS_SCORES, LABELS
-from ovseg.errors import ConfigError, WeightsError
+from ovseg.errors import ConfigError, UnknownNameError, WeightsError
 from ovseg.meta_arch.talk2dino import Talk2DINO
 from ovseg.meta_arch.talk2dino.alignment import ALIGNMENTS, contrast, scores
 from ovseg.meta_arch.talk2dino.masks import width_of
 from ovseg.meta_arch.talk2dino.projection import Projection, read_projection
 from ovseg.vocabulary import TextCache, TextEmbedder
 from ovseg.zoo import model_config
+from ovseg.zoo.names import list_protocols
 from ovseg.zoo.needs import needs_of
 from tests.meta_arch.models import build, picture, words
 
@@ -133,14 +134,35 @@ def test_it_needs_its_head_a_clip_and_a_backbone():
     ]
 
 
-def test_texts_are_not_engineered_by_rules_of_unit_vectors(tiny_clip):
-    for text in ({"AUTOCLIP": 0.5}, {"AUXILIARY": "definitions_voc20.json"}):
+def test_a_head_of_ones_own_needs_the_same_backbone(tiny_clip, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "_BASE_: talk2dino/talk2dino-v3-b.yaml\nVERSION: 2\n"
+        "MODEL: {WEIGHTS: head.safetensors, CLIP: {ARCH: ViT-L-14}}\n"
+    )
+    assert [need.what for need in needs_of(str(path))] == [
+        "CLIP ViT-L-14/openai",
+        "guide timm:vit_base_patch16_dinov3.lvd1689m",
+    ]
+    with pytest.raises(UnknownNameError, match="unknown timm model 'timm:test_vit'"):  # one way to say it
+        build("talk2dino", tiny_clip, BACKBONE="timm:test_vit")
+
+
+def test_texts_are_not_engineered_by_rules_of_unit_vectors(tiny_clip, tmp_path):
+    (tmp_path / "kinds.json").write_text('{"cat": ["lion", "tiger"]}')
+    kinds = {"SUBCLASSES": str(tmp_path / "kinds.json")}
+    for text in ({"AUTOCLIP": 0.5}, {"AUXILIARY": "definitions_voc20.json"}, kinds):
         with pytest.raises(ConfigError, match=f"at their own lengths, which {next(iter(text)).lower()} changes"):
             build("talk2dino", tiny_clip, text={"TEMPLATES": "openai7", **text})
     with pytest.raises(ConfigError, match="side is 60; expected a multiple of the patch of the backbone, 16"):
         build("talk2dino", tiny_clip, SIDE=60)
     with pytest.raises(ConfigError, match="activation is 'selu'; expected one of tanh, relu, sigmoid"):
         build("talk2dino", tiny_clip, ACTIVATION="selu")
+    for value in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match=f"cleaning is {value}; expected at least 0"):
+            build("talk2dino", tiny_clip, CLEANING=value)
+    with pytest.raises(ConfigError, match="alignment is 'maximum'; expected one of max_score, weighted_avg"):
+        scores(torch.ones(1, 4), torch.ones(1, 2, 4), "maximum")
 
 
 def test_the_own_caption_chooses_the_head_of_an_image():
@@ -158,8 +180,15 @@ def test_the_own_caption_chooses_the_head_of_an_image():
 
 
 def test_benchmarks_have_the_thresholds_of_the_authors():
-    for name, threshold in (("talk2dino-b", 0.55), ("talk2dino-l", 0.54), ("talk2dino-v3-b", 0.55)):
+    for name, threshold in (("talk2dino-b", 0.55), ("talk2dino-l", 0.54)):
         cfg = model_config(name, protocol="voc21")
         assert f"threshold:{threshold}" == cfg.MODEL.TEXT.BACKGROUND and cfg.MODEL.Talk2DINO.CLEANING == 0.2
         assert model_config(name, protocol="pc60").MODEL.Talk2DINO.CLEANING == 0.0
-    assert ovseg.Vocabulary.parse("voc20")
+        assert model_config(name, protocol="ade150").MODEL.TEXT.BACKGROUND == "none"
+
+
+def test_heads_on_dinov3_have_settings_for_cityscapes_alone():
+    for name in ("talk2dino-v3-b", "talk2dino-v3-l"):
+        assert list_protocols(config_root() / f"talk2dino/{name}.yaml") == ["cityscapes19"]
+        assert model_config(name, protocol="cityscapes19").MODEL.TEXT.BACKGROUND == "none"
+        assert model_config(name).MODEL.PROTOCOL == model_config("talk2dino-b").MODEL.PROTOCOL

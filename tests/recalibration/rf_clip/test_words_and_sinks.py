@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +14,9 @@ from ovseg.clip.ensemble import Ensemble
 from ovseg.errors import ConfigError
 from ovseg.labelling.protocol import Protocol
 from ovseg.recalibration import build_recalibration
+from ovseg.recalibration.rf_clip import method
 from ovseg.recalibration.rf_clip.following_words import groups, lean
-from ovseg.recalibration.rf_clip.sink_tokens import KNOWN, denoise, refocused
+from ovseg.recalibration.rf_clip.sink_tokens import KNOWN, denoise, known_channels, refocused, unknown_channels
 from tests.conftest import write_vit_clip
 from tests.meta_arch.models import build as build_model
 
@@ -110,6 +114,36 @@ def test_images_of_a_batch_keep_to_their_own_whole(tiny_clip):
         torch.testing.assert_close(shown.patch_scores(seen, words), alone, atol=1e-5, rtol=1e-4)
 
 
+def test_whole_images_are_looked_at_in_passes_of_no_more_than_windows_are(tiny_clip, monkeypatch):
+    shown, sizes = model(tiny_clip, SINK_CHANNELS=[1, 4]), []
+    look = shown.recalibration.overview
+    monkeypatch.setattr(shown.recalibration, "overview", lambda clip, part: sizes.append(len(part)) or look(clip, part))
+    images = [picture(seed) for seed in range(9)]
+    together = shown.encode(images).images
+    assert sum(sizes) == 9 and max(sizes) * 64 * 88 <= 16 * 48 * 48
+    words = shown.words(ovseg.Vocabulary.parse(["cat", "sofa", "tree"]))
+    alone = shown.encode(images[-1:]).images[0]
+    torch.testing.assert_close(
+        shown.patch_scores(together[-1], words), shown.patch_scores(alone, words), atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_words_are_grouped_once_whatever_the_images(tiny_clip, tmp_path, monkeypatch, members):
+    name = str(tiny_clip) if members == 1 else f"clip:{tiny_clip}+{write_vit_clip(tmp_path / 'deeper', 3, seed=9)}"
+    changes = {"PROTOCOL": {**WINDOWS, "PAMR_STEPS": 0}, "RECALIBRATION": {"OPTIONS": {"SINK_CHANNELS": [1]}}}
+    shown = ovseg.load(f"rf_clip/{name}", "cpu", overrides={"MODEL": changes}).model
+    grouped = []
+    monkeypatch.setattr(method, "groups", lambda rows, far: grouped.append(rows) or groups(rows, far))
+    words = shown.words(ovseg.Vocabulary.parse([f"word {i}" for i in range(30)]))
+    encoded = shown.encode([picture(0, (144, 168)), picture(1)])
+    assert len(encoded.images[0].parts) > 1
+    found = [shown.answer(encoded, index, (50, 60), words).labels for index in range(2)]
+    assert len(grouped) == members
+    fresh = [shown.answer(encoded, index, (50, 60), replace(words)).labels for index in range(2)]
+    assert len(grouped) > 2 * members and all(map(torch.equal, found, fresh))
+
+
 def test_members_of_an_ensemble_know_the_whole_image(tiny_clip, tmp_path):
     other = write_vit_clip(tmp_path / "deeper", 3, seed=9)
     members = f"rf_clip/clip:{tiny_clip}+{other}"
@@ -133,8 +167,22 @@ def test_unknown_sinks_are_said_and_known_ones_are_taken(tiny_clip):
     with pytest.raises(
         ConfigError, match=r"sink_channels are \(4, 162, .*expected channels of ViT-B-16/openai, 0 to 31"
     ):
-        build_recalibration("rf_clip").sinks(tower)
+        tower.check_method(build_recalibration("rf_clip"))
+    for name in ("hf:openai/clip-vit-base-patch16", "hf-hub:timm/vit_base_patch16_clip_224.openai@4f1a"):
+        tower.name = name
+        assert known_channels(tower) == KNOWN["ViT-B-16/openai"]
+    tower = SimpleNamespace(name="ViT-B-16/weights.pt", width=768)
+    assert known_channels(tower) == () and "for a copy of ViT-B-16/openai [4, 162, 189," in unknown_channels(tower)
     assert max(KNOWN["ViT-B-16/openai"]) < 768 and max(KNOWN["ViT-L-14/openai"]) < 1024
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("alpha", 1.5), ("likeness", float("nan")), ("global_weight", -0.1), ("patch_weight", 2.0), ("sigma", -1.0)],
+)
+def test_options_out_of_range(option, value):
+    with pytest.raises(ConfigError, match=f"^{option} is {value}; expected "):
+        build_recalibration("rf_clip", **{option: value})
 
 
 def test_the_note_is_in_every_result(tiny_clip):

@@ -7,15 +7,20 @@ import torch.nn.functional as F
 import ovseg
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
+from ovseg.config import config_root
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.meta_arch.training_free import TrainingFree
+from ovseg.ops import late_scores
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.segearth_ov.upsamplers import Kernels, Upsampler, load_upsampler, pad
+from ovseg.zoo import model_config
+from ovseg.zoo.names import list_protocols
 from ovseg.zoo.needs import needs_of
+from tests.meta_arch.tester import Largest
 from tests.words import make_words
 
 DIM = 24
@@ -92,6 +97,36 @@ def test_photographs_of_any_shape_are_labelled(clip):
         answer = model.answer(model.encode([image]), 0, (50, 70), words, LABELS | {CLASS_SCORES})
         assert answer.labels.shape == (50, 70) and answer.class_scores.isfinite().all()
         torch.testing.assert_close(answer.class_scores.sum(0), torch.ones(50, 70))
+        told = [note for note in answer.notes if "patches are too small for the upsampler to mirror" in note]
+        assert len(told) == (size[0] == 16)
+
+
+def test_many_words_are_sharpened_a_few_at_a_time(clip, monkeypatch):
+    """Nobody holds the scores of all of them at the size of pixels, nor the kernels of several windows."""
+    model = TrainingFree(
+        clip=clip,
+        recalibration=build_recalibration("segearth_ov", upsampler=upsampler(radius=1)),
+        size_rule=SizeRule(64, 96, minimum=16),
+        protocol=Protocol(32, 16, "even", "twice"),
+        rule=ScoreRule(50.0),
+        templates="none",
+        background="none",
+    ).eval()
+    image, words = 255 * torch.rand(3, 48, 58), model.words(ovseg.Vocabulary.parse([f"thing {i}" for i in range(30)]))
+    with Largest() as largest:
+        encoded = model.encode([image])
+    windows = len(encoded.images[0].plan)
+    assert windows == 6 and largest.numbers < 3 * 32 * 32 * (DIM + 1)
+    whole = model.answer(encoded, 0, (70, 99), words, LABELS | {CLASS_SCORES})
+    assert isinstance(model.patch_scores(encoded.images[0], words), torch.Tensor)
+    monkeypatch.setattr(late_scores, "AT_ONCE", 7 * 32 * 32 * windows)
+    monkeypatch.setattr("ovseg.labelling.scores._CHUNK", 2**15)
+    few = model.answer(encoded, 0, (70, 99), words, LABELS | {CLASS_SCORES})
+    assert (few.labels == whole.labels).float().mean() > 0.999
+    torch.testing.assert_close(few.class_scores, whole.class_scores, atol=1e-5, rtol=1e-4)
+    with Largest() as largest:
+        model.answer(encoded, 0, (70, 99), words)
+    assert largest.numbers < 8 * 32 * 32 * windows
 
 
 def test_files_of_both_kinds(tmp_path):
@@ -146,6 +181,10 @@ def test_a_tower_that_it_was_not_made_for_is_refused_before_any_image(clip, tiny
 
     with pytest.raises(ConfigError, match="is for patches of 16 pixels and 512 channels, and test has 16 and 24;"):
         build(clip, 512)
+    method = build_recalibration("segearth_ov", upsampler=upsampler(512))
+    assert method.remarks(clip) == ()
+    with pytest.raises(ConfigError, match="is for patches of 16 pixels and 512 channels"):
+        method.encode(clip, torch.zeros(1, 3, 64, 64))  # nobody needs a model to be told
     other = ovseg.load(f"clip/{tiny_clip}", "cpu").model.clip
     with pytest.raises(ConfigError, match=r"is for patches of 16 pixels and 32 channels, and .* has 8 and 32;"):
         build(other, 32)
@@ -155,3 +194,16 @@ def test_what_it_needs_is_known_by_name():
     clip_of, own = needs_of("segearth_ov/ViT-B-16/openai")
     assert clip_of.what == "CLIP ViT-B-16/openai" and own.what == "upsampler xclip_jbu_one_million_aid.ckpt"
     assert "fetch it" in own.by_hand and needs_of("segearth_ov/mini") == []
+
+
+def test_a_background_is_no_class_in_any_of_the_authors_data_sets():
+    """Whether they count it first, last or among others; Potsdam's and Vaihingen's clutter is a class."""
+    path = config_root() / "training_free/segearth_ov.yaml"
+    for name in list_protocols(path):
+        cfg = model_config("segearth_ov/ViT-B-16/openai", protocol=name).MODEL
+        classes = ovseg.Vocabulary.parse(cfg.TEXT.VOCABULARY)
+        clutter = name in ("potsdam", "vaihingen")
+        assert cfg.TEXT.BACKGROUND == ("none" if clutter else "words:background")
+        assert cfg.PROTOCOL.THRESHOLD_LABEL == (5 if clutter else -1)
+        assert "background" not in [entry.names[0] for entry in classes]
+    assert len(list_protocols(path)) == 16

@@ -1,86 +1,24 @@
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import segment_anything
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
 
 import ovseg
-from ovseg.contract import CLASS_SCORES, LABELS
-from ovseg.data.preprocessing import SizeRule
+from ovseg import Vocabulary
+from ovseg.clip.ensemble import Ensemble, Seen
 from ovseg.errors import ConfigError, WeightsError
 from ovseg.guides.sam_image import cells, last_attention, look
-from ovseg.labelling.protocol import Protocol
-from ovseg.labelling.scores import ScoreRule, class_probabilities
-from ovseg.labelling.shares import ClassShares
-from ovseg.meta_arch.training_free import TrainingFree
-from ovseg.ops.bilinear import bilinear_matrix
+from ovseg.meta_arch.members import OverMembers
 from ovseg.recalibration.trident import Trident, splicing
 from ovseg.recalibration.trident.correlation import correlation
-from ovseg.recalibration.trident.region_prompts import find_regions, mask_prompt
+from ovseg.recalibration.trident.region_prompts import Prompting
+from ovseg.zoo import model_config
 from ovseg.zoo.needs import needs_of
-
-SIDE = 128
-
-
-def tiny_sam(checkpoint=None):
-    encoder = ImageEncoderViT(
-        img_size=SIDE,
-        patch_size=16,
-        embed_dim=16,
-        depth=2,
-        num_heads=2,
-        out_chans=32,
-        qkv_bias=True,
-        use_rel_pos=True,
-        window_size=3,
-        global_attn_indexes=(1,),
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-    )
-    prompts = PromptEncoder(32, (SIDE // 16,) * 2, (SIDE, SIDE), mask_in_chans=4)
-    two = TwoWayTransformer(depth=1, embedding_dim=32, num_heads=2, mlp_dim=32)
-    return Sam(encoder, prompts, MaskDecoder(transformer_dim=32, transformer=two, iou_head_hidden_dim=32)).eval()
-
-
-@pytest.fixture(scope="module")
-def sam():
-    torch.manual_seed(0)
-    found = tiny_sam()
-    for name, parameter in found.named_parameters():
-        if "rel_pos" in name:
-            parameter.data = 0.3 * torch.randn_like(parameter)
-    return found.requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def clip(tiny_clip):
-    return ovseg.load(f"clip/{tiny_clip}", "cpu").model.clip
-
-
-def build(clip, **options):
-    method = Trident(windows=(32, 16), **options)
-    view = SizeRule(48, 96, minimum=8)
-    return TrainingFree(
-        clip=clip,
-        recalibration=method,
-        size_rule=SizeRule(48, 96, "photo") if method.sees_photo else view,
-        protocol=Protocol(0, 0, "none"),
-        rule=ScoreRule(20.0),
-        templates="none",
-        background="none",
-        view=view if method.sees_photo else None,
-    ).eval()
-
-
-def photo(height=70, width=90, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randint(0, 256, (1, 3, 4, 5), generator=generator).float()
-    return F.interpolate(coarse, (height, width))[0].byte()
+from tests.clip.towers import TOWERS, vit
+from tests.recalibration.trident.small import FOUR, SIDE, answers_of, build, photo, tiny_sam
 
 
 def test_attention_is_that_of_the_encoder(sam):
@@ -139,10 +77,10 @@ def test_one_mean_holds_for_all_windows_in_any_number_of_passes(clip, monkeypatc
 
 
 def test_the_photograph_is_encoded_once_and_seen_as_it_is(clip, sam, monkeypatch):
-    model, seen = build(clip, sam=sam, refine=True, least_quality=-9.0, least_area=4), []
+    model, seen = build(clip, sam=sam, refine=True, least_quality=0.0, least_area=4), []
     forward = sam.image_encoder.forward
     monkeypatch.setattr(sam.image_encoder, "forward", lambda x: seen.append(x.shape) or forward(x))
-    words = model.words(ovseg.Vocabulary.parse(["cat", "sofa", "tree"]))
+    words = model.words(Vocabulary.parse(["cat", "sofa", "tree"]))
     encoded = model.encode([photo()])
     for _ in range(2):
         model.answer(encoded, 0, (70, 90), words)
@@ -152,21 +90,32 @@ def test_the_photograph_is_encoded_once_and_seen_as_it_is(clip, sam, monkeypatch
     assert next(iter(sight.values())).images[0].original_size == (72, 96)  # whole patches
 
 
-def test_redrawing_changes_labels_and_keeps_the_rest(clip, sam):
-    words_of = ovseg.Vocabulary.parse(["cat", "sofa", "tree", "river"])
-    coarse, fine = build(clip, sam=sam), build(clip, sam=sam, refine=True, least_quality=-9.0, least_area=4)
-    never = build(clip, sam=sam, refine=True, least_quality=9.0, least_area=4)
-    answers = []
-    for model in (coarse, fine, never):
-        words = model.words(words_of)
-        answers.append(model.answer(model.encode([photo()]), 0, (70, 90), words, LABELS | {CLASS_SCORES}))
-    before, after, same = answers
-    assert torch.equal(before.labels, same.labels) and torch.equal(before.class_scores, same.class_scores)
-    assert (before.labels != after.labels).any()
-    drawn = after.class_scores.amax(0) > 0
-    assert torch.equal(after.labels[drawn], after.class_scores.argmax(0)[drawn].int())
-    torch.testing.assert_close(after.scores[drawn], after.class_scores.amax(0)[drawn])
-    assert torch.equal(after.labels[~drawn], before.labels[~drawn])
+@pytest.mark.parametrize("halves", [False, True])
+def test_several_clips_share_what_sam_has_seen(sam, monkeypatch, halves):
+    """Whatever their patches are; with halves SAM sees the whole, too, from which it redraws."""
+    other = vit("ViT-B-32", patch_size=8, image_size=32)(3)
+    pair = Ensemble([TOWERS["ViT (OpenAI, LAION, MetaCLIP, DFN)"](3), other])
+    method = Trident(windows=(32, 16), sam=sam, halves=halves, refine=True)
+    photos, images = [photo(75, 100, seed).permute(1, 2, 0).numpy() for seed in range(2)], torch.randn(2, 3, 64, 80)
+    seen, forward = [], sam.image_encoder.forward
+    monkeypatch.setattr(sam.image_encoder, "forward", lambda x: seen.append(x.shape) or forward(x))
+    over = OverMembers(method)
+    dense = over.encode_photos(pair, images, over.see_photos(pair, photos))
+    assert len(seen) == (6 if halves else 2) and dense.features.shape[0] == 2
+    for tower, own in zip(pair.towers, dense.context.kept(Seen).members, strict=True):
+        shown, _ = pair.shown(tower, images, None)
+        alone = method.encode_photos(tower, shown, method.see_photos(pair, photos))
+        torch.testing.assert_close(own.features, alone.features)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("windows", [(), (32, 16)])
+@pytest.mark.parametrize("size", [(16, 300), (300, 9), (1, 2000)])
+def test_photographs_may_be_strips(clip, sam, size, windows, halves):
+    """Beyond the sides of SAM's patches to one another, and beyond those of its square."""
+    model = build(clip, sam=sam, windows=windows, halves=halves, refine=True, least_quality=0.0, least_area=1)
+    (found,) = answers_of([model], Vocabulary.parse(FOUR), *size)
+    assert found.labels.shape == size and set(found.labels.unique().tolist()) <= {0, 1, 2, 3}
 
 
 def test_photographs_by_the_page_and_the_command_go_the_same_way(clip, sam):
@@ -184,31 +133,21 @@ def test_halves_are_seen_apart(clip, sam):
     assert seen.parts[0][0].features.shape == (1, 32, 8, 16)  # two squares side by side
 
 
-def test_regions_are_connected_by_corners_too():
-    own = torch.zeros(6, 8, dtype=torch.bool)
-    own[0, 0] = own[1, 1] = own[5, 7] = True
-    share = torch.rand(6, 8) * own
-    share[1, 1] = 2
-    found = find_regions(own, share, 2)
-    assert found.boxes.tolist() == [[0, 0, 1, 1]] and found.points.tolist() == [[1, 1]]
-    assert found.masks.sum() == 2 and len(find_regions(own, share, 3).masks) == 0
-
-
-def test_the_mask_prompt_fills_the_square_with_the_longer_side():
-    found = mask_prompt(torch.full((3, 5), 0.5), (75, 100), 64, 0.2, 0.005)
-    assert found.shape == (1, 64, 64) and (found[0, :48] == 0.0025).all() and (found[0, 48:] == 0).all()
-    assert not mask_prompt(torch.full((3, 5), 0.19), (75, 100), 64, 0.2, 0.005).any()
-
-
-@pytest.mark.parametrize("softmax", [True, False])
-def test_shares_of_classes_are_those_of_all_at_once(softmax, monkeypatch):
-    monkeypatch.setattr("ovseg.labelling.scores._CHUNK", 9 * 7 * 2)  # two maps at a time
-    logits, classes = torch.rand(7, 3, 4), torch.tensor([0, 0, 1, 2, -1, 2, -1])
-    rule, matrices = ScoreRule(30.0, softmax=softmax), (bilinear_matrix(3, 9).float(), bilinear_matrix(4, 7).float())
-    shares = ClassShares(logits, *matrices, classes, rule)
-    assert shares.classes == [-1, 0, 1, 2]
-    wanted = class_probabilities(logits, *matrices, classes, rule)
-    torch.testing.assert_close(torch.stack([shares.of(i) for i in range(3)]), wanted)
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"pair_factor": -1.0}, "pair_factor is -1.0; expected at least 0"),
+        ({"pair_factor": float("nan")}, "pair_factor is nan; expected at least 0"),
+        ({"coarse_threshold": 20.0}, "coarse_threshold is 20.0; expected 0 to 1"),
+        ({"mask_factor": -0.005}, "mask_factor is -0.005; expected at least 0"),
+        ({"least_quality": 80.0}, "least_quality is 80.0; expected 0 to 1"),
+        ({"least_quality": float("nan")}, "least_quality is nan; expected 0 to 1"),
+        ({"mask_prompt": "fixed"}, "mask_prompt is 'fixed'; expected one of corrected, original"),
+    ],
+)
+def test_numbers_out_of_range(option, message):
+    with pytest.raises(ConfigError, match=message):
+        Trident(**option)
 
 
 def test_mistakes(tmp_path, clip, sam, monkeypatch):
@@ -222,7 +161,7 @@ def test_mistakes(tmp_path, clip, sam, monkeypatch):
         Trident(sam="vit_b")
     with pytest.raises(WeightsError, match=r"nowhere\.pth does not exist"):
         Trident(sam="vit_b@nowhere.pth")
-    with pytest.raises(ConfigError, match="Trident got 0 photographs of 1 images"):
+    with pytest.raises(ConfigError, match="Trident got no photographs of 1 images"):
         Trident(sam=sam).encode(clip, torch.randn(1, 3, 48, 48))
     monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", tiny_sam)
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
@@ -235,3 +174,28 @@ def test_what_it_needs_is_known_by_name():
     assert (clip_of.what, guide.what) == ("CLIP ViT-B-16/openai", "guide timm:vit_base_patch16_224.dino")
     assert own.what == "SAM sam_vit_b_01ec64.pth" and "github.com/facebookresearch/segment-anything" in own.by_hand
     assert needs_of("trident/mini") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "step", "threshold", "factor", "keep", "coarse"),
+    [
+        ("voc21", 448, 224, 0.2, 1.2, True, 0.2),
+        ("pc60", 576, 224, 0.15, 1.2, True, 0.15),
+        ("coco80", 448, 224, 0.25, 1.2, True, 0.25),
+        ("voc20", 336, 112, 0, 0, True, 0.2),
+        ("pc59", 576, 224, 0, 1.2, True, 0.15),
+        ("coco171", 448, 224, 0, 1.2, True, 0.05),
+        ("cityscapes19", 688, 224, 0, 3.0, False, 0.1),
+        ("ade150", 576, 224, 0, 1.2, False, 0.05),
+        ("ade847", 448, 224, 0, 1.2, True, 0.2),
+        ("pc459", 448, 224, 0, 1.2, True, 0.2),
+    ],
+)
+def test_protocols_are_the_published_ones(name, side, step, threshold, factor, keep, coarse):
+    model = model_config("trident/ViT-B-16/openai", protocol=name).MODEL
+    options = {key.lower(): value for key, value in model.RECALIBRATION.OPTIONS.items()}
+    method = Trident(**{**options, "guide": "clip", "sam": ""})
+    assert (model.PROTOCOL.SHORT_SIDE, model.PROTOCOL.PROB_THRESHOLD) == (side, threshold)
+    assert method.windows == (336, step) and (method.pair_factor, method.keep_negative) == (factor, keep)
+    assert method.halves == (name == "cityscapes19")
+    assert method.prompting == Prompting(coarse, 225, 0.005, 0.8, "original")
