@@ -16,7 +16,7 @@ from tests.meta_arch.models import MODELS
 
 CASES = {case.name: case for case in MODELS}
 CLASSES = "cat|kitten, sofa, window"
-LOUDER = {"CATSeg": "aggregator.decoder.head.weight", "SED": "decoder.head.weight"}
+LOUDER = {"CATSeg": "aggregator.embed.weight", "SED": "decoder.head.weight"}
 """Weights by which maps of words differ by more than rounding; as they are, random ones make all maps nearly alike."""
 
 
