@@ -27,6 +27,7 @@ from ovseg.meta_arch.sam3.model import SAM3
 from ovseg.meta_arch.sam3.network import Sam3Network, build_network
 from ovseg.meta_arch.sam3.objects import ObjectRule
 from ovseg.meta_arch.sam3.texts import unpack
+from ovseg.ops.linear_layers import fast_products
 
 FASTER, OF_THE_RATE, AGREE = 1.4, 0.8, 1e-3
 MATMUL = 2048  # side of the matrices by whose product the machine is measured
@@ -127,9 +128,10 @@ class Asked:
         with PeakMemory(CPU) as memory:
             race = Race(model.canvas(self.seen, (model.clip.side,) * 2, self.size), model.fusion, every, CPU, False)
             while self.done < self.count and (not self.done or time.monotonic() < end):
-                taken, (part, maps) = timed(lambda: next(answers))
+                with fast_products(CPU):  # as where a model answers
+                    taken, (part, maps) = timed(lambda: next(answers))
+                    self.labels.append(timed(lambda part=part, maps=maps: race.add(part, maps))[0])
                 self.together.append(taken)
-                self.labels.append(timed(lambda part=part, maps=maps: race.add(part, maps))[0])
                 for row in part[:: max(1, len(part) // alone)][: 1 if self.done else alone].tolist():
                     taken, semantic = timed(lambda row=row: self.theirs(self.rows[row : row + 1]))
                     self.alone.append(taken)

@@ -16,6 +16,7 @@ from ovseg.ops.windows import WindowPlan
 from ovseg.system.progress import report
 
 GB = 10**9
+ON_CPU = 4  # phrases at a time: what more of them take leaves its caches, fewer make its convolutions slow
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def ask(
         masks: Whether the masks of queries are needed.
     """
     tokens, mask = unpack(phrases.to(network.device), network.channels)
-    done = 0
-    for part in rows.split(budget.at_a_time(network, len(seen.windows), masks)):
+    most, done = budget.at_a_time(network, len(seen.windows), masks), 0
+    for part in rows.split(min(most, ON_CPU) if network.device.type == "cpu" else most):
         longest = int(mask[part].sum(1).max())
         asked = tokens[part, :longest], mask[part, :longest]
         yield part, [maps(network, network.ask(window, *asked), rule, masks) for window in seen.windows]
