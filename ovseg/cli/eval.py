@@ -74,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words.add_argument("--background", help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)")
     words.add_argument("--templates", help="name of a template set (default: that of the model)")
     model = parser.add_argument_group("model")
-    model.add_argument("--protocol", default="", help="settings of a benchmark, or common (default: the model's)")
+    model.add_argument(
+        "--protocol", default="", help="settings and words of a benchmark, or common (default: the model's)"
+    )
     model.add_argument("--device", default="auto", help="auto | cpu | cuda | mps")
     model.add_argument("--dtype", default="auto", help="auto | fp32 | bf16 | fp16")
     robust = parser.add_argument_group("robustness: each condition is a run of its own; means and drops in the report")

@@ -20,8 +20,11 @@ from ovseg.data.outlines import called, draw_outline
 from ovseg.data.renaming import rename_classes
 from ovseg.errors import InputError
 from ovseg.vocabulary import Vocabulary
+from ovseg.vocabulary.names import fold
 
 SEMANTIC, PANOPTIC, INSTANCE, PROMPTS = "semantic", "panoptic", "instance", "prompts"
+BACKGROUND_NAMES = frozenset({"background", "other", "others", "unlabelled", "unlabeled", "void", "nothing"})
+"""Names by which data sets call what is none of their classes."""
 VOID, UNLISTED = -1, -2  # in `Dataset.lookup`: a pixel of no class; a value that should not occur
 LABEL_VALUES = 65536
 
@@ -72,6 +75,7 @@ class Dataset:
             dropped, a chosen part of a benchmark. One line each; logs and reports repeat them.
         root: Folder of the images, below which each has its name (`image_name`); where it is left out, the innermost
             one that holds them all.
+        rest: Class of `classes` that stands for anything else, -1 where none does; None where only its name can tell.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Dataset:
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     root: str = ""
+    rest: int | None = None
     file_classes: Vocabulary = None  # type: ignore[assignment]  # never None once it is made
 
     def __post_init__(self) -> None:
@@ -93,6 +98,14 @@ class Dataset:
         if not self.root and self.records:
             folders = {str(Path(record["file_name"]).parent) for record in self.records}
             object.__setattr__(self, "root", os.path.commonpath(folders))
+
+    @property
+    def rest_class(self) -> int:
+        """The class that stands for anything else: `rest`, or else the only one with such a name; -1 for none."""
+        if self.rest is not None:
+            return self.rest
+        found = [place for place, name in enumerate(self.classes.names) if fold(name) in BACKGROUND_NAMES]
+        return found[0] if len(found) == 1 and len(self.classes) > 1 else VOID
 
     def image_name(self, record: dict[str, Any]) -> str:
         """Return what an image is called in logs and files: its path below `root`, with its suffix and forward slashes.
@@ -143,8 +156,10 @@ class Dataset:
         return self._moved(rename_classes(self.classes, renames, self.name))
 
     def _moved(self, match: Match) -> Dataset:
-        remap = np.append(match.places, VOID)[self.remap].astype(np.int32)
-        return replace(self, classes=match.classes, remap=remap, notes=(*self.notes, *match.notes))
+        moved = np.append(match.places, VOID).astype(np.int32)
+        rest = None if self.rest is None else int(moved[self.rest])
+        notes = (*self.notes, *match.notes)
+        return replace(self, classes=match.classes, remap=moved[self.remap], notes=notes, rest=rest)
 
     def read_segments(self, record: dict[str, Any], size: tuple[int, int]) -> Segments:
         """Read the masks of one image.

@@ -41,7 +41,7 @@ def describe(segmenter: Segmenter, words: Words) -> dict[str, Any]:
 
 def made_by(description: dict[str, Any]) -> dict[str, Any]:
     """Return what of a description makes results; the rest is names, paths, remarks and versions."""
-    keys = ("weights_hash", "settings", "background", "templates", "texts", "device", "dtype")
+    keys = ("weights_hash", "settings", "background", "templates", "texts", "no_class_as", "asked", "device", "dtype")
     found = {key: description[key] for key in keys if key in description}
     return {**found, "settings": {key: value for key, value in found.get("settings", {}).items() if key != "clip"}}
 

@@ -64,6 +64,16 @@ class Spec:
         found: str = self.config.MODEL.TEXT.VOCABULARY
         return found
 
+    def protocol_words(self, protocol: str) -> str:
+        """Return the words that the config's entry for a benchmark asks, as `Vocabulary.parse` takes them.
+
+        Empty where it has none, or where what the name or its caller asks for has others.
+        """
+        entry = None if self.exported is not None else read_entry(self.path, "BENCHMARKS", protocol, self.path)
+        found = {} if entry is None else entry.settings["MODEL"].get("TEXT", {})
+        words = str(found.get("VOCABULARY", ""))
+        return words if words == self.config.MODEL.TEXT.VOCABULARY else ""
+
     @property
     def changes(self) -> dict[str, Any]:
         """All that is changed in the file, nested."""

@@ -215,7 +215,7 @@ class Benchmark:
         splits: By name; the first one is what is evaluated on.
         aliases: Further names of splits in the catalogs (other toolkits'), by split.
         metric: What is measured: semantic, panoptic, instance or prompts.
-        background: Whether class 0 is "anything else", so that thresholds make sense.
+        background: Id of the class that stands for anything else, so that thresholds make sense; -1 where none does.
         present: Classes that occur in the first split, where they are known to be fewer than the list has.
         licence: In a few words.
         paper: Who made it, where.
@@ -232,7 +232,7 @@ class Benchmark:
     paper: str
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metric: str = "semantic"
-    background: bool = False
+    background: int = -1
     present: int | None = None
 
 

@@ -261,7 +261,7 @@ register(
         rule="COCO-Stuff's labels: objects are 1 to 80; stuff and what is not labelled are background 0; none ignored",
         sources=STUFF_SOURCES,
         splits={split: _object_split(split) for split in COUNTS},
-        background=True,
+        background=0,
         licence=LICENCE,
         paper="the first 80 classes of COCO-Stuff as GroupViT (Xu et al., CVPR 2022) evaluates them",
     ),

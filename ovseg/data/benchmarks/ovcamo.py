@@ -130,7 +130,7 @@ register(
             ),
         ),
         splits={split: _split(split) for split in COUNTS},
-        background=True,
+        background=0,
         licence="CC BY-NC-SA 4.0",
         paper="Pang et al., Open-Vocabulary Camouflaged Object Segmentation, ECCV 2024",
     ),

@@ -223,7 +223,7 @@ def _voc_benchmark(background: bool) -> Benchmark:
         ),
         splits={"val": _voc("val", 1449, background), "train": _voc("train", 1464, background)},
         aliases={} if background else {"val": ("voc_sem_seg_val",), "train": ("voc_sem_seg_train",)},
-        background=background,
+        background=0 if background else -1,
         licence=LICENCE,
         paper="Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, IJCV 2015",
     )
@@ -272,7 +272,7 @@ def _context_benchmark(background: bool) -> Benchmark:
         sources=(VOC2010, MERGED_JSON),
         splits={split: _context(split, background, *counts) for split, counts in COUNTS.items()},
         aliases={} if background else {"val": ("pcontext_sem_seg_val",), "train": ("pcontext_sem_seg_train",)},
-        background=background,
+        background=0 if background else -1,
         licence=LICENCE,
         paper=CONTEXT,
     )

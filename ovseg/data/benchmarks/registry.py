@@ -85,4 +85,4 @@ def read_benchmark(name: str, root: Path, whole: bool = True) -> Dataset:
     lost = len(dataset.records) - len(records)
     left = f"{lost} images of {place.name} are broken and left out: `ovseg datasets check {place.name}` names them"
     notes = (*dataset.notes, *part_notes(place, dataset), *([left] if lost else []))
-    return replace(dataset, name=name, records=records, notes=notes)
+    return replace(dataset, name=name, records=records, notes=notes, rest=place.benchmark.background)

@@ -13,6 +13,9 @@ from ovseg.evaluation.metrics.state import Evaluator, Record
 BINS = 15
 """As in "On Calibration of Modern Neural Networks" (arXiv:1706.04599)."""
 
+NO_SCORE = -1.0
+"""In place of a score where a pixel has its class by another rule."""
+
 _UNIT = 2**20  # scores are summed as integers in units of 2^-20, so that order and processes change nothing
 
 
@@ -50,7 +53,7 @@ class CalibrationResult:
 
 
 class CalibrationEvaluator(Evaluator[CalibrationResult]):
-    """Counts labelled pixels by score and rightness; void and pixels of no class are left out."""
+    """Counts labelled pixels by score and rightness; void and pixels of no class or without a score are left out."""
 
     SUMS: ClassVar[tuple[str, ...]] = ("table",)
 
@@ -73,9 +76,9 @@ class CalibrationEvaluator(Evaluator[CalibrationResult]):
         Args:
             target: (H, W) integer ground truth; outside 0..K-1 void.
             labels: (H, W) integer predictions; -1 for no class.
-            scores: (H, W) float, 0..1.
+            scores: (H, W) float, 0..1, or `NO_SCORE`.
         """
-        counted = (target >= 0) & (target < self.num_classes) & (labels >= 0)
+        counted = (target >= 0) & (target < self.num_classes) & (labels >= 0) & (scores >= 0)
         units = np.rint(scores[counted].astype(np.float64) * _UNIT).astype(np.int64)
         places = np.minimum(units * BINS // _UNIT, BINS - 1)
         right = target[counted] == labels[counted]

@@ -12,16 +12,24 @@ from ovseg.evaluation.metrics.common import runs
 from ovseg.result.objects import Panoptic
 
 
-def from_panoptic(panoptic: Panoptic, ids: np.ndarray) -> Segments:
+def from_panoptic(panoptic: Panoptic, ids: np.ndarray, rest: int = VOID) -> Segments:
     """Read the segments of a result in the ids of a data set.
 
     Args:
         panoptic: Its class ids are places in ``ids``.
         ids: (N,) integers; -1 for classes whose segments are dropped.
+        rest: Class of the data set that pixels of no segment belong to, as one segment; -1 where they stay void.
     """
     kept = [segment for segment in panoptic.segments if ids[segment.class_id] >= 0]
     shown = np.where(np.isin(panoptic.ids, [s.id for s in kept]), panoptic.ids, 0)
-    return from_ids(shown, [s.id for s in kept], [int(ids[s.class_id]) for s in kept])
+    order, classes = [s.id for s in kept], [int(ids[s.class_id]) for s in kept]
+    none = panoptic.ids == 0
+    if rest >= 0 and none.any():
+        if rest not in classes:
+            order.append(1 + max((s.id for s in panoptic.segments), default=0))
+            classes.append(rest)
+        shown[none] = order[classes.index(rest)]
+    return from_ids(shown, order, classes)
 
 
 def from_ids(pixels: np.ndarray, order: Sequence[int], classes: Sequence[int]) -> Segments:

@@ -11,16 +11,13 @@ from ovseg.errors import InputError
 from ovseg.evaluation.runs.image_log import Log
 from ovseg.evaluation.runs.plan import Plan
 from ovseg.evaluation.runs.run import Run
-from ovseg.evaluation.runs.saved import PERMUTED
-
-BACKGROUND_NAMES = frozenset({"background", "other", "others", "unlabelled", "unlabeled", "void", "nothing"})
-"""Names by which data sets call what is none of their classes."""
+from ovseg.evaluation.runs.saved import NOT_LISTED, PERMUTED
 
 
 def notes(run: Run) -> list[str]:
     """Return what is no fault and belongs to the numbers: of the data set, the words, the predictions and the log."""
     found = [*run.dataset.notes, *run.notes, *(note for source in run.log.sources for note in source["notes"])]
-    return [*dict.fromkeys(found), *_permuted(run.log), *_versions(run.log)]
+    return [*dict.fromkeys(found), *_of_predictions(run.log), *_versions(run.log)]
 
 
 def before(plan: Plan, dataset: Dataset, total: int) -> list[str]:
@@ -34,10 +31,12 @@ def after(dataset: Dataset, log: Log, results: dict[str, Any]) -> list[str]:
     return [*found, *_sizes(log), *_empty(log), *_kinds(log, results)]
 
 
-def _permuted(log: Log) -> Iterator[str]:
-    found = [(r, note) for r in log.good for note in r.notes if note.startswith(PERMUTED)]
-    if found:
-        yield f"{len(found)} of {len(log.good)} predictions: {found[0][1]} ({found[0][0].name})"
+def _of_predictions(log: Log) -> Iterator[str]:
+    """Say how many saved predictions list other classes than the evaluation."""
+    for start in (PERMUTED, NOT_LISTED):
+        found = [(r, note) for r in log.good for note in r.notes if note.startswith(start)]
+        if found:
+            yield f"{len(found)} of {len(log.good)} predictions: {found[0][1]} ({found[0][0].name})"
 
 
 def _versions(log: Log) -> Iterator[str]:
@@ -97,23 +96,17 @@ def _threshold(dataset: Dataset, log: Log, results: dict[str, Any]) -> Iterator[
     """Compare the policy for the background with the classes."""
     if dataset.kind == PROMPTS:
         return
-    policy = log.source.get("background", "")
-    own = [name for name in dataset.classes.names if name.casefold() in BACKGROUND_NAMES]
+    policy, own = log.source.get("background", ""), dataset.rest_class
     lost = results[SEMANTIC].no_class_share if SEMANTIC in results else 0.0
-    if policy not in ("", "none") and not own:
+    if policy not in ("", "none") and own < 0:
         yield (
             f"background policy '{policy}' leaves pixels without a class, and this set has no class for background: "
             f"{100 * lost:.1f} % of the labelled pixels were missed so; --background none gives each pixel a class"
         )
-    if policy not in ("", "none") and own:
+    if policy == "none" and own >= 0 and not log.source.get("no_class_as"):
         yield (
-            f"background policy '{policy}' leaves pixels without a class, which are not counted as '{own[0]}': that "
-            "class is only what the model finds by its name"
-        )
-    if policy == "none" and own:
-        yield (
-            f"'{own[0]}' is asked for as a word like any other; many papers use a threshold or words such as sky and "
-            "wall in its place"
+            f"'{dataset.classes[own].name}' is asked for as a word like any other; many papers use a threshold or "
+            "words such as sky and wall in its place"
         )
 
 

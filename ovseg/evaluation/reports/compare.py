@@ -22,6 +22,7 @@ from ovseg.evaluation.reports.result import read_result
 from ovseg.evaluation.runs.folder import DATA
 from ovseg.evaluation.runs.image_log import ImageRecord, read_log
 from ovseg.evaluation.runs.measures import RECORDS, REFERRING
+from ovseg.system.values import dump
 from ovseg.vocabulary import Vocabulary
 
 LEVEL = 0.95
@@ -131,8 +132,10 @@ def notes(entries: Sequence[Entry], shared: Sequence[int]) -> list[str]:
         found.append(f"{len(shared)} images were evaluated by all; {most - len(shared)} by some only, and are left out")
     sides = {
         "words": [entry.summary["vocabulary"]["hash"] for entry in entries],
+        "words asked for classes": [dump(entry.summary["vocabulary"].get("asked")) for entry in entries],
         "protocols": [str(entry.summary["protocol"]) for entry in entries],
         "background policies": [str(entry.summary["background"]) for entry in entries],
+        "classes for pixels without one": [str(entry.summary.get("no_class_as")) for entry in entries],
         "distractors": [str(entry.summary["distractors"]) for entry in entries],
         "template sets": [str(entry.summary["templates"]) for entry in entries],
         "precisions": [str(entry.summary["precision"]) for entry in entries],

@@ -23,6 +23,8 @@ from ovseg.system.values import changes, flat, some
 
 NAMED = 8
 """So many things that could not be compared are named."""
+MADE_DIFFERENTLY = ("no_class_as", "asked")
+"""Of what makes numbers that which earlier versions did not do: a run without the key was made without it."""
 
 
 def check_adoptable(opened: Opened, held: Kept, identity: dict[str, Any]) -> list[str]:
@@ -40,8 +42,8 @@ def check_adoptable(opened: Opened, held: Kept, identity: dict[str, Any]) -> lis
         What differs, in words; empty where nothing does.
     """
     known = _known(opened, held)
-    now = {key: identity[key] for key in known if key != "settings"}
-    found = changes({key: value for key, value in known.items() if key != "settings"}, now)
+    keys = [key for key in {**known, **dict.fromkeys(MADE_DIFFERENTLY)} if key != "settings"]
+    found = changes({key: known.get(key) for key in keys}, {key: identity.get(key) for key in keys})
     pairs, _ = _paired(known.get("settings", {}), identity["settings"])
     found += changes({old: was for old, (was, _) in pairs.items()}, {old: is_ for old, (_, is_) in pairs.items()})
     values, names = held.values, [PurePosixPath(name).name for name in opened.evaluated]

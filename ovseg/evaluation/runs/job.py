@@ -103,7 +103,8 @@ class Models:
         """
         plan = opened.job.plan
         if plan.predictions:
-            saved = SavedSource(Path(os.path.expanduser(plan.predictions)), opened.dataset.classes, opened.names)
+            dataset, folder = opened.dataset, Path(os.path.expanduser(plan.predictions))
+            saved = SavedSource(folder, dataset.classes, opened.names, dataset.rest_class)
             saved.check(opened.evaluated)
             return saved
         key = plan.model_key, device_of_process(plan.device, rank)

@@ -53,7 +53,7 @@ class Found:
 
     Attributes:
         labels: (H, W) int32; -1 no class.
-        scores: (H, W) float32 in 0..1; None where they were not kept.
+        scores: (H, W) float32 in 0..1, -1 where a class was given without one; None where they were not kept.
         segments: What a model that tells objects apart calls segments; None from others.
         objects: Objects, which may overlap; None from models that give none.
         seconds: Time of the model; 0 for what was read from files.

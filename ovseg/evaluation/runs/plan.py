@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ovseg.data.dataset import PROMPTS, Dataset
+from ovseg.data.dataset import PROMPTS, VOID, Dataset
 from ovseg.data.plausible import require_plausible
 from ovseg.data.registration import choose_classes, read_dataset
 from ovseg.errors import ConfigError, InputError, unknown_name
 from ovseg.evaluation.robustness import Condition
+from ovseg.evaluation.runs.asked import Asked, by_own_names, by_protocol
 from ovseg.evaluation.runs.measures import Measures, choose_tasks
 from ovseg.evaluation.runs.prompt_source import PromptSource, check_words
 from ovseg.evaluation.runs.sources import ModelSource, Source
@@ -40,7 +41,8 @@ class Plan:
         dataset: Name or folder, as for training.
         model: As for `ovseg.load`, by a name that means the same on every machine.
         predictions: Folder of saved predictions in place of a model and all of `OF_MODEL`; empty for the model.
-        vocabulary: Words in place of the data set's own (`Dataset.with_classes`); empty for those.
+        vocabulary: Words in place of the data set's own (`Dataset.with_classes`); empty for those, which a model is
+            asked by the words of a protocol, where these fit (`ovseg.evaluation.runs.asked`).
         rename: Other names for classes of the data set (`choose_classes`); empty for none.
         protocol: Settings of a benchmark, as for `ovseg.load`.
         background: Policy; None for the model's own.
@@ -161,8 +163,20 @@ class Plan:
         Raises:
             OvsegError: As `Segmenter.words`.
         """
-        given = (segmenter, dataset.classes, self.background, self.templates, self.condition)
-        return PromptSource(*given) if dataset.kind == PROMPTS else ModelSource(*given, want=measures.want)
+        given = (self.background, self.templates, self.condition)
+        if dataset.kind == PROMPTS:
+            return PromptSource(segmenter, dataset.classes, *given)
+        return ModelSource(segmenter, dataset, self._asked(dataset), *given, want=measures.want)
+
+    def _asked(self, dataset: Dataset) -> Asked:
+        """Return the words that the classes are asked by: those of the protocol, unless the user has given others."""
+        from ovseg.zoo import resolve
+
+        if self.protocol and not (self.vocabulary or self.rename):
+            words = resolve(self.model, self.protocol, self.overrides or None).protocol_words(self.protocol)
+            if words:
+                return by_protocol(dataset, Vocabulary.parse(words), self.protocol)
+        return by_own_names(dataset)
 
     def novel_flags(self, classes: Vocabulary) -> list[bool] | None:
         """Return for each class whether it is novel; None without a split.
@@ -179,13 +193,14 @@ class Plan:
         given = {fold(name) for entry in novel for name in entry.names}
         return [bool(names & given) for names in own]
 
-    def class_ids(self, index: int, own: np.ndarray, count: int) -> np.ndarray:
+    def class_ids(self, index: int, own: np.ndarray, count: int, rest: int = VOID) -> np.ndarray:
         """Return the classes that an image is labelled with.
 
         Args:
             index: Place of the image in the data set, which with the seed decides the draw.
             own: Classes that it shows, ascending.
             count: Number of classes of the data set.
+            rest: One that is not asked for and never drawn (`Source.rest`); -1 for none.
 
         Returns:
             (N,) integers: its own and then the others, or all in order.
@@ -194,7 +209,8 @@ class Plan:
         if self.distractors is None:
             return every
         rng = np.random.default_rng([index, self.distractors, *([self.seed] if self.seed else [])])
-        return np.concatenate([own, rng.permutation(np.setdiff1d(every, own))[: self.distractors]])
+        others = rng.permutation(np.setdiff1d(every, np.append(own, rest)))
+        return np.concatenate([own, others[: self.distractors]])
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""

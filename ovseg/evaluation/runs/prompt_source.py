@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovseg.contract import CLASS_SCORES, Words
+from ovseg.data.dataset import VOID
 from ovseg.data.images import LoadedImage
 from ovseg.errors import ConfigError
 from ovseg.evaluation.robustness import Condition
@@ -57,7 +58,7 @@ class PromptSource:
             OvsegError: As `check_words` and `Segmenter.words`.
         """
         self.segmenter, self.classes, self.condition = segmenter, classes, condition
-        self.policy = check_words(background), templates
+        self.policy, self.rest = (check_words(background), templates), VOID
         self.description = describe(segmenter, self._words(0))
 
     def __call__(self, name: str, image: LoadedImage, ids: np.ndarray, present: np.ndarray) -> Found:

@@ -12,7 +12,8 @@ each with the endings of `SUFFIXES`. A file that could be of two images is taken
 ``.npz`` is what `Segmentation.save` writes and names its classes. ``.labels.png`` or ``.png`` is a picture of class ids
 (8 or 16 bits, 65535 no class), which count in the class list beside it: the ``.json`` of its own name that ``ovseg
 segment`` writes, else ``classes.json`` or ``classes.txt`` at the top of the folder. Without a list they count in the
-vocabulary of the evaluation.
+vocabulary of the evaluation. A list may lack the class of the data set that stands for anything else: pixels of no
+class are that class then.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ovseg.data.contents import Contents, contents_of_files
-from ovseg.data.dataset import read_label_image
+from ovseg.data.dataset import VOID, read_label_image
 from ovseg.data.images import LoadedImage
 from ovseg.errors import InputError
 from ovseg.evaluation.runs.measures import Found
@@ -43,25 +45,28 @@ SUFFIXES = (".npz", ".labels.png", ".png")
 CLASS_LISTS = ("classes.json", "classes.txt")
 PERMUTED = "prediction lists its classes in another order"
 """How the note of an image starts whose prediction was brought to the vocabulary of the evaluation."""
+NOT_LISTED = "prediction lists no class"
+"""How the note of an image starts whose pixels without a class count as the class that stands for anything else."""
 
 
 class SavedSource:
     """Reads predictions of a folder; see the top of this module."""
 
-    def __init__(self, folder: Path, classes: Vocabulary, names: Sequence[str]) -> None:
+    def __init__(self, folder: Path, classes: Vocabulary, names: Sequence[str], rest: int = VOID) -> None:
         """Find the prediction of each image.
 
         Args:
             folder: Of the predictions.
             classes: Of the evaluation.
             names: Of all images of the data set, evaluated or not: a stem must be alone among them.
+            rest: Class that stands for anything else, see `ovseg.data.dataset.Dataset.rest_class`.
 
         Raises:
             InputError: The folder does not exist, or a list of classes in it cannot be read.
         """
         if not folder.is_dir():
             raise InputError(f"folder of predictions '{folder}' does not exist; expected files STEM{SUFFIXES[1]} in it")
-        self.folder, self.classes = folder, classes
+        self.folder, self.classes, self.rest = folder, classes, rest
         present = {
             (Path(place) / file).relative_to(folder).as_posix() for place, _, files in os.walk(folder) for file in files
         }
@@ -73,6 +78,8 @@ class SavedSource:
             notes.append(f"{len(flat)} predictions were found by the file name alone, without folders ({flat[0]})")
         unknown = {"weights_hash": "", "settings": {}, "background": "", "templates": "", "texts": ""}
         self.description = {"model": str(folder), **unknown, "notes": notes, "device": "", "dtype": ""}
+        if rest >= 0:
+            self.description["no_class_as"] = f"{classes[rest].name}, where a prediction does not list it"
 
     def check(self, evaluated: Sequence[str]) -> None:
         """Refuse a file that could be the prediction of two images.
@@ -101,14 +108,22 @@ class SavedSource:
         if path.suffix == ".npz":
             result = Segmentation.load(path)
             places = self._match(result.classes.names, path)
-            found = from_segmentation(result, places, 0.0)
+            found = from_segmentation(result, places, 0.0, self._of_none(places))
         else:
             places = self._places(self._list_of(path))
-            found = Found(_read_png(path, places))
-        if (places != np.arange(len(places))).any():
-            note = f"{PERMUTED} ({self.classes[int(places[0])].name}, ...); they were matched by name"
-            return Found(**{**vars(found), "notes": (*found.notes, note)})
-        return found
+            found = Found(_read_png(path, places, self._of_none(places)))
+        notes = []
+        if self._of_none(places) >= 0:
+            notes.append(
+                f"{NOT_LISTED} '{self.classes[self.rest].name}': its pixels without a class count as that class"
+            )
+        if (np.diff(places) < 0).any():
+            notes.append(f"{PERMUTED} ({self.classes[int(places[0])].name}, ...); they were matched by name")
+        return replace(found, notes=(*found.notes, *notes))
+
+    def _of_none(self, places: np.ndarray) -> int:
+        """Return the class of pixels without one, for a list of classes at these places; -1 for none."""
+        return VOID if self.rest in places else self.rest
 
     def _files(self, name: str) -> list[Path]:
         """Return the prediction of an image and the list of its classes, if there are."""
@@ -144,7 +159,8 @@ class SavedSource:
         """Return (K,) integers, the place of each class in the evaluation's, by name or synonym."""
         words = {fold(word): place for place, entry in enumerate(self.classes) for word in entry.names}
         places = [words.get(fold(name), -1) for name in names]
-        if sorted(places) != list(range(len(self.classes))):
+        every = list(range(len(self.classes)))
+        if sorted(places) not in (every, [place for place in every if place != self.rest]):
             other = next((n for n, place in zip(names, places, strict=True) if place < 0), names[-1])
             raise InputError(
                 f"prediction '{path}' has {len(names)} other classes ('{other}'); expected the {len(self.classes)} of "
@@ -188,8 +204,8 @@ def _keys(name: str) -> tuple[str, str, str, str]:
     return name, str(path.with_suffix("")), path.name, path.stem
 
 
-def _read_png(path: Path, places: np.ndarray) -> np.ndarray:
-    """Read a picture of ids and bring them to the classes of the evaluation."""
+def _read_png(path: Path, places: np.ndarray, none: int) -> np.ndarray:
+    """Read a picture of ids and bring them to the classes of the evaluation; `none` is that of pixels without one."""
     values, bits = read_label_image(path)
     labels = read_label_png(path) if bits == 16 else values.astype(np.int32)
     if labels.max(initial=-1) >= len(places):
@@ -197,4 +213,4 @@ def _read_png(path: Path, places: np.ndarray) -> np.ndarray:
             f"prediction '{path}' holds the value {labels.max()}; expected 0 to {len(places) - 1}, or 65535 for no "
             "class"
         )
-    return np.append(places, -1)[labels].astype(np.int32)
+    return np.append(places, none)[labels].astype(np.int32)

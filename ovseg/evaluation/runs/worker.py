@@ -51,7 +51,7 @@ class Worker:
         record, name = self.dataset.records[index], self.name(index)
         torch.manual_seed(self.plan.seed + index)  # methods that draw must not depend on what was drawn before a kill
         seen = look(self.dataset, record, tuple(self.measures.evaluators))
-        ids = self.plan.class_ids(index, seen.present, len(self.dataset.classes))
+        ids = self.plan.class_ids(index, seen.present, len(self.dataset.classes), self.source.rest)
         height, width = seen.truth.ids.shape
         found = fit(self.source(name, seen.image, ids, seen.present), (height, width), name)
         measured, scores = self.measures.measure(record, seen.truth, found)

@@ -119,6 +119,7 @@ register(
         f"six colours, rounded, others are class 5; 14 photographs, infrared, red and green in MESS; {CUT}",
         "on request",
         "BSF Swissphoto, ISPRS test project on urban classification, 2012",
+        background=5,
     ),
     mess_set(
         "floodnet",
@@ -202,6 +203,6 @@ register(
         f"8-bit PNG of class ids as MESS makes them; 255 is ignored; {UNCONFIRMED}",
         "CC BY-NC 4.0",
         "Mateo-Garcia et al., Towards Global Flood Mapping, Scientific Reports 2021",
-        background=False,
+        background=-1,
     ),
 )

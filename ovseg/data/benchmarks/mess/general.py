@@ -25,7 +25,7 @@ STREETS = (
         "8-bit PNG (masks) of train ids as in Cityscapes; 255 is ignored",
         "non-commercial",
         "Yu et al., BDD100K, CVPR 2020",
-        background=False,
+        background=-1,
     ),
     mess_set(
         "dark_zurich",
@@ -131,7 +131,7 @@ PEOPLE_AND_ART = (
         "8-bit PNG counts classes from 1, 0 is ignored; the publishers count 1296 test images, MESS 1295",
         "images under Flickr's terms",
         "Erfani et al., ATLANTIS, Environmental Modelling & Software 2022",
-        background=False,
+        background=-1,
     ),
     mess_set(
         "dram",
@@ -166,6 +166,7 @@ PEOPLE_AND_ART = (
         f"ids of VOC; 11 of its classes, the others are background 11; 255 is ignored; {UNCONFIRMED}",
         "non-commercial",
         "Cohen et al., Semantic Segmentation in Art Paintings, Eurographics 2022",
+        background=11,
     ),
 )
 register(

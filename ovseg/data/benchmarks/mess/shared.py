@@ -25,7 +25,7 @@ def mess_set(
     licence: str,
     paper: str,
     classes: Classes | None = None,
-    background: bool = True,
+    background: int = 0,
 ) -> Benchmark:
     """Make a benchmark of MESS, which has a name of its own for the first split."""
     return Benchmark(
