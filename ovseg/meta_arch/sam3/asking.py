@@ -13,6 +13,7 @@ from ovseg.meta_arch.sam3.fusion import Fusion, PhraseMaps
 from ovseg.meta_arch.sam3.network import Found, Sam3Network, SeenImage
 from ovseg.meta_arch.sam3.texts import unpack
 from ovseg.ops.windows import WindowPlan
+from ovseg.system.device import is_cpu
 from ovseg.system.progress import report
 
 GB = 10**9
@@ -87,7 +88,7 @@ def ask(
     """
     tokens, mask = unpack(phrases.to(network.device), network.channels)
     most, done = budget.at_a_time(network, len(seen.windows), masks), 0
-    for part in rows.split(min(most, ON_CPU) if network.device.type == "cpu" else most):
+    for part in rows.split(min(most, ON_CPU) if is_cpu(network.device) else most):
         longest = int(mask[part].sum(1).max())
         asked = tokens[part, :longest], mask[part, :longest]
         yield part, [maps(network, network.ask(window, *asked), rule, masks) for window in seen.windows]
