@@ -24,6 +24,8 @@ from tests.meta_arch.models import picture
 FEW = "cat|kitten|lion, sofa, lamp, river|brook"
 MANY = ", ".join(f"word{i}|name{i}" for i in range(150))
 """300 texts: more than the original compares a view with, and than it fills lists up to."""
+ALIKE = 0.99
+"""Share of equal labels: random maps are so alike that rounding decides some; scores have to agree all the same."""
 
 
 def photo(high: int, wide: int, seed: int = 0) -> np.ndarray:
@@ -33,7 +35,7 @@ def photo(high: int, wide: int, seed: int = 0) -> np.ndarray:
 def check_same(file: Any, original: Any, *asked: Any) -> None:
     """Compare two results and what they say of themselves."""
     found, expected = (one(*asked, want=[CLASS_SCORES]) for one in (file, original))
-    assert (found.labels == expected.labels).mean() > 0.999
+    assert (found.labels == expected.labels).mean() > ALIKE
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(found.class_scores, expected.class_scores, atol=1e-4)
     assert found.classes == expected.classes
@@ -123,7 +125,7 @@ def test_a_graph_labels_as_the_model_does(make: Callable[[str], Path], name: str
         found = graph(image[None].float(), words.embeddings, words.query_to_class)
         expected = model.answer(model.encode([image]), 0, (70, 110), words)
     given = dict(zip(graph.outputs, found, strict=True))
-    assert (given["labels"] == expected.labels).float().mean() > 0.999
+    assert (given["labels"] == expected.labels).float().mean() > ALIKE
     torch.testing.assert_close(given["scores"], expected.scores, atol=1e-5, rtol=0)
 
 
