@@ -98,11 +98,14 @@ class SegEarth_OV(Recalibration):
 
     def patch_scores(self, dense: DenseFeatures, words: Words) -> Tensor:
         """Return the cosines of patches, or pixels, and words (B, T, H, W), plus a share of those with the window."""
-        return self.some_scores(dense, words, torch.arange(len(words.query_to_class)))
+        return self._scores(dense, words.rows(dense.cls).to(dense.features.device, torch.float32))
 
     def some_scores(self, dense: DenseFeatures, words: Words, queries: Tensor) -> Tensor:
         """Return the scores (B, t, H, W) of some queries; see `patch_scores`."""
-        rows = words.rows(dense.cls).to(dense.features.device, torch.float32)[..., queries.to(dense.features.device), :]
+        rows = words.rows(dense.cls).to(dense.features.device, torch.float32)
+        return self._scores(dense, rows[..., queries.to(rows.device), :])
+
+    def _scores(self, dense: DenseFeatures, rows: Tensor) -> Tensor:
         whole = F.normalize(dense.cls.float(), dim=-1)
         fits = self.global_weight * (rows @ whole[..., None])[..., 0]
         cosines = dense.cosines(rows) if self.sharpener is None else self._sharp(self.sharpener, dense, rows)
