@@ -125,6 +125,7 @@ _OPENAI7 = (
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "simple": ("a photo of a {}.",),
+    "clipseg": ("a photo of a {}",),  # CLIPSeg, in its validation
     "image_of": ("Image of a {}.",),  # Zero-guidance segmentation
     "cat_seg": ("A photo of a {} in the scene",),  # CAT-Seg
     "vild14": _VILD14,

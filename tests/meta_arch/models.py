@@ -93,7 +93,9 @@ _STAGES = {
     "DECODER_GUIDANCE": [8, 4, 2],
     "KERNELS": [3, 3, 3],
 }
+_PROMPTED = {"RESOLUTION": 64, "LAYERS": [0, 2], "DIM": 16, "DECODER_HEADS": 2, "FFN": 32}
 HEADS: dict[str, dict[str, Any]] = {
+    "CLIPSeg": _PROMPTED,
     "SED": _STAGES,
     "CATSeg": _COSTS,
     "SAN": _SIDE_ADAPTER,
@@ -112,6 +114,7 @@ FILES = {
     "san": "san/san-vit-b-16.yaml",
     "cat_seg": "cat_seg/catseg-b.yaml",
     "sed": "sed/sed-b.yaml",
+    "clipseg": "clipseg/clipseg-rd64-refined.yaml",
     "fcclip": "fcclip/fcclip-convnext-l.yaml",
     "fcclip_vit": "fcclip/fcclip_mini_scenes.yaml",
     "fcclip_adapter": "fcclip/fcclip-convnext-l-adapter.yaml",
@@ -391,6 +394,7 @@ MODELS = (
     Case("sed", "sed", "convnext", golden="sed"),
     Case("sed-fast", "sed", "convnext", golden="sed", changes={"FAST": True, "TOP": 2}),
     Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
+    Case("clipseg", "clipseg", "vit", golden="clipseg"),
     Sam3Case(
         "sam3",
         "sam3",
