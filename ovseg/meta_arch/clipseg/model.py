@@ -25,12 +25,14 @@ from ovseg.labelling.sliding import resize
 from ovseg.losses.class_maps import ClassMapCriterion
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.clipseg.decoder import Decoder, PromptMaps
+from ovseg.meta_arch.clipseg.prompting import visual_prompt
 from ovseg.meta_arch.clipseg.weights import OFFICIAL, UNUSED, from_transformers, official_name
 from ovseg.meta_arch.cost_model import NAMES, CostModel
 from ovseg.meta_arch.mask_model import read_targets
 from ovseg.meta_arch.section import Section
 from ovseg.meta_arch.trained_model import size_rule
 from ovseg.system.device import to_device
+from ovseg.vocabulary.examples import Example
 
 NEEDS = frozenset({DENSE, STREAM})
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -185,6 +187,18 @@ class CLIPSeg(CostModel):
     def maps(self, seen: View, words: Words) -> RowMaps:
         """Read the image by every word; see `CostModel.maps`."""
         return PromptMaps(self.decoder, self.decoder.read(seen.tokens, words.embeddings.to(seen.tokens), self.grid))
+
+    def picture_row(self, examples: Sequence[Example]) -> Tensor:
+        """Return CLIP's embedding of pictures (E,), with what is not the object blurred, dimmed and cut away.
+
+        Several are averaged.
+        """
+        found = []
+        for one in examples:
+            image = torch.from_numpy(one.pixels).permute(2, 0, 1)
+            shown = visual_prompt(self.normalise(image), torch.from_numpy(one.mask), self.resolution[0])
+            found.append(self.clip.dense(shown[None].to(self.clip.device)).cls[0].float())
+        return torch.stack(found).mean(0)
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]], words: Words) -> dict[str, Tensor]:
         """Return the loss of a batch, ``loss_sem_seg``: each class that an image is asked for is a binary question.
