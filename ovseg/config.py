@@ -131,6 +131,7 @@ def _add_training(cfg: CfgNode) -> None:
     solver.ACCUMULATE = 1  # passes per step; IMS_PER_BATCH counts all of them on all processes
     solver.AMP.DTYPE = "fp16"  # or bf16, which is what CPUs get
     solver.EMA = Node({"ENABLED": False, "DECAY": 0.9998})
+    solver.BETA_AVERAGE = Node({"ENABLED": False, "BETA": 0.5})  # CLIPood: both ends of a training count most
     solver.LOG_PERIOD = 20  # steps
 
 

@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import numpy as np
 import torch
+from command_line import status_of
 
 from ovseg.contract import LABELS, Words
 from ovseg.data.dataset import Dataset
 from ovseg.data.registration import read_dataset
-from ovseg.errors import ConfigError, InputError, OvsegError, at_least
+from ovseg.errors import ConfigError, InputError, at_least
 from ovseg.evaluation.metrics.calibration import CalibrationEvaluator
 from ovseg.evaluation.runs.worker import look
 from ovseg.labelling.calibration import Calibration, causes
@@ -192,30 +193,33 @@ def _lengths(text: str, classes: int) -> list[int]:
     return found
 
 
+def write(args: argparse.Namespace) -> None:
+    """Write a calibration, and say what it does on the data that it is checked on.
+
+    Raises:
+        OvsegError: An argument cannot be used, or a model or data set is missing.
+    """
+    if not args.output.name.endswith(".calibration.json"):
+        raise InputError(f"--output is '{args.output}'; expected a name that ends in .calibration.json")
+    check_writable(args.output.parent)
+    at_least("--images", args.images, 0)
+    dataset, unseen = read_dataset(args.data), read_dataset(args.check) if args.check else None
+    lengths = _lengths(args.words, len(dataset.classes))
+    segmenter = load_spec(resolve(args.model), args.device)
+    labelled = Labelled(segmenter, dataset, lengths, args.images, args.seed)
+    said = f"{'/'.join(Path(args.data).parts[-2:])}, {len(labelled.order)} images, seed {args.seed}"
+    calibration = fitted(segmenter, labelled, said)
+    calibration.write(args.output)
+    print(f"{args.output}: curves of {len(calibration.scores)} scores, fitted on {said}")
+    if unseen:
+        check = Labelled(segmenter, unseen, lengths, args.images, args.seed)
+        for length, (before, after) in zip(lengths, errors(check, calibration), strict=True):
+            print(f"{length:>5} words: ECE {100 * before:.1f} % before, {100 * after:.1f} % after")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the tool: 0 when a calibration was written, 2 for a mistake."""
-    args = parse_args(argv)
-    try:
-        if not args.output.name.endswith(".calibration.json"):
-            raise InputError(f"--output is '{args.output}'; expected a name that ends in .calibration.json")
-        check_writable(args.output.parent)
-        at_least("--images", args.images, 0)
-        dataset, unseen = read_dataset(args.data), read_dataset(args.check) if args.check else None
-        lengths = _lengths(args.words, len(dataset.classes))
-        segmenter = load_spec(resolve(args.model), args.device)
-        labelled = Labelled(segmenter, dataset, lengths, args.images, args.seed)
-        said = f"{'/'.join(Path(args.data).parts[-2:])}, {len(labelled.order)} images, seed {args.seed}"
-        calibration = fitted(segmenter, labelled, said)
-        calibration.write(args.output)
-        print(f"{args.output}: curves of {len(calibration.scores)} scores, fitted on {said}")
-        if unseen:
-            check = Labelled(segmenter, unseen, lengths, args.images, args.seed)
-            for length, (before, after) in zip(lengths, errors(check, calibration), strict=True):
-                print(f"{length:>5} words: ECE {100 * before:.1f} % before, {100 * after:.1f} % after")
-    except OvsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: write(parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import numpy as np
 import torch
+from command_line import status_of
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,7 +37,7 @@ from ovseg.checkpoint.hashing import hash_tensors
 from ovseg.checkpoint.strict import load_strict
 from ovseg.clip import Context, Need, ViTClip
 from ovseg.clip.normalise import normalise
-from ovseg.errors import ConfigError, OvsegError
+from ovseg.errors import ConfigError
 from ovseg.guides import Guide, build_guide
 from ovseg.recalibration import build_recalibration
 from ovseg.recalibration.clip_dinoiser.found import load_found
@@ -333,12 +334,7 @@ def plot(log: Path, target: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 2 after an error that it names in one line."""
-    try:
-        Trainer(parse_args(argv)).run()
-    except OvsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: Trainer(parse_args(argv)).run())
 
 
 if __name__ == "__main__":

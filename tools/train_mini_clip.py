@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed, too
 
 import torch
+from command_line import status_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -31,7 +32,7 @@ from ovseg.clip.normalise import normalise
 from ovseg.data.scenes.bank import Bank
 from ovseg.data.scenes.captions import caption
 from ovseg.data.scenes.composer import Composer, draw_concepts
-from ovseg.errors import ConfigError, EnvironmentProblem, InputError, OvsegError
+from ovseg.errors import ConfigError, EnvironmentProblem, InputError
 from ovseg.system.device import resolve_device
 from ovseg.system.files import atomic_write, check_writable, rewind
 from ovseg.system.values import changes, short_hash
@@ -329,12 +330,7 @@ def plot(log: Path, target: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 2 after an error that it names in one line."""
-    try:
-        Trainer(parse_args(argv)).run()
-    except OvsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: Trainer(parse_args(argv)).run())
 
 
 if __name__ == "__main__":

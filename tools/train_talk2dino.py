@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import numpy as np
 import torch
+from command_line import status_of
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -35,7 +36,7 @@ import ovseg
 from ovseg.checkpoint.strict import load_strict
 from ovseg.clip.normalise import normalise
 from ovseg.data.images import read_image
-from ovseg.errors import ConfigError, InputError, OvsegError, at_least
+from ovseg.errors import ConfigError, InputError, at_least
 from ovseg.guides.timm import build_backbone
 from ovseg.meta_arch.talk2dino.alignment import ALIGNMENTS, train_step
 from ovseg.meta_arch.talk2dino.attention import head_tokens, look
@@ -272,12 +273,7 @@ class Trainer:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 2 after an error that it names in one line."""
-    try:
-        Trainer(parse_args(argv)).run()
-    except OvsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: Trainer(parse_args(argv)).run())
 
 
 if __name__ == "__main__":

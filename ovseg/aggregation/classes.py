@@ -98,7 +98,7 @@ class ClassAggregation(nn.Module):
             step: As in `few_at_a_time`.
         """
         parts = parts_of(x, step)
-        texts = [None] * len(parts) if guidance is None else guidance.split(step) if step else [guidance]
+        texts = [None] * len(parts) if guidance is None else parts_of(guidance, step)
         product, total = self._sums(parts[0], texts[0])
         for own in zip(parts[1:], texts[1:], strict=True):
             product, total = (kept + more for kept, more in zip((product, total), self._sums(*own), strict=True))

@@ -34,11 +34,16 @@ class WeightAverage:
         if not 0 <= decay < 1:
             raise ConfigError(f"SOLVER.EMA.DECAY is {decay}; expected at least 0 and less than 1")
         self.decay = decay
-        self.values = {name: value.detach().float().clone() for name, value in trainable_parameters(model).items()}
+        self.values = self.start(model)
+
+    @staticmethod
+    def start(model: nn.Module) -> dict[str, Tensor]:
+        """Return the average of a model that is not trained yet: its parameters by name."""
+        return {name: value.detach().float().clone() for name, value in trainable_parameters(model).items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move towards the model's parameters."""
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the parameters that the model has after so many steps."""
         for name, value in trainable_parameters(model).items():
             self.values[name].lerp_(value.float(), 1 - self.decay)
 
@@ -188,5 +193,5 @@ class Checkpoint:
             ) from error
         trainer.scaler.load_state_dict(state.raw["scaler"])
         if trainer.average:
-            kept = state.raw["average"] or WeightAverage(trainer.model, trainer.average.decay).values
+            kept = state.raw["average"] or trainer.average.start(trainer.model)
             trainer.average.values = {key: value.to(trainer.device) for key, value in kept.items()}

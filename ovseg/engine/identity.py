@@ -166,8 +166,10 @@ def weight_hashes(model: nn.Module, started: bool) -> dict[str, str]:
 def run_settings(cfg: CfgNode) -> dict[str, str]:
     """Return what a run depends on by dotted key, as JSON."""
     wanted = ("MODEL", "INPUT", "SOLVER", "SEED", "DATASETS.TRAIN", "DATASETS.VOCABULARY", "DATASETS.RENAME")
+    # What a step counts in the Beta average depends on how many there are.
+    free = [key for key in FREE if not (cfg.SOLVER.BETA_AVERAGE.ENABLED and key == "SOLVER.MAX_ITER")]
     return {
         key: json.dumps(value, default=str)
         for key, value in flat(cfg).items()
-        if key.startswith(wanted) and key not in FREE and not isinstance(value, Mapping)
+        if key.startswith(wanted) and key not in free and not isinstance(value, Mapping)
     }

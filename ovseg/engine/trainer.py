@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from ovseg.data.loader import Share, stream, training_batches
 from ovseg.data.mappers import build_mapper
-from ovseg.engine.checkpoints import Checkpoint, WeightAverage
+from ovseg.engine.beta_average import build_average
+from ovseg.engine.checkpoints import Checkpoint
 from ovseg.engine.identity import Identity, run_settings, weight_hashes
 from ovseg.engine.optimizer import (
     build_optimizer,
@@ -53,7 +54,8 @@ class Trainer(TrainerBase):
         model: What is trained; in training mode it returns a dict of weighted losses.
         classes: The words that are learnt.
         identity: What the run is made of, by content.
-        optimizer, scaler, average: As their names say; `average` is None without ``SOLVER.EMA``.
+        optimizer, scaler, average: As their names say; `average` is None without ``SOLVER.EMA`` and
+            ``SOLVER.BETA_AVERAGE``.
         checkpoint: Where its state is kept.
         metrics: Losses (means over the processes), ``lr``, ``grad_norm`` and ``data_seconds`` of the last step.
     """
@@ -94,7 +96,7 @@ class Trainer(TrainerBase):
         self.parameters = list(trainable_parameters(model).values())
         self.dtype = amp_dtype(cfg, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.average = WeightAverage(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
+        self.average = build_average(model, cfg)
         check_schedule(cfg)
         self.checkpoint, self.max_iter = checkpoint, cfg.SOLVER.MAX_ITER
         self.start_iter = checkpoint.load(self, adopt)
@@ -148,7 +150,7 @@ class Trainer(TrainerBase):
             totals = {name: totals.get(name, 0.0) + value / passes for name, value in losses.items()}
         norm = self._step()
         if self.average:
-            self.average.update(self.model)
+            self.average.update(self.model, self.iter + 1)
         rate = self.cfg.SOLVER.BASE_LR * factor
         self.metrics = {**totals, "lr": rate, "grad_norm": norm, "data_seconds": waited}
         self.storage.put_scalars(**self.metrics)

@@ -2,46 +2,24 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pytest
 import segment_anything
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
 
 from ovseg.clip import Context
 from ovseg.errors import ConfigError, UnknownNameError, WeightsError
 from ovseg.guides import build_guide
 from ovseg.regions import REGIONS
 from ovseg.system.registry import build
-
-
-def tiny_sam(checkpoint=None, side=64):
-    """A SAM of segment_anything's own parts; its real constructors only differ in sizes."""
-    encoder = ImageEncoderViT(
-        img_size=side,
-        patch_size=16,
-        embed_dim=16,
-        depth=1,
-        num_heads=2,
-        out_chans=32,
-        qkv_bias=True,
-        use_rel_pos=True,
-        window_size=2,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-    )
-    prompts = PromptEncoder(32, (side // 16,) * 2, (side, side), mask_in_chans=4)
-    transformer = TwoWayTransformer(depth=1, embedding_dim=32, num_heads=2, mlp_dim=32)
-    decoder = MaskDecoder(transformer_dim=32, transformer=transformer, iou_head_hidden_dim=32)
-    return Sam(encoder, prompts, decoder)
+from tests.small_sam import small_sam
 
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", tiny_sam)
+    monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", small_sam)
     torch.manual_seed(0)
-    torch.save(tiny_sam().state_dict(), tmp_path / "sam.pth")
+    torch.save(small_sam().state_dict(), tmp_path / "sam.pth")
     return tmp_path / "sam.pth"
 
 

@@ -34,6 +34,7 @@ CONFIG = {
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with a clock on which every look takes a tenth of a second: 0.05 minutes are 30 steps anywhere."""
     path = Path(__file__).parents[2] / "tools/train_mini_clip.py"
+    monkeypatch.syspath_prepend(str(path.parent))
     spec = importlib.util.spec_from_file_location("train_mini_clip", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -6,8 +6,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
 
 from ovseg.contract import CLASS_SCORES, LABELS
 from ovseg.data.preprocessing import SizeRule
@@ -15,28 +13,13 @@ from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.meta_arch.training_free import TrainingFree
 from ovseg.recalibration.trident import Trident
+from tests.small_sam import small_sam
 
 FOUR = ["cat", "sofa", "tree", "river"]
 SIDE = 128
 
 
-def tiny_sam(checkpoint=None):
-    encoder = ImageEncoderViT(
-        img_size=SIDE,
-        patch_size=16,
-        embed_dim=16,
-        depth=2,
-        num_heads=2,
-        out_chans=32,
-        qkv_bias=True,
-        use_rel_pos=True,
-        window_size=3,
-        global_attn_indexes=(1,),
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-    )
-    prompts = PromptEncoder(32, (SIDE // 16,) * 2, (SIDE, SIDE), mask_in_chans=4)
-    two = TwoWayTransformer(depth=1, embedding_dim=32, num_heads=2, mlp_dim=32)
-    return Sam(encoder, prompts, MaskDecoder(transformer_dim=32, transformer=two, iou_head_hidden_dim=32)).eval()
+tiny_sam = partial(small_sam, side=SIDE, depth=2, window=3, looking_at_all=(1,))
 
 
 def build(clip, windows=(32, 16), **options):
