@@ -36,9 +36,7 @@ def read_example(picture: Any, mask: Any) -> Example:
     return Example(image.pixels, values != 0, str(image.path or image.name))
 
 
-def with_examples(
-    classes: Any, examples: Mapping[str, tuple[Any, Any] | Sequence[tuple[Any, Any]]]
-) -> Vocabulary:
+def with_examples(classes: Any, examples: Mapping[str, tuple[Any, Any] | Sequence[tuple[Any, Any]]]) -> Vocabulary:
     """Let pictures stand for classes.
 
     A class of the list that has one of these names is known by names and pictures. A name that the list has not becomes
@@ -56,7 +54,9 @@ def with_examples(
     entries = list(own) if own is not None else []
     places = {fold(name): place for place, entry in enumerate(entries) for name in entry.names}
     for name, given in examples.items():
-        pairs: Any = [given] if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple) else given
+        pairs: Any = (
+            [given] if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple) else given
+        )
         read = tuple(read_example(*pair) for pair in pairs)
         if not read:
             raise VocabularyError(f"no picture of {shown(name)} was given; give a pair of picture and mask")

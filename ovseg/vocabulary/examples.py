@@ -47,8 +47,8 @@ class Example:
     def hash(self) -> str:
         """16 hex digits of what it shows: size, pixels and mask."""
         found = hashlib.sha256(repr(self.mask.shape).encode())
-        found.update(np.ascontiguousarray(self.pixels))
-        found.update(np.packbits(self.mask))
+        found.update(np.ascontiguousarray(self.pixels).data)
+        found.update(np.packbits(self.mask).data)
         return found.hexdigest()[:16]
 
     def __eq__(self, other: object) -> bool:
