@@ -51,7 +51,7 @@ def test_killed_and_resumed_the_average_is_the_same(train, monkeypatch):
 
 
 def test_what_cannot_be_averaged(train):
-    with pytest.raises(ConfigError, match="BETA is 0.0; expected a number above 0"):
+    with pytest.raises(ConfigError, match=r"BETA is 0\.0; expected a number above 0"):
         train("zero", BETA_AVERAGE={"ENABLED": True, "BETA": 0.0})
     with pytest.raises(ConfigError, match="both enabled"):
         train("both", EMA={"ENABLED": True}, **BETA)

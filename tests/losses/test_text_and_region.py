@@ -102,7 +102,7 @@ def test_dense_alignment_by_hand():
 def test_mask_class_options():
     with pytest.raises((ConfigError, UnknownNameError), match="alignment"):
         MaskClassLoss(alignment="sum")
-    with pytest.raises(ConfigError, match="margin is -0.1"):
+    with pytest.raises(ConfigError, match=r"margin is -0\.1"):
         MaskClassLoss(margin=-0.1)
 
 
