@@ -71,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", default="", help="settings of a benchmark (voc21, coco171, ...) or common (default: the model's)"
     )
     parser.add_argument(
-        "--background", type=typed, help="none | threshold:0.4 | words | 'sky, wall' (default: that of the model)"
+        "--background",
+        type=typed,
+        help="none | threshold:0.4 | words | paired | 'sky, wall' (default: that of the model)",
     )
     parser.add_argument(
         "--templates",
@@ -123,6 +125,7 @@ def _add_text_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="weigh the templates for each image; entropy of the weights, 0..1 of the largest (no number: 0.85)",
     )
+    group.add_argument("--linear", metavar="FILE", help="matrix that texts pass before they meet an image (LABCLIP)")
     group.add_argument(
         "--long-text",
         action="store_true",

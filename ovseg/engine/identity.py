@@ -85,7 +85,8 @@ class Identity:
         """
         begun = {new_key(key): value for key, value in saved["settings"].items()}
         free = NAMES if "data" in saved else ()
-        was, is_ = ({key: one[key] for key in one if key not in (*FREE, *free)} for one in (begun, self.settings))
+        free = {*FREE, *free} - self.settings.keys() | {*free}  # what is recorded although it is free ordinarily counts
+        was, is_ = ({key: one[key] for key in one if key not in free} for one in (begun, self.settings))
         found = changes(was, is_)
         if "data" not in saved:
             return [*found, "images, labels, classes and frozen weights: an earlier version has not recorded them"]

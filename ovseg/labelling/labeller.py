@@ -13,10 +13,11 @@ from ovseg.clip.normalise import denormalise
 from ovseg.contract import CLASS_SCORES, Answer
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.refined import refined
-from ovseg.labelling.scores import ScoreRule, class_probabilities, query_probabilities, segment_map
+from ovseg.labelling.scores import ScoreRule, Stream, class_probabilities, query_probabilities, segment_map
 from ovseg.labelling.shares import ClassShares
+from ovseg.labelling.yes_or_no import of_pairs
 from ovseg.ops.bilinear import bilinear_matrix
-from ovseg.ops.late_scores import Scores, some_of
+from ovseg.ops.late_scores import Scores, all_of, some_of
 from ovseg.ops.windows import WindowPlan
 from ovseg.refinement import dense_crf
 from ovseg.regions import mean_labels, vote
@@ -86,6 +87,38 @@ class Labeller:
         scores, rows, columns, rule, guide = self._laid_out(scores, plan, image, size)
         return query_probabilities(scores, rows, columns, rule, point, guide)
 
+    def label_pairs(
+        self, scores: Scores, plan: WindowPlan, image: Tensor, size: tuple[int, int], want: frozenset[str]
+    ) -> Answer:
+        """Label an image by yes or no for each class; counter rows are the second half of the scores.
+
+        Rules of areas, thresholds, regions and the dense CRF belong to classes that compete; what of them is set is
+        said in a note. The rest is as in `label`.
+        """
+        scores, rows, columns, rule, guide = self._laid_out(_lead(scores), plan, image, size)
+        rule = replace(rule, min_max=False, keep_peak=False)
+        own = self.query_to_class[: len(scores)]
+        answer = of_pairs(Stream(scores, rows, columns, rule, guide), own, want)
+        unused = self._not_of_pairs()
+        note = f"the background policy 'paired' asks about each class by itself, without {', '.join(unused)}"
+        return replace(answer, notes=(note,)) if unused else answer
+
+    def pair_probabilities(
+        self, scores: Scores, plan: WindowPlan, image: Tensor, size: tuple[int, int], point: tuple[int, int]
+    ) -> Tensor:
+        """Return the probability (T,) of every query, and behind them of its counter row, at a pixel (row, column)."""
+        scores, rows, columns, rule, guide = self._laid_out(_lead(scores), plan, image, size)
+        plain = replace(rule, softmax=False, score_threshold=0.0, min_max=False, keep_peak=False)
+        yes = query_probabilities(scores, rows, columns, plain, point, guide).sigmoid()
+        return torch.cat([yes, 1 - yes])
+
+    def _not_of_pairs(self) -> list[str]:
+        """Return the options that are set and have no meaning for pairs."""
+        rules = ("prob_threshold", "area_threshold", "score_threshold", "closing", "min_max", "keep_peak")
+        found = [name.upper() for name in rules if getattr(self.rule, name)]
+        found += ["CRF_STEPS"] if self.protocol.crf_steps else []
+        return found + (["REGION_RULE"] if self.protocol.region_rule != "none" else [])
+
     def _laid_out(
         self, scores: Scores, plan: WindowPlan, image: Tensor, size: tuple[int, int]
     ) -> tuple[Scores, Tensor, Tensor, ScoreRule, Tensor | None]:
@@ -121,6 +154,12 @@ class Labeller:
         smooth = dense_crf(pixels, probabilities, settings.crf_steps, settings.crf_smoothness, settings.crf_appearance)
         up = _resize(image.shape[1:], labels.shape)
         return segment_map(smooth, *up, classes, ScoreRule(logit_scale=1.0, softmax=False))[0]
+
+
+def _lead(scores: Scores) -> Tensor:
+    """Return by how much each of the first half of scores (2 T, h, w) is above its partner: (T, h, w)."""
+    yes, no = torch.cat(list(all_of(scores))).chunk(2)
+    return yes - no
 
 
 def _resize(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Regions and names: a teacher names regions, a student learns what it says, and which regions share a name (RegionCLIP).
+"""Regions and names: a teacher names regions, a student learns it, and which of them share a name (RegionCLIP).
 
 Zhong et al., RegionCLIP: Region-based Language-Image Pretraining, CVPR 2022, arXiv 2112.09106;
 github.com/microsoft/RegionCLIP. Rows need not be of unit length.

@@ -56,6 +56,9 @@ class Seen:
 class DenseModel(WordedModel):
     """Labels every pixel by the scores of patches and words that a method gives."""
 
+    answers_pairs = True
+    """Whether classes can be asked about one by one; see `ovseg.labelling.yes_or_no`."""
+
     def __init__(
         self,
         *,
@@ -185,6 +188,8 @@ class DenseModel(WordedModel):
         The threshold of a background policy takes the place of the rule's.
         """
         scores = self.patch_scores(seen, words)
+        if words.background.counter:
+            return self._labeller(words).label_pairs(scores, seen.plan, seen.image, size, want)
         maps: list[Tensor] = []
         if self.protocol.region_rule != "none":
             maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]
@@ -197,8 +202,9 @@ class DenseModel(WordedModel):
         self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
     ) -> Evidence:
         """Compare the patches with every query, and look at one pixel; see `WordedModel.evidence`."""
-        scores = self.patch_scores(seen, words)
-        return of_queries(self._labeller(words).probabilities(scores, seen.plan, seen.image, size, point), words)
+        scores, labeller = self.patch_scores(seen, words), self._labeller(words)
+        asked = labeller.pair_probabilities if words.background.counter else labeller.probabilities
+        return of_queries(asked(scores, seen.plan, seen.image, size, point), words)
 
     def _labeller(self, words: Words) -> Labeller:
         rule, threshold = self.rule, words.background.threshold

@@ -160,7 +160,7 @@ class WordedModel(Compiled, nn.Module):
             UnknownNameError: No such policy or template set.
             ConfigError: AutoCLIP has but one template, or the model cannot take the pictures of a class.
         """
-        policy = self.default_background if background is None else parse_background(background)
+        policy = parse_background(self.default_background if background is None else background).asked_of(self)
         chosen = templates or self.default_templates
         embedder = TextEmbedder(self.clip, chosen, self.text_cache, self.text, self.raw_texts)
         queries = embedder.embed_vocabulary(vocabulary, policy, self.templates_apart, self.scores_stand_alone)

@@ -3,6 +3,8 @@
 - ``none``: every pixel gets one of the classes.
 - ``threshold:T``: a pixel whose best score is below T (0 < T <= 1) gets no class.
 - ``words``: words for surroundings (a versioned list, see `ovseg.vocabulary.words`) compete; where one wins: no class.
+- ``paired``, ``paired:TEXT``: each class is asked by itself whether a pixel shows it or TEXT, ordinarily "object"; in
+  it ``{}`` stands for the class. A pixel that says yes to none has no class (CLIP-IQA's pairs, as maps).
 - own words: ``"sky, wall"``, ``"words:sky"``, a file or a list of words compete in the same way; they are read as
   classes are (docs/words.md).
 
@@ -36,13 +38,28 @@ class Background:
         policy: Canonical text, recorded in results; `parse_background` reads it back to an equal policy.
         threshold: Pixels with a best score (0..1) below it get no class; 0 switches this off.
         words: Extra queries that belong to no class.
+        counter: What each class is compared with by itself, ``{}`` being its text; empty where classes compete.
         notes: What was read as something else than it says, a line each; no part of what makes two policies equal.
     """
 
     policy: str = "none"
     threshold: float = 0.0
     words: tuple[str, ...] = ()
+    counter: str = ""
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+
+    def asked_of(self, model: object) -> Background:
+        """Return the policy, if a model can follow it.
+
+        Raises:
+            VocabularyError: It asks in pairs, which the model does not.
+        """
+        if self.counter and not getattr(model, "answers_pairs", False):
+            raise VocabularyError(
+                f"background policy {shown(self.policy)} asks about each class by itself, which {type(model).__name__} "
+                "cannot; take a model that labels by patches (such as mini-clearclip), or 'words' or 'threshold:0.4'"
+            )
+        return self
 
 
 BACKGROUNDS: Kind[Callable[..., Background]] = Kind("background policy", BACKGROUND_REGISTRY)
@@ -68,6 +85,13 @@ def threshold(*, argument: str = "") -> Background:
             f"background threshold is {shown(argument)}; expected a number above 0 and at most 1, as in 'threshold:0.4'"
         )
     return Background(f"threshold:{value!r}", threshold=value)
+
+
+@BACKGROUND_REGISTRY.register()
+def paired(*, argument: str = "") -> Background:
+    """Ask about each class by itself; the text behind the colon is what it is compared with."""
+    counter = " ".join(argument.split()) or "object"
+    return Background(f"paired:{counter}", counter=counter)
 
 
 @BACKGROUND_REGISTRY.register()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ovseg.errors import WeightsError
+from ovseg.errors import VocabularyError, WeightsError
 from ovseg.system.progress import part_of, report
 from ovseg.vocabulary.autoclip import AutoClip
 from ovseg.vocabulary.cache import TextCache, text_space
@@ -147,7 +148,7 @@ class TextEmbedder:
             WeightsError: As `embed`.
             VocabularyError: Texts of two classes are too long, and what is read of them is the same.
         """
-        extra, notes = words_of_no_class(vocabulary, background, alone)
+        extra, notes = ([], []) if background.counter else words_of_no_class(vocabulary, background, alone)
         recipe, told = plan(vocabulary, extra, self.options)
         told += say_foreign(self.clip, recipe)
         told += say_long(self.clip, recipe, self.templates, self.options.long_text)
@@ -160,13 +161,32 @@ class TextEmbedder:
             rows = self.embed_apart(recipe.texts).transpose(0, 1)
         else:
             rows = self.embed(recipe.texts)
-        composed = recipe.compose(rows, described)
-        return Queries(
+        composed = self.options.mapped(recipe.compose(rows, described))
+        queries = Queries(
             embeddings=composed.transpose(0, 1).contiguous() if apart else composed,
             query_to_class=torch.tensor(recipe.query_to_class),
             texts=(*recipe.names, *recipe.subclasses, *recipe.extra),
             notes=(*vocabulary.notes, *background.notes, *notes, *told),
             classifier=classifier,
+        )
+        return self._paired(queries, background.counter) if background.counter else queries
+
+    def _paired(self, queries: Queries, counter: str) -> Queries:
+        """Put the counter row of each query behind all of them; these belong to no class.
+
+        Raises:
+            VocabularyError: The rows of queries are those of an image, or of each template.
+        """
+        if queries.classifier is not None or queries.embeddings.ndim != 2:
+            raise VocabularyError(
+                "background policy 'paired' needs one row for each text; set MODEL.TEXT.AUTOCLIP to 0"
+            )
+        texts = [counter.replace("{}", text) for text in queries.texts]
+        return replace(
+            queries,
+            embeddings=torch.cat([queries.embeddings, self.options.mapped(self.embed(texts))]),
+            query_to_class=torch.cat([queries.query_to_class, torch.full((len(texts),), -1)]),
+            texts=(*queries.texts, *texts),
         )
 
     def _describe(self, recipe: Recipe) -> Tensor:

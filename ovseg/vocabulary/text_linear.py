@@ -109,7 +109,5 @@ def read_linear(path: Path) -> Tensor:
     square = {key: value for key, value in found.items() if value.ndim == 2 and len(value) == value.shape[1]}
     if KEY not in square and len(square) != 1:
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(found.items())[:3]) or "nothing"
-        raise VocabularyError(
-            f"'{path}' holds {shapes}; expected one square matrix, as tools/fit_text_map.py writes it"
-        )
+        raise VocabularyError(f"'{path}' holds {shapes}; expected one square matrix of tools/fit_text_map.py")
     return square.get(KEY, next(iter(square.values()))).float()

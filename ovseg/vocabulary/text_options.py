@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg.errors import ConfigError
+from torch import Tensor
+
+from ovseg.errors import ConfigError, VocabularyError
+from ovseg.system.files import file_hash
 from ovseg.vocabulary.class_texts import ClassTexts, read_class_texts
+from ovseg.vocabulary.text_linear import apply_linear, read_linear
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -35,6 +40,8 @@ class TextOptions:
             0 is off: all templates weigh the same. The paper uses 0.85.
         long_text: Whether texts that are longer than the text tower reads are read in windows, whose rows are averaged,
             as in ClipMD (arXiv 2303.13340); else they are cut, and a note says so. Texts that fit do not change.
+        linear: File with a matrix that all rows pass before they meet an image, as LABCLIP has it; see
+            `ovseg.vocabulary.text_linear`. Images stay as they are.
 
     Raises:
         ConfigError: A number is out of range, or two options exclude each other.
@@ -48,6 +55,7 @@ class TextOptions:
     subclasses: str = ""
     autoclip: float = 0.0
     long_text: bool = False
+    linear: str = ""
 
     def __post_init__(self) -> None:
         """Check the numbers and read the files."""
@@ -60,12 +68,34 @@ class TextOptions:
                 "autoclip weighs templates but descriptions take their place; set descriptions_with_templates, or drop"
                 " one of the two"
             )
-        _ = self.files
+        if self.autoclip and self.linear:
+            raise ConfigError("autoclip makes the texts of each image and linear maps texts; drop one of the two")
+        _ = self.files, self.matrix
 
     @cached_property
     def files(self) -> dict[str, ClassTexts]:
         """The content of the files by option."""
         return {key: read_class_texts(getattr(self, key), key == "auxiliary") for key in _FILES if getattr(self, key)}
+
+    @cached_property
+    def matrix(self) -> Tensor | None:
+        """The matrix (D, D) of `linear`; None without."""
+        return read_linear(Path(self.linear)) if self.linear else None
+
+    def mapped(self, rows: Tensor) -> Tensor:
+        """Return rows (..., D) behind `linear`.
+
+        Raises:
+            VocabularyError: They are of another length.
+        """
+        if self.matrix is None:
+            return rows
+        if rows.shape[-1] != len(self.matrix):
+            raise VocabularyError(
+                f"'{self.linear}' maps texts of {len(self.matrix)} channels and this CLIP has {rows.shape[-1]}; it was "
+                "fitted for another"
+            )
+        return apply_linear(rows, self.matrix)
 
     @classmethod
     def from_config(cls, node: CfgNode) -> TextOptions:
@@ -88,4 +118,6 @@ class TextOptions:
             used["auxiliary_weight"] = self.auxiliary_weight
         if self.descriptions:
             used["descriptions_with_templates"] = self.descriptions_with_templates
+        if self.linear:
+            used |= {"linear": self.linear, "linear_hash": file_hash(Path(self.linear))}
         return used | {f"{key}_hash": file.hash for key, file in self.files.items()}

@@ -86,7 +86,7 @@ def test_thresholds_are_kept_exactly(value: float) -> None:
 
 def test_registry_takes_further_policies() -> None:
     assert isinstance(BACKGROUND_REGISTRY, Registry)
-    assert {name for name, _ in BACKGROUND_REGISTRY} == {"none", "threshold", "words"}
+    assert {name for name, _ in BACKGROUND_REGISTRY} == {"none", "threshold", "words", "paired"}
 
 
 def test_word_list_is_frozen() -> None:

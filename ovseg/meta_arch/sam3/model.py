@@ -164,7 +164,7 @@ class SAM3(WordedModel, Sectioned):
             UnknownNameError: No such policy or template set, or there is a threshold for a class that is not there.
             ConfigError: The template set has several sentences.
         """
-        policy = self.default_background if background is None else parse_background(background)
+        policy = parse_background(self.default_background if background is None else background).asked_of(self)
         chosen = templates or self.default_templates
         sentences = resolve_templates(chosen)
         if len(sentences) != 1:

@@ -26,7 +26,7 @@ from ovseg.meta_arch.talk2dino.projection import fill, read_projection
 from ovseg.ops.linear_layers import lower_products
 from ovseg.vocabulary import TextOptions
 
-_ENGINEERED = ("autoclip", "auxiliary", "descriptions", "subclasses")
+_ENGINEERED = ("autoclip", "auxiliary", "descriptions", "linear", "subclasses")
 
 
 @META_ARCH_REGISTRY.register()
