@@ -50,6 +50,9 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.RECALIBRATION = Node()
     cfg.MODEL.RECALIBRATION.NAME = "CLIP"
     cfg.MODEL.RECALIBRATION.OPTIONS = Node(new_allowed=True)
+    cfg.MODEL.RECIPE = Node()  # how TunedClip is tuned; see ovseg.meta_arch.tuned_clip.recipe
+    cfg.MODEL.RECIPE.NAME = "CLIPSelf"
+    cfg.MODEL.RECIPE.OPTIONS = Node(new_allowed=True)
     cfg.MODEL.REGIONS = Node()
     cfg.MODEL.REGIONS.NAME = ""  # generator of regions, for methods that use them and for PROTOCOL.REGION_RULE
     cfg.MODEL.REGIONS.OPTIONS = Node(new_allowed=True)

@@ -36,9 +36,12 @@ from ovseg.zoo.spec import architectures  # noqa: E402
 
 
 def files_of(path: Path, released_as: str = "") -> set[str]:
-    """Return the names, without endings, of the files that a manifest may be of: its own and those that it is told."""
-    words = (word.strip("(),;") for word in released_as.split())
-    return {path.stem} | {Path(word).stem for word in words if Path(word).suffix}
+    """Return the names, without endings, of the files that a manifest may be of: its own and those that it is told.
+
+    A repository of a hub, ``OWNER/NAME``, stands for its file.
+    """
+    words = [word.strip("(),;") for word in released_as.split()]
+    return {path.stem} | {Path(word).stem for word in words if Path(word).suffix} | {w for w in words if "/" in w}
 
 
 def config_of(files: set[str], name: str) -> str:
@@ -47,7 +50,10 @@ def config_of(files: set[str], name: str) -> str:
     Raises:
         UnknownNameError: There is none; near matches are named.
     """
-    known = {Path(card.file).stem: card.config for card in list_models() if card.weights == "released"}
+    known = {}
+    for card in (card for card in list_models() if card.weights == "released"):
+        own = card.hub if card.generic else Path(card.file).stem
+        known |= {name: card.config for name in (own, *(Path(file).stem for file in card.other_files))}
     found = files & known.keys()
     if not found:
         raise unknown_name("released model", name, [*known, *parts()])

@@ -26,6 +26,7 @@ from ovseg.clip.folders import (
 from ovseg.clip.open_clip_internals import OPENAI_MEAN, OPENAI_STD, build_empty, build_model
 from ovseg.clip.position_tables import fit_tables
 from ovseg.clip.preprocessing import three
+from ovseg.clip.sources import ClipSource
 from ovseg.clip.tags import fetch_tag, tag_config
 from ovseg.system.values import merge
 
@@ -104,6 +105,21 @@ def empty(kind: type[Clip], arch: str, quick: bool | None = None) -> Clip:
     preprocess, images = preprocess_of(arch)
     model = build_empty(model_cfg, arch, kind.check_config)
     return _noted(kind(model, model_cfg, arch, preprocess["mean"], preprocess["std"]), note, images)
+
+
+def said_architecture(source: ClipSource) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the model config of a source, and how images are normalised for it; its weights are not read.
+
+    Raises:
+        UnknownNameError: No such architecture.
+        WeightsError: The folder is missing, or its config cannot be read.
+    """
+    if source.folder:
+        model_cfg, preprocess, _ = folder_config(source.folder)
+        return model_cfg, preprocess
+    own = architecture(source.arch)
+    quick = bool(own.get("quick_gelu", False)) if source.quick_gelu is None else source.quick_gelu
+    return activation.with_activation(own, quick), preprocess_of(source.arch)[0]
 
 
 def _normalised(path: Path, arch: str) -> tuple[dict[str, Any], str]:

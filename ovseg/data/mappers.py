@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,15 +27,23 @@ class TrainingMapper:
     stuff class; crowds are left out.
     """
 
-    def __init__(self, dataset: Dataset, augmentations: Sequence[Augmentation], per_segment: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        augmentations: Sequence[Augmentation],
+        per_segment: bool,
+        view: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None,
+    ) -> None:
         """Keep the parts.
 
         Args:
             dataset: Where records come from.
             augmentations: Applied in order.
             per_segment: One mask per segment instead of one per class.
+            view: Given a sample, returns what a model wants besides; picklable.
         """
         self.dataset, self.augmentations, self.per_segment = dataset, augmentations, per_segment
+        self.view = view
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Make one sample.
@@ -66,7 +74,7 @@ class TrainingMapper:
         instances.gt_classes = torch.from_numpy(classes[present])
         instances.gt_masks = torch.from_numpy(ids[None] == present[:, None, None])
         semantic = np.append(classes, self.dataset.ignore_label)[ids]
-        return {
+        sample = {
             "file_name": record["file_name"],
             "height": pixels.shape[0],
             "width": pixels.shape[1],
@@ -75,6 +83,7 @@ class TrainingMapper:
             "ignore_label": self.dataset.ignore_label,
             "instances": instances,
         }
+        return sample if self.view is None else {**sample, **self.view(sample, rng)}
 
     def _masks(self, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
         """Return the class (S,) int64 of each mask, and for each pixel (H, W) int32 its mask, -1 for none."""
@@ -90,8 +99,12 @@ class TrainingMapper:
         return classes, places[segments.ids]
 
 
-def build_mapper(cfg: CfgNode, dataset: Dataset) -> TrainingMapper:
-    """Build the mapper that ``INPUT`` describes.
+def build_mapper(
+    cfg: CfgNode,
+    dataset: Dataset,
+    view: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None,
+) -> TrainingMapper:
+    """Build the mapper that ``INPUT`` describes; for ``view`` see `TrainingMapper`.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -100,4 +113,4 @@ def build_mapper(cfg: CfgNode, dataset: Dataset) -> TrainingMapper:
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPERS:
         raise unknown_name("INPUT.DATASET_MAPPER_NAME", name, MAPPERS)
-    return TrainingMapper(dataset, build_augmentations(cfg), MAPPERS[name])
+    return TrainingMapper(dataset, build_augmentations(cfg), MAPPERS[name], view)

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 
 from ovseg.checkpoint.trained import trained_state
 from ovseg.engine.exporting import write_model
+from ovseg.engine.following import Following
 from ovseg.engine.pace import log
 from ovseg.engine.run_data import TestSet
 from ovseg.engine.validation import validate
@@ -179,6 +180,8 @@ class Save(HookBase):
         if comm.is_main_process():
             with trainer.averaged():
                 write_model(trained_state(trainer.model), step, folder)
+                if isinstance(trainer.model, Following):
+                    trainer.model.leave(folder)
             log.info(f"the model is in '{folder}'")
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ovseg.data.loader import Share, stream, training_batches
 from ovseg.data.mappers import build_mapper
 from ovseg.engine.checkpoints import Checkpoint, WeightAverage
+from ovseg.engine.following import Following
 from ovseg.engine.identity import Identity, run_settings, weight_hashes
 from ovseg.engine.optimizer import (
     build_optimizer,
@@ -98,7 +99,8 @@ class Trainer(TrainerBase):
         check_schedule(cfg)
         self.checkpoint, self.max_iter = checkpoint, cfg.SOLVER.MAX_ITER
         self.start_iter = checkpoint.load(self, adopt)
-        self.mappers = [build_mapper(cfg, dataset) for dataset in data.train]
+        view = model.samples() if isinstance(model, Following) else None
+        self.mappers = [build_mapper(cfg, dataset, view) for dataset in data.train]
         self.replica = worded if self.share.world == 1 else _replicate(worded)
         self.metrics: dict[str, float] = {}
 
@@ -149,6 +151,8 @@ class Trainer(TrainerBase):
         norm = self._step()
         if self.average:
             self.average.update(self.model)
+        if isinstance(self.model, Following):
+            self.model.after_step(self.iter, self.max_iter)
         rate = self.cfg.SOLVER.BASE_LR * factor
         self.metrics = {**totals, "lr": rate, "grad_norm": norm, "data_seconds": waited}
         self.storage.put_scalars(**self.metrics)
@@ -193,9 +197,10 @@ class Trainer(TrainerBase):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let the model have the averaged weights for a while, where there are any."""
+        """Let the model have for a while the weights that the training leaves: averaged, or finished by the model."""
         with self.average.applied(self.model) if self.average else contextlib.nullcontext():
-            yield
+            with self.model.finished() if isinstance(self.model, Following) else contextlib.nullcontext():
+                yield
 
 
 def batch_share(cfg: CfgNode) -> Share:

@@ -18,6 +18,7 @@ from ovseg.system.files import file_hash
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _OPEN_METHOD = "naclip"  # by which a CLIP that is open stands in for a model that is gated
+_GENERIC = ("model", "pytorch_model")
 CLIP_FILE = "open_clip_model.safetensors"
 
 # SPDX identifiers. What is in neither list is not known to allow it, sentences are not.
@@ -47,6 +48,7 @@ class Card:
         file: Name of a released file, or of the head of an embedded model in its folder.
         hub: Repository on the Hugging Face hub that holds it, else empty.
         link: Page where it can be had by hand.
+        other_files: Names of further released files that its config loads, of the same settings.
         sha256: Its checksum, where that is known.
         parts: Names of released files that an option of a method takes; the first is its value in the config.
         reported: Numbers that the authors report, in words.
@@ -76,6 +78,7 @@ class Card:
     file: str = ""
     hub: str = ""
     link: str = ""
+    other_files: tuple[str, ...] = ()
     sha256: str = ""
     parts: tuple[str, ...] = ()
     reported: str = ""
@@ -94,6 +97,11 @@ class Card:
         """What of ``code`` and ``weights`` has a licence of which it is not known whether it allows commercial use."""
         both = {"code": self.code_licence, "weights": self.weights_licence}
         return tuple(of for of, licence in both.items() if licence not in COMMERCIAL and licence not in NOT_COMMERCIAL)
+
+    @property
+    def generic(self) -> bool:
+        """Whether its file is called as those of many repositories are; by hand it is kept by the model's name."""
+        return Path(self.file).stem in _GENERIC
 
     @property
     def commercial(self) -> bool:
@@ -125,7 +133,7 @@ def place(card: Card) -> Path:
     Raises:
         EnvironmentProblem: There is no place for a cache.
     """
-    return cache_path() / "weights" / card.file
+    return cache_path() / "weights" / (card.name + Path(card.file).suffix if card.generic else card.file)
 
 
 def on_disk(card: Card) -> Path | None:
@@ -178,6 +186,6 @@ def _cards() -> tuple[Card, ...]:
     for path in shipped_configs():
         if found := read_config(path).get("CARD"):
             name = f"{path.stem}/ARCHITECTURE/TAG" if found["weights"] == "open_clip" else path.stem
-            own = {**found, "parts": tuple(found.get("parts", ()))}
+            own = {**found, **{key: tuple(found.get(key, ())) for key in ("parts", "other_files")}}
             cards.append(Card(name=name, config=path.relative_to(config_root()).as_posix(), **own))
     return tuple(sorted(cards, key=lambda card: (card.weights != "embedded", card.name)))
