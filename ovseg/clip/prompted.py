@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ovseg.errors import ConfigError
 
 
 def place_prompts(template: Tensor, holes: Tensor, prompts: Tensor) -> Tensor:
@@ -41,3 +43,51 @@ def embed_sentences(model: Any, sentences: Tensor, end: int) -> Tensor:
     tokens = model.ln_final(model.transformer(tokens, attn_mask=mask))[:, end]
     found: Tensor = tokens @ model.text_projection
     return found
+
+
+class PromptedSentence(nn.Module):
+    """Sentences that differ in learnable words alone (PixelCLIP, arXiv 2409.19846).
+
+    Attributes:
+        prompt_tokens: (K, l, W), the learnable words.
+    """
+
+    template: Tensor
+    holes: Tensor
+
+    def __init__(self, clip: Any, sentence: str, words: int, count: int, seed: int = 0) -> None:
+        """Start from random words of the vocabulary.
+
+        Args:
+            clip: With a text tower of OpenAI's kind; see `ovseg.clip.base.BaseClip`.
+            sentence: With braces where the words go.
+            words: How many there are in a sentence, l.
+            count: Of sentences, K.
+            seed: Of the words that are drawn.
+
+        Raises:
+            ConfigError: The text tower is of another kind, or the sentence has no place for the words.
+        """
+        super().__init__()
+        table = getattr(clip.model, "token_embedding", None)
+        if table is None or getattr(clip.model, "text_projection", None) is None:
+            raise ConfigError(
+                f"learnable words need a text tower of OpenAI's kind, which {clip.name} has not; use ViT-B-16/openai"
+            )
+        ids = clip.text_tokens([sentence.replace("{}", " ".join(["{}"] * words))])[0]
+        place = int(clip.text_tokens(["{}"])[0, 1])
+        holes = ids == place
+        if int(holes.sum()) != words:
+            raise ConfigError(
+                f"the sentence is '{sentence}'; expected one {{}} and {words} words to fit the text tower"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(table.num_embeddings - 10, (count, words), generator=generator)
+        self.end = int(ids.argmax())
+        self.prompt_tokens = nn.Parameter(table(drawn.to(table.weight.device)).detach().clone())
+        self.register_buffer("template", table(ids.to(table.weight.device)).detach().clone(), persistent=False)
+        self.register_buffer("holes", holes.to(table.weight.device), persistent=False)
+
+    def forward(self, model: Any) -> Tensor:
+        """Embed all sentences by an open_clip model: (K, D), not of unit length."""
+        return embed_sentences(model, place_prompts(self.template, self.holes, self.prompt_tokens), self.end)

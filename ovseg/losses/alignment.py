@@ -6,11 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def content_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return one minus the mean cosine () of region features (n, D) and of what a frozen CLIP makes of their crops."""
-    return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1).mean()
-
-
 def likeness(tokens: Tensor) -> Tensor:
     """Return the cosines (B, N, N) of all pairs of tokens (B, N, C)."""
     unit = F.normalize(tokens.float(), dim=-1)

@@ -74,3 +74,23 @@ def cluster_loss(logits: Tensor, targets: Tensor) -> Tensor:
     covered = targets.amax(1, keepdim=True)
     apart = F.binary_cross_entropy_with_logits(resized, targets, reduction="none") * covered
     return apart.sum() / (covered.sum() * targets.shape[1]).clamp_min(1)
+
+
+def group_tokens(tokens: Tensor, groups: int, iterations: int = 10) -> Tensor:
+    """Return the group (B, N) int64 of each of tokens (B, N, C): k-means of directions, started far apart.
+
+    The first centre is the token farthest from the mean, each next one that farthest from those there are.
+    """
+    unit = F.normalize(tokens.float(), dim=-1)
+    batch = torch.arange(len(unit), device=unit.device)
+    near = F.cosine_similarity(unit, unit.mean(1, keepdim=True), dim=-1)
+    places = []
+    for _ in range(min(groups, unit.shape[1])):
+        places.append(near.argmin(1))
+        own = (unit @ unit[batch, places[-1]][..., None])[..., 0]
+        near = own if len(places) == 1 else torch.maximum(near, own)
+    centres = torch.stack([unit[batch, place] for place in places], dim=1)
+    for _ in range(iterations):
+        member = F.one_hot((unit @ centres.mT).argmax(-1), centres.shape[1]).float()
+        centres = F.normalize(member.mT @ unit + 1e-6 * centres, dim=-1)
+    return (unit @ centres.mT).argmax(-1)

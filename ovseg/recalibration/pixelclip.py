@@ -26,11 +26,12 @@ class PixelCLIP(Recalibration):
     pos_resize = "bicubic"
     requires = frozenset({DENSE})
 
-    def __init__(self, *, grid: int = 64, **common: Any) -> None:
+    def __init__(self, *, grid: int = 0, **common: Any) -> None:
         """Set the grid.
 
         Args:
-            grid: Features are resized to so many rows and columns before they meet words; 0 leaves them on the patches.
+            grid: Features are resized to so many rows and columns before they meet words (64 in the original); 0 leaves
+                them on the patches.
             common: Options of `Recalibration`.
         """
         super().__init__(**common)

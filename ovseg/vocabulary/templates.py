@@ -131,6 +131,16 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "vild14": _VILD14,
     "openai7": _OPENAI7,
     "openai80": _OPENAI80,
+    "pixelclip8": (  # PixelCLIP
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+        "A photo of a {} in the scene",
+    ),
     "maskclip85": (*_OPENAI80, *_IN_THE_SCENE),
 }
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from golden_runners.eva_clip import eva_clip, timm_name
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
-from ovseg.losses.alignment import backbone_tokens, content_loss, context_loss, fit_tokens, likeness
+from ovseg.losses.alignment import backbone_tokens, context_loss, fit_tokens, likeness
+from ovseg.losses.self_distillation import cosine_loss
+from ovseg.ops.box_pooling import pool_boxes
 from ovseg.recalibration import Recalibration, build_recalibration
 from ovseg.recalibration.declip import MODES, Belonging, TaughtDeCLIP
 
@@ -25,23 +26,23 @@ def run(case: Any) -> dict[str, Tensor]:
     inputs, config = case.group("input"), case.config
     student = build(config, case.group("state_dict"))
     teacher = build(config, case.group("teacher_state_dict")) if case.group("teacher_state_dict") else student
-    images, (boxes, owners) = inputs["images"], valid_boxes(inputs["normed_boxes"])
+    images, boxes = inputs["images"], [own[own[:, 4] > 0.5, :4] for own in inputs["normed_boxes"]]
     found = {}
     for key in (key for key in case.tensors if key.startswith("output.dense.")):
         features = student.dense(images, method_of(key.removeprefix("output.dense."))).features
         found[key] = F.normalize(features, dim=1)
     found["output.roi_features_qq"] = regions(
-        student.dense(images, method_of("qq")).features, boxes, owners, config["arch"] != "eva"
+        student.dense(images, method_of("qq")).features, boxes, config["arch"] != "eva"
     )
     crops = inputs["image_crops"].flatten(0, 1)[inputs["normed_boxes"].flatten(0, 1)[:, 4] > 0.5]
     wanted = F.normalize(teacher.dense(crops).cls, dim=-1)
     mode = config["mode"].removesuffix("_vfm_distill")
     if mode not in ("qq", "kk", "vv"):
         return found | {"output.teacher_crop_features": wanted}
-    return found | taught(case, student, mode, wanted, boxes, owners)
+    return found | taught(case, student, mode, wanted, boxes)
 
 
-def taught(case: Any, student: ViTClip, mode: str, wanted: Tensor, boxes: Tensor, owners: Tensor) -> dict[str, Tensor]:
+def taught(case: Any, student: ViTClip, mode: str, wanted: Tensor, boxes: Sequence[Tensor]) -> dict[str, Tensor]:
     """Take the losses of a case, and the lengths of their gradients."""
     inputs, config = case.group("input"), case.config
     name = timm_name if config["arch"] == "eva" else str
@@ -49,12 +50,12 @@ def taught(case: Any, student: ViTClip, mode: str, wanted: Tensor, boxes: Tensor
     trained = {key: weights[name(key)].requires_grad_(True) for key in config["trainable_parameters"]}
     with torch.enable_grad():
         dense = student.dense(inputs["images"], TaughtDeCLIP(mode=mode))
-        own = regions(dense.features, boxes, owners, config["arch"] != "eva")
+        own = regions(dense.features, boxes, config["arch"] != "eva")
         tokens = dense.context.kept(Belonging).of_patches
         other, size = vfm_tokens(inputs["vfm_features"])
         ours = likeness(fit_tokens(tokens, dense.grid, size, transposed=True))
         context = context_loss(ours, likeness(other)) * config["loss_context_weight"]
-        content = content_loss(own, wanted) * config["loss_content_weight"]
+        content = cosine_loss(own, wanted) * config["loss_content_weight"]
         total = context + content
         total.backward()
     lengths = {key: torch.zeros(()) if own.grad is None else own.grad.norm() for key, own in trained.items()}
@@ -93,20 +94,9 @@ def vfm_tokens(features: Tensor) -> tuple[Tensor, tuple[int, int]]:
     return features[:, 1:], (side, side)
 
 
-def valid_boxes(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the valid ones (n, 4) of boxes (B, M, 5), 0..1, and whose they are (n,)."""
-    valid = boxes[..., 4] > 0.5
-    return boxes[..., :4][valid], valid.nonzero()[:, 0]
-
-
-def regions(features: Tensor, boxes: Tensor, owners: Tensor, unit: bool) -> Tensor:
-    """Return unit vectors (n, D) of boxes (n, 4), 0..1, in features (B, D, h, w), made ``unit`` before or not."""
-    features = F.normalize(features, dim=1) if unit else features
-    height, width = features.shape[2:]
-    scaled = boxes * boxes.new_tensor([width, height, width, height])
-    rows = torch.cat([owners[:, None].to(scaled), scaled], dim=1)
-    pooled = roi_align(features, rows, (1, 1), 1.0, -1, aligned=True)
-    return F.normalize(pooled[..., 0, 0], dim=-1)
+def regions(features: Tensor, boxes: Sequence[Tensor], unit: bool) -> Tensor:
+    """Return unit vectors (n, D) of the boxes of each image, 0..1, in features (B, D, h, w), ``unit`` before or not."""
+    return F.normalize(pool_boxes(F.normalize(features, dim=1) if unit else features, boxes), dim=-1)
 
 
 def build(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTClip:
