@@ -1,4 +1,4 @@
-"""Backbones of proposals that are no CLIP: Swin and DeepLab's ResNet, both Detectron2's own, with its names of weights."""
+"""Backbones of proposals that are no CLIP: Swin and a ResNet of DeepLab, both of Detectron2, with its names."""
 
 from __future__ import annotations
 

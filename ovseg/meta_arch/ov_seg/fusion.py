@@ -17,7 +17,7 @@ class Fusion:
     Attributes:
         clip_weight: Exponent w of CLIP's probability, that of the other is 1 - w. As in the original, 0 is CLIP alone.
         clip_ensemble: Whether CLIP counts at all; without it nothing is cut out.
-        best_only: The rule of the original's demo: of each class the mask with the highest score alone, with hard edges.
+        best_only: The rule of the original demo: of each class the best mask alone, with hard edges.
 
     Raises:
         ConfigError: The weight is out of range.
