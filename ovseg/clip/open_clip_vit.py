@@ -154,7 +154,12 @@ class ViTTower:
         self, images: Tensor, rule: str, table: Tensor | None = None, rounding: torch.dtype | None = None
     ) -> tuple[Tensor, tuple[int, int]]:
         """Return the tokens (B, 1 + h * w, C) that enter the first block, and the grid; see `Tower.embed`."""
-        patches = self.visual.conv1(images.to(self.dtype))
+        return self.enter(self.visual.conv1(images.to(self.dtype)), rule, table, rounding)
+
+    def enter(
+        self, patches: Tensor, rule: str, table: Tensor | None = None, rounding: torch.dtype | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Return the tokens that enter the first block of what the patch embedding gave (B, C, h, w); see `embed`."""
         grid = (patches.shape[2], patches.shape[3])
         cls = self.visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = torch.cat([cls, patches.flatten(2).mT], dim=1)
