@@ -56,7 +56,8 @@ class AlphaTower(nn.Module):
             alpha: Normalised (B, 1, H, W).
         """
         own = self.conv1_alpha(alpha.to(self.conv1_alpha.weight.dtype))
-        return self.tower.enter(patches + own.to(patches.dtype), "bicubic")[0]
+        both = patches + own.to(patches.dtype)
+        return self.tower.enter(both.flatten(2).mT, (both.shape[2], both.shape[3]), "bicubic")
 
     def forward(self, images: Tensor, alpha: Tensor) -> Tensor:
         """Embed regions.
@@ -76,7 +77,7 @@ class AlphaTower(nn.Module):
                 f"images are {tuple(images.shape)}, masks {tuple(alpha.shape)}; expected (1 or B, 3, H, W) and "
                 "(B, 1, H, W) of the same size"
             )
-        patches = self.tower.visual.conv1(images.to(self.tower.dtype))
+        patches = self.tower.patches(images)
         parts = alpha.split(_AT_ONCE)
         shown = [patches] * len(parts) if len(images) == 1 else patches.split(_AT_ONCE)
         return torch.cat([self._run(self.enter(*pair)) for pair in zip(shown, parts, strict=True)])
@@ -88,7 +89,7 @@ class AlphaTower(nn.Module):
 
     def last_attention(self, images: Tensor, alpha: Tensor) -> Tensor:
         """Return the attention (B, heads, 1 + P, 1 + P) of the last block; arguments as `forward`."""
-        tokens = self.enter(self.tower.visual.conv1(images.to(self.tower.dtype)), alpha)
+        tokens = self.enter(self.tower.patches(images), alpha)
         for block in self.tower.blocks[:-1]:
             tokens = block(tokens)
         return self.tower.blocks[-1].with_attention(tokens)[1]

@@ -58,7 +58,7 @@ def run(case: Any) -> dict[str, Tensor]:
         whole = normalise_alpha(torch.full_like(mask, value))
         found[f"output.embedding_alpha_{name}"] = alpha(image, whole)
     found["output.last_attention"] = alpha.last_attention(image, mask).flatten(0, 1)
-    found["intermediate.block0_in"] = alpha.enter(alpha.tower.visual.conv1(image), mask)
+    found["intermediate.block0_in"] = alpha.enter(alpha.tower.patches(image), mask)
     return found
 
 

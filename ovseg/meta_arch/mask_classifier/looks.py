@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ovseg.clip import Tower, ViTClip
 from ovseg.clip.alpha import AlphaTower, normalise_alpha
+from ovseg.clip.open_clip_vit import ViTTower
 from ovseg.clip.tokens import STREAM
 from ovseg.errors import ConfigError, one_of
 from ovseg.proposals.looks import boxes_of, cut, squares
@@ -42,12 +43,12 @@ class Look(nn.Module):
             raise ConfigError(f"MODEL.MaskClassifier.MARGINS is {list(margins)}; expected shares, 0 the box, 1 the image")
         self.alpha: AlphaTower | None = None
         if look == "alpha":
-            if not isinstance(clip, ViTClip) or not hasattr(clip.tower, "enter"):
+            if not isinstance(clip, ViTClip) or not isinstance(clip.tower, ViTTower):
                 raise ConfigError(
                     f"the look alpha needs a vision transformer of open_clip's own, and {clip.name} is none; set "
                     "MODEL.MaskClassifier.LOOK to cut, or take a ViT such as ViT-B-16"
                 )
-            self.alpha = AlphaTower(clip.tower)  # type: ignore[arg-type]
+            self.alpha = AlphaTower(clip.tower)
 
     def forward(self, clip: Tower, image: Tensor, masks: Tensor) -> Tensor:
         """Embed masks.
