@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg.checkpoint.files import read_part
+from ovseg.checkpoint.strict import load_strict
 from ovseg.clip.open_clip_vit import ViTTower
 from ovseg.clip.tokens import CLASS_EMBEDDING
 from ovseg.clip.tower import Tower
@@ -47,6 +51,20 @@ class MaskPrompts(nn.Module):
         if depth > clip.depth:
             raise ConfigError(f"mask prompts have depth {depth}; expected at most the {clip.depth} blocks of the CLIP")
         return cls((tower.image_size // tower.patch_size) ** 2, tower.width, depth)
+
+    @classmethod
+    def read(cls, path: str | Path, clip: Tower) -> MaskPrompts:
+        """Read a file of ``tools/train_mask_adapted.py``: one tensor, ``embedding`` (depth, g * g, C).
+
+        Raises:
+            ConfigError: The CLIP cannot have mask prompts.
+            WeightsError: The file is missing, holds something else, or is of another CLIP.
+        """
+        state = read_part(path, "model")
+        depth = len(state["embedding"]) if "embedding" in state else 0
+        found = cls.for_clip(clip, depth)
+        load_strict(found, state, Path(path).name, "mask prompts")
+        return found
 
     @property
     def depth(self) -> int:

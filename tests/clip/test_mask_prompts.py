@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ovseg.clip.mask_prompts import MaskPrompts, kept_patches
-from ovseg.errors import ConfigError, InputError
+from ovseg.errors import ConfigError, InputError, WeightsError
 from tests.clip.towers import TOWERS
 
 
@@ -63,3 +64,12 @@ def test_mistakes_are_told(vit):
         prompts_of(vit, 1)(vit, crops_of(vit, 1), torch.ones(1, 1, vit.patch_size, vit.patch_size))
     with pytest.raises(ConfigError, match="vision transformer"):
         MaskPrompts.for_clip(TOWERS["ResNet"](1), 1)
+
+
+def test_prompts_are_read_as_they_were_written(vit, tmp_path):
+    own = prompts_of(vit, 2)
+    save_file({"embedding": own.embedding.detach()}, tmp_path / "prompts.safetensors")
+    torch.testing.assert_close(MaskPrompts.read(tmp_path / "prompts.safetensors", vit).embedding, own.embedding)
+    save_file({"other": own.embedding.detach()}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="other"):
+        MaskPrompts.read(tmp_path / "other.safetensors", vit)

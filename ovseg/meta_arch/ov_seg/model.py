@@ -95,6 +95,7 @@ class OVSeg(MaskModel):
         *,
         prompt_depth: int = 3,
         use_prompts: bool = True,
+        prompts_file: str = "",
     ) -> None:
         """Put the parts together; a Detectron2 config is accepted in their place.
 
@@ -113,6 +114,7 @@ class OVSeg(MaskModel):
             weights: In the layout of the released ones, or ours; None leaves the head untrained.
             prompt_depth: Depth of the mask prompts; 0 for none.
             use_prompts: Whether they are used where there are some.
+            prompts_file: Takes the place of the prompts of the weights; of ``tools/train_mask_adapted.py``.
 
         Raises:
             ConfigError: The CLIP does not fit.
@@ -126,6 +128,9 @@ class OVSeg(MaskModel):
         self.crop_rule, self.fusion, self.criterion = crop_rule, fusion, criterion
         self.size_rule, self.use_prompts = size_rule, use_prompts
         self.fill(weights, OFFICIAL)
+        if prompts_file:
+            self.prompts = MaskPrompts.read(prompts_file, clip).requires_grad_(False)
+            self.refresh_hash()
 
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
