@@ -102,6 +102,22 @@ HEADS: dict[str, dict[str, Any]] = {
     "FCCLIP": _QUERY_HEAD,
     "MAFTPlus": {**_QUERY_HEAD, "TRANSFER_HEADS": 2},
     "SAM3": {"CONFIDENCE": 0.1},
+    "OVSeg": {
+        "SWIN_DIM": 16,
+        "SWIN_DEPTHS": [1, 1, 1, 1],
+        "SWIN_HEADS": [1, 2, 4, 8],
+        "SWIN_WINDOW": 4,
+        "DIM": 32,
+        "MASK_DIM": 24,
+        "QUERY_DIM": 32,
+        "QUERIES": 12,
+        "HEADS": 4,
+        "FFN": 32,
+        "DECODER_LAYERS": 2,
+        "EMBED_HIDDEN": 32,
+        "POINTS": 256,
+        "PROMPT_DEPTH": 2,
+    },
 }
 """What makes an architecture tiny: its own section of a config."""
 
@@ -124,6 +140,7 @@ FILES = {
     "maft_plus_adapter": "maft_plus/maftp-b-adapter.yaml",
     "talk2dino": "talk2dino/talk2dino-b.yaml",
     "sam3": "sam3/sam3.yaml",
+    "ov_seg": "ov_seg/ovseg-swin-b-l14.yaml",
 }
 """The shipped configs that tiny models start from."""
 
@@ -395,6 +412,14 @@ MODELS = (
     Case("sed-fast", "sed", "convnext", golden="sed", changes={"FAST": True, "TOP": 2}),
     Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
     Case("clipseg", "clipseg", "vit", golden="clipseg"),
+    Case("ov-seg", "ov_seg", "vit", golden="ovseg_mask_adapted"),
+    Case(
+        "ov-seg-best",
+        "ov_seg",
+        "vit",
+        golden="ovseg_mask_adapted",
+        changes={"CLIP_WEIGHT": 0.0, "BEST_ONLY": True, "THRESHOLD": 0.35},
+    ),
     Sam3Case(
         "sam3",
         "sam3",
