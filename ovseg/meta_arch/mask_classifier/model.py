@@ -155,7 +155,7 @@ class MaskClassifier(MaskModel):
     @classmethod
     def has_head(cls, cfg: CfgNode) -> bool:
         """Tell whether the look has a trained part; see `Sectioned.has_head`."""
-        return bool(Section(cls, cfg).options["look"] == "alpha")
+        return Section(cls, cfg).options["look"] in ("alpha", "prompted")
 
     @property
     def gives(self) -> frozenset[str]:
