@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg.clip.alpha import AlphaTower, fill, normalise_alpha, to_official
 from ovseg.cli import main
+from ovseg.clip.alpha import AlphaTower, fill, normalise_alpha, to_official
 from ovseg.errors import ConfigError, InputError, WeightsError
 from ovseg.meta_arch.mask_classifier.masks import checked, find_parts, of_ids, read, resized
 from ovseg.meta_arch.mask_classifier.request import encode_masks

@@ -45,7 +45,9 @@ class Look(nn.Module):
         self.look = one_of("MODEL.MaskClassifier.LOOK", look, LOOKS)
         self.margins = tuple(float(margin) for margin in margins) or ((1.0,) if look == "alpha" else (0.1,))
         if not all(0 <= margin <= 1 for margin in self.margins):
-            raise ConfigError(f"MODEL.MaskClassifier.MARGINS is {list(margins)}; expected shares, 0 the box, 1 the image")
+            raise ConfigError(
+                f"MODEL.MaskClassifier.MARGINS is {list(margins)}; expected shares, 0 the box, 1 the image"
+            )
         self.prompts = MaskPrompts.for_clip(clip) if look == "prompted" else None
         if self.prompts is not None and margins:
             raise ConfigError("the look prompted has crops of its own; leave MODEL.MaskClassifier.MARGINS out")

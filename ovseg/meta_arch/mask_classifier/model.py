@@ -128,7 +128,9 @@ class MaskClassifier(MaskModel):
         clip = load_tower(ClipSource.of(cfg.MODEL.CLIP), {DENSE}, cls.__name__)
         generator = cfg.MODEL.REGIONS
         if not generator.NAME:
-            raise ConfigError("MaskClassifier proposes masks by MODEL.REGIONS.NAME, which is empty; set it to MeanShift")
+            raise ConfigError(
+                "MaskClassifier proposes masks by MODEL.REGIONS.NAME, which is empty; set it to MeanShift"
+            )
         return {
             "clip": clip,
             "look": section.make("look", clip),

@@ -39,7 +39,9 @@ def encode_masks(segmenter: Segmenter, image: Any, masks: Any, **reading: Unpack
     size = (photo.pixels.shape[0], photo.pixels.shape[1])
     own, start = checked(masks, size), time.perf_counter()
     encoded = model.encode_masks(model.size_rule(photo.pixels), own)
-    return EncodedImage(photo, encoded, 0, {**seconds, "preprocess": 0.0, "model": time.perf_counter() - start}, segmenter)
+    return EncodedImage(
+        photo, encoded, 0, {**seconds, "preprocess": 0.0, "model": time.perf_counter() - start}, segmenter
+    )
 
 
 def name_files(
@@ -75,7 +77,9 @@ def file_of(image: Path, masks: Path, count: int) -> Path:
     """
     if not masks.is_dir():
         if count > 1:
-            raise InputError(f"{masks} is one file of masks for {count} images; give a folder of files called like them")
+            raise InputError(
+                f"{masks} is one file of masks for {count} images; give a folder of files called like them"
+            )
         return masks
     for ending in ENDINGS:
         if (path := masks / f"{image.stem}{ending}").is_file():
