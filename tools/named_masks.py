@@ -63,8 +63,8 @@ def _ids(path: Path) -> Tensor:
     return torch.from_numpy(rgb @ np.array([1, 256, 65536]))
 
 
-def read_masks(folder: Path) -> MaskSet:
-    """Read which masks a data set has; crowds are left out.
+def read_masks(folder: Path, every: bool = False) -> MaskSet:
+    """Read which masks a data set has; crowds are left out. With ``every`` all categories are names.
 
     Raises:
         InputError: There is no ``panoptic.json``, or it is none.
@@ -81,7 +81,7 @@ def read_masks(folder: Path) -> MaskSet:
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} has no panoptic annotations ({error}); expected panoptic.json of COCO") from error
-    used = sorted({category for category, _ in rows})
+    used = sorted(known if every else {category for category, _ in rows})
     order = {category: index for index, category in enumerate(used)}
     return MaskSet(
         folder,

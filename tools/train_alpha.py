@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch
 import torch.nn.functional as F
+from named_masks import MaskSet, read_masks
 from torch import Tensor
 
-from named_masks import MaskSet, read_masks
 from ovseg.clip import ClipSource, ViTClip, load_tower
 from ovseg.clip.alpha import AlphaTower, normalise_alpha, to_official
 from ovseg.clip.normalise import normalise
@@ -65,8 +65,9 @@ def batch(data: MaskSet, chosen: list[int], side: int, clip: ViTClip, draw: torc
         frame = squares(boxes_of(mask[None]), tuple(mask.shape), margin)  # type: ignore[arg-type]
         both = torch.cat([image.float() / 255, mask[None].float()])
         if torch.rand((), generator=draw) < 0.5:
-            both, frame = both.flip(2), torch.stack(
-                [mask.shape[1] - frame[:, 2], frame[:, 1], mask.shape[1] - frame[:, 0], frame[:, 3]], 1
+            both, frame = (
+                both.flip(2),
+                torch.stack([mask.shape[1] - frame[:, 2], frame[:, 1], mask.shape[1] - frame[:, 0], frame[:, 3]], 1),
             )
         shown = cut(both[None], frame, side)[0]
         images.append(normalise(shown[:3], clip.mean, clip.std))
@@ -116,7 +117,9 @@ def train(args: argparse.Namespace) -> None:
             optimizer.step()
             right = float((logits.argmax(1) == wanted).float().mean())
             seconds = round(time.perf_counter() - start, 1)
-            log.write(json.dumps({"step": step, "loss": float(loss.detach()), "right": right, "seconds": seconds}) + "\n")
+            log.write(
+                json.dumps({"step": step, "loss": float(loss.detach()), "right": right, "seconds": seconds}) + "\n"
+            )
             log.flush()
             if step % 50 == 49:
                 save(alpha, args.output / "alpha.pt")

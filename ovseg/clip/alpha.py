@@ -107,9 +107,7 @@ def extend(state: Mapping[str, Tensor], half: bool = True) -> dict[str, Tensor]:
     conv = found["visual.conv1.weight"]
     found[f"visual.{CHANNEL}"] = conv.new_zeros(len(conv), 1, *conv.shape[2:])
     if half:
-        found = {
-            key: value.half().to(value.dtype) if _is_rounded(key) else value for key, value in found.items()
-        }
+        found = {key: value.half().to(value.dtype) if _is_rounded(key) else value for key, value in found.items()}
     return found
 
 

@@ -102,6 +102,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "FCCLIP": _QUERY_HEAD,
     "MAFTPlus": {**_QUERY_HEAD, "TRANSFER_HEADS": 2},
     "SAM3": {"CONFIDENCE": 0.1},
+    "MaskClassifier": {"LOOK": "alpha"},
     "OVSeg": {
         "SWIN_DIM": 16,
         "SWIN_DEPTHS": [1, 1, 1, 1],
@@ -140,6 +141,7 @@ FILES = {
     "maft_plus_adapter": "maft_plus/maftp-b-adapter.yaml",
     "talk2dino": "talk2dino/talk2dino-b.yaml",
     "sam3": "sam3/sam3.yaml",
+    "mask_classifier": "alpha_clip/base.yaml",
     "ov_seg": "ov_seg/ovseg-swin-b-l14.yaml",
 }
 """The shipped configs that tiny models start from."""
@@ -419,6 +421,16 @@ MODELS = (
         "vit",
         golden="ovseg_mask_adapted",
         changes={"CLIP_WEIGHT": 0.0, "BEST_ONLY": True, "THRESHOLD": 0.35},
+    ),
+    Case(
+        "mask-classifier",
+        "mask_classifier",
+        "vit",
+        golden="alpha_clip",
+        changes={"MARGINS": [1.0, 0.4], "PART_SHARE": 0.8, "OBJECT_THRESHOLD": 0.0, "OVERLAP_THRESHOLD": 0.1},
+        gives=_OBJECTS,
+        graph=False,
+        labels_teach=False,
     ),
     Sam3Case(
         "sam3",

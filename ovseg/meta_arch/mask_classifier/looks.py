@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from ovseg.clip import Tower, ViTClip
 from ovseg.clip.alpha import AlphaTower, normalise_alpha
+from ovseg.clip.mask_prompts import MaskPrompts
+from ovseg.clip.normalise import denormalise
 from ovseg.clip.open_clip_vit import ViTTower
 from ovseg.clip.tokens import STREAM
 from ovseg.errors import ConfigError, one_of
+from ovseg.proposals.crops import crop_masks
 from ovseg.proposals.looks import boxes_of, cut, squares
 
-LOOKS = ("alpha", "cut", "box")
+LOOKS = ("alpha", "cut", "box", "prompted")
 _AT_ONCE = 32
 
 
@@ -24,10 +27,12 @@ class Look(nn.Module):
 
     Attributes:
         look: ``alpha`` (Alpha-CLIP: the picture as it is, and the mask beside it), ``cut`` (what is outside of the mask
-            is the mean colour, as OVSeg prepares its crops) or ``box`` (the plain crop around the mask).
+            is the mean colour, as OVSeg prepares its crops) or ``box`` (the plain crop around the mask);
+            ``prompted`` is OVSeg's own crop, and learned tokens in the place of patches that the mask does not touch.
         margins: How far from the box of a mask (0) to the whole picture (1) the frame goes; embeddings of several
             are averaged (GC-CLIP, arXiv 2309.06581).
         alpha: The tower of the look ``alpha``, whose convolution is its own; None for others.
+        prompts: The tokens of the look ``prompted``; None for others.
     """
 
     def __init__(self, clip: Tower, look: str, margins: Sequence[float]) -> None:
@@ -40,7 +45,12 @@ class Look(nn.Module):
         self.look = one_of("MODEL.MaskClassifier.LOOK", look, LOOKS)
         self.margins = tuple(float(margin) for margin in margins) or ((1.0,) if look == "alpha" else (0.1,))
         if not all(0 <= margin <= 1 for margin in self.margins):
-            raise ConfigError(f"MODEL.MaskClassifier.MARGINS is {list(margins)}; expected shares, 0 the box, 1 the image")
+            raise ConfigError(
+                f"MODEL.MaskClassifier.MARGINS is {list(margins)}; expected shares, 0 the box, 1 the image"
+            )
+        self.prompts = MaskPrompts.for_clip(clip) if look == "prompted" else None
+        if self.prompts is not None and margins:
+            raise ConfigError("the look prompted has crops of its own; leave MODEL.MaskClassifier.MARGINS out")
         self.alpha: AlphaTower | None = None
         if look == "alpha":
             if not isinstance(clip, ViTClip) or not isinstance(clip.tower, ViTTower):
@@ -61,10 +71,18 @@ class Look(nn.Module):
         Returns:
             Unit vectors (Q, D) float32.
         """
+        if self.prompts is not None:
+            return self._prompted(self.prompts, clip, image, masks)
         boxes, side = boxes_of(masks), _side(clip)
         size = (masks.shape[1], masks.shape[2])
         parts = [self._embed(clip, image, masks, squares(boxes, size, margin), side) for margin in self.margins]
         return F.normalize(sum(F.normalize(part.float(), dim=-1) for part in parts), dim=-1)  # type: ignore[arg-type]
+
+    def _prompted(self, prompts: MaskPrompts, clip: Tower, image: Tensor, masks: Tensor) -> Tensor:
+        """Return what OVSeg sees of masks, each of which has a pixel."""
+        crops = crop_masks(255 * denormalise(image.float()[None], clip.mean, clip.std)[0], masks, _side(clip))
+        with clip.autocast():
+            return F.normalize(prompts(clip, crops.regions, crops.masks).float(), dim=-1)
 
     def _embed(self, clip: Tower, image: Tensor, masks: Tensor, frames: Tensor, side: int) -> Tensor:
         """Return the embeddings (Q, D) of masks in their frames (Q, 4)."""

@@ -39,9 +39,13 @@ def checked(masks: Any, size: tuple[int, int] | None = None) -> Tensor:
         found = of_ids(ids.where(ids > 0, -1))
     found = found[None] if found.ndim == 2 else found
     if found.ndim != 3 or not len(found):
-        raise InputError(f"got masks of shape {tuple(found.shape)}; expected (Q, H, W) with at least one mask, or ids (H, W)")
+        raise InputError(
+            f"got masks of shape {tuple(found.shape)}; expected (Q, H, W) with at least one mask, or ids (H, W)"
+        )
     if size is not None and tuple(found.shape[1:]) != tuple(size):
-        raise InputError(f"masks are {found.shape[1]} x {found.shape[2]} and the image is {size[0]} x {size[1]}; give masks of its size")
+        raise InputError(
+            f"masks are {found.shape[1]} x {found.shape[2]} and the image is {size[0]} x {size[1]}; give masks of its size"
+        )
     found = found != 0
     empty = (~found.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
@@ -67,7 +71,9 @@ def read(path: Path) -> Tensor:
             with Image.open(path) as picture:
                 array = np.array(picture if picture.mode in ("L", "P", "I", "I;16") else picture.convert("L"))
     except (OSError, ValueError, IndexError) as error:
-        raise InputError(f"masks of {path} cannot be read ({error}); expected .npy, .npz or a picture of ids") from error
+        raise InputError(
+            f"masks of {path} cannot be read ({error}); expected .npy, .npz or a picture of ids"
+        ) from error
     return checked(array.astype(np.int64) if array.dtype != bool else array)
 
 

@@ -128,7 +128,9 @@ class MaskClassifier(MaskModel):
         clip = load_tower(ClipSource.of(cfg.MODEL.CLIP), {DENSE}, cls.__name__)
         generator = cfg.MODEL.REGIONS
         if not generator.NAME:
-            raise ConfigError("MaskClassifier proposes masks by MODEL.REGIONS.NAME, which is empty; set it to MeanShift")
+            raise ConfigError(
+                "MaskClassifier proposes masks by MODEL.REGIONS.NAME, which is empty; set it to MeanShift"
+            )
         return {
             "clip": clip,
             "look": section.make("look", clip),
@@ -155,7 +157,7 @@ class MaskClassifier(MaskModel):
     @classmethod
     def has_head(cls, cfg: CfgNode) -> bool:
         """Tell whether the look has a trained part; see `Sectioned.has_head`."""
-        return bool(Section(cls, cfg).options["look"] == "alpha")
+        return Section(cls, cfg).options["look"] in ("alpha", "prompted")
 
     @property
     def gives(self) -> frozenset[str]:
