@@ -47,7 +47,8 @@ def config_of(files: set[str], name: str) -> str:
     Raises:
         UnknownNameError: There is none; near matches are named.
     """
-    known = {Path(card.file).stem: card.config for card in list_models() if card.weights == "released"}
+    cards = [card for card in list_models() if card.weights == "released"]
+    known = {Path(file).stem: card.config for card in cards for file in (card.file, *card.parts)}
     found = files & known.keys()
     if not found:
         raise unknown_name("released model", name, [*known, *parts()])
@@ -57,7 +58,7 @@ def config_of(files: set[str], name: str) -> str:
 def parts() -> dict[str, tuple[str, str]]:
     """Return by name of file, without ending, which method takes a released part, and by which option."""
     found = {}
-    for card in (card for card in list_models() if card.parts):
+    for card in (card for card in list_models() if card.parts and card.weights != "released"):
         options = read_config(config_root() / card.config).get("MODEL", {}).get("RECALIBRATION", {}).get("OPTIONS", {})
         option = next((key for key, value in options.items() if value in card.parts), "")
         found |= {Path(file).stem: (Path(card.config).stem, option) for file in card.parts}

@@ -100,6 +100,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "FCCLIP": _QUERY_HEAD,
     "MAFTPlus": {**_QUERY_HEAD, "TRANSFER_HEADS": 2},
     "SAM3": {"CONFIDENCE": 0.1},
+    "OVSAM": {"SIDE": 128, "DIM": 32, "WIDTH": 32, "DEPTH": 2, "HEADS": 4, "WINDOW": 3, "WHOLE": [1], "POINTS": 3},
 }
 """What makes an architecture tiny: its own section of a config."""
 
@@ -121,6 +122,7 @@ FILES = {
     "maft_plus_adapter": "maft_plus/maftp-b-adapter.yaml",
     "talk2dino": "talk2dino/talk2dino-b.yaml",
     "sam3": "sam3/sam3.yaml",
+    "ovsam": "ovsam/ovsam-rn50x16.yaml",
 }
 """The shipped configs that tiny models start from."""
 
@@ -150,7 +152,7 @@ def settings(file: str, folder: Path, weights: Path | str = "", **changes: Any) 
     own = {key: value for key, value in changes.items() if key.isupper()}
     if name == "Talk2DINO":
         own = {"BACKBONE": backbone(), "SIDE": 64, **own}
-    size = {"SHORT_SIDE": 64, "LONG_SIDE": 128} if name in ("FCCLIP", "MAFTPlus") else {"SHORT_SIDE": 64}
+    size = {"SHORT_SIDE": 64, "LONG_SIDE": 128} if name in ("FCCLIP", "MAFTPlus", "OVSAM") else {"SHORT_SIDE": 64}
     model: dict[str, Any] = {
         "DEVICE": "cpu",
         "WEIGHTS": str(weights),
@@ -391,6 +393,16 @@ MODELS = (
     Case("sed", "sed", "convnext", golden="sed"),
     Case("sed-fast", "sed", "convnext", golden="sed", changes={"FAST": True, "TOP": 2}),
     Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
+    Case(
+        "ovsam",
+        "ovsam",
+        "resnet",
+        golden="ovsam",
+        changes={"OVERLAP_THRESHOLD": 0.1, "test": {"DETECTIONS_PER_IMAGE": 12}},
+        gives=_OBJECTS,
+        graph=False,
+        labels_teach=False,
+    ),
     Sam3Case(
         "sam3",
         "sam3",
