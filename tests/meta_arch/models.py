@@ -402,6 +402,7 @@ MODELS = (
         gives=_OBJECTS,
         graph=False,
         labels_teach=False,
+        seed=23,
     ),
     Sam3Case(
         "sam3",

@@ -24,6 +24,7 @@ from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.known import seen_columns
 from ovseg.labelling.objects import MaskRule, object_results, semantic_results
+from ovseg.labelling.prompts import Found, Prompt
 from ovseg.meta_arch.mask_model import MaskModel
 from ovseg.meta_arch.ovsam.everything import Everything
 from ovseg.meta_arch.ovsam.head import LOG_SCALE, Decoder, Pyramid, boxes_of, cut, fuse, regions_of
@@ -315,3 +316,22 @@ class OVSAM(MaskModel):
         shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
         answer = semantic_results(shares, seen.masks, resize, words, want)
         return replace(answer, **object_results(shares, seen.masks, resize, self.rule, words, want))
+
+    def point_at(
+        self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, prompt: Prompt
+    ) -> Found:
+        """Decode the prompt itself; see `MaskModel.point_at`."""
+        device = seen.features.device
+        factors = torch.tensor([network_size[1] / size[1], network_size[0] / size[0]], device=device)
+        points = inside = boxes = None
+        if prompt.places:
+            # Pixels are meant by their middles, which the prompt encoder adds itself.
+            middles = torch.tensor([[column, row] for row, column, _ in prompt.places], device=device) + 0.5
+            points = (middles * factors - 0.5)[None]
+            inside = torch.tensor([[int(own) for _, _, own in prompt.places]], device=device)
+        if prompt.box is not None:
+            boxes = torch.tensor([prompt.box], device=device) * factors.repeat(2) - 0.5
+        named = self.named(seen, self.masks(seen, points, inside, boxes))
+        resize = self.resize(seen, network_size, size)
+        full = resize.probabilities(named.masks, (slice(0, size[0]), slice(0, size[1])))[0] > 0.5
+        return Found(full, self.names(named, words)[0, :-1])
