@@ -57,9 +57,7 @@ class OneMaskDecoder(nn.Module):
     def __init__(self, width: int, depth: int = 2, heads: int = 8, hidden: int = 2048) -> None:
         super().__init__()
         modules = sam_modules()
-        self.transformer = modules.TwoWayTransformer(
-            depth=depth, embedding_dim=width, mlp_dim=hidden, num_heads=heads
-        )
+        self.transformer = modules.TwoWayTransformer(depth=depth, embedding_dim=width, mlp_dim=hidden, num_heads=heads)
         self.mask_tokens = nn.Embedding(1, width)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(width, width // 4, 2, 2),

@@ -192,7 +192,9 @@ class OVSAM(MaskModel):
         section = Section(cls, cfg)
         clip = load_tower(ClipSource.of(cfg.MODEL.CLIP), {LEVELS}, cls.__name__)
         if not isinstance(clip.tower, ResNetTower):
-            raise ConfigError(f"{clip.name} has no ResNet, whose attention pool names regions; expected RN50x16 or such")
+            raise ConfigError(
+                f"{clip.name} has no ResNet, whose attention pool names regions; expected RN50x16 or such"
+            )
         shape = section.make("shape")
         cells = (shape[0] // CELL, shape[0] // CELL)
         rule = size_rule(cfg, 32, "a model of prompts")

@@ -76,9 +76,7 @@ class Sam2Clip(nn.Module):
         modules = sam_modules()
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.used = tuple(used)
-        self.patch_embeds = nn.ModuleDict(
-            {str(i): Projected(channels[i], width, STRIDES[i]) for i in self.used}
-        )
+        self.patch_embeds = nn.ModuleDict({str(i): Projected(channels[i], width, STRIDES[i]) for i in self.used})
         self.level_encoding = nn.Embedding(len(self.used), width)
         self.register_buffer("pos_embed", self.level_encoding.weight.new_zeros(1, *cells, width))
         self.blocks = nn.ModuleList(

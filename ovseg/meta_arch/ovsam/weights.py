@@ -58,6 +58,3 @@ def check_head(cls: Any, cfg: CfgNode, weights: Weights) -> None:
             parts = {"fpn_neck": Pyramid(channels, dim), "mask_decoder": Decoder(dim, int(known["embed_dim"]))}
     own = torch.nn.ModuleDict(parts).state_dict()
     translate(own, weights.state, str, weights.source, "Open-Vocabulary SAM", (FROZEN,))
-
-
-
