@@ -12,6 +12,7 @@ from ovseg.contract import Evidence, Words
 from ovseg.errors import ConfigError
 from ovseg.labelling.evidence import of_masks
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
+from ovseg.labelling.prompts import Found, Prompt, of_proposals
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.by_example import Glimpse, pooled_masks
 from ovseg.meta_arch.trained_model import TrainedModel
@@ -51,6 +52,13 @@ class MaskModel(TrainedModel):
         """Look at the masks that have a pixel, and at their names; see `WordedModel.evidence`."""
         shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
         return of_masks(shares, self.cosines(seen, words), seen.masks, resize, words, point)
+
+    def point_at(
+        self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, prompt: Prompt
+    ) -> Found:
+        """Find the proposal that a prompt means, and its names; the other arguments are those of `label`."""
+        shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
+        return of_proposals(shares, seen.masks, resize, prompt)
 
 
 def read_targets(inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Target]:

@@ -119,6 +119,7 @@ HEADS: dict[str, dict[str, Any]] = {
         "POINTS": 256,
         "PROMPT_DEPTH": 2,
     },
+    "OVSAM": {"SIDE": 128, "DIM": 32, "WIDTH": 32, "DEPTH": 2, "HEADS": 4, "WINDOW": 3, "WHOLE": [1], "POINTS": 3},
 }
 """What makes an architecture tiny: its own section of a config."""
 
@@ -143,6 +144,7 @@ FILES = {
     "sam3": "sam3/sam3.yaml",
     "mask_classifier": "alpha_clip/base.yaml",
     "ov_seg": "ov_seg/ovseg-swin-b-l14.yaml",
+    "ovsam": "ovsam/ovsam-rn50x16.yaml",
 }
 """The shipped configs that tiny models start from."""
 
@@ -172,7 +174,7 @@ def settings(file: str, folder: Path, weights: Path | str = "", **changes: Any) 
     own = {key: value for key, value in changes.items() if key.isupper()}
     if name == "Talk2DINO":
         own = {"BACKBONE": backbone(), "SIDE": 64, **own}
-    size = {"SHORT_SIDE": 64, "LONG_SIDE": 128} if name in ("FCCLIP", "MAFTPlus") else {"SHORT_SIDE": 64}
+    size = {"SHORT_SIDE": 64, "LONG_SIDE": 128} if name in ("FCCLIP", "MAFTPlus", "OVSAM") else {"SHORT_SIDE": 64}
     model: dict[str, Any] = {
         "DEVICE": "cpu",
         "WEIGHTS": str(weights),
@@ -431,6 +433,17 @@ MODELS = (
         gives=_OBJECTS,
         graph=False,
         labels_teach=False,
+    ),
+    Case(
+        "ovsam",
+        "ovsam",
+        "resnet",
+        golden="ovsam",
+        changes={"OVERLAP_THRESHOLD": 0.1, "test": {"DETECTIONS_PER_IMAGE": 12}},
+        gives=_OBJECTS,
+        graph=False,
+        labels_teach=False,
+        seed=23,
     ),
     Sam3Case(
         "sam3",
