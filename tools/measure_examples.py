@@ -24,7 +24,7 @@ import numpy as np
 
 import ovseg
 from ovseg.data.dataset import Dataset
-from ovseg.data.examples import read_example, with_examples
+from ovseg.data.examples import with_examples
 from ovseg.data.images import read_image
 from ovseg.data.own_data import read_folder
 from ovseg.errors import OvsegError
@@ -120,7 +120,9 @@ def main(arguments: list[str] | None = None) -> int:
                 own = list(trials(read_folder(args.data / split), args.count, args.distractors))
                 values = [overlap(segmenter, one, args.with_name) for one in own]
                 share = sum(value >= FOUND for value in values) / len(values)
-                print(f"{model:20s} {split:8s} found {100 * share:.0f} % of {len(values)}, mean IoU {np.mean(values):.2f}")
+                print(
+                    f"{model:20s} {split:8s} found {100 * share:.0f} % of {len(values)}, mean IoU {np.mean(values):.2f}"
+                )
                 rows.append({"model": model, "split": split, "found": share, "iou": values})
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr)

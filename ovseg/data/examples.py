@@ -36,13 +36,11 @@ def read_example(picture: Any, mask: Any) -> Example:
     return Example(image.pixels, values != 0, str(image.path or image.name))
 
 
-def with_examples(
-    classes: Any, examples: Mapping[str, tuple[Any, Any] | Sequence[tuple[Any, Any]]]
-) -> Vocabulary:
+def with_examples(classes: Any, examples: Mapping[str, tuple[Any, Any] | Sequence[tuple[Any, Any]]]) -> Vocabulary:
     """Let pictures stand for classes.
 
     A class of the list that has one of these names is known by names and pictures. A name that the list has not becomes
-    a class at its end that is known by its pictures alone: its name is shown, and no text tower is asked for it.
+    a class at its end that is known by its pictures alone: its name is shown, and results do not depend on it.
 
     Args:
         classes: Whatever `Vocabulary.parse` accepts; None or an empty list for pictures alone.
@@ -56,7 +54,8 @@ def with_examples(
     entries = list(own) if own is not None else []
     places = {fold(name): place for place, entry in enumerate(entries) for name in entry.names}
     for name, given in examples.items():
-        pairs: Any = [given] if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple) else given
+        single = isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple)
+        pairs: Any = [given] if single else given
         read = tuple(read_example(*pair) for pair in pairs)
         if not read:
             raise VocabularyError(f"no picture of {shown(name)} was given; give a pair of picture and mask")

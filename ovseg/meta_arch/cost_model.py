@@ -12,8 +12,8 @@ from ovseg.contract import CLASS_SCORES, Answer, Evidence, Words
 from ovseg.labelling.evidence import of_queries
 from ovseg.labelling.row_maps import RowMaps, at_pixel, class_maps, label_rows
 from ovseg.labelling.sliding import Sliding
-from ovseg.meta_arch.counted import ALL, FIRST, note_of_left, note_of_most, with_first
 from ovseg.meta_arch.by_example import Glimpse, pooled
+from ovseg.meta_arch.counted import ALL, FIRST, note_of_left, note_of_most, with_first
 from ovseg.meta_arch.trained_model import TrainedModel
 from ovseg.vocabulary import Background, ClassEntry, Vocabulary
 
