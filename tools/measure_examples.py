@@ -24,7 +24,7 @@ import numpy as np
 
 import ovseg
 from ovseg.data.dataset import Dataset
-from ovseg.data.examples import read_example, with_examples
+from ovseg.data.examples import with_examples
 from ovseg.data.images import read_image
 from ovseg.data.own_data import read_folder
 from ovseg.errors import OvsegError

@@ -44,6 +44,7 @@ examples:
   ovseg segment photos/ --classes words.txt --quiet --strict --output out
   ovseg segment photos/ --classes "cat, sofa" --formats png,coco-semantic,cvat --min-area 0.1% --output out
   ovseg segment photo.jpg --model zero_guidance/mini --output out
+  ovseg segment photo.jpg --classes "cat, sofa" --class-image "mug=mug.jpg:mug_mask.png" --output out
 
 examples of text engineering (JSON files by class name; those for voc20 are shipped, see docs/text_engineering.md):
   ovseg segment photo.jpg --classes "cat, dog" --definitions definitions_voc20.json --definition-weight 0.1 --output out
@@ -61,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=typed,
         help="'cat|kitten, sofa', a file, or a preset such as voc20; docs/words.md lists all forms (default: the "
         "model's own, if it has some, as zero_guidance/mini has)",
+    )
+    parser.add_argument(
+        "--class-image",
+        action="append",
+        default=[],
+        metavar="NAME=PICTURE:MASK",
+        help="a picture of a class and the mask of the object in it, beside --classes; may be repeated",
     )
     parser.add_argument(
         "--model",
@@ -267,12 +275,15 @@ def _reading(args: argparse.Namespace) -> tuple[tuple[int, ...] | None, int]:
 
 def _check_request(args: argparse.Namespace) -> None:
     """Find mistakes in device, words, policy and templates before a model is looked for."""
+    from ovseg.data.examples import parse_examples, with_examples
     from ovseg.system.device import check_settings
     from ovseg.vocabulary import Vocabulary, parse_background
     from ovseg.vocabulary.templates import check_templates
 
     check_settings(args.device, args.dtype, args.batch_size)
     args.classes = None if args.classes is None else Vocabulary.parse(args.classes)
+    if args.class_image:
+        args.classes = with_examples(args.classes, parse_examples(args.class_image))
     args.background = None if args.background is None else parse_background(args.background)
     if args.templates is not None:
         check_templates(args.templates)

@@ -40,7 +40,7 @@ def with_examples(classes: Any, examples: Mapping[str, tuple[Any, Any] | Sequenc
     """Let pictures stand for classes.
 
     A class of the list that has one of these names is known by names and pictures. A name that the list has not becomes
-    a class at its end that is known by its pictures alone: its name is shown, and no text tower is asked for it.
+    a class at its end that is known by its pictures alone: its name is shown, and results do not depend on it.
 
     Args:
         classes: Whatever `Vocabulary.parse` accepts; None or an empty list for pictures alone.
@@ -57,6 +57,8 @@ def with_examples(classes: Any, examples: Mapping[str, tuple[Any, Any] | Sequenc
         pairs: Any = (
             [given] if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple) else given
         )
+        single = isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple)
+        pairs: Any = [given] if single else given
         read = tuple(read_example(*pair) for pair in pairs)
         if not read:
             raise VocabularyError(f"no picture of {shown(name)} was given; give a pair of picture and mask")

@@ -1,9 +1,8 @@
 """Classes that are known by pictures: rows for them among the rows of the words.
 
-Features of images lie apart from texts, and nearer to each other than to any text, so a picture cannot stand among
-texts as it is: it would win everywhere. What tells its object from the object's surroundings is a direction; it is
-put where the texts lie, and so far from their middle that the model finds the object in its own picture best, among
-the very words of the request.
+Features of images lie nearer to each other than to any text, so a row of pictures that is as long as those of texts
+would win too much; it is made shorter by one share for all. The object is seen three times, in its picture and cut out
+with some and with more around it, for a model sees a small object badly from afar.
 """
 
 from __future__ import annotations
@@ -12,18 +11,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg.contract import Encoded, Words
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, VocabularyError
 from ovseg.system.values import some
 from ovseg.vocabulary import ClassEntry
 from ovseg.vocabulary.examples import Example
 
-STRENGTHS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-"""How far from the middle of the texts a row of pictures may lie, in mean distances of texts."""
+STRENGTH = 0.7
+"""Length of a row of pictures, as a share of the mean length of texts; tools/measure_examples.py says what it finds."""
+CONTEXTS = (0.5, 1.0)
+"""How much is left around an object that is cut out, as shares of its longer side."""
+SMALLEST = 32
+"""Least side in pixels of what is cut out."""
 
 
 class Glimpse(NamedTuple):
@@ -57,6 +61,7 @@ def with_pictures(model: Any, words: Words) -> Words:
         words: Of all names.
 
     Raises:
+        VocabularyError: There is no word beside the pictures.
         ConfigError: The model cannot take pictures, or each image has texts of its own (AutoCLIP).
     """
     entries = words.vocabulary.classes
@@ -75,9 +80,10 @@ def with_pictures(model: Any, words: Words) -> Words:
 
 
 def _named(words: Words, entries: Sequence[ClassEntry]) -> Words:
-    """Leave out the names of classes that are known by pictures alone; the middle of all texts stands for them.
+    """Leave out the names of classes that are known by pictures alone; their pictures take the place of these.
 
-    Every class keeps a row, so that none is without a column; where it has pictures, theirs takes its place.
+    Raises:
+        VocabularyError: Nothing is left that the length of a row of pictures goes by.
     """
     hidden = torch.tensor([not entry.by_name for entry in entries])
     if not hidden.any():
@@ -85,6 +91,10 @@ def _named(words: Words, entries: Sequence[ClassEntry]) -> Words:
     classes = words.query_to_class
     own = (classes >= 0) & hidden[classes.clamp_min(0)]
     keep = ~own
+    if not keep.any():
+        raise VocabularyError(
+            "all classes are known by pictures alone; give at least one word beside them, or background"
+        )
     return replace(
         words,
         embeddings=words.embeddings[keep.to(words.embeddings.device)],
@@ -113,29 +123,38 @@ def _row(model: Any, words: Words, place: int, entry: ClassEntry) -> tuple[Tenso
     names = some([f"{one.name} ({one.hash[:8]})" for one in entry.examples])
     alone = "" if entry.by_name else " alone"
     told = f"{len(entry.examples)} picture{'s' * (len(entry.examples) > 1)}{alone}: {names}"
-    if (own := model.picture_row(entry.examples)) is not None:
-        return own, told
-    pictures = [_encode(model, one) for one in entry.examples]
     with torch.inference_mode():
-        seen = [model.look_at(one.encoded.images[0], one.size, one.mask) for one in pictures]
-    rows = _candidates(words, seen)
-    found = [_overlap(model, words, row, place, pictures) for row in rows]
-    best = max(range(len(found)), key=found.__getitem__)
-    return rows[best], f"{told}; strength {STRENGTHS[best]:g}, by which IoU in its own picture is {found[best]:.2f}"
-
-
-def _candidates(words: Words, seen: Sequence[Glimpse]) -> list[Tensor]:
-    """Return the row (D,) of what was seen, for each of `STRENGTHS`."""
+        if (own := model.picture_row(entry.examples)) is not None:
+            return own, told
+    with torch.inference_mode():
+        seen = [_look(model, view).shown for one in entry.examples for view in (one, *_cut(one))]
     texts = words.embeddings if words.embeddings.ndim == 2 else words.embeddings.mean(1)
-    texts = texts.float()
-    middle = texts.mean(0)
-    apart = (texts - middle).norm(dim=-1).mean() if len(texts) > 1 else middle.norm()
-    shown = F.normalize(torch.stack([one.shown for one in seen]).mean(0), dim=0)
-    around = [one.beside for one in seen if one.beside is not None]
-    other = F.normalize(torch.stack(around).mean(0), dim=0) if around else torch.zeros_like(shown)
-    direction = F.normalize(shown - other, dim=0).to(middle)
-    length = texts.norm(dim=-1).mean()
-    return [length * F.normalize(middle + strength * apart * direction, dim=0) for strength in STRENGTHS]
+    length = texts.float().norm(dim=-1).mean()
+    unit = F.normalize(F.normalize(torch.stack(seen).float(), dim=-1).mean(0), dim=0)
+    return STRENGTH * length * unit.to(length), told
+
+
+def _look(model: Any, example: Example) -> Glimpse:
+    picture = _encode(model, example)
+    found: Glimpse = model.look_at(picture.encoded.images[0], picture.size, picture.mask)
+    return found
+
+
+def _cut(example: Example) -> list[Example]:
+    """Cut the object out as squares with more and more around it (`CONTEXTS`); at an edge they are moved inwards."""
+    high, wide = example.mask.shape
+    rows, columns = np.flatnonzero(example.mask.any(1)), np.flatnonzero(example.mask.any(0))
+    longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    found = []
+    for context in CONTEXTS:
+        side = max(SMALLEST, int(longer * (1 + 2 * context)))
+        down, right = min(side, high), min(side, wide)
+        top = int(np.clip((rows[0] + rows[-1]) // 2 - down // 2, 0, high - down))
+        left = int(np.clip((columns[0] + columns[-1]) // 2 - right // 2, 0, wide - right))
+        part = slice(top, top + down), slice(left, left + right)
+        pixels, mask = (np.ascontiguousarray(own[part]) for own in (example.pixels, example.mask))
+        found.append(Example(pixels, mask, example.name))
+    return found
 
 
 def _encode(model: Any, example: Example) -> _Picture:
@@ -146,16 +165,6 @@ def _encode(model: Any, example: Example) -> _Picture:
     if not small.any():  # an object that is smaller than a pixel of what the network sees
         small = F.adaptive_max_pool2d(mask, encoded.sizes[0])[0, 0] > 0
     return _Picture(encoded, small.to(model.clip.device))
-
-
-def _overlap(model: Any, words: Words, row: Tensor, place: int, pictures: Sequence[_Picture]) -> float:
-    """Return the mean IoU of a class in its own pictures, were this its row."""
-    asked = model.known(_put_in(words, row[None], torch.tensor([place])))
-    total = 0.0
-    for one in pictures:
-        found = model.answer(one.encoded, 0, one.size, asked).labels == place
-        total += float((found & one.mask).sum()) / max(1, int((found | one.mask).sum()))
-    return total / len(pictures)
 
 
 def pooled(features: Tensor, mask: Tensor) -> Glimpse:

@@ -113,4 +113,12 @@ def summarise(number: int, entry: ClassEntry, segment: Segment | None) -> dict[s
         "area_fraction": segment.area_fraction if segment else 0.0,
         "score": segment.score if segment else None,
         "bbox": list(segment.bbox) if segment else None,
+        **pictures_of(entry),
     }
+
+
+def pictures_of(entry: ClassEntry) -> dict[str, Any]:
+    """Say by which pictures a class is known, and whether its names count, too; nothing of a class without pictures."""
+    if not entry.examples:
+        return {}
+    return {"examples": [{"name": one.name, "hash": one.hash} for one in entry.examples], "by_name": entry.by_name}
