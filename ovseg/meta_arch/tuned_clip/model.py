@@ -37,7 +37,6 @@ class TunedClip(DenseModel):
         training_state: That of the training whose checkpoint it was filled from, in words; empty for finished weights.
     """
 
-
     @configurable
     def __init__(self, *, recipe: Recipe, source: ClipSource, weights: Weights | None = None, **parts: Any) -> None:
         """Put the parts together, see `DenseModel`; a Detectron2 config is accepted in their place.

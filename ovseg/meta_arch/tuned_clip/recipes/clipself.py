@@ -30,7 +30,14 @@ class CLIPSelf(Recipe):
     """
 
     def __init__(
-        self, *, side: int = 1024, boxes: int = 20, split: int = 6, scale: float = 1.0, weight: float = 1.0, **common: Any
+        self,
+        *,
+        side: int = 1024,
+        boxes: int = 20,
+        split: int = 6,
+        scale: float = 1.0,
+        weight: float = 1.0,
+        **common: Any,
     ) -> None:
         """Set how images are cut.
 
