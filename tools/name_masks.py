@@ -103,9 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     rows = []
     try:
-        print(
-            "| data | look | masks | names | all | things | stuff | mean over classes |\n|---|---|---|---|---|---|---|---|"
-        )
+        print("| data | look | masks | names | all | things | stuff | mean over classes |\n" + "|---" * 8 + "|")
         for folder in args.data:
             for name in args.looks.split(","):
                 rows.append(measure(folder, name.strip(), args))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,18 +201,26 @@ def run(args: argparse.Namespace) -> int:
         result.meta["run_notes"] = [*chosen.errors, *chosen.notes]
         return result, write(result, place, formats, options)
 
-    stream = segmenter.stream(
-        images, words, on_error=lambda _, error: report.error(error), bands=bands, max_pixels=max_pixels
-    )
-    if args.masks is not None:
-        from ovseg.meta_arch.mask_classifier.request import name_files
-
-        stream = name_files(segmenter, images, args.masks, words, bands=bands, max_pixels=max_pixels)
+    stream = _stream(segmenter, images, words, args.masks, report, bands=bands, max_pixels=max_pixels)
     results = overlapped(finish, stream, worker_threads(), worker_threads())
     _report_all(
         results, report, len(images), lambda records: finish_files(records, args.classes, args.output, formats, options)
     )
     return report.finish(args.output, args.warnings)
+
+
+def _stream(
+    segmenter: Any, images: list[Path], words: Any, masks: Path | None, report: Report, **reading: Any
+) -> Iterator[Segmentation]:
+    """Segment images one after another, or name the masks that came with them."""
+    if masks is None:
+        found: Iterator[Segmentation] = segmenter.stream(
+            images, words, on_error=lambda _, error: report.error(error), **reading
+        )
+        return found
+    from ovseg.meta_arch.mask_classifier.request import name_files
+
+    return name_files(segmenter, images, masks, words, **reading)
 
 
 def _report_all(

@@ -44,7 +44,8 @@ def checked(masks: Any, size: tuple[int, int] | None = None) -> Tensor:
         )
     if size is not None and tuple(found.shape[1:]) != tuple(size):
         raise InputError(
-            f"masks are {found.shape[1]} x {found.shape[2]} and the image is {size[0]} x {size[1]}; give masks of its size"
+            f"masks are {found.shape[1]} x {found.shape[2]} and the image is {size[0]} x {size[1]}; "
+            "give masks of its size"
         )
     found = found != 0
     empty = (~found.flatten(1).any(1)).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""Masks of the user's own as part of a request: read, checked against the photograph, and encoded in place of proposals."""
+"""Masks of the user's own as part of a request: read, checked against the photograph, encoded in place of proposals."""
 
 from __future__ import annotations
 
