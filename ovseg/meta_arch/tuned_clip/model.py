@@ -13,7 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ovseg.checkpoint.loading import Official, Weights, load
-from ovseg.clip import ClipSource, Tower, load_tower
+from ovseg.clip import ClipSource, load_tower
 from ovseg.clip.base import BaseClip
 from ovseg.clip.saving import CLIP_FOLDER, save_clip
 from ovseg.contract import Words
