@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovseg.contract import CLASS_SCORES, Words
 from ovseg.errors import ConfigError
-from ovseg.labelling.prompts import Found, Prompt, of_labels
+from ovseg.result.prompts import Found, Prompt, of_labels
 
 _SIDE = 256
 """Pixels of the longer side of the maps by which regions of labels are named."""
