@@ -19,7 +19,7 @@ from ovseg.contract import Encoded, SegmentationModel, Words, check_want
 from ovseg.data.images import LoadedImage, ReadOptions, check_reading, expand_inputs, read_image
 from ovseg.data.sources import each_image, is_several
 from ovseg.errors import ConfigError, InputError, VocabularyError
-from ovseg.labelling.pointing import Pointable
+from ovseg.pointing import Pointable
 from ovseg.result.segmentation import Segmentation
 from ovseg.system.device import check_settings, fits, give_back
 from ovseg.system.overlap import overlapped, worker_threads
@@ -84,7 +84,8 @@ class EncodedImage(Pointable):
             ConfigError: It comes from a pickle, and so has no model.
             OvsegError: As `Segmenter.__call__`.
         """
-        return self.asked().answer(self, classes, background, templates, want)
+        found: Segmentation = self.asked().answer(self, classes, background, templates, want)
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out."""

@@ -12,10 +12,11 @@ from ovseg.contract import Evidence, Words
 from ovseg.errors import ConfigError
 from ovseg.labelling.evidence import of_masks
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
-from ovseg.labelling.prompts import Found, Prompt, of_proposals
+from ovseg.labelling.prompts import of_proposals
 from ovseg.losses.matcher import Target
 from ovseg.meta_arch.by_example import Glimpse, pooled_masks
 from ovseg.meta_arch.trained_model import TrainedModel
+from ovseg.result.prompts import Found, Prompt
 
 
 class MaskModel(TrainedModel):

@@ -9,7 +9,8 @@ import torch
 import ovseg
 from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.mask_resize import plan_resize
-from ovseg.labelling.prompts import Prompt, of_labels, of_proposals
+from ovseg.labelling.prompts import of_proposals
+from ovseg.result.prompts import Prompt, of_labels
 from tests.conftest import make_photo
 
 SIZE = (16, 16)

@@ -24,7 +24,6 @@ from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.known import seen_columns
 from ovseg.labelling.objects import MaskRule, object_results, semantic_results
-from ovseg.labelling.prompts import Found, Prompt
 from ovseg.meta_arch.mask_model import MaskModel
 from ovseg.meta_arch.ovsam.everything import Everything
 from ovseg.meta_arch.ovsam.head import LOG_SCALE, Decoder, Pyramid, boxes_of, cut, fuse, regions_of
@@ -35,6 +34,7 @@ from ovseg.meta_arch.section import Section
 from ovseg.meta_arch.trained_model import size_rule
 from ovseg.ops.mask_pooling import resize_masks
 from ovseg.proposals.classifier import class_logits
+from ovseg.result.prompts import Found, Prompt
 from ovseg.system.device import to_device
 from ovseg.vocabulary import TextOptions, Vocabulary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,10 +13,7 @@ from torch import Tensor
 
 from ovseg.contract import CLASS_SCORES, Words
 from ovseg.errors import ConfigError
-from ovseg.labelling.prompts import Found, Prompt, of_labels
-
-if TYPE_CHECKING:
-    from ovseg.segmenter import Segmenter
+from ovseg.result.prompts import Found, Prompt, of_labels
 
 _SIDE = 256
 """Pixels of the longer side of the maps by which regions of labels are named."""
@@ -68,9 +65,9 @@ class Pointable:
     image: Any
     encoded: Any
     index: int
-    segmenter: Segmenter | None
+    segmenter: Any  # of `ovseg.segmenter`, which stands on this
 
-    def asked(self) -> Segmenter:
+    def asked(self) -> Any:
         """Return who encoded it.
 
         Raises:
