@@ -66,7 +66,7 @@ def add_ovseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.TEXT.SUBCLASSES = ""
     cfg.MODEL.TEXT.AUTOCLIP = 0.0  # share of the largest entropy; 0 is off
     cfg.MODEL.TEXT.LONG_TEXT = False  # whether texts beyond the context of the text tower are read in windows
-    cfg.MODEL.TEXT.LINEAR = ""  # file with a matrix that rows of texts pass (LABCLIP); tools/fit_text_map.py makes one
+    cfg.MODEL.TEXT.LINEAR = ""  # file with a matrix that rows of texts pass (LABCLIP)
     cfg.MODEL.TEXT.VOCABULARY = ""  # default words of a model; empty: the user gives them
     for table in TABLES:
         cfg[table] = Node(new_allowed=True)  # so that Detectron2's own `merge_from_file` reads the shipped files, too

@@ -101,7 +101,7 @@ def read_linear(path: Path) -> Tensor:
         VocabularyError: The file is missing, or holds something else.
     """
     if not path.is_file():
-        raise VocabularyError(f"there is no map of texts '{path}'; make one with tools/fit_text_map.py")
+        raise VocabularyError(f"there is no map of texts '{path}'; fit one with ovseg.vocabulary.text_linear.Fit")
     try:
         found = read_state_dict(path)
     except WeightsError as error:
@@ -109,5 +109,5 @@ def read_linear(path: Path) -> Tensor:
     square = {key: value for key, value in found.items() if value.ndim == 2 and len(value) == value.shape[1]}
     if KEY not in square and len(square) != 1:
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(found.items())[:3]) or "nothing"
-        raise VocabularyError(f"'{path}' holds {shapes}; expected one square matrix of tools/fit_text_map.py")
+        raise VocabularyError(f"'{path}' holds {shapes}; expected one square matrix, as `write_linear` writes it")
     return square.get(KEY, next(iter(square.values()))).float()
