@@ -54,9 +54,6 @@ def with_examples(classes: Any, examples: Mapping[str, tuple[Any, Any] | Sequenc
     entries = list(own) if own is not None else []
     places = {fold(name): place for place, entry in enumerate(entries) for name in entry.names}
     for name, given in examples.items():
-        pairs: Any = (
-            [given] if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple) else given
-        )
         single = isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple)
         pairs: Any = [given] if single else given
         read = tuple(read_example(*pair) for pair in pairs)

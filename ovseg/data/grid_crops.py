@@ -80,7 +80,7 @@ class GridCrops:
         """Return what is cut out, in whole pixels inside of the image."""
         centre, half = (cells[:, :2] + cells[:, 2:]) / 2, (cells[:, 2:] - cells[:, :2]) / 2 * self.scale
         found = np.concatenate([centre - half, centre + half], 1).clip(0, [wide, high, wide, high])
-        return [tuple(round(side) for side in box) for box in found.tolist()]  # type: ignore[misc]
+        return [tuple(round(side) for side in box) for box in found.tolist()]
 
     def _fit(self, picture: Image.Image, side: int, centred: bool = False) -> Tensor:
         """Resize to a longest side, pad with black to a square, and normalise."""

@@ -84,8 +84,8 @@ class Identity:
             One line each.
         """
         begun = {new_key(key): value for key, value in saved["settings"].items()}
-        free = NAMES if "data" in saved else ()
-        free = {*FREE, *free} - self.settings.keys() | {*free}  # what is recorded although it is free ordinarily counts
+        names = {*NAMES} if "data" in saved else set()
+        free = {*FREE} - self.settings.keys() | names  # what is recorded although it is free ordinarily counts
         was, is_ = ({key: one[key] for key in one if key not in free} for one in (begun, self.settings))
         found = changes(was, is_)
         if "data" not in saved:

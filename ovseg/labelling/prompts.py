@@ -31,16 +31,16 @@ def of_proposals(shares: Tensor, masks: Tensor, resize: MaskResize, prompt: Prom
         value = value * (here if inside else 1 - here)
     # Certainty and areas are read on the masks' own cells: a photograph has many times as many pixels.
     own = masks.float().sigmoid()
-    inside = own > 0.5
-    area = inside.flatten(1).sum(1)
-    value = value * (own * inside).flatten(1).sum(1) / area.clamp(min=1)
+    filled = own > 0.5
+    area = filled.flatten(1).sum(1)
+    value = value * (own * filled).flatten(1).sum(1) / area.clamp(min=1)
     if prompt.box is not None:
         value = value * _overlap(masks, resize, prompt.box)
     best = value.argmax()[None]
     full = torch.zeros(resize.size, dtype=torch.bool, device=masks.device)
     for tile in tiles(resize.size, masks.device):
         full[tile] = resize.probabilities(masks, tile, best)[0] > 0.5
-    chosen = inside[best[0]]
+    chosen = filled[best[0]]
     covers = (own * chosen).flatten(1).sum(1) / chosen.sum().clamp(min=1)
     return Found(full, covers @ shares[:, :-1].float())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -67,7 +67,8 @@ class Prompt:
                     f"the box is {left}, {top}, {right}, {bottom}; expected left < right <= {size[1]} and "
                     f"top < bottom <= {size[0]}"
                 )
-        return cls(tuple(places), tuple(boxes[0]) if boxes else None)
+        box: Any = tuple(boxes[0]) if boxes else None
+        return cls(tuple(places), box)
 
 
 def of_labels(labels: np.ndarray, prompt: Prompt) -> np.ndarray:

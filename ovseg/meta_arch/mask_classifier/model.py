@@ -116,7 +116,7 @@ class MaskClassifier(MaskModel):
         self.part_share = part_share
         if weights is not None and look.alpha is not None and is_alpha(weights.state):
             fill(look.alpha, weights.state, weights.source)
-            clip.refresh()
+            self.clip.refresh()
             self.refresh_hash()
         else:
             self.fill(weights, OFFICIAL)

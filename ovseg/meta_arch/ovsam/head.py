@@ -177,7 +177,8 @@ def fuse(head: Tensor, own: Tensor, seen: Tensor, shares: tuple[float, float], v
     Returns:
         Logarithms (..., C + 1) of the products, of which no class is minus infinity.
     """
-    of_clip = torch.where(F.pad(seen, (0, 1), value=True), *(head.new_tensor(share) for share in shares))
+    yes, no = (head.new_tensor(share) for share in shares)
+    of_clip = torch.where(F.pad(seen, (0, 1), value=True), yes, no)
     if valid is not None:
         of_clip = of_clip * valid[..., None]
     # Sums of logarithms are the same as the logarithm of the products, and do not underflow.

@@ -77,6 +77,8 @@ class TunedClip(DenseModel):
     @classmethod
     def parts(cls, cfg: CfgNode, weights: Weights | None) -> dict[str, Any]:
         """Build the parts that a config names, with the CLIP from the checkpoint if that is a whole one."""
+        method: Any
+        recipe: Any
         method, recipe = (
             build(kind, node.NAME, lower_keys(node.OPTIONS, f"MODEL.{word}.OPTIONS"))
             for kind, node, word in (
@@ -115,7 +117,7 @@ class TunedClip(DenseModel):
 
     def start_training(self, words: Words) -> None:
         """Load the original, for `MODEL.WEIGHTS` and checkpoints change the student alone; and let the recipe begin."""
-        original = load_tower(self.source, (), type(self).__name__)
+        original: Any = load_tower(self.source, (), type(self).__name__)
         self._original = (original.to(self.clip.device, self.clip.dtype).eval().requires_grad_(False),)
         self.recipe.start(self.clip, original, words)
 

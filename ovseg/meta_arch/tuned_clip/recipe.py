@@ -88,7 +88,8 @@ class Recipe(nn.Module):
         if self.blocks > clip.depth:
             raise ConfigError(f"blocks is {self.blocks}; {clip.name} has {clip.depth}: expected 0 (all) to that")
         for block in clip.blocks[-self.blocks :] if self.blocks else clip.blocks:
-            yield from block.module.parameters()
+            own: Any = block
+            yield from own.module.parameters()
 
     def view(self, clip: Tower) -> View | None:
         """Return what adds to a sample; None where the sample of the mapper is enough."""

@@ -59,7 +59,8 @@ class CLIPSelf(Recipe):
 
     def view(self, clip: Tower) -> View:
         """Cut images by random grids; crops have the size that the CLIP was trained with."""
-        return GridCrops(self.side, clip.image_size, clip.mean, clip.std, self.boxes, self.split, self.scale)
+        own: Any = clip
+        return GridCrops(self.side, own.image_size, clip.mean, clip.std, self.boxes, self.split, self.scale)
 
     def losses(self, student: Tower, original: Tower, batch: Sequence[Sample], words: Words) -> dict[str, Tensor]:
         """Return the distance of pooled regions of the student from crops of the original."""
