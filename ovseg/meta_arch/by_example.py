@@ -30,18 +30,6 @@ SMALLEST = 32
 """Least side in pixels of what is cut out."""
 
 
-class Glimpse(NamedTuple):
-    """What a model sees of an example, in the space in which it compares images with words.
-
-    Attributes:
-        shown: Of the object (D,).
-        beside: Of what surrounds it (D,); None where nothing does.
-    """
-
-    shown: Tensor
-    beside: Tensor | None
-
-
 class _Picture(NamedTuple):
     """An example that a model has encoded, and its mask (h, w) as large as the network sees it."""
 
@@ -80,21 +68,13 @@ def with_pictures(model: Any, words: Words) -> Words:
 
 
 def _named(words: Words, entries: Sequence[ClassEntry]) -> Words:
-    """Leave out the names of classes that are known by pictures alone; their pictures take the place of these.
-
-    Raises:
-        VocabularyError: Nothing is left that the length of a row of pictures goes by.
-    """
+    """Leave out the names of classes that are known by pictures alone; their pictures take the place of these."""
     hidden = torch.tensor([not entry.by_name for entry in entries])
     if not hidden.any():
         return words
     classes = words.query_to_class
     own = (classes >= 0) & hidden[classes.clamp_min(0)]
     keep = ~own
-    if not keep.any():
-        raise VocabularyError(
-            "all classes are known by pictures alone; give at least one word beside them, or background"
-        )
     return replace(
         words,
         embeddings=words.embeddings[keep.to(words.embeddings.device)],
@@ -103,7 +83,7 @@ def _named(words: Words, entries: Sequence[ClassEntry]) -> Words:
     )
 
 
-def _put_in(words: Words, rows: Tensor, classes: Tensor, notes: Sequence[str] = ()) -> Words:
+def _put_in(words: Words, rows: Tensor, classes: Tensor, notes: Sequence[str]) -> Words:
     """Put rows (N, D) of pictures behind those of all names, before the words of no class."""
     count = int((words.query_to_class >= 0).sum())
     before, after = words.embeddings[:count], words.embeddings[count:]
@@ -119,24 +99,31 @@ def _put_in(words: Words, rows: Tensor, classes: Tensor, notes: Sequence[str] = 
 
 
 def _row(model: Any, words: Words, place: int, entry: ClassEntry) -> tuple[Tensor, str]:
-    """Return the row (D,) of the pictures of a class, and what to say of it."""
+    """Return the row (D,) of the pictures of a class, and what to say of it.
+
+    Raises:
+        VocabularyError: There is no text that the length of the row goes by.
+    """
     names = some([f"{one.name} ({one.hash[:8]})" for one in entry.examples])
     alone = "" if entry.by_name else " alone"
     told = f"{len(entry.examples)} picture{'s' * (len(entry.examples) > 1)}{alone}: {names}"
     with torch.inference_mode():
         if (own := model.picture_row(entry.examples)) is not None:
             return own, told
-    with torch.inference_mode():
-        seen = [_look(model, view).shown for one in entry.examples for view in (one, *_cut(one))]
+        if not len(words.embeddings):
+            raise VocabularyError(
+                "all classes are known by pictures alone; give at least one word beside them, or background"
+            )
+        seen = [_look(model, view) for one in entry.examples for view in (one, *_cut(one))]
     texts = words.embeddings if words.embeddings.ndim == 2 else words.embeddings.mean(1)
     length = texts.float().norm(dim=-1).mean()
     unit = F.normalize(F.normalize(torch.stack(seen).float(), dim=-1).mean(0), dim=0)
     return STRENGTH * length * unit.to(length), told
 
 
-def _look(model: Any, example: Example) -> Glimpse:
+def _look(model: Any, example: Example) -> Tensor:
     picture = _encode(model, example)
-    found: Glimpse = model.look_at(picture.encoded.images[0], picture.size, picture.mask)
+    found: Tensor = model.look_at(picture.encoded.images[0], picture.size, picture.mask)
     return found
 
 
@@ -167,8 +154,8 @@ def _encode(model: Any, example: Example) -> _Picture:
     return _Picture(encoded, small.to(model.clip.device))
 
 
-def pooled(features: Tensor, mask: Tensor) -> Glimpse:
-    """Average features inside and outside of a mask.
+def pooled(features: Tensor, mask: Tensor) -> Tensor:
+    """Average features inside of a mask.
 
     Args:
         features: (B, D, h, w) of windows or views, of any length.
@@ -178,12 +165,12 @@ def pooled(features: Tensor, mask: Tensor) -> Glimpse:
     if share.max() < 0.5:  # no patch is filled by the object: take those that it fills most
         share = share / share.max().clamp_min(1e-6)
     unit = F.normalize(features.float(), dim=1)
-    inside, outside = share * (share >= 0.5), (1 - share) * (share < 0.5)
-    return Glimpse(_mean(unit, inside), _mean(unit, outside) if outside.sum() > 0 else None)
+    weights = share * (share >= 0.5)
+    return (unit * weights).sum((0, 2, 3)) / weights.sum().clamp_min(1e-6)
 
 
-def pooled_masks(embeddings: Tensor, masks: Tensor, wanted: Tensor) -> Glimpse:
-    """Take the proposal that is most like a mask, and the mean of those that lie elsewhere.
+def pooled_masks(embeddings: Tensor, masks: Tensor, wanted: Tensor) -> Tensor:
+    """Take the proposal that is most like a mask.
 
     Args:
         embeddings: (Q, D) of proposals, of any length.
@@ -193,11 +180,4 @@ def pooled_masks(embeddings: Tensor, masks: Tensor, wanted: Tensor) -> Glimpse:
     flat, own = masks.flatten(1).float(), wanted.flatten().float()
     both = flat @ own
     overlap = both / (flat.sum(1) + own.sum() - both).clamp_min(1e-6)
-    unit = F.normalize(embeddings.float(), dim=-1)
-    weights = flat @ (1 - own) * (overlap < 0.3)
-    beside = (weights @ unit) / weights.sum() if weights.sum() > 0 else None
-    return Glimpse(unit[int(overlap.argmax())], beside)
-
-
-def _mean(unit: Tensor, weights: Tensor) -> Tensor:
-    return (unit * weights).sum((0, 2, 3)) / weights.sum().clamp_min(1e-6)
+    return F.normalize(embeddings[int(overlap.argmax())].float(), dim=0)

@@ -23,7 +23,7 @@ from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.labelling.views import mix, views
-from ovseg.meta_arch.by_example import Glimpse, pooled
+from ovseg.meta_arch.by_example import pooled
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.ops.late_scores import Scores, make_scores
 from ovseg.ops.windows import WINDOWS_PER_PASS, WindowPlan
@@ -174,7 +174,7 @@ class DenseModel(WordedModel):
         with torch.inference_mode():
             return words.knowing(self.recalibration.of_words(self.clip, words))
 
-    def look_at(self, seen: Seen, network_size: tuple[int, int], mask: Tensor) -> Glimpse:
+    def look_at(self, seen: Seen, network_size: tuple[int, int], mask: Tensor) -> Tensor:
         """Average the features of patches in all windows; see `WordedModel.look_at`."""
         windows = seen.plan.cut(mask[None, None].float())
         features = torch.cat([part[0].features for part in seen.parts])

@@ -14,7 +14,7 @@ from ovseg.labelling.evidence import of_masks
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
 from ovseg.labelling.prompts import of_proposals
 from ovseg.losses.matcher import Target
-from ovseg.meta_arch.by_example import Glimpse, pooled_masks
+from ovseg.meta_arch.by_example import pooled_masks
 from ovseg.meta_arch.trained_model import TrainedModel
 from ovseg.result.prompts import Found, Prompt
 
@@ -36,7 +36,7 @@ class MaskModel(TrainedModel):
         """Return what words are compared with of each mask of an image (Q, D), of any length."""
         raise NotImplementedError
 
-    def look_at(self, seen: Any, network_size: tuple[int, int], mask: Tensor) -> Glimpse:
+    def look_at(self, seen: Any, network_size: tuple[int, int], mask: Tensor) -> Tensor:
         """Take the proposal that is most like the mask; see `WordedModel.look_at`."""
         high, wide = (padded - side for padded, side in zip(seen.padded, mask.shape, strict=True))
         padded = F.pad(mask[None, None].float(), (0, wide, 0, high))

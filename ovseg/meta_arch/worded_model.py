@@ -18,7 +18,7 @@ from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Evidence, Word
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.calibration import Calibration, said_of, worth
-from ovseg.meta_arch.by_example import Glimpse, with_pictures
+from ovseg.meta_arch.by_example import with_pictures
 from ovseg.meta_arch.compiled import Compiled
 from ovseg.meta_arch.detectron2_format import WithWords, to_detectron2
 from ovseg.ops.linear_layers import fast_products, pack_linears
@@ -188,8 +188,8 @@ class WordedModel(Compiled, nn.Module):
         """Return the row (D,) of a class's pictures, of a model that has a way of its own; None for the usual one."""
         return None
 
-    def look_at(self, seen: Any, network_size: tuple[int, int], mask: Tensor) -> Glimpse:
-        """Say what an image shows inside and outside of a mask, where words are compared with it.
+    def look_at(self, seen: Any, network_size: tuple[int, int], mask: Tensor) -> Tensor:
+        """Return what an image shows inside of a mask (D,), in the space in which words are compared with it.
 
         Args:
             seen: What `see` gave for it.
