@@ -51,15 +51,16 @@ class EnvironmentProblem(OvsegError):
     """The installation lacks something; ``ovseg doctor`` tells more."""
 
 
-def unknown_name(kind: str, got: str, known: Iterable[str]) -> UnknownNameError:
+def unknown_name(kind: str, got: str, known: Iterable[str], first: Sequence[str] = ()) -> UnknownNameError:
     """Build the error for a name that is not registered, with the nearest known names.
 
     Args:
         kind: What was looked up, such as ``"model"``.
         got: The name that was asked for.
-        known: All names that exist.
+        known: All names that exist; where none is near, the first of them are shown.
+        first: Those of them that are shown before the others.
     """
-    names = sorted(known)
+    names = [*first, *sorted(set(known) - {*first})]
     spelled = {name.lower(): name for name in names}
     near = [spelled[match] for match in difflib.get_close_matches(got.lower(), spelled, n=3, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:12])}"

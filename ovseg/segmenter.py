@@ -19,7 +19,7 @@ from ovseg.contract import Encoded, SegmentationModel, Words, check_want
 from ovseg.data.images import LoadedImage, ReadOptions, check_reading, expand_inputs, read_image
 from ovseg.data.sources import each_image, is_several
 from ovseg.errors import ConfigError, InputError, VocabularyError
-from ovseg.pointing import Pointable
+from ovseg.regions.pointing import Pointable
 from ovseg.result.segmentation import Segmentation
 from ovseg.system.device import check_settings, fits, give_back
 from ovseg.system.overlap import overlapped, worker_threads

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--templates",
-        help="none | simple | image_of | cat_seg | vild14 | openai7 | openai80 | maskclip85 "
+        help="none | simple | clipseg | image_of | cat_seg | vild14 | openai7 | openai80 | pixelclip8 | maskclip85 "
         "(default: that of the model)",
     )
     _add_text_arguments(parser)

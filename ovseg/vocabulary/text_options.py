@@ -7,14 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from ovseg.errors import ConfigError, VocabularyError
 from ovseg.system.files import file_hash
 from ovseg.vocabulary.class_texts import ClassTexts, read_class_texts
-from ovseg.vocabulary.text_linear import apply_linear, read_linear
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from detectron2.config import CfgNode
 
 _FILES = ("auxiliary", "descriptions", "subclasses")
@@ -80,6 +78,8 @@ class TextOptions:
     @cached_property
     def matrix(self) -> Tensor | None:
         """The matrix (D, D) of `linear`; None without."""
+        from ovseg.vocabulary.text_linear import read_linear  # with PyTorch, which words alone do not need
+
         return read_linear(Path(self.linear)) if self.linear else None
 
     def mapped(self, rows: Tensor) -> Tensor:
@@ -95,6 +95,8 @@ class TextOptions:
                 f"'{self.linear}' maps texts of {len(self.matrix)} channels and this CLIP has {rows.shape[-1]}; it was "
                 "fitted for another"
             )
+        from ovseg.vocabulary.text_linear import apply_linear
+
         return apply_linear(rows, self.matrix)
 
     @classmethod

@@ -252,4 +252,5 @@ def _not_found(model: str, path: Path) -> Exception:
     if near:
         return UnknownNameError(f"unknown method '{method}' in '{model}'; did you mean '{near[0]}/{rest}'?")
     ready = [card.name for card in list_models() if card.weights != "open_clip"]
-    return unknown_name("model", model, [*ready, *aliases(), *(f"{name}/mini" for name in _methods())])
+    known = [*ready, *aliases(), *(f"{name}/mini" for name in _methods())]
+    return unknown_name("model", model, known, first=list(aliases()))

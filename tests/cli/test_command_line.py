@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 import yaml
 
 from ovseg import __version__
@@ -44,6 +45,11 @@ def test_examples_of_segment_work(capsys, tmp_path, monkeypatch, tiny_clip, phot
     (tmp_path / "words.txt").write_text("cat\nsofa\n")
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((photos / "b.png").read_bytes())
+    (tmp_path / "mug.jpg").write_bytes(photo.read_bytes())
+    seen = Image.open(photo).size
+    mask = Image.new("L", seen)
+    mask.paste(255, (seen[0] // 4, seen[1] // 4, seen[0] // 2, seen[1] // 2))
+    mask.save(tmp_path / "mug_mask.png")
     written = set()
     for line in examples(shown_help(capsys, "segment")):
         words = shlex.split(line)[1:]

@@ -42,6 +42,8 @@ def test_templates() -> None:
         "openai80": 80,
         "maskclip85": 85,
         "image_of": 1,
+        "clipseg": 1,
+        "pixelclip8": 8,
         "cat_seg": 1,
     }
     assert resolve_templates("simple") == ("a photo of a {}.",)
