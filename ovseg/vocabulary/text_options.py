@@ -12,8 +12,8 @@ from ovseg.system.files import file_hash
 from ovseg.vocabulary.class_texts import ClassTexts, read_class_texts
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from detectron2.config import CfgNode
+    from torch import Tensor
 
 _FILES = ("auxiliary", "descriptions", "subclasses")
 

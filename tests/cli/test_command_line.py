@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image
 import yaml
+from PIL import Image
 
 from ovseg import __version__
 from ovseg.cli import COMMANDS, build_parser, main
