@@ -84,16 +84,17 @@ class DeCLIP(Recipe):
 
     def view(self, clip: Tower) -> View:
         """Cut images by random grids; crops have the size that the CLIP was trained with."""
-        return GridCrops(self.side, clip.image_size, clip.mean, clip.std, self.boxes, self.split)  # type: ignore[attr-defined]
+        trained_at: Any = clip.image_size
+        return GridCrops(self.side, trained_at, clip.mean, clip.std, self.boxes, self.split)
 
     def start(self, student: Tower, original: Tower, words: Words) -> None:
         """Load the guide."""
         if self.context:
-            self._guides = (build_guide(self.guide).to(student.device),)  # type: ignore[attr-defined]
+            self._guides = (build_guide(self.guide).to(student.device),)
 
     def losses(self, student: Tower, original: Tower, batch: Sequence[Sample], words: Words) -> dict[str, Tensor]:
         """Return the distance of regions from crops, and that of two likenesses of all patches."""
-        device, dtype = student.device, student.dtype  # type: ignore[attr-defined]
+        device, dtype = student.device, student.dtype
         images = torch.stack([sample["square"] for sample in batch]).to(device, dtype)
         crops = torch.cat([sample["crops"] for sample in batch]).to(device, dtype)
         with torch.no_grad():
