@@ -29,9 +29,9 @@ def test_the_clip_is_taken_and_the_rest_is_said(tmp_path, kind):
     state = of_training(clip)
     assert is_pixelclip(state) and not is_pixelclip(clip)
     found = bare({"model": state}, "a.pth")
-    assert found.state.keys() == clip.keys()
-    assert all(found.state[key].equal(value) for key, value in clip.items())
-    assert "prompt_tokens" in " ".join(found.notes)
+    assert found.tensors.keys() == clip.keys()
+    assert all(found.tensors[key].equal(value) for key, value in clip.items())
+    assert "left out what a training keeps beside it: teacher_encoder." in " ".join(found.notes)
 
 
 def _conv_clip_in(folder, vision):
@@ -39,7 +39,15 @@ def _conv_clip_in(folder, vision):
     return _conv_clip(folder, vision)
 
 
-def test_a_strange_tensor_is_refused(tmp_path):
+def test_a_strange_tensor_stays_for_the_strict_loading_to_refuse(tmp_path):
     clip = load_file(write_vit_clip(tmp_path / "clip", 1, seed=4) / "open_clip_model.safetensors")
-    with pytest.raises(WeightsError, match="no CLIP alone"):
-        bare({**of_training(clip), "sem_seg_head.other.weight": torch.ones(1)}, "a.pth")
+    found = bare({**of_training(clip), "sem_seg_head.other.weight": torch.ones(1)}, "a.pth")
+    assert found.tensors.keys() - clip.keys() == {"sem_seg_head.other.weight"}
+
+
+def test_two_clips_without_learnable_words_are_refused(tmp_path):
+    clip = load_file(write_vit_clip(tmp_path / "clip", 1, seed=4) / "open_clip_model.safetensors")
+    twice = {start + key: value for start in ("first.", "second.") for key, value in clip.items()}
+    assert not is_pixelclip(twice)
+    with pytest.raises(WeightsError, match="several CLIPs"):
+        bare(twice, "a.pth")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -12,6 +14,8 @@ from ovseg.engine import run
 from ovseg.errors import ConfigError
 from ovseg.meta_arch.tuned_clip.recipes.declip import DeCLIP
 from ovseg.meta_arch.tuned_clip.recipes.pixelclip import PixelCLIP
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def train(name, folder, data, **options):
         "SOLVER": {"MAX_ITER": 2, "WARMUP_ITERS": 1, "IMS_PER_BATCH": 2},
         "MODEL": {"RECIPE": {"OPTIONS": {"SIDE": 64, **options}}},
     }
-    run.train(f"{name}/{name}_mini_scenes.yaml", changes)
+    run.train(str(ROOT / f"configs/{name}/{name}_mini_scenes.yaml"), changes)
     before = load_tower(ClipSource(folder="mini")).model.state_dict()
     after = load_tower(ClipSource(folder=str(folder / "clip"))).model.state_dict()
     assert all(value.isfinite().all() for value in after.values())

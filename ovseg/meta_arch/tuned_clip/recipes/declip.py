@@ -30,8 +30,9 @@ _UNUSED = {"qq": ("k_proj",), "kk": ("q_proj",), "vv": ("q_proj", "k_proj")}
 class DeCLIP(Recipe):
     """Content from crops, context from a guide (Wang et al., CVPR 2025, arXiv 2505.04410).
 
-    Code: github.com/xiaomoguhz/DeCLIP. The last block is that of the method DeCLIP: what is compared there is taught by the guide. The released weights are
-    ``0.7 * student + 0.3 * original`` for ViT-B/16, 0.95 of the student for ViT-L/14.
+    Code: github.com/xiaomoguhz/DeCLIP. The last block is that of the method DeCLIP: what is compared there is taught by
+    the guide. The released weights are ``0.7 * student + 0.3 * original`` for ViT-B/16, 0.95 of the student for
+    ViT-L/14.
     """
 
     requires = frozenset({DENSE, STREAM, ATTENTION})
