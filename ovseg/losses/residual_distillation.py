@@ -30,11 +30,11 @@ class ResidualBranch(nn.Sequential):
             ConfigError: The length is not positive.
         """
         at_least("dim", dim, 1)
-        super().__init__(nn.Linear(dim, dim, bias=False), nn.GELU(), nn.Linear(dim, dim, bias=False))
+        first, last = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        super().__init__(first, nn.GELU(), last)
         self.share = share
-        first, last = self[0].weight, self[2].weight
-        nn.init.kaiming_normal_(first)
-        nn.init.zeros_(last)
+        nn.init.kaiming_normal_(first.weight)
+        nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return rows (..., D) with their branch, not of unit length."""

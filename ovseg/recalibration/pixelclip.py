@@ -71,7 +71,7 @@ class PixelCLIP(Recalibration):
     @staticmethod
     def follow(slow: Tower, fast: Tower, momentum: float) -> None:
         """Move the weights of a slow image tower a step towards those of a fast one: ``m * slow + (1 - m) * fast``."""
+        towers: list[Any] = [slow, fast]
         with torch.no_grad():
-            parts = zip(slow.tower.visual.parameters(), fast.tower.visual.parameters(), strict=True)
-            for own, new in parts:
+            for own, new in zip(*(one.tower.visual.parameters() for one in towers), strict=True):
                 own.mul_(momentum).add_(new, alpha=1 - momentum)

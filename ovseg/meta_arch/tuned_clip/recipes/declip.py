@@ -30,8 +30,9 @@ _UNUSED = {"qq": ("k_proj",), "kk": ("q_proj",), "vv": ("q_proj", "k_proj")}
 class DeCLIP(Recipe):
     """Content from crops, context from a guide (Wang et al., CVPR 2025, arXiv 2505.04410).
 
-    Code: github.com/xiaomoguhz/DeCLIP. The last block is that of the method DeCLIP: what is compared there is taught by the guide. The released weights are
-    ``0.7 * student + 0.3 * original`` for ViT-B/16, 0.95 of the student for ViT-L/14.
+    Code: github.com/xiaomoguhz/DeCLIP. The last block is that of the method DeCLIP: what is compared there is taught by
+    the guide. The released weights are ``0.7 * student + 0.3 * original`` for ViT-B/16, 0.95 of the student for
+    ViT-L/14.
     """
 
     requires = frozenset({DENSE, STREAM, ATTENTION})
@@ -84,16 +85,17 @@ class DeCLIP(Recipe):
 
     def view(self, clip: Tower) -> View:
         """Cut images by random grids; crops have the size that the CLIP was trained with."""
-        return GridCrops(self.side, clip.image_size, clip.mean, clip.std, self.boxes, self.split)  # type: ignore[attr-defined]
+        trained_at: Any = clip.image_size
+        return GridCrops(self.side, trained_at, clip.mean, clip.std, self.boxes, self.split)
 
     def start(self, student: Tower, original: Tower, words: Words) -> None:
         """Load the guide."""
         if self.context:
-            self._guides = (build_guide(self.guide).to(student.device),)  # type: ignore[attr-defined]
+            self._guides = (build_guide(self.guide).to(student.device),)
 
     def losses(self, student: Tower, original: Tower, batch: Sequence[Sample], words: Words) -> dict[str, Tensor]:
         """Return the distance of regions from crops, and that of two likenesses of all patches."""
-        device, dtype = student.device, student.dtype  # type: ignore[attr-defined]
+        device, dtype = student.device, student.dtype
         images = torch.stack([sample["square"] for sample in batch]).to(device, dtype)
         crops = torch.cat([sample["crops"] for sample in batch]).to(device, dtype)
         with torch.no_grad():

@@ -87,7 +87,8 @@ class PixelCLIP(Recipe):
 
     def parameters_of(self, clip: Tower) -> Iterable[nn.Parameter]:
         """Return those of the image tower, or of its attention and positions."""
-        for name, weight in clip.model.named_parameters():  # type: ignore[attr-defined]
+        model: Any = clip.model
+        for name, weight in model.named_parameters():
             inside = self.tuned == "visual" or "attn" in name or "position" in name or "pos_embed" in name
             if name.startswith("visual.") and inside:
                 yield weight
@@ -102,7 +103,8 @@ class PixelCLIP(Recipe):
         self.prompted = PromptedSentence(clip, self.sentence, self.prompt, self.clusters)
         self.head = MapHead() if self.finer else Scaled()
         # Buffers, so that a training that was killed goes on from them: nothing else says what the copy has become.
-        for name, weight in clip.model.visual.named_parameters():  # type: ignore[attr-defined]
+        model: Any = clip.model
+        for name, weight in model.visual.named_parameters():
             self.register_buffer(_slow_name(name), weight.detach().clone())
 
     def start(self, student: Tower, original: Tower, words: Words) -> None:
@@ -132,7 +134,7 @@ class PixelCLIP(Recipe):
             own = [shrink_masks(one, self.mask_side) for one in own]
         if not sum(len(one) for one in own):
             raise InputError("a batch has no masks; expected images with masks, or the option masks to name a guide")
-        centres = F.normalize(self.prompted(student.model), dim=-1)  # type: ignore[attr-defined]
+        centres = F.normalize(self.prompted(student.model), dim=-1)
         chosen = self._choose(seen.features, own, centres)
         dense = student.dense(self._square(student, view), self.method)
         cosines = torch.einsum("bdhw,kd->bkhw", F.normalize(dense.features.float(), dim=1), centres)
@@ -188,7 +190,7 @@ def _batch(batch: Sequence[Sample], clip: Tower) -> tuple[Tensor, list[Tensor]]:
     shapes = sorted({tuple(sample["image"].shape[1:]) for sample in batch})
     if len(shapes) > 1:
         raise InputError(f"got images of {shapes[0]} and {shapes[1]}; set INPUT.CROP to an absolute size they all have")
-    device: Any = clip.device  # type: ignore[attr-defined]
+    device: Any = clip.device
     images = torch.stack([sample["image"] for sample in batch]).to(device).float() / 255
     return images, [sample["instances"].gt_masks.to(device) for sample in batch]
 
