@@ -104,12 +104,7 @@ def bare(raw: Any, path: str | Path) -> ClipWeights:
     found = unwrap(a_mapping(raw, path))
     if any(isinstance(value, Mapping) for value in found.state.values()) or not found.state:
         raise _foreign(path, _flat(a_mapping(raw, path)))
-<<<<<<< HEAD
     own, left = only_tensors(found.state, path), list[str]()
-=======
-    own = only_tensors(found.state, path)
-    left: list[str] = []
->>>>>>> i19e
     if pixelclip.is_pixelclip(own):
         own, left = pixelclip.clip_of(own)
     state, notes = _bared(own, path)
