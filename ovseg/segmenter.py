@@ -19,6 +19,7 @@ from ovseg.contract import Encoded, SegmentationModel, Words, check_want
 from ovseg.data.images import LoadedImage, ReadOptions, check_reading, expand_inputs, read_image
 from ovseg.data.sources import each_image, is_several
 from ovseg.errors import ConfigError, InputError, VocabularyError
+from ovseg.labelling.pointing import Pointable
 from ovseg.result.segmentation import Segmentation
 from ovseg.system.device import check_settings, fits, give_back
 from ovseg.system.overlap import overlapped, worker_threads
@@ -51,7 +52,7 @@ class _Prepared:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedImage:
+class EncodedImage(Pointable):
     """An image as a model has seen it, to be asked about any number of words; made by `Segmenter.encode`.
 
     It can be pickled, without the model; then `Segmenter.answer` takes it.
@@ -83,9 +84,7 @@ class EncodedImage:
             ConfigError: It comes from a pickle, and so has no model.
             OvsegError: As `Segmenter.__call__`.
         """
-        if self.segmenter is None:
-            raise ConfigError(f"{self.image.name} came out of a pickle without a model; use segmenter.answer(encoded)")
-        return self.segmenter.answer(self, classes, background, templates, want)
+        return self.asked().answer(self, classes, background, templates, want)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out."""

@@ -53,7 +53,7 @@ def config_of(files: set[str], name: str) -> str:
     known = {}
     for card in (card for card in list_models() if card.weights == "released"):
         own = card.hub if card.generic else Path(card.file).stem
-        known |= {name: card.config for name in (own, *(Path(file).stem for file in card.other_files))}
+        known |= {name: card.config for name in (own, *(Path(file).stem for file in (*card.other_files, *card.parts)))}
     found = files & known.keys()
     if not found:
         raise unknown_name("released model", name, [*known, *parts()])
@@ -63,7 +63,7 @@ def config_of(files: set[str], name: str) -> str:
 def parts() -> dict[str, tuple[str, str]]:
     """Return by name of file, without ending, which method takes a released part, and by which option."""
     found = {}
-    for card in (card for card in list_models() if card.parts):
+    for card in (card for card in list_models() if card.parts and card.weights != "released"):
         options = read_config(config_root() / card.config).get("MODEL", {}).get("RECALIBRATION", {}).get("OPTIONS", {})
         option = next((key for key, value in options.items() if value in card.parts), "")
         found |= {Path(file).stem: (Path(card.config).stem, option) for file in card.parts}

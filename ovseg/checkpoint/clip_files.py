@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ovseg.checkpoint import hugging_face, slip
+from ovseg.checkpoint import eva, hugging_face, pixelclip, slip
 from ovseg.checkpoint.files import a_mapping, only_tensors
 from ovseg.checkpoint.foreign import look_of
 from ovseg.checkpoint.nesting import unwrap
@@ -77,6 +77,8 @@ def recognise(
         state, left = slip.to_open_clip(state)
         kind = slip.SLIP
         notes += [f"{Path(path).name}: {_LEFT_OUT}: {some(left)}"] if left else []
+    elif eva.is_eva(state):
+        state, kind = eva.to_open_clip(state), eva.EVA
     elif kind:
         state = hugging_face.to_open_clip(state, kind)
     elif any(key.startswith("vision_model.") for key in state) or look_of(state):
@@ -102,7 +104,11 @@ def bare(raw: Any, path: str | Path) -> ClipWeights:
     found = unwrap(a_mapping(raw, path))
     if any(isinstance(value, Mapping) for value in found.state.values()) or not found.state:
         raise _foreign(path, _flat(a_mapping(raw, path)))
-    state, notes = _bared(only_tensors(found.state, path), path)
+    own, left = only_tensors(found.state, path), []
+    if pixelclip.is_pixelclip(own):
+        own, left = pixelclip.clip_of(own)
+    state, notes = _bared(own, path)
+    notes += [f"{_LEFT_OUT}: {some(left)}"] if left else []
     return ClipWeights(state, "", found.remarks, tuple(f"{Path(path).name}: {note}" for note in (*found.notes, *notes)))
 
 

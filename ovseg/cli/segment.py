@@ -81,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: that of the model)",
     )
     _add_text_arguments(parser)
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FILE",
+        help="masks to be named by a mask classifier: .npy or .npz (Q, H, W), or a PNG of ids, 0 is none; for several "
+        "images a folder of files called like them (default: the model's proposals)",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     add_format_arguments(parser)
     parser.add_argument(
@@ -189,6 +196,10 @@ def run(args: argparse.Namespace) -> int:
     stream = segmenter.stream(
         images, words, on_error=lambda _, error: report.error(error), bands=bands, max_pixels=max_pixels
     )
+    if args.masks is not None:
+        from ovseg.meta_arch.mask_classifier.request import name_files
+
+        stream = name_files(segmenter, images, args.masks, words, bands=bands, max_pixels=max_pixels)
     results = overlapped(finish, stream, worker_threads(), worker_threads())
     _report_all(
         results, report, len(images), lambda records: finish_files(records, args.classes, args.output, formats, options)

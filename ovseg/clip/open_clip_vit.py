@@ -154,12 +154,29 @@ class ViTTower:
         self, images: Tensor, rule: str, table: Tensor | None = None, rounding: torch.dtype | None = None
     ) -> tuple[Tensor, tuple[int, int]]:
         """Return the tokens (B, 1 + h * w, C) that enter the first block, and the grid; see `Tower.embed`."""
-        patches = self.visual.conv1(images.to(self.dtype))
+        patches = self.patches(images)
         grid = (patches.shape[2], patches.shape[3])
+        return self.enter(patches.flatten(2).mT, grid, rule, table, rounding), grid
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Return the patches (B, C, h, w) of images, without positions."""
+        found: Tensor = self.visual.conv1(images.to(self.dtype))
+        return found
+
+    def enter(
+        self,
+        patches: Tensor,
+        grid: tuple[int, int],
+        rule: str,
+        table: Tensor | None = None,
+        rounding: torch.dtype | None = None,
+    ) -> Tensor:
+        """Return the tokens (B, 1 + h * w, C) that enter the first block of patches (B, h * w, C); see `embed`."""
         cls = self.visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        tokens = torch.cat([cls, patches.flatten(2).mT], dim=1)
+        tokens = torch.cat([cls, patches], dim=1)
         position = self.position(grid, rule, table)
-        return self.visual.ln_pre(tokens + position.to(rounding or tokens.dtype).to(tokens.dtype)), grid
+        entering: Tensor = self.visual.ln_pre(tokens + position.to(rounding or tokens.dtype).to(tokens.dtype))
+        return entering
 
     def patches_to_joint(self, tokens: Tensor) -> Tensor:
         """Project tokens (B, N, C), each by itself, to the joint space (B, N, D)."""

@@ -20,10 +20,15 @@ def grid_choices(most: int = 6) -> list[tuple[int, int]]:
 
 
 def grid_boxes(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
-    """Return the cells (rows * columns, 4) x0, y0, x1, y1 in pixels of an image (height, width), row by row."""
-    (high, wide), (rows, columns) = size, grid
-    top, left = (part.ravel() for part in np.mgrid[:rows, :columns].astype(np.float64))
-    return np.stack([left / columns * wide, top / rows * high, (left + 1) / columns * wide, (top + 1) / rows * high], 1)
+    """Return the cells (rows * columns, 4) x0, y0, x1, y1 in pixels of an image (height, width), row by row.
+
+    Lines are found in single precision, as in the original: what is cut out depends on it where a side is at a half.
+    """
+    lines = [(torch.linspace(0, 1, n + 1) * side).double().numpy() for side, n in zip(size, grid, strict=True)]
+    (top, left), (bottom, right) = (
+        np.meshgrid(*own, indexing="ij") for own in ([x[:-1] for x in lines], [x[1:] for x in lines])
+    )
+    return np.stack([left, top, right, bottom], -1).reshape(-1, 4)
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,10 @@ class ConvMaskModel(MaskModel):
         """Compare what CLIP sees inside of each mask with every text; see `MaskModel.cosines`."""
         return F.normalize(seen.pooled, dim=-1) @ words.embeddings.to(seen.pooled).mT
 
+    def mask_embeddings(self, seen: Proposed) -> Tensor:
+        """Return what both classifiers see of each mask, each to the same share; see `MaskModel.mask_embeddings`."""
+        return F.normalize(seen.embeddings, dim=-1) + F.normalize(seen.pooled, dim=-1)
+
     def resize(self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int]) -> MaskResize:
         """Resize maps of classes, unless the model gives anything but labels, as in the originals."""
         sizes = ((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)

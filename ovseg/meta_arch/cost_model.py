@@ -12,6 +12,7 @@ from ovseg.contract import CLASS_SCORES, Answer, Evidence, Words
 from ovseg.labelling.evidence import of_queries
 from ovseg.labelling.row_maps import RowMaps, at_pixel, class_maps, label_rows
 from ovseg.labelling.sliding import Sliding
+from ovseg.meta_arch.by_example import Glimpse, pooled
 from ovseg.meta_arch.counted import ALL, FIRST, note_of_left, note_of_most, with_first
 from ovseg.meta_arch.trained_model import TrainedModel
 from ovseg.vocabulary import Background, ClassEntry, Vocabulary
@@ -62,6 +63,12 @@ class CostModel(TrainedModel):
     def maps(self, seen: Any, words: Words) -> RowMaps:
         """Return the probabilities of all words on an image that `see` has seen."""
         raise NotImplementedError
+
+    def look_at(self, seen: Any, network_size: tuple[int, int], mask: Tensor) -> Glimpse:
+        """Average CLIP's features in all views; see `WordedModel.look_at`."""
+        features = seen.features if seen.features.ndim == 4 else seen.features[None]
+        views = self.views(mask.to(features)[None, None].expand(-1, 3, -1, -1))
+        return pooled(features, views[:, :1].clamp(0, 1))
 
     def label(
         self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]

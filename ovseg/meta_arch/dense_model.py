@@ -23,6 +23,7 @@ from ovseg.labelling.labeller import Labeller
 from ovseg.labelling.protocol import Protocol
 from ovseg.labelling.scores import ScoreRule
 from ovseg.labelling.views import mix, views
+from ovseg.meta_arch.by_example import Glimpse, pooled
 from ovseg.meta_arch.worded_model import WordedModel
 from ovseg.ops.late_scores import Scores, make_scores
 from ovseg.ops.windows import WINDOWS_PER_PASS, WindowPlan
@@ -32,7 +33,7 @@ from ovseg.regions.generators import to_pixels
 from ovseg.system.device import to_device
 from ovseg.system.progress import report
 from ovseg.system.values import plain
-from ovseg.vocabulary import Background, TextOptions, Vocabulary
+from ovseg.vocabulary import TextOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,16 +169,16 @@ class DenseModel(WordedModel):
             found += [None if seen is None else seen.rows(slice(i, i + 1)) for i in range(len(part))]
         return found
 
-    def words(
-        self,
-        vocabulary: Vocabulary,
-        background: str | Background | Iterable[str] | None = None,
-        templates: str | None = None,
-    ) -> Words:
-        """Embed the words of a request, and let the method look at them once; see `WordedModel.words`."""
-        found = super().words(vocabulary, background, templates)
+    def known(self, words: Words) -> Words:
+        """Let the method look at words once; see `WordedModel.known`."""
         with torch.inference_mode():
-            return found.knowing(self.recalibration.of_words(self.clip, found))
+            return words.knowing(self.recalibration.of_words(self.clip, words))
+
+    def look_at(self, seen: Seen, network_size: tuple[int, int], mask: Tensor) -> Glimpse:
+        """Average the features of patches in all windows; see `WordedModel.look_at`."""
+        windows = seen.plan.cut(mask[None, None].float())
+        features = torch.cat([part[0].features for part in seen.parts])
+        return pooled(features, windows)
 
     def label(
         self, seen: Seen, network_size: tuple[int, int], size: tuple[int, int], words: Words, want: frozenset[str]

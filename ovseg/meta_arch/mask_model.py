@@ -12,7 +12,9 @@ from ovseg.contract import Evidence, Words
 from ovseg.errors import ConfigError
 from ovseg.labelling.evidence import of_masks
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
+from ovseg.labelling.prompts import Found, Prompt, of_proposals
 from ovseg.losses.matcher import Target
+from ovseg.meta_arch.by_example import Glimpse, pooled_masks
 from ovseg.meta_arch.trained_model import TrainedModel
 
 
@@ -29,6 +31,17 @@ class MaskModel(TrainedModel):
         """Return how near each mask of an image is to each row of the words (Q, T); of a class's names one is next."""
         raise NotImplementedError
 
+    def mask_embeddings(self, seen: Any) -> Tensor:
+        """Return what words are compared with of each mask of an image (Q, D), of any length."""
+        raise NotImplementedError
+
+    def look_at(self, seen: Any, network_size: tuple[int, int], mask: Tensor) -> Glimpse:
+        """Take the proposal that is most like the mask; see `WordedModel.look_at`."""
+        high, wide = (padded - side for padded, side in zip(seen.padded, mask.shape, strict=True))
+        padded = F.pad(mask[None, None].float(), (0, wide, 0, high))
+        wanted = F.adaptive_avg_pool2d(padded, (seen.masks.shape[1], seen.masks.shape[2]))[0, 0]
+        return pooled_masks(self.mask_embeddings(seen), seen.masks.sigmoid(), wanted)
+
     def resize(self, seen: Any, network_size: tuple[int, int], size: tuple[int, int]) -> MaskResize:
         """Return the way of the masks of an image to its photograph."""
         return plan_resize((seen.masks.shape[1], seen.masks.shape[2]), seen.padded, network_size, size)
@@ -39,6 +52,13 @@ class MaskModel(TrainedModel):
         """Look at the masks that have a pixel, and at their names; see `WordedModel.evidence`."""
         shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
         return of_masks(shares, self.cosines(seen, words), seen.masks, resize, words, point)
+
+    def point_at(
+        self, seen: Any, network_size: tuple[int, int], size: tuple[int, int], words: Words, prompt: Prompt
+    ) -> Found:
+        """Find the proposal that a prompt means, and its names; the other arguments are those of `label`."""
+        shares, resize = self.shares(seen, words), self.resize(seen, network_size, size)
+        return of_proposals(shares, seen.masks, resize, prompt)
 
 
 def read_targets(inputs: Sequence[dict[str, Any]], images: Tensor) -> list[Target]:

@@ -28,10 +28,12 @@ class Sectioned:
     Attributes:
         made_of: By argument of the constructor, what makes it; whatever is no option is given to `Section.make`.
         unrecorded: Of these, parts whose options make no results, or are recorded in another form.
+        needs_clip: Whether released weights leave the CLIP, or its text tower, to ``MODEL.CLIP``.
     """
 
     made_of: ClassVar[Mapping[str, Callable[..., Any]]]
     unrecorded: ClassVar[tuple[str, ...]] = ("criterion",)
+    needs_clip: ClassVar[bool] = False
 
     @classmethod
     def beside(cls, cfg: CfgNode) -> tuple[str, ...]:
@@ -40,6 +42,11 @@ class Sectioned:
         Weights of models that have some are a head alone; none for most, whose weights bring all along.
         """
         return ()
+
+    @classmethod
+    def has_head(cls, cfg: CfgNode) -> bool:
+        """Tell whether a config has a trained part, which would be random without weights; so it is for most."""
+        return True
 
 
 class Section:

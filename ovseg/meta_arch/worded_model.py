@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -18,19 +18,21 @@ from ovseg.contract import CLASS_SCORES, LABELS, Answer, Encoded, Evidence, Word
 from ovseg.data.preprocessing import SizeRule
 from ovseg.errors import ConfigError, InputError
 from ovseg.labelling.calibration import Calibration, said_of, worth
+from ovseg.meta_arch.by_example import Glimpse, with_pictures
+from ovseg.meta_arch.compiled import Compiled
 from ovseg.meta_arch.detectron2_format import WithWords, to_detectron2
-from ovseg.ops.build import find_compiler
 from ovseg.ops.linear_layers import fast_products, pack_linears
-from ovseg.system.device import CPU, is_cpu, to_device
+from ovseg.system.device import CPU, to_device
 from ovseg.system.values import plain
 from ovseg.vocabulary import Background, TextCache, TextEmbedder, TextOptions, Vocabulary, parse_background
+from ovseg.vocabulary.examples import Example
 from ovseg.vocabulary.templates import check_templates
 
 CLIP_WEIGHTS = re.compile(r"clip\.(?:members\.\d+\.)?model\.")
 """How the names of CLIP's weights start in the state dict of a model; those of an ensemble are its members'."""
 
 
-class WordedModel(nn.Module):
+class WordedModel(Compiled, nn.Module):
     """A model whose classes are words that come with every request; nothing in it depends on them.
 
     A model of this kind says how a batch of images of one size is seen (`see`) and how one of them is labelled
@@ -47,11 +49,9 @@ class WordedModel(nn.Module):
         default_templates, default_background: Those of the config.
         notes: What every result should say of the model, whatever the image and the words; a line each.
         calibration: What its scores are worth; None where that is not known. See `calibrate`.
-        not_compiled: Why the network of this kind is not compiled; empty where it is.
     """
 
     size_rule: SizeRule
-    not_compiled: str = ""
     raw_texts: ClassVar[bool] = False
     """Whether words are what the text tower gives, of its lengths; see `ovseg.vocabulary.TextEmbedder`."""
     templates_apart: ClassVar[bool] = False
@@ -69,7 +69,6 @@ class WordedModel(nn.Module):
         self.notes: tuple[str, ...] = ()
         self.calibration: Calibration | None = None
         self._own_hash = ""
-        self._compiled: Callable[..., Any] | None = None
 
     @property
     def gives(self) -> frozenset[str]:
@@ -159,7 +158,7 @@ class WordedModel(nn.Module):
         Raises:
             VocabularyError: The policy cannot be used.
             UnknownNameError: No such policy or template set.
-            ConfigError: AutoCLIP has but one template.
+            ConfigError: AutoCLIP has but one template, or the model cannot take the pictures of a class.
         """
         policy = parse_background(self.default_background if background is None else background).asked_of(self)
         chosen = templates or self.default_templates
@@ -179,7 +178,31 @@ class WordedModel(nn.Module):
             templates=chosen,
             embedded_by=self.clip.weights_hash,
         )
-        return words.to(self.clip.device)
+        return with_pictures(self, self.known(words.to(self.clip.device)))
+
+    def known(self, words: Words) -> Words:
+        """Return words with what the model finds out from them alone; most find out nothing."""
+        return words
+
+    def picture_row(self, examples: Sequence[Example]) -> Tensor | None:
+        """Return the row (D,) of a class's pictures, of a model that has a way of its own; None for the usual one."""
+        return None
+
+    def look_at(self, seen: Any, network_size: tuple[int, int], mask: Tensor) -> Glimpse:
+        """Say what an image shows inside and outside of a mask, where words are compared with it.
+
+        Args:
+            seen: What `see` gave for it.
+            network_size: Height and width of the image that was seen.
+            mask: (h, w) bool of that size.
+
+        Raises:
+            ConfigError: The model does not compare words with what lies inside of a mask.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot take pictures as classes; give words alone, or use a training-free method, "
+            "SAN, FC-CLIP, MAFT+, CAT-Seg, SED or CLIPSeg"
+        )
 
     def encode(self, images: Sequence[Tensor]) -> Encoded:
         """Run everything that knows no words, once.
@@ -359,40 +382,3 @@ class WordedModel(nn.Module):
         """
         self.clip.pack()
         pack_linears(self.get_submodule(name) for name in self.extra_packed)
-
-    def compile_network(self, backend: str = "inductor") -> None:
-        """Compile what `see` runs (`network`), as one graph; words stay free to change.
-
-        Args:
-            backend: Of `torch.compile`.
-
-        Raises:
-            ConfigError: It cannot be compiled; the message says why.
-        """
-        if self.not_compiled:
-            raise ConfigError(f"{type(self).__name__} is not compiled: {self.not_compiled}; leave compile out")
-        if backend == "inductor" and is_cpu(self.clip.device) and find_compiler() is None:
-            raise ConfigError("there is no C++ compiler to compile with; install g++ or clang++, or leave compile out")
-        self._compiled = torch.compile(self.network, fullgraph=True, backend=backend)
-
-    def run_network(self, *inputs: Any) -> Any:
-        """Run `network`, compiled where it was.
-
-        Raises:
-            ConfigError: It could not be compiled, which PyTorch finds out at the first images.
-        """
-        if self._compiled is None:
-            return self.network(*inputs)
-        from torch._dynamo.exc import TorchDynamoException  # with `torch.compile` it is there, and else costs a second
-
-        try:
-            return self._compiled(*inputs)
-        except TorchDynamoException as error:
-            reason = " ".join(str(error).partition("\n\n")[0].split())
-            raise ConfigError(
-                f"{type(self).__name__} cannot be compiled here ({reason[:200]}); leave compile out"
-            ) from error
-
-    def network(self, *inputs: Any) -> Any:
-        """Run what of `see` may be compiled, and captured as a CUDA graph: no value is read."""
-        raise NotImplementedError

@@ -29,5 +29,16 @@ def whole_of(name: str, value: Any) -> int:
     return int(value)
 
 
+def clicks_of(value: Any) -> list[tuple[int, int, bool]]:
+    """Return row, column and whether the thing is there of each click.
+
+    Raises:
+        InputError: It is no list of them.
+    """
+    if not isinstance(value, list) or any(not isinstance(one, list) or len(one) != 3 for one in value):
+        raise InputError(f"clicks are {_shown(value)}; expected a list of [row, column, inside]")
+    return [(whole_of("row", row), whole_of("column", column), bool(inside)) for row, column, inside in value]
+
+
 def _shown(value: Any) -> str:
     return f"{value!r}"[:60]

@@ -12,7 +12,7 @@ import gradio as gr
 
 from ovseg.errors import OvsegError
 from ovseg.serve.api import add_api, place
-from ovseg.serve.arguments import text_of, whole_of
+from ovseg.serve.arguments import clicks_of, text_of, whole_of
 from ovseg.serve.service import SIDES, Service, examples
 from ovseg.serve.work import Work
 from ovseg.vocabulary import list_presets
@@ -92,7 +92,7 @@ def build_page(service: Service, work: Work, quick: Work) -> Any:
                 viewer = gr.HTML(
                     "",
                     html_template=static("viewer.html"),
-                    js_on_load=static("drawing.js") + static("viewer.js"),
+                    js_on_load=static("drawing.js") + static("points.js") + static("viewer.js"),
                     server_functions=_answers(service, quick),
                     apply_default_css=False,
                 )
@@ -266,6 +266,9 @@ def _answers(service: Service, quick: Work) -> list[Callable[[Any], Any]]:
             asked, lambda sent, own, side, turn: service.why(own, *place(sent("row"), sent("column")), side, turn)
         )
 
+    def point(asked: Any) -> Any:
+        return told(asked, lambda sent, own, side, turn: service.point(own, clicks_of(sent("clicks")), side, turn))
+
     def heat(asked: Any) -> Any:
         return told(
             asked, lambda sent, own, side, turn: service.heat(own, whole_of("class", sent("class")), side, turn)
@@ -285,7 +288,7 @@ def _answers(service: Service, quick: Work) -> list[Callable[[Any], Any]]:
 
         return told(asked, task)
 
-    return [why, heat, correct, undo]
+    return [why, point, heat, correct, undo]
 
 
 def _status(line: str, wrong: bool = False, busy: bool = False) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,11 +15,11 @@ from ovseg.config import examples_root
 from ovseg.contract import CLASS_SCORES
 from ovseg.data.images import read_image
 from ovseg.errors import InputError, one_of
-from ovseg.labelling.why import Why
+from ovseg.labelling.why import TOP, Why
 from ovseg.result.segmentation import Segmentation
 from ovseg.segmenter import EncodedImage, Segmenter
 from ovseg.serve.corrections import Corrected
-from ovseg.serve.drawing import data_url, difference, photo_jpeg, side_of
+from ovseg.serve.drawing import data_url, difference, numbers, photo_jpeg, side_of
 from ovseg.serve.exports import Download, export, links, plain_name
 from ovseg.serve.limits import Limits
 from ovseg.serve.models import Models
@@ -28,6 +28,8 @@ from ovseg.serve.words import typed_background, typed_vocabulary
 
 Say = Callable[[str], None]
 SIDES = ("A", "B")
+CLICKS = 64
+"""At most, for one thing."""
 _LOOK = 0.2  # seconds between two looks at whether a request is still wanted
 _HEAT = 2**22  # numbers of all classes' maps from which one is drawn
 _HEAT_SIDE = 256
@@ -152,6 +154,36 @@ class Service:
         label, own = int(now.labels[row, column]), int(answer.result.labels[row, column])
         said = Why.of(found, words, (row, column), own, float(now.scores[row, column])).to_json()
         return {**said, "label": now.classes[label].name if label >= 0 else "", "corrected": label != own}
+
+    def point(
+        self, session: str, clicks: Sequence[tuple[int, int, bool]], side: str = "A", turn: int | None = None
+    ) -> dict[str, Any]:
+        """Find what somebody clicks at; the photograph is not looked at again.
+
+        Args:
+            session: Name of the photograph's session.
+            clicks: Row, column and whether the thing is there.
+            side: By the words of this answer.
+            turn: As in `Session.side`.
+
+        Returns:
+            ``mask``, a picture whose red is 1 inside, the best ``names`` with their scores, ``area`` in pixels and
+            ``seconds``.
+
+        Raises:
+            InputError: There is no such photograph, answer or pixel, or there are too many clicks.
+        """
+        if len(clicks) > CLICKS:
+            raise InputError(f"got {len(clicks)} clicks; expected at most {CLICKS} for one thing")
+        answer, _, encoded = self._looked(session, side, turn)
+        points, away = ([(row, column) for row, column, own in clicks if own is kind] for kind in (True, False))
+        found = encoded.segment_at(points, classes=answer.words, away=away)
+        return {
+            "mask": numbers(found.mask.astype(np.int32)),
+            "names": [list(one) for one in found.names[:TOP]],
+            "area": int(found.mask.sum()),
+            "seconds": found.seconds,
+        }
 
     def heat(self, session: str, class_id: int, side: str = "A", turn: int | None = None) -> dict[str, Any]:
         """Draw the scores of one class, at as many pixels as the maps of all classes may have.

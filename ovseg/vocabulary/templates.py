@@ -125,11 +125,22 @@ _OPENAI7 = (
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "simple": ("a photo of a {}.",),
+    "clipseg": ("a photo of a {}",),  # CLIPSeg, in its validation
     "image_of": ("Image of a {}.",),  # Zero-guidance segmentation
     "cat_seg": ("A photo of a {} in the scene",),  # CAT-Seg
     "vild14": _VILD14,
     "openai7": _OPENAI7,
     "openai80": _OPENAI80,
+    "pixelclip8": (  # PixelCLIP
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+        "A photo of a {} in the scene",
+    ),
     "maskclip85": (*_OPENAI80, *_IN_THE_SCENE),
 }
 

@@ -13,6 +13,7 @@ from typing import Any, overload
 from ovseg.errors import OvsegError, VocabularyError
 from ovseg.system.values import short_hash
 from ovseg.vocabulary.colors import Color, spread_colors
+from ovseg.vocabulary.examples import Example
 from ovseg.vocabulary.names import check_unique, clean_name, shown, spoken
 from ovseg.vocabulary.parsing import parse_classes
 
@@ -29,24 +30,30 @@ class ClassEntry:
         color: sRGB, 0..255; left out, the vocabulary chooses it, see `ovseg.vocabulary.colors`.
         id: The class in the user's own files, such as a COCO category's, from 0; None where the user gave none. What
             labels count is the position all the same, so two classes of different ids are equal.
+        examples: Pictures of it; see `ovseg.data.examples.with_examples`.
+        by_name: Whether its names are asked for, too; false for a class that is known by its pictures alone.
     """
 
     names: tuple[str, ...]
     is_thing: bool = True
     color: Color = dataclasses.field(default=_UNCHOSEN, compare=False)
     id: int | None = dataclasses.field(default=None, compare=False)
+    examples: tuple[Example, ...] = ()
+    by_name: bool = True
 
     def __post_init__(self) -> None:
         """Trim and check the names.
 
         Raises:
-            VocabularyError: No name, a name that is not allowed, or an id below 0.
+            VocabularyError: No name, a name that is not allowed, an id below 0, or nothing that it is known by.
         """
         if isinstance(self.names, str) or not self.names:
             raise VocabularyError(f"a class has the names {self.names!r}; expected a non-empty tuple of names")
         object.__setattr__(self, "names", tuple(clean_name(name, "a class name") for name in self.names))
         if self.id is not None and self.id < 0:
             raise VocabularyError(f"class {self.names[0]!r} has the id {self.id}; expected a whole number from 0")
+        if not self.by_name and not self.examples:
+            raise VocabularyError(f"class {self.names[0]!r} is known neither by name nor by pictures; give an example")
 
     @property
     def name(self) -> str:
@@ -146,8 +153,8 @@ class Vocabulary(Sequence[ClassEntry]):
 
     @functools.cached_property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of names, order and thing flags; the same in every process."""
-        return short_hash(json.dumps([[entry.names, entry.is_thing] for entry in self.classes]))
+        """First 16 hex digits of the SHA-256 of names, order, thing flags and examples; the same in every process."""
+        return short_hash(json.dumps([_identity(entry) for entry in self.classes]))
 
     def format(self) -> str:
         """Return the names as a text that `parse` reads back, such as ``"cat|kitten, sofa"`` (names alone).
@@ -167,7 +174,7 @@ class Vocabulary(Sequence[ClassEntry]):
         raise VocabularyError(f"{shown(text)} holds a comma or what else divides names; use to_json()")
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return plain data that `parse` reads back without loss."""
+        """Return plain data that `parse` reads back without loss, but for pictures."""
         return [
             {"name": e.name, "synonyms": list(e.names[1:]), "is_thing": e.is_thing}
             | ({} if e.id is None else {"id": e.id})
@@ -189,3 +196,9 @@ class Vocabulary(Sequence[ClassEntry]):
     def __getitem__(self, index: int | slice) -> ClassEntry | tuple[ClassEntry, ...]:
         """Return the class with this id, or a tuple of classes for a slice."""
         return self.classes[index]
+
+
+def _identity(entry: ClassEntry) -> list[Any]:
+    """Return what of a class makes numbers, as JSON values."""
+    pictures = [[one.hash for one in entry.examples], entry.by_name] if entry.examples else []
+    return [entry.names, entry.is_thing, *pictures]

@@ -154,8 +154,12 @@ def require_weights(spec: Spec) -> None:
     Raises:
         WeightsError: It would.
     """
+    from ovseg.meta_arch.section import Sectioned
+
     kind = _kind(spec)
     if not _is_trained(kind) or spec.config.MODEL.WEIGHTS or _released(spec):
+        return
+    if issubclass(kind, Sectioned) and not kind.has_head(spec.config):
         return
     shipped, folder = [card for card in list_models() if config_root() / card.config == spec.path], spec.path.parent
     given = f"take the model '{shipped[0].name}'" if shipped else f"train it: ovseg train --config-file {spec.name}"

@@ -116,10 +116,11 @@ def needs_of(name: str) -> list[Need]:
 
     kind = ARCHITECTURES.all()[spec.config.MODEL.META_ARCHITECTURE]
     named = kind.beside(spec.config) if issubclass(kind, Sectioned) else ()
+    own_clip = bool(named) or (issubclass(kind, Sectioned) and kind.needs_clip)
     beside = [need for one in named for need in _guide(one, name)]
     source = ClipSource.of(spec.config.MODEL.CLIP)
     if spec.card and spec.card.weights == "released" and not spec.config.MODEL.WEIGHTS:
-        return [_released(spec.card, name), *(_clip(source, name) if named else ()), *beside]
+        return [_released(spec.card, name), *(_clip(source, name) if own_clip else ()), *beside]
     clips = [need for one in source.members or (source,) for need in _clip(one, name)]
     guide = str(spec.config.MODEL.RECALIBRATION.OPTIONS.get("GUIDE", ""))
     return [*shared, *clips, *_guide(guide, name), *beside, *_files(spec, name)]

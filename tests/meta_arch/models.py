@@ -93,13 +93,33 @@ _STAGES = {
     "DECODER_GUIDANCE": [8, 4, 2],
     "KERNELS": [3, 3, 3],
 }
+_PROMPTED = {"RESOLUTION": 64, "LAYERS": [0, 2], "DIM": 16, "DECODER_HEADS": 2, "FFN": 32}
 HEADS: dict[str, dict[str, Any]] = {
+    "CLIPSeg": _PROMPTED,
     "SED": _STAGES,
     "CATSeg": _COSTS,
     "SAN": _SIDE_ADAPTER,
     "FCCLIP": _QUERY_HEAD,
     "MAFTPlus": {**_QUERY_HEAD, "TRANSFER_HEADS": 2},
     "SAM3": {"CONFIDENCE": 0.1},
+    "MaskClassifier": {"LOOK": "alpha"},
+    "OVSeg": {
+        "SWIN_DIM": 16,
+        "SWIN_DEPTHS": [1, 1, 1, 1],
+        "SWIN_HEADS": [1, 2, 4, 8],
+        "SWIN_WINDOW": 4,
+        "DIM": 32,
+        "MASK_DIM": 24,
+        "QUERY_DIM": 32,
+        "QUERIES": 12,
+        "HEADS": 4,
+        "FFN": 32,
+        "DECODER_LAYERS": 2,
+        "EMBED_HIDDEN": 32,
+        "POINTS": 256,
+        "PROMPT_DEPTH": 2,
+    },
+    "OVSAM": {"SIDE": 128, "DIM": 32, "WIDTH": 32, "DEPTH": 2, "HEADS": 4, "WINDOW": 3, "WHOLE": [1], "POINTS": 3},
 }
 """What makes an architecture tiny: its own section of a config."""
 
@@ -112,6 +132,7 @@ FILES = {
     "san": "san/san-vit-b-16.yaml",
     "cat_seg": "cat_seg/catseg-b.yaml",
     "sed": "sed/sed-b.yaml",
+    "clipseg": "clipseg/clipseg-rd64-refined.yaml",
     "fcclip": "fcclip/fcclip-convnext-l.yaml",
     "fcclip_vit": "fcclip/fcclip_mini_scenes.yaml",
     "fcclip_adapter": "fcclip/fcclip-convnext-l-adapter.yaml",
@@ -121,6 +142,9 @@ FILES = {
     "maft_plus_adapter": "maft_plus/maftp-b-adapter.yaml",
     "talk2dino": "talk2dino/talk2dino-b.yaml",
     "sam3": "sam3/sam3.yaml",
+    "mask_classifier": "alpha_clip/base.yaml",
+    "ov_seg": "ov_seg/ovseg-swin-b-l14.yaml",
+    "ovsam": "ovsam/ovsam-rn50x16.yaml",
 }
 """The shipped configs that tiny models start from."""
 
@@ -150,7 +174,7 @@ def settings(file: str, folder: Path, weights: Path | str = "", **changes: Any) 
     own = {key: value for key, value in changes.items() if key.isupper()}
     if name == "Talk2DINO":
         own = {"BACKBONE": backbone(), "SIDE": 64, **own}
-    size = {"SHORT_SIDE": 64, "LONG_SIDE": 128} if name in ("FCCLIP", "MAFTPlus") else {"SHORT_SIDE": 64}
+    size = {"SHORT_SIDE": 64, "LONG_SIDE": 128} if name in ("FCCLIP", "MAFTPlus", "OVSAM") else {"SHORT_SIDE": 64}
     model: dict[str, Any] = {
         "DEVICE": "cpu",
         "WEIGHTS": str(weights),
@@ -391,6 +415,36 @@ MODELS = (
     Case("sed", "sed", "convnext", golden="sed"),
     Case("sed-fast", "sed", "convnext", golden="sed", changes={"FAST": True, "TOP": 2}),
     Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
+    Case("clipseg", "clipseg", "vit", golden="clipseg"),
+    Case("ov-seg", "ov_seg", "vit", golden="ovseg_mask_adapted"),
+    Case(
+        "ov-seg-best",
+        "ov_seg",
+        "vit",
+        golden="ovseg_mask_adapted",
+        changes={"CLIP_WEIGHT": 0.0, "BEST_ONLY": True, "THRESHOLD": 0.35},
+    ),
+    Case(
+        "mask-classifier",
+        "mask_classifier",
+        "vit",
+        golden="alpha_clip",
+        changes={"MARGINS": [1.0, 0.4], "PART_SHARE": 0.8, "OBJECT_THRESHOLD": 0.0, "OVERLAP_THRESHOLD": 0.1},
+        gives=_OBJECTS,
+        graph=False,
+        labels_teach=False,
+    ),
+    Case(
+        "ovsam",
+        "ovsam",
+        "resnet",
+        golden="ovsam",
+        changes={"OVERLAP_THRESHOLD": 0.1, "test": {"DETECTIONS_PER_IMAGE": 12}},
+        gives=_OBJECTS,
+        graph=False,
+        labels_teach=False,
+        seed=23,
+    ),
     Sam3Case(
         "sam3",
         "sam3",

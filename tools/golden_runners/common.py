@@ -30,7 +30,7 @@ MAPS = ScoreRule(logit_scale=1.0, softmax=False)  # of scores that are not negat
 
 
 def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTClip:
-    """Build the CLIP of a case; the cases hold no text tower, so a tiny random one stands in."""
+    """Build the CLIP of a case; the cases hold no text tower, so a tiny random one stands in, or no tower at all."""
     grid, patch = config["pretrain_grid"], config["patch_size"]
     model_cfg = {
         "embed_dim": config["embed_dim"],
@@ -48,7 +48,7 @@ def build_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTCli
     }
     tower = build_model(model_cfg, "golden case").state_dict()
     text = {key: value for key, value in tower.items() if not key.startswith("visual.")}
-    return ViTClip.from_config(model_cfg, {**text, **state}, "golden case")
+    return ViTClip.from_config(model_cfg, {**(text if state else tower), **state}, "golden case")
 
 
 def build_method(

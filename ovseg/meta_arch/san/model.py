@@ -154,6 +154,10 @@ class SAN(MaskModel):
         """Compare the masks with every text; see `MaskModel.cosines`."""
         return F.normalize(seen.embeddings, dim=-1) @ words.embeddings.to(seen.embeddings).mT
 
+    def mask_embeddings(self, seen: Proposed) -> Tensor:
+        """Return what CLIP sees of each mask; see `MaskModel.mask_embeddings`."""
+        return seen.embeddings
+
     def losses(
         self, batched_inputs: Sequence[dict[str, Any]], words: Words, draw: Draw = uniform_points
     ) -> dict[str, Tensor]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from ovseg.checkpoint.clip_files import recognise
 from ovseg.checkpoint.loading import Weights
 from ovseg.clip.base import BaseClip
+from ovseg.clip.conv_clip import ConvClip
 from ovseg.clip.loading import said_architecture
 from ovseg.clip.sources import ClipSource
+from ovseg.clip.towers import kind_of
 from ovseg.clip.vit_clip import ViTClip
 
 _OURS = ("clip.", "recipe.")
@@ -22,4 +24,5 @@ def released(source: ClipSource, weights: Weights) -> BaseClip | None:
         return None
     found = recognise(dict(weights.state), weights.source)
     model_cfg, preprocess = said_architecture(source)
-    return ViTClip.from_config(model_cfg, found.tensors, weights.source, preprocess)
+    kind = ConvClip if kind_of(source).reader is ConvClip else ViTClip
+    return kind.from_config(model_cfg, found.tensors, weights.source, preprocess)

@@ -41,6 +41,7 @@ async function show(data) {
   sessionStorage.setItem("ovseg", data.session);
   localStorage.setItem("ovseg", data.session);
   if (fresh) state.point = null;
+  forgetPicked();
   Object.assign(state, { data, photo, heat: null });
   if (state.only && !data.sides[state.only.side]?.classes[state.only.id]?.share) state.only = null;
   buildPanes(sides, changed);
@@ -117,6 +118,7 @@ function draw(pane) {
   else if (pane.changed) paint(pane.canvas, photo, 0.7, (i) => (pane.changed.ids[i] ? [255, 64, 96] : null), null);
   else paint(pane.canvas, photo, state.alpha, ...coloring(pane));
   if (state.point && pane.name) drawCross(pane.canvas);
+  drawPicked(pane);
 }
 
 function coloring(pane) {
@@ -213,7 +215,7 @@ function listen(pane) {
   };
   canvas.addEventListener("mousemove", (event) => tell(pane, place(event)));
   canvas.addEventListener("mouseleave", () => (find(".ov-hover").textContent = ""));
-  canvas.addEventListener("click", (event) => choose(pane, place(event), true));
+  canvas.addEventListener("click", (event) => choose(pane, place(event), true, event));
   canvas.addEventListener("keydown", (event) => {
     const step = Math.max(1, Math.round(canvas.width / (event.shiftKey ? 20 : 100)));
     const move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
@@ -223,7 +225,7 @@ function listen(pane) {
       const y = Math.max(0, Math.min(canvas.height - 1, now.y + move[1]));
       choose(pane, { x, y }, false);
       tell(pane, { x, y });
-    } else if (event.key === "Enter" || event.key === " ") choose(pane, now, true);
+    } else if (event.key === "Enter" || event.key === " ") choose(pane, now, true, event);
     else return;
     event.preventDefault();
   });
@@ -236,14 +238,14 @@ function tell(pane, { x, y }) {
   find(".ov-hover").replaceChildren(make("bdi", { text: name }), ` · ${sure(labels.third[i] / 255)}`);
 }
 
-function choose(pane, { x, y }, ask) {
+function choose(pane, { x, y }, ask, event) {
   const { width, height } = state.data;
   const { canvas } = pane;
   const column = Math.min(width - 1, Math.floor(((x + 0.5) * width) / canvas.width));
   const row = Math.min(height - 1, Math.floor(((y + 0.5) * height) / canvas.height));
   state.point = { side: pane.name, x, y, row, column };
   for (const one of state.panes) draw(one);
-  if (ask) askWhy();
+  if (ask) askWhy(), pick(event);
 }
 
 async function askWhy() {
