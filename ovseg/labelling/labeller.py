@@ -88,18 +88,24 @@ class Labeller:
         return query_probabilities(scores, rows, columns, rule, point, guide)
 
     def label_pairs(
-        self, scores: Scores, plan: WindowPlan, image: Tensor, size: tuple[int, int], want: frozenset[str]
+        self,
+        scores: Scores,
+        plan: WindowPlan,
+        image: Tensor,
+        size: tuple[int, int],
+        want: frozenset[str],
+        skipped: tuple[str, ...] = (),
     ) -> Answer:
         """Label an image by yes or no for each class; counter rows are the second half of the scores.
 
         Rules of areas, thresholds, regions and the dense CRF belong to classes that compete; what of them is set is
-        said in a note. The rest is as in `label`.
+        said in a note, with what the caller has ``skipped``. The rest is as in `label`.
         """
         scores, rows, columns, rule, guide = self._laid_out(_lead(scores), plan, image, size)
         rule = replace(rule, min_max=False, keep_peak=False)
         own = self.query_to_class[: len(scores)]
         answer = of_pairs(Stream(scores, rows, columns, rule, guide), own, want)
-        unused = self._not_of_pairs()
+        unused = [*self._not_of_pairs(), *skipped]
         note = f"the background policy 'paired' asks about each class by itself, without {', '.join(unused)}"
         return replace(answer, notes=(note,)) if unused else answer
 

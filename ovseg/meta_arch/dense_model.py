@@ -189,7 +189,8 @@ class DenseModel(WordedModel):
         """
         scores = self.patch_scores(seen, words)
         if words.background.counter:
-            return self._labeller(words).label_pairs(scores, seen.plan, seen.image, size, want)
+            skipped = (f"the last step of {self.recalibration.name}",) if self.recalibration.finishes else ()
+            return self._labeller(words).label_pairs(scores, seen.plan, seen.image, size, want, skipped)
         maps: list[Tensor] = []
         if self.protocol.region_rule != "none":
             maps = [one for part in seen.parts for one in self.recalibration.region_maps(part[0].at(self.clip), words)]

@@ -86,6 +86,11 @@ class OverMembers(Recalibration):
 
         return _ensemble(clip).seen_by(see, images, None)
 
+    @property
+    def finishes(self) -> bool:
+        """Whether the method changes answers."""
+        return self.method.finishes
+
     def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
         """Let the method finish the answer by what the first member has seen."""
         first = _ensemble(dense.context.tower).towers[0]

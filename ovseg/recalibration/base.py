@@ -211,6 +211,11 @@ class Recalibration(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def finishes(self) -> bool:
+        """Whether it changes answers in `finish`."""
+        return type(self).finish is not Recalibration.finish
+
     def finish(self, dense: DenseFeatures, answer: Answer, shares: Callable[[], ClassShares]) -> Answer:
         """Return the answer as the method leaves it; as it is for most.
 

@@ -19,7 +19,7 @@ import ovseg
 from ovseg.cli import main
 from ovseg.contract import CLASS_SCORES
 from ovseg.data.preprocessing import SizeRule
-from ovseg.errors import ConfigError, InputError, WeightsError
+from ovseg.errors import ConfigError, InputError, VocabularyError, WeightsError
 from ovseg.meta_arch.exported import card as cards
 from ovseg.meta_arch.exported.card import FixedSize
 from ovseg.vocabulary import Vocabulary
@@ -59,6 +59,11 @@ def test_a_file_says_what_the_model_says(segmenter: Any, original: Any, classes:
         assert found.meta[key] == expected.meta[key]
     assert found.meta["settings"]["file"]["format"] == "onnx"
     assert set(expected.meta["notes"]) <= set(found.meta["notes"])
+
+
+def test_a_file_does_not_ask_in_pairs(segmenter: Any) -> None:
+    with pytest.raises(VocabularyError, match="asks about each class by itself, which ExportedModel cannot"):
+        segmenter(photo(64, 96), "cat, sofa", "paired")
 
 
 def test_a_second_question_costs_no_second_pass(segmenter: Any, monkeypatch: pytest.MonkeyPatch) -> None:

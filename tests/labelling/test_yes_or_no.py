@@ -121,3 +121,10 @@ def test_a_fit_learns_who_belongs_together():
     for _ in range(40):
         fit.epoch(images, texts, None, 16)
     assert fit.mean_loss(images, texts, None, 16) < 0.7 * before
+
+
+def test_the_last_step_of_a_method_is_skipped_and_that_is_said(segmenter, photo, monkeypatch):
+    assert not any("last step" in note for note in segmenter(photo, "dog, tree", "paired").meta["notes"])
+    monkeypatch.setattr(type(segmenter.model.recalibration), "finish", lambda *given: pytest.fail("it was finished"))
+    notes = segmenter(photo, "dog, tree", "paired").meta["notes"]
+    assert any(note.endswith("the last step of ClearCLIP") for note in notes)

@@ -131,10 +131,10 @@ class ExportedModel:
 
         Raises:
             WeightsError: The text tower is not here, or is another.
-            VocabularyError: The policy cannot be used.
+            VocabularyError: The policy cannot be used, or asks in pairs.
             UnknownNameError: No such policy or template set.
         """
-        policy = parse_background(self.card.background) if background is None else parse_background(background)
+        policy = parse_background(self.card.background if background is None else background).asked_of(self)
         chosen, kept = templates or self.card.templates, self._words
         same = kept is not None and (kept.vocabulary, kept.background, kept.templates) == (vocabulary, policy, chosen)
         found: Queries
