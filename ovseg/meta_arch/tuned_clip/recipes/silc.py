@@ -29,6 +29,10 @@ class SILC(Recipe):
     has a caption under ``caption``; those without one learn from their views alone. The text tower is frozen.
     """
 
+    head: nn.Linear
+    head_average: Tensor
+    centre: Tensor
+
     def __init__(
         self,
         *,
@@ -80,7 +84,8 @@ class SILC(Recipe):
 
     def view(self, clip: Tower) -> View:
         """Cut two large and several small crops."""
-        return MultiCrops(clip.image_size, clip.mean, clip.std, self.local)
+        own: Any = clip
+        return MultiCrops(own.image_size, clip.mean, clip.std, self.local)
 
     def losses(self, student: Tower, original: Tower, batch: Sequence[Sample], words: Words) -> dict[str, Tensor]:
         """Return the disagreement of views and, where a batch has captions, CLIP's loss of each large view."""
