@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ovseg.clip import ClipSource, Tower, load_tower
 from ovseg.clip.alpha import fill
+from ovseg.clip.mask_prompts import MaskPrompts
 from ovseg.clip.normalise import normalise
 from ovseg.clip.tokens import DENSE
 from ovseg.errors import ConfigError, OvsegError, at_least
@@ -37,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--clip", default="mini", help="folder of a CLIP, or mini")
     add("--looks", default="box,cut", help=f"of {', '.join(LOOKS)}; with margins as in cut:0.1+0.5")
     add("--alpha", default="", help="image tower of Alpha-CLIP, for the look alpha")
+    add("--prompts", default="", help="mask prompts of tools/train_mask_adapted.py, for the look prompted")
     add("--limit", type=int, default=0, help="so many masks alone; 0 is all")
     add("--all-names", action="store_true", help="names of all categories, also of those that no mask has")
     add("--json", type=Path, help="file for the numbers")
@@ -57,6 +59,12 @@ def make(name: str, args: argparse.Namespace) -> tuple[Tower, Look]:
         if not args.alpha:
             raise ConfigError("the look alpha needs an image tower; give --alpha FILE, see tools/train_alpha.py")
         fill(shown.alpha, torch.load(args.alpha, weights_only=True, map_location="cpu"), args.alpha)
+    if shown.prompts is not None:
+        if not args.prompts:
+            raise ConfigError(
+                "the look prompted needs mask prompts; give --prompts FILE, see tools/train_mask_adapted.py"
+            )
+        shown.prompts = MaskPrompts.read(args.prompts, clip)
     return clip, shown.eval()
 
 

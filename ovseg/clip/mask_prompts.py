@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ from ovseg.clip.tokens import CLASS_EMBEDDING
 from ovseg.clip.tower import Tower
 from ovseg.clip.vit_clip import ViTClip
 from ovseg.errors import ConfigError, InputError
+
+EMBEDDING = "embedding"
+"""The name of the one tensor of a file of mask prompts."""
 
 
 class MaskPrompts(nn.Module):
@@ -60,10 +64,13 @@ class MaskPrompts(nn.Module):
             ConfigError: The CLIP cannot have mask prompts.
             WeightsError: The file is missing, holds something else, or is of another CLIP.
         """
-        state = read_part(path, "model")
-        depth = len(state["embedding"]) if "embedding" in state else 0
-        found = cls.for_clip(clip, depth)
-        load_strict(found, state, Path(path).name, "mask prompts")
+        return cls.of(read_part(path, "model"), Path(path).name, clip)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], source: str, clip: Tower) -> MaskPrompts:
+        """Make those of a file that is called so; errors as of `read`."""
+        found = cls.for_clip(clip, len(state[EMBEDDING]) if EMBEDDING in state else 0)
+        load_strict(found, state, source, "mask prompts")
         return found
 
     @property

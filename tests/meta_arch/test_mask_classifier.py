@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,17 @@ from PIL import Image
 
 from ovseg.cli import main
 from ovseg.clip.alpha import AlphaTower, fill, normalise_alpha, to_official
+from ovseg.clip.mask_prompts import MaskPrompts
+from ovseg.clip.normalise import normalise
 from ovseg.errors import ConfigError, InputError, WeightsError
+from ovseg.meta_arch.mask_classifier.looks import Look
 from ovseg.meta_arch.mask_classifier.masks import checked, find_parts, of_ids, read, resized
 from ovseg.meta_arch.mask_classifier.request import encode_masks
 from ovseg.proposals.looks import boxes_of, cut, squares
 from ovseg.zoo import load
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import name_masks
 
 CONFIG = "alpha_clip/masks_mini.yaml"
 
@@ -125,6 +134,33 @@ def test_a_released_tower_is_loaded_strictly(segmenter):
 def test_the_look_alpha_needs_weights():
     with pytest.raises(WeightsError, match="has no trained weights"):
         load("alpha_clip/alphaclip_mini.yaml", device="cpu")
+
+
+def test_mask_prompts_are_read_from_their_file(tmp_path, segmenter, photo):
+    clip = segmenter.model.clip
+    prompts = MaskPrompts.for_clip(clip, depth=2)
+    torch.nn.init.normal_(prompts.embedding, std=0.5, generator=torch.Generator().manual_seed(0))
+    torch.save({"model": prompts.state_dict()}, tmp_path / "prompts.pth")
+    options = {
+        "MODEL": {"WEIGHTS": str(tmp_path / "prompts.pth"), "MaskClassifier": {"LOOK": "prompted", "MARGINS": []}}
+    }
+    prompted = load(CONFIG, device="cpu", dtype="fp32", overrides=options)
+    assert torch.equal(prompted.model.look.prompts.embedding, prompts.embedding)
+    assert prompted.model.weights_hash != segmenter.model.weights_hash
+    image, mask = normalise(torch.from_numpy(photo).permute(2, 0, 1) / 255, clip.mean, clip.std), torch.zeros(1, 60, 80)
+    mask[:, 10:40, 20:50] = 1
+    with torch.inference_mode():
+        found = prompted.model.look(clip, image, mask.bool())
+        zero = Look(clip, "prompted", ())(clip, image, mask.bool())
+    assert not torch.allclose(found, zero)
+    with pytest.raises(ConfigError, match="give --prompts FILE"):
+        name_masks.make("prompted", name_masks.parse_args(["x", "--looks", "prompted"]))
+    assert torch.equal(
+        name_masks.make("prompted", name_masks.parse_args(["x", "--prompts", str(tmp_path / "prompts.pth")]))[
+            1
+        ].prompts.embedding,
+        prompts.embedding,
+    )
 
 
 def test_the_command_names_masks(tmp_path, photo, capsys):

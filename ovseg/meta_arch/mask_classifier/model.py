@@ -16,6 +16,7 @@ from torch import Tensor
 from ovseg.checkpoint.loading import Official, Weights
 from ovseg.clip import ClipSource, Tower, load_tower
 from ovseg.clip.alpha import CHANNEL, fill, from_official, is_alpha
+from ovseg.clip.mask_prompts import EMBEDDING, MaskPrompts
 from ovseg.clip.tokens import DENSE
 from ovseg.contract import INSTANCES, PANOPTIC, Answer, Encoded, Words, identity
 from ovseg.data.preprocessing import SizeRule
@@ -97,7 +98,8 @@ class MaskClassifier(MaskModel):
             background: The background policy.
             text: How the texts of a vocabulary are engineered.
             options: Of the config that make results, for the record.
-            weights: An image tower of Alpha-CLIP as its authors release it, or ours; None leaves CLIP as it is.
+            weights: An image tower of Alpha-CLIP as its authors release it, mask prompts, or a state dict of ours; None
+                leaves CLIP as it is, and mask prompts at zero.
             top_names: Masks get only these many names, those that fit the whole image best; 0 is all (GC-CLIP).
             scenes: Of the words of the background only so many count, those that fit the image best; 0 is all (BIRDet,
                 whose background is made of scenes: ``background`` lists them).
@@ -117,6 +119,9 @@ class MaskClassifier(MaskModel):
         if weights is not None and look.alpha is not None and is_alpha(weights.state):
             fill(look.alpha, weights.state, weights.source)
             self.clip.refresh()
+            self.refresh_hash()
+        elif weights is not None and look.prompts is not None and EMBEDDING in weights.state:
+            look.prompts = MaskPrompts.of(weights.state, weights.source, clip)
             self.refresh_hash()
         else:
             self.fill(weights, OFFICIAL)
