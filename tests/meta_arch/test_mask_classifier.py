@@ -149,6 +149,7 @@ def test_mask_prompts_are_read_from_their_file(tmp_path, segmenter, photo):
     assert prompted.model.weights_hash != segmenter.model.weights_hash
     image, mask = normalise(torch.from_numpy(photo).permute(2, 0, 1) / 255, clip.mean, clip.std), torch.zeros(1, 60, 80)
     mask[:, 10:40, 20:50] = 1
+    mask[:, 10:30, 35:50] = 0  # a corner of its box is blank
     with torch.inference_mode():
         found = prompted.model.look(clip, image, mask.bool())
         zero = Look(clip, "prompted", ())(clip, image, mask.bool())
