@@ -23,7 +23,7 @@ from ovseg.vocabulary import ClassEntry
 from ovseg.vocabulary.examples import Example
 
 STRENGTH = 0.7
-"""Length of a row of pictures, as a share of the mean length of texts; tools/measure_examples.py says what it finds."""
+"""Length of a row of pictures, as a share of the mean length of texts."""
 CONTEXTS = (0.5, 1.0)
 """How much is left around an object that is cut out, as shares of its longer side."""
 SMALLEST = 32

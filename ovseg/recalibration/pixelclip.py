@@ -11,7 +11,7 @@ from torch import Tensor
 from ovseg.clip.features import Context, DenseFeatures
 from ovseg.clip.tokens import CLASS_TOKEN, DENSE, STREAM, Block, TokenTower
 from ovseg.clip.tower import Tower
-from ovseg.errors import ConfigError, at_least
+from ovseg.errors import at_least
 from ovseg.recalibration.base import RECALIBRATION_REGISTRY, Recalibration
 
 
@@ -20,11 +20,13 @@ class PixelCLIP(Recalibration):
     """The dense features of PixelCLIP (Shin et al., NeurIPS 2024; github.com/cvlab-kaist/PixelCLIP).
 
     In the last block of a vision transformer the residual of every token is the class token, not the token itself;
-    a ConvNeXt gives its last map. It runs on any CLIP, though the released weights were trained for it.
+    a ConvNeXt gives its last map. It runs on any CLIP, though the released weights were trained for it. Where a tower
+    has no class token (ours), nothing is added.
     """
 
     pos_resize = "bicubic"
     requires = frozenset({DENSE})
+    own_values = True
 
     def __init__(self, *, grid: int = 0, **common: Any) -> None:
         """Set the grid.
@@ -37,26 +39,21 @@ class PixelCLIP(Recalibration):
         super().__init__(**common)
         self.grid = at_least("grid", grid, 0)
 
-    def check_tower(self, tower: TokenTower) -> None:
-        """Refuse towers of blocks that have no class token.
-
-        Raises:
-            ConfigError: Says which towers fit.
-        """
+    def remarks(self, tower: TokenTower) -> tuple[str, ...]:
+        """Say where a tower of blocks has no class token."""
         if STREAM in tower.has and CLASS_TOKEN not in tower.has:
-            raise ConfigError(
-                f"{self.name} adds a class token to every patch, and {tower.name} has none; use a vision transformer "
-                "with one, such as ViT-B-16, or a ConvNeXt such as convnext_base_w_320"
-            )
+            return (f"{tower.name} has no class token, so {self.name} adds nothing to the values of patches",)
+        return ()
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Let each token attend to itself alone."""
         return v
 
     def run_block(self, tokens: Tensor, block: Block, context: Context) -> Tensor:
-        """Add the class token that enters the block to the values of all tokens."""
+        """Add the class token that enters the block to the values of all tokens; without one nothing is added."""
         attended = block.project(self.attention(*block.qkv(tokens), context))
-        tokens = attended + tokens[:, :1] if self.residual else attended
+        cls = context.tower.split(tokens)[0]
+        tokens = attended if cls is None or not self.residual else attended + cls
         return tokens + block.feed_forward(tokens) if self.feed_forward else tokens
 
     def encode(self, clip: Tower, images: Tensor, regions: Tensor | None = None) -> DenseFeatures:

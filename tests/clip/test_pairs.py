@@ -65,7 +65,7 @@ def test_an_unfit_pair_is_refused_in_one_sentence(method, family):
 def test_what_fits_what():
     """Which families a method runs on is no accident of the table."""
     everywhere = {name for name in list_recalibrations() if all(fits(name, family) for family in TOWERS)}
-    assert everywhere == {"CLIP", "MaskCLIP", "RedCircle"}
+    assert everywhere == {"CLIP", "MaskCLIP", "PixelCLIP", "RedCircle"}
     vits = [family for family in TOWERS if recalibration_class("SCLIP").requires <= tower(family).has]
     assert len(vits) >= 10 and not {"ResNet", "ConvNeXt"} & set(vits)
     assert len(fitting()) >= 200

@@ -39,7 +39,7 @@ VARIANTS = [
 ]
 IDS = ["-".join([name, *(f"{key}={value}" for key, value in options.items())]) for name, options in VARIANTS]
 NEED_A_CLASS_TOKEN = {"CLIP_Decomposition", "CLIPtrase", "CorrCLIP", "FALIP", "Zero_Guidance"}
-NEED_FEATURES_ALONE = {"CLIP", "MaskCLIP", "RedCircle"}
+NEED_FEATURES_ALONE = {"CLIP", "MaskCLIP", "PixelCLIP", "RedCircle"}
 
 
 def pictures(batch: int = 2) -> torch.Tensor:
@@ -170,7 +170,7 @@ def test_a_pyramid_refuses_methods_of_tokens(tiny_convnext, name):
         return
     message = (
         f"^{name} needs tokens of patches.*, which tiny-convnext.* has not; use a vision transformer such as .*, "
-        "or what runs on this one: CLIP, MaskCLIP, RedCircle$"
+        "or what runs on this one: CLIP, MaskCLIP, PixelCLIP, RedCircle$"
     )
     with pytest.raises(ConfigError, match=message):
         clip.dense(pictures(), method)

@@ -124,6 +124,7 @@ HEADS: dict[str, dict[str, Any]] = {
 """What makes an architecture tiny: its own section of a config."""
 
 FILES = {
+    "tuned_clip": "clipself/clipself_mini_scenes.yaml",
     "clip": "training_free/clip.yaml",
     "sclip": "training_free/sclip.yaml",
     "itaclip": "training_free/itaclip.yaml",
@@ -243,6 +244,7 @@ class Case:
         votes: Whether the pixels of a region share a label, whatever the score of each.
         slow: Whether it is one of the slow tests, for a sister of it is not.
         labels_teach: Whether what is trained of it learns from labelled images.
+        untaught: What it says where that is not so.
         lowered: How the names of weights start that low precision is for.
     """
 
@@ -261,6 +263,7 @@ class Case:
     votes: bool = False
     slow: bool = False
     labels_teach: bool = True
+    untaught: str = "learns from captions .*; see tools/"
     lowered: tuple[str, ...] = ("clip.model.visual.",)
 
     @property
@@ -286,6 +289,21 @@ class Case:
     def write_config(self, path: Path, folders: Mapping[str, Path], weights: Path | str = "") -> Path:
         """Write its config file."""
         return write_config(path, self.file, folders[self.clip], weights, **self.changes)
+
+
+class TunedCase(Case):
+    """A CLIP that is tuned itself, with no head: its trained weights are those of a seed."""
+
+    def build(self, folders: Mapping[str, Path], seed: int | None = None) -> Any:
+        model = build(self.file, folders[self.clip], **self.changes)
+        generator = torch.Generator().manual_seed(self.seed if seed is None else seed)
+        with torch.no_grad():
+            for weight in model.clip.parameters():
+                if weight.requires_grad:
+                    weight.add_(0.03 * torch.randn(weight.shape, generator=generator))
+        model.clip.refresh()
+        model.refresh_hash()
+        return model
 
 
 class Sam3Case(Case):
@@ -416,6 +434,14 @@ MODELS = (
     Case("sed-fast", "sed", "convnext", golden="sed", changes={"FAST": True, "TOP": 2}),
     Case("cat-seg-sliding", "cat_seg", "vit", golden="cat_seg", changes={"SLIDING": True, "MOST": 6}),
     Case("clipseg", "clipseg", "vit", golden="clipseg"),
+    TunedCase(
+        "tuned-clip",
+        "tuned_clip",
+        "vit",
+        golden="clipself",
+        labels_teach=False,
+        untaught="has no original outside of a training",
+    ),
     Case("ov-seg", "ov_seg", "vit", golden="ovseg_mask_adapted"),
     Case(
         "ov-seg-best",
@@ -433,6 +459,7 @@ MODELS = (
         gives=_OBJECTS,
         graph=False,
         labels_teach=False,
+        untaught="is taught by named masks; see tools/",
     ),
     Case(
         "ovsam",
@@ -443,6 +470,7 @@ MODELS = (
         gives=_OBJECTS,
         graph=False,
         labels_teach=False,
+        untaught="needs no training; use it as it is",
         seed=23,
     ),
     Sam3Case(

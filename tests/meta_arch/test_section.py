@@ -29,8 +29,8 @@ SHIPPED = {
     "CATSeg": "cat_seg/catseg-b.yaml",
     "SED": "sed/sed-b.yaml",
 }
-ELSEWHERE = {"Talk2DINO", "SAM3"}
-"""Those that train no head by labels have tests of their options in their homes."""
+ELSEWHERE = {"Talk2DINO", "SAM3", "CLIPSeg", "MaskClassifier", "OVSAM", "OVSeg"}
+"""These have tests of their options in their homes."""
 # What the released models have; it stands in no file, for it is the default.
 RELEASED = {
     "SAN": {"WIDTH": 240, "DEPTH": 8, "FRONT_BLOCKS": 9, "FUSION": ("0->0", "3->1", "6->2", "9->3"), "BIAS_HEADS": 0},

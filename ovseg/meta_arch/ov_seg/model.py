@@ -17,8 +17,9 @@ from ovseg.clip import ClipSource, Tower, load_tower
 from ovseg.clip.mask_prompts import MaskPrompts
 from ovseg.clip.normalise import normalise
 from ovseg.clip.tokens import CLASS_EMBEDDING, STREAM
-from ovseg.contract import Answer, Words
+from ovseg.contract import Answer, Evidence, Words
 from ovseg.data.preprocessing import SizeRule
+from ovseg.labelling.evidence import of_masks
 from ovseg.labelling.mask_resize import MaskResize, plan_resize
 from ovseg.labelling.objects import semantic_results
 from ovseg.losses.criterion import SetCriterion
@@ -208,12 +209,21 @@ class OVSeg(MaskModel):
         self, scores: Tensor, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, MaskResize]:
         """Return the scores (R, C + 1) of masks that win a class, their logits with hard edges, and their resizing."""
-        rows = scores[:, :-1].any(1)
-        rows[0] |= ~rows.any()
+        rows = _winners(scores)
         whole = F.interpolate(seen.masks[rows][None], seen.padded, mode="bilinear", align_corners=False)[0]
         inside = whole[:, : network_size[0], : network_size[1]].sigmoid() > self.crop_rule.threshold
         logits = torch.where(inside, SURE, -SURE)
         return scores[rows], logits, plan_resize(network_size, network_size, network_size, size, sigmoid_first=True)
+
+    def evidence(
+        self, seen: Proposed, network_size: tuple[int, int], size: tuple[int, int], words: Words, point: tuple[int, int]
+    ) -> Evidence:
+        """Look at the masks that have a pixel, with hard edges where only the best of a class counts."""
+        if not self.fusion.best_only:
+            return super().evidence(seen, network_size, size, words, point)
+        shares = self.shares(seen, words)
+        scores, masks, resize = self.hard(shares, seen, network_size, size)
+        return of_masks(scores, self.cosines(seen, words)[_winners(shares)], masks, resize, words, point)
 
     def shares(self, seen: Proposed, words: Words) -> Tensor:
         """Name the masks by both classifiers; see `MaskModel.shares`."""
@@ -245,3 +255,10 @@ class OVSeg(MaskModel):
         found = self.proposer(levels_of(self.backbone, images), every=True)
         stages = [Prediction(self.logits(one.embeddings, words), one.masks) for one in found]
         return self.criterion(stages, read_targets(batched_inputs, images))
+
+
+def _winners(scores: Tensor) -> Tensor:
+    """Return which masks (Q,) win a class, by scores (Q, C + 1); the first of them where none does."""
+    rows = scores[:, :-1].any(1)
+    rows[0] |= ~rows.any()
+    return rows

@@ -61,4 +61,4 @@ class Everything:
         own = masks[:, :rows, :columns]
         sure, loose = (own > _MARGIN).flatten(1).sum(1), (own > -_MARGIN).flatten(1).sum(1)
         stable = sure / loose.clamp(min=1)
-        return nms(boxes_of(own, 1.0), stable, self.overlap)
+        return nms(boxes_of(own, 1.0).float(), stable.float(), self.overlap)
