@@ -230,10 +230,10 @@ class OVSAM(MaskModel):
         return normalise(to_device(image, self.clip.device).float(), MEAN, STD).to(self.clip.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Move as ever, but keep what SAM places prompts by in float32, as its own code computes places."""
+        """Move as ever, but keep all that is not CLIP in float32: boxes and places have no kernels of less."""
         super()._apply(fn, recurse)
-        layer: Any = self.prompt_encoder.pe_layer
-        layer.positional_encoding_gaussian_matrix = layer.positional_encoding_gaussian_matrix.float()
+        for name in self.head:
+            self.get_submodule(name.removesuffix(".")).float()
         return self
 
     def padded(self, images: Sequence[Tensor]) -> Tensor:
@@ -251,7 +251,7 @@ class OVSAM(MaskModel):
         """Return SAM's features, CLIP's last level and the levels of the pyramid; see `WordedModel.network`."""
         with self.clip.autocast():
             levels = self.clip.levels(images)
-        stages = [levels[name].to(images) for name in STAGES]
+        stages = [levels[name].float() for name in STAGES]
         return self.neck_student(stages), stages[-1], *self.fpn_neck(stages)
 
     def see(self, images: Tensor) -> list[Seen]:
@@ -285,8 +285,8 @@ class OVSAM(MaskModel):
         if points is not None:
             marks = points.new_ones(points.shape[:2]) if inside is None else inside.to(points)
             prompts = (points, marks)
-        found = (*self.prompt_encoder(points=prompts, boxes=boxes, masks=None), self.prompt_encoder.get_dense_pe())
-        sparse, dense, positions = (one.to(seen.features) for one in found)
+        sparse, dense = self.prompt_encoder(points=prompts, boxes=boxes, masks=None)
+        positions = self.prompt_encoder.get_dense_pe()
         return self.mask_decoder.masks(seen.features, positions, sparse, dense)[:, 0]
 
     def named(self, seen: Seen, masks: Tensor) -> Named:
