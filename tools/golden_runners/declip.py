@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.eva_clip import eva_clip, timm_name
+from golden_runners.eva_clip import eva_clip
+from ovseg.checkpoint.eva import open_clip_name
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
 from ovseg.losses.alignment import backbone_tokens, context_loss, fit_tokens, likeness
@@ -45,7 +46,7 @@ def run(case: Any) -> dict[str, Tensor]:
 def taught(case: Any, student: ViTClip, mode: str, wanted: Tensor, boxes: Sequence[Tensor]) -> dict[str, Tensor]:
     """Take the losses of a case, and the lengths of their gradients."""
     inputs, config = case.group("input"), case.config
-    name = timm_name if config["arch"] == "eva" else str
+    name = open_clip_name if config["arch"] == "eva" else str
     weights = dict(student.model.named_parameters())
     trained = {key: weights[name(key)].requires_grad_(True) for key in config["trainable_parameters"]}
     with torch.enable_grad():

@@ -10,26 +10,10 @@ from open_clip.timm_model import TimmModel
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
+from ovseg.checkpoint.eva import to_open_clip
 from ovseg.checkpoint.strict import load_strict
 from ovseg.clip import ViTClip
 from ovseg.clip.open_clip_internals import build_model
-
-_RENAMED = {
-    "attn.q_bias": "attn.q_proj.bias",
-    "attn.v_bias": "attn.v_proj.bias",
-    "attn.inner_attn_ln": "attn.norm",
-    "mlp.w1": "mlp.fc1_g",
-    "mlp.w2": "mlp.fc1_x",
-    "mlp.ffn_ln": "mlp.norm",
-    "mlp.w3": "mlp.fc2",
-}
-
-
-def timm_name(key: str) -> str:
-    """Return what timm calls a tensor of the authors."""
-    for old, new in _RENAMED.items():
-        key = key.replace(old, new)
-    return key.replace("visual.", "visual.trunk.", 1)
 
 
 def eva_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTClip:
@@ -42,9 +26,8 @@ def eva_clip(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ViTClip:
     model: Any = build_model(model_cfg, "golden case")
     model.visual = TimmModel("test_vit", embed_dim=config["embed_dim"], pool="token", proj="")
     model.visual.trunk, model.visual.head = _trunk(config), nn.Sequential()
-    own = {timm_name(key): value for key, value in state.items() if ".rope." not in key}
     text = {key: value for key, value in model.state_dict().items() if not key.startswith("visual.")}
-    load_strict(model, {**text, **own}, "golden case", "EVA")
+    load_strict(model, {**text, **to_open_clip(state)}, "golden case", "EVA")
     return ViTClip(model, model_cfg, "golden case")
 
 
